@@ -1,0 +1,5 @@
+"""`python -m transferapp` is `transferapp`."""
+
+from transferapp.cli.main import main
+
+main()
