@@ -1,0 +1,215 @@
+"""Which part of a picture the network sees: the boxes of every crop, and the one call that renders them.
+
+A view is a box in the picture's own pixels, and whether to mirror it. Cropping and scaling are then a single antialiased
+`resize(box=...)`, so nothing is rounded to whole pixels in between, and training and serving share every line of it. All but
+`render` and `render_batch` is arithmetic on sizes.
+
+Two conventions meet here, and the parameter names keep them apart: the `size` of a picture is (width, height), as in Pillow;
+the `image_size` of a network's input is (height, width), as in Keras.
+
+Scales are named as in the literature, by the shorter side a picture is scaled to before a 224-pixel crop is taken of it:
+256 for ten crops, and so on. For other inputs they grow with `min(image_size) / 224`. Where that would leave the picture too
+short for the crop in one direction (an input that is not square), the picture is scaled further, keeping the same margin in
+the direction that is tight; so a crop always fits, and corners stay distinct.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+REFERENCE_CROP = 224
+"""The crop, in pixels, that all the short sides below are meant for."""
+
+SHORT_SIDE = 256
+"""Shorter side of the picture for the centre view and the ten crops."""
+
+MULTI_SCALE_SHORT_SIDES = (224, 256, 384, 480, 640)
+"""Shorter sides of the five scales at which ten crops each make fifty."""
+
+TRAINING_SHORT_SIDES = (256, 480)
+"""Range from which training views draw the shorter side, evenly."""
+
+VIEW_COUNTS = (1, 10, 50)
+"""Views per picture that `views_for` knows: the centre, ten crops, ten crops at five scales."""
+
+RESAMPLE = Image.Resampling.BICUBIC
+"""The filter of every resize; Pillow widens it with the scale, so that shrinking does not alias."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One crop of a picture.
+
+    Attributes:
+        box: (left, top, right, bottom) in the picture's pixels, fractions included; inside the picture, and of the aspect
+            of the network's input.
+        mirror: Whether to flip the crop left to right.
+    """
+
+    box: tuple[float, float, float, float]
+    mirror: bool = False
+
+
+def center_view(size: tuple[int, int], image_size: tuple[int, int]) -> View:
+    """The middle of the picture, at the scale of the ten crops.
+
+    Args:
+        size: (width, height) of the picture.
+        image_size: (height, width) of the network's input.
+
+    Raises:
+        ValueError: A side is below 1.
+    """
+    return _place(size, _box_size(size, image_size, SHORT_SIDE), 0.5, 0.5)
+
+
+def ten_crops(size: tuple[int, int], image_size: tuple[int, int], short_side: float = SHORT_SIDE) -> list[View]:
+    """The four corners and the centre, and their mirrors.
+
+    Args:
+        size: (width, height) of the picture.
+        image_size: (height, width) of the network's input.
+        short_side: The scale, for a 224-pixel crop.
+
+    Returns:
+        Ten views: top left, top right, bottom left, bottom right, centre; then the same five mirrored.
+
+    Raises:
+        ValueError: A side is below 1, or `short_side` below 224, where the crop would not fit.
+    """
+    box_size = _box_size(size, image_size, short_side)
+    places = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
+    return [_place(size, box_size, across, down, mirror) for mirror in (False, True) for across, down in places]
+
+
+def multi_scale_crops(size: tuple[int, int], image_size: tuple[int, int]) -> list[View]:
+    """Ten crops at each of the scales in `MULTI_SCALE_SHORT_SIDES`, smallest first: fifty views. Arguments as `ten_crops`."""
+    return [view for short_side in MULTI_SCALE_SHORT_SIDES for view in ten_crops(size, image_size, short_side)]
+
+
+def views_for(count: int, size: tuple[int, int], image_size: tuple[int, int]) -> list[View]:
+    """The fixed views by which a picture is judged.
+
+    Args:
+        count: How many; one of `VIEW_COUNTS`.
+        size: (width, height) of the picture.
+        image_size: (height, width) of the network's input.
+
+    Returns:
+        `count` views.
+
+    Raises:
+        ValueError: There is no such set of views, or a side is below 1.
+    """
+    if count == 1:
+        return [center_view(size, image_size)]
+    if count == 10:
+        return ten_crops(size, image_size)
+    if count == 50:
+        return multi_scale_crops(size, image_size)
+    raise ValueError(f"There is no set of {count} views. Expected one of {', '.join(map(str, VIEW_COUNTS))}.")
+
+
+def training_view(rng: np.random.Generator, size: tuple[int, int], image_size: tuple[int, int]) -> View:
+    """A random crop: scale drawn from `TRAINING_SHORT_SIDES`, any place, mirrored half of the time.
+
+    Args:
+        rng: Advanced by four numbers, whatever the sizes, so that a picture's views do not depend on the others'.
+        size: (width, height) of the picture.
+        image_size: (height, width) of the network's input.
+
+    Raises:
+        ValueError: A side is below 1.
+    """
+    scale, across, down, coin = rng.random(4).tolist()
+    least, most = TRAINING_SHORT_SIDES
+    box_size = _box_size(size, image_size, least + scale * (most - least))
+    return _place(size, box_size, across, down, mirror=coin < 0.5)
+
+
+def short_side_to_decode(short_side: float, image_size: tuple[int, int]) -> int:
+    """The shorter side a picture needs so that no view up to a scale has to be enlarged.
+
+    This is what `images.decode_image` takes as `min_short_side`: a larger picture may be decoded at a reduced size.
+
+    Args:
+        short_side: The largest scale that will be asked for: `SHORT_SIDE`, `TRAINING_SHORT_SIDES[1]` or
+            `MULTI_SCALE_SHORT_SIDES[-1]`.
+        image_size: (height, width) of the network's input.
+    """
+    return math.ceil(short_side * max(image_size) / REFERENCE_CROP)
+
+
+def render(image: Image.Image, view: View, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Crop and scale in one antialiased step.
+
+    Args:
+        image: A picture in mode "RGB".
+        view: A view made for its size.
+        image_size: (height, width) of the network's input.
+
+    Returns:
+        uint8 of shape (height, width, 3), values 0 to 255, contiguous.
+
+    Raises:
+        ValueError: The picture is not RGB, or the box reaches out of it.
+    """
+    pixels: npt.NDArray[np.uint8] = render_batch(image, [view], image_size)[0]
+    return pixels
+
+
+def render_batch(image: Image.Image, views: Sequence[View], image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Several views of one picture; a view and its mirror cost one resize, so ten crops cost five.
+
+    Args:
+        image: A picture in mode "RGB".
+        views: Views made for its size, in any order.
+        image_size: (height, width) of the network's input.
+
+    Returns:
+        uint8 of shape (len(views), height, width, 3), values 0 to 255, contiguous, in the order of `views`.
+
+    Raises:
+        ValueError: The picture is not RGB, or a box reaches out of it.
+    """
+    if image.mode != "RGB":
+        raise ValueError(f"Views are rendered from RGB pictures, got mode {image.mode}.")
+    height, width = image_size
+    batch = np.empty((len(views), height, width, 3), np.uint8)
+    done: dict[tuple[float, float, float, float], tuple[int, bool]] = {}
+    for index, view in enumerate(views):
+        if view.box in done:
+            twin, mirrored = done[view.box]
+            pixels, flip = batch[twin], mirrored != view.mirror
+        else:
+            pixels, flip = np.asarray(image.resize((width, height), RESAMPLE, box=view.box)), view.mirror
+            done[view.box] = index, view.mirror
+        batch[index] = pixels[:, ::-1] if flip else pixels
+    return batch
+
+
+def _box_size(size: tuple[int, int], image_size: tuple[int, int], short_side: float) -> tuple[float, float]:
+    """(width, height) of a crop in the picture's pixels: the largest box of the input's aspect, over the scale's margin."""
+    (width, height), (crop_height, crop_width) = size, image_size
+    if min(*size, *image_size) < 1:
+        raise ValueError(f"Sizes must be at least 1, got a picture of {size} and an input of {image_size}.")
+    if not short_side >= REFERENCE_CROP:
+        raise ValueError(f"A crop of {REFERENCE_CROP} does not fit a shorter side of {short_side:g}.")
+    pixels = min(width / crop_width, height / crop_height) * REFERENCE_CROP / short_side
+    return crop_width * pixels, crop_height * pixels
+
+
+def _place(
+    size: tuple[int, int], box_size: tuple[float, float], across: float, down: float, mirror: bool = False
+) -> View:
+    """A box at a fraction of the room there is: 0 at the left or top, 1 at the right or bottom."""
+    (width, height), (box_width, box_height) = size, box_size
+    # The minima matter where the box is as wide as the picture: rounding must not put it a hair outside.
+    left, top = across * max(0.0, width - box_width), down * max(0.0, height - box_height)
+    return View((left, top, min(left + box_width, float(width)), min(top + box_height, float(height))), mirror)
