@@ -1,0 +1,90 @@
+"""Look at every picture once before anything is learned from it: decode it, hash it, leave out what cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from transferapp.data.dataset import Dataset, Ignored, Record
+from transferapp.errors import DataError, ImageError
+from transferapp.images import ImageLimits, decode_image
+
+MAX_UNREADABLE_FRACTION = 0.05
+"""Above this, something is wrong with the folder and not with a few files, and going on would hide it."""
+
+MIN_PICTURES_PER_CLASS = 2
+"""One to learn from and one to check with."""
+
+Progress = Callable[[int], None]
+
+
+def audit(
+    dataset: Dataset,
+    *,
+    limits: ImageLimits | None = None,
+    min_short_side: int = 256,
+    workers: int = 2,
+    progress: Progress | None = None,
+    min_per_class: int = MIN_PICTURES_PER_CLASS,
+) -> Dataset:
+    """Decode and hash every picture.
+
+    Args:
+        dataset: What a source delivered.
+        limits: What pictures are accepted; training data may be larger than uploads.
+        min_short_side: Large JPEGs are decoded no larger than this needs, which is much faster.
+        workers: Threads.
+        progress: Called with the number of pictures done so far.
+        min_per_class: Usable pictures that every class must have.
+
+    Returns:
+        The dataset with `sha256` filled in, less the pictures that cannot be used, which are in `ignored` with reasons.
+
+    Raises:
+        DataError: Too many pictures are unreadable, or a class is left with too few.
+    """
+    limits = limits or ImageLimits(max_pixels=100_000_000)
+
+    def check(record: Record) -> Record | Ignored:
+        try:
+            data = record.path.read_bytes()
+            decode_image(data, limits=limits, min_short_side=min_short_side)
+        except ImageError as error:
+            return Ignored(record.name, error.code, str(error))
+        except OSError as error:
+            return Ignored(record.name, "unreadable", error.strerror or str(error))
+        return dataclasses.replace(record, sha256=hashlib.sha256(data).hexdigest())
+
+    kept: list[Record] = []
+    refused: list[Ignored] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for done, outcome in enumerate(pool.map(check, dataset.records), start=1):
+            if isinstance(outcome, Record):
+                kept.append(outcome)
+            else:
+                refused.append(outcome)
+            if progress is not None:
+                progress(done)
+    audited = dataclasses.replace(dataset, records=tuple(kept), ignored=(*dataset.ignored, *refused))
+    _check(dataset, audited, refused, min_per_class)
+    return audited
+
+
+def _check(before: Dataset, after: Dataset, refused: list[Ignored], min_per_class: int) -> None:
+    if len(refused) > MAX_UNREADABLE_FRACTION * len(before) and len(refused) > 1:
+        shown = "; ".join(f"{item.name} ({item.code})" for item in refused[:5])
+        raise DataError(
+            f"{len(refused)} of {len(before)} pictures in {before.origin} cannot be read: {shown}"
+            + ("; ..." if len(refused) > 5 else ""),
+            expected=f"at most {MAX_UNREADABLE_FRACTION:.0%} unreadable",
+            hint="Remove or replace these files, or point --data at the right folder",
+        )
+    for name, count in zip(after.class_names, after.counts(), strict=True):
+        if count < min_per_class:
+            raise DataError(
+                f"Class {name!r} in {before.origin} has {count} usable picture{'' if count == 1 else 's'}",
+                expected=f"at least {min_per_class} in every class",
+                hint=f"Add pictures to {name!r} or remove the folder",
+            )
