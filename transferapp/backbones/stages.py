@@ -1,0 +1,221 @@
+"""Find where a network can be cut: the stages of any functional Keras model, from its layer graph.
+
+A tensor at which the whole graph hangs by one thread (every path from input to output runs through it: an articulation
+point) is a place to cut: what lies below becomes the frozen trunk, what lies above the trainable tail. Nearly every layer of
+a chain qualifies, so neighbouring places are gathered into *stages*, by two observations that hold across families:
+
+- a change of the feature map's height or width opens a new stage;
+- within one resolution, a residual or dense block *merges* branches; once it has, the next layer that changes the number of
+  channels without merging (the expansion of the next inverted bottleneck, the transition of a dense block) opens a new one.
+
+Keras is imported only when a graph is searched: what a stage *is* must be known without it.
+
+A stage's cut is its last tensor. Stages that merge nothing are preludes of the next and are dropped, unless the network
+merges nowhere (VGG), when every resolution counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transferapp.errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A place to cut.
+
+    Attributes:
+        name: The layer whose output is cut, which is how a cut is named on the command line and in a bundle.
+        index: 0 for the earliest stage.
+        shape: (height, width, channels) of its feature map.
+        is_top: Whether it is the last feature map, the one a classifier usually stands on.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int, int, int]
+    is_top: bool
+
+    def describe(self) -> str:
+        """The stage in a few words, for people."""
+        height, width, channels = self.shape
+        return f"{self.name} ({height}×{width}×{channels})"
+
+
+@dataclass(frozen=True)
+class _Point:
+    tensor: Any
+    operation: Any
+    merges: bool
+
+    @property
+    def spatial(self) -> tuple[int, int]:
+        return self.tensor.shape[1], self.tensor.shape[2]
+
+    @property
+    def channels(self) -> int:
+        return int(self.tensor.shape[3])
+
+
+def _articulation_points(model: keras.Model) -> list[_Point]:
+    """The tensors that every path from the input to the output runs through, in order, feature maps only.
+
+    Nodes are swept from input to output; wherever exactly one tensor is still needed by what follows, it is such a point.
+    """
+    import keras
+
+    depths = model._nodes_by_depth  # Keras has no public walk over nodes; this is what `Functional.call` itself follows
+    nodes = [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+    last_use = {id(tensor): len(nodes) for tensor in model.outputs}
+    for position, node in enumerate(nodes):
+        for tensor in node.input_tensors:
+            last_use[id(tensor)] = max(position, last_use.get(id(tensor), position))
+    points: list[_Point] = []
+    live: dict[int, tuple[Any, Any]] = {}
+    for position, node in enumerate(nodes):
+        live.update({id(t): (t, node) for t in node.output_tensors if id(t) in last_use})
+        live = {key: value for key, value in live.items() if last_use[key] > position}
+        if len(live) != 1:
+            continue
+        tensor, producer = next(iter(live.values()))
+        if len(tensor.shape) != 4 or isinstance(producer.operation, keras.layers.ZeroPadding2D):
+            continue
+        # A squeeze-and-excitation gate is 1×1 and joins by broadcasting: it merges no second feature map.
+        merges = len({id(t) for t in producer.input_tensors if tuple(t.shape[1:3]) == tuple(tensor.shape[1:3])}) > 1
+        if not points or points[-1].tensor is not tensor:
+            points.append(_Point(tensor, producer.operation, merges))
+    return points
+
+
+def find_stages(model: keras.Model) -> tuple[Stage, ...]:
+    """The stages of a functional model, earliest first.
+
+    Args:
+        model: One input of fixed shape (height, width, channels), one output, channels last.
+
+    Raises:
+        UsageError: The model is not of that kind or has no feature map to cut at.
+    """
+    if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UsageError(
+            f"{model.name} cannot be cut",
+            expected="a functional Keras model with one input and one output",
+            got=f"a {type(model).__name__}",
+        )
+    if len(model.inputs[0].shape) != 4 or None in model.inputs[0].shape[1:]:
+        raise UsageError(
+            f"{model.name} cannot be cut",
+            expected="an input of fixed shape (height, width, 3)",
+            got=f"{model.inputs[0].shape[1:]}",
+        )
+    points = _articulation_points(model)[1:]  # the first is the input itself
+    if not points:
+        raise UsageError(f"{model.name} has no feature map to cut at", expected="a convolutional network")
+    groups = _group(points)
+    merging = [group for group in groups if any(point.merges for point in group)]
+    chosen = merging or _last_of_each_resolution(groups)
+    if chosen[-1] is not groups[-1]:
+        chosen = [*chosen, groups[-1]]
+    stages = []
+    for index, group in enumerate(chosen):
+        tensor = group[-1].tensor
+        stages.append(
+            Stage(
+                name=group[-1].operation.name,
+                index=index,
+                shape=(int(tensor.shape[1]), int(tensor.shape[2]), int(tensor.shape[3])),
+                is_top=index == len(chosen) - 1,
+            )
+        )
+    return tuple(stages)
+
+
+def _group(points: list[_Point]) -> list[list[_Point]]:
+    groups: list[list[_Point]] = []
+    merged = False
+    for point in points:
+        previous = groups[-1][-1] if groups else None
+        opens = (
+            previous is None
+            or point.spatial != previous.spatial
+            or (merged and not point.merges and point.channels != previous.channels)
+        )
+        if opens:
+            groups.append([])
+            merged = False
+        groups[-1].append(point)
+        merged = merged or point.merges
+    return groups
+
+
+def _last_of_each_resolution(groups: list[list[_Point]]) -> list[list[_Point]]:
+    return [
+        g
+        for g, after in zip(groups, [*groups[1:], None], strict=True)
+        if after is None or after[-1].spatial != g[-1].spatial
+    ]
+
+
+def stage_named(stages: tuple[Stage, ...], name: str) -> Stage:
+    """The stage of that name (`top` always means the last).
+
+    Raises:
+        UsageError: There is none; the message lists the names.
+    """
+    for stage in stages:
+        if stage.name == name or (name == "top" and stage.is_top):
+            return stage
+    raise UsageError(f"There is no stage {name!r}", expected=f"one of {', '.join(s.name for s in stages)}, or top")
+
+
+def cut(model: keras.Model, stage: Stage) -> tuple[keras.Model, keras.Model]:
+    """Split a model at a stage into two models that share its weights.
+
+    Args:
+        model: The model the stage was found in.
+        stage: Where to cut.
+
+    Returns:
+        (trunk, tail): `trunk` maps the model's input to the stage's feature map of shape (batch, height, width, channels);
+        `tail` maps that to the model's output, so ``tail(trunk(x))`` equals ``model(x)``.
+    """
+    import keras
+
+    tensor = stage_tensor(model, stage)
+    trunk = keras.Model(model.inputs[0], tensor, name=f"{model.name}_trunk")
+    if tensor is model.outputs[0]:  # nothing above: Keras wants at least one layer in a model
+        start = keras.Input(tensor.shape[1:], dtype=tensor.dtype)
+        return trunk, keras.Model(start, keras.layers.Identity()(start), name=f"{model.name}_tail")
+    return trunk, keras.Model(tensor, model.outputs[0], name=f"{model.name}_tail")
+
+
+def stage_tensor(model: keras.Model, stage: Stage) -> Any:
+    """The symbolic feature map of a stage."""
+    for point in _articulation_points(model):
+        if point.operation.name == stage.name:
+            return point.tensor
+    raise UsageError(f"{model.name} has no layer {stage.name}")
+
+
+def pooled_taps(model: keras.Model, stages: tuple[Stage, ...]) -> keras.Model:
+    """A model that gives every stage's globally average-pooled feature map, side by side, in one pass.
+
+    Average pooling alone: adding the maximum or the deviation gained nothing on any set tried.
+
+    Returns:
+        A model from the same input to one tensor of shape (batch, row_size): each stage's channels, earliest first, and then,
+        where the model ends in a classifier, that classifier's outputs.
+    """
+    import keras
+
+    pool = keras.layers.GlobalAveragePooling2D
+    columns = [pool(name=f"tap_{stage.index}")(stage_tensor(model, stage)) for stage in stages]
+    if len(model.outputs[0].shape) == 2:
+        columns.append(model.outputs[0])
+    row = keras.layers.Concatenate(name="taps")(columns) if len(columns) > 1 else columns[0]
+    return keras.Model(model.inputs[0], row, name=f"{model.name}_taps")

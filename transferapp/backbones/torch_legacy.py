@@ -1,0 +1,112 @@
+"""Read PyTorch's legacy (pre-1.6, not zipped) weight files with numpy alone.
+
+Layout of such a file, as `torch.save` wrote it until version 1.6: five pickles one after another (a magic number, the
+protocol version, facts about the writer's machine, the object itself, the list of storage keys) and then, for each key in
+that order, the number of elements as a little-endian int64 followed by the raw numbers. Tensors in the object's pickle are
+calls of ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``; strides matter, for the storage order need
+not be the shape's.
+
+A pickle may run any code, so the unpickler here knows three names and refuses every other.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from transferapp.errors import WeightsError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+class _Storage(NamedTuple):
+    dtype: np.dtype[Any]
+    key: str
+    elements: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _rebuild_tensor(
+    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_unused: object
+) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weight file")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _location, elements, view = pid
+        if kind != "storage" or view is not None:
+            raise pickle.UnpicklingError(f"unsupported storage {kind!r}")
+        return _Storage(dtype, str(key), int(elements))
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a legacy PyTorch state dict.
+
+    Args:
+        path: The `.pth` file.
+
+    Returns:
+        Name to array, in the file's order; float32 or int64, in each tensor's own shape.
+
+    Raises:
+        WeightsError: The file is not such a file, is cut short, or holds anything but tensors.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _read(stream)
+    except (pickle.UnpicklingError, struct.error, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} is not a readable legacy PyTorch weight file ({error})",
+            hint="Reinstall the package that carries it",
+        ) from error
+    except OSError as error:
+        raise WeightsError(f"Could not read {path}: {error.strerror or error}") from error
+
+
+def _read(stream: BinaryIO) -> dict[str, np.ndarray]:
+    if _Unpickler(stream).load() != _MAGIC or _Unpickler(stream).load() != _PROTOCOL:
+        raise ValueError("wrong magic number or protocol")
+    _Unpickler(stream).load()  # the writer's byte order and type sizes: little-endian is all that exists in practice
+    tensors: dict[str, _Tensor] = _Unpickler(stream).load()
+    storages: dict[str, np.ndarray] = {}
+    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    for key in _Unpickler(stream).load():
+        (elements,) = struct.unpack("<q", stream.read(8))
+        dtype = dtypes[key]
+        raw = stream.read(elements * dtype.itemsize)
+        if len(raw) != elements * dtype.itemsize:
+            raise EOFError("the file ends inside a tensor")
+        storages[key] = np.frombuffer(raw, dtype)
+    return {name: _gather(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _gather(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
+    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+    if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or last >= storage.size:
+        raise ValueError("a tensor reaches outside its storage")
+    strides = tuple(stride * storage.itemsize for stride in tensor.strides)
+    view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
+    return np.ascontiguousarray(view)

@@ -1,0 +1,221 @@
+"""Push views of pictures through a trunk once, and remember the outcome on disk.
+
+Every row (all taps of one view of one picture) is keyed by the picture's content and the view, so adding pictures costs only
+the new ones, a second fit costs nothing, and an interrupted run goes on where it stopped. Random views are drawn from a
+generator seeded by content, so they too are the same each time.
+
+On disk, a store is two files that only ever grow: `rows.f32`, fixed-size rows, and `keys.bin`, one 16-byte key a row. Rows are
+flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from transferapp.data.dataset import Record
+from transferapp.engine import BATCH_SIZE
+from transferapp.images import ImageLimits, decode_image
+from transferapp.storage import cache_directory, disk_errors
+from transferapp.trunk import Trunk
+from transferapp.views import SHORT_SIDE, TRAINING_SHORT_SIDES, center_view, render, short_side_to_decode, training_view
+
+CENTER = "center"
+"""The view without chance: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
+
+_PIXELS_REVISION = 1
+"""Raise this when decoding or cropping changes what a view looks like."""
+
+_KEY_BYTES = 16
+T = TypeVar("T")
+R = TypeVar("R")
+DEFAULT_CACHE_LIMIT = 4_000_000_000
+"""Bytes of features kept; `TRANSFERAPP_CACHE_LIMIT` overrides. Beyond it, the stores longest unused go first."""
+
+Progress = Callable[[int], None]
+
+
+def random_view_name(index: int, seed: int) -> str:
+    """The name of the `index`-th random training view under a seed."""
+    return f"random-{seed}-{index}"
+
+
+def view_pixels(image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a named view of a picture.
+
+    Args:
+        image: The decoded picture, a Pillow image in RGB.
+        view_name: `CENTER` or from `random_view_name`.
+        sha256: The picture's content, which seeds its random views.
+        image_size: (height, width) of the view.
+
+    Returns:
+        uint8, shape (height, width, 3).
+    """
+    size = image.size
+    if view_name == CENTER:
+        view = center_view(size, image_size)
+    else:
+        entropy = hashlib.sha256(f"{view_name}:{sha256}".encode()).digest()
+        view = training_view(np.random.default_rng(list(entropy)), size, image_size)
+    return render(image, view, image_size)
+
+
+class FeatureStore:
+    """The cached rows of one trunk."""
+
+    def __init__(self, trunk: Trunk, *, workers: int = 2, limits: ImageLimits | None = None) -> None:
+        self.trunk = trunk
+        self._workers = workers
+        self._limits = limits or ImageLimits(max_pixels=100_000_000)
+        self._folder = cache_directory() / "features" / f"{trunk.name}-{trunk.key}"
+        with disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._rows_file = self._folder / "rows.f32"
+        self._keys_file = self._folder / "keys.bin"
+        self._row_bytes = 4 * trunk.row_size
+
+    def collect(
+        self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
+        """The rows of these views of these pictures, computing the ones that are not there yet.
+
+        Args:
+            records: Audited pictures.
+            view_names: `CENTER` or from `random_view_name`.
+            progress: Called with the number of views done so far.
+
+        Returns:
+            float32, shape (len(records), len(view_names), trunk.row_size), memory-mapped where that saves memory.
+        """
+        keys = [[self._key(record, view) for view in view_names] for record in records]
+        with FileLock(self._folder / "lock"):
+            index = self._index()
+            missing = [
+                (record, [view for view, key in zip(view_names, row, strict=True) if key not in index])
+                for record, row in zip(records, keys, strict=True)
+            ]
+            missing = list({r.sha256: (r, views) for r, views in missing if views}.values())
+            done = len(records) * len(view_names) - sum(len(views) for _, views in missing)
+            if progress is not None:
+                progress(done)
+            if missing:
+                self._compute(missing, len(index), done, progress)
+                index = self._index()
+            os.utime(self._folder)
+            positions = np.array([[index[key] for key in row] for row in keys], dtype=np.int64)
+            stored = np.memmap(self._rows_file, np.float32, "r").reshape(-1, self.trunk.row_size)
+            return stored[positions]
+
+    def _key(self, record: Record, view_name: str) -> bytes:
+        text = f"{record.sha256}:{view_name}:{_PIXELS_REVISION}"
+        return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
+
+    def _index(self) -> dict[bytes, int]:
+        try:
+            raw = self._keys_file.read_bytes()
+            rows = self._rows_file.stat().st_size // self._row_bytes
+        except FileNotFoundError:
+            return {}
+        count = min(len(raw) // _KEY_BYTES, rows)
+        return {raw[i * _KEY_BYTES : (i + 1) * _KEY_BYTES]: i for i in range(count)}
+
+    def _compute(
+        self, missing: list[tuple[Record, list[str]]], count: int, done: int, progress: Progress | None
+    ) -> None:
+        with disk_errors(self._folder), self._open(self._rows_file) as rows, self._open(self._keys_file) as keys:
+            rows.truncate(count * self._row_bytes)
+            rows.seek(0, os.SEEK_END)
+            keys.truncate(count * _KEY_BYTES)
+            keys.seek(0, os.SEEK_END)
+            with ThreadPoolExecutor(self._workers) as pool:
+                for batch_keys, batch_rows in _in_order(pool, self._run, _batches(missing), 2 * self._workers):
+                    rows.write(batch_rows.tobytes())
+                    rows.flush()
+                    keys.write(b"".join(batch_keys))
+                    keys.flush()
+                    done += len(batch_keys)
+                    if progress is not None:
+                        progress(done)
+            for stream in (rows, keys):
+                os.fsync(stream.fileno())
+
+    @staticmethod
+    def _open(path: Path) -> BinaryIO:
+        return path.open("r+b" if path.exists() else "w+b")
+
+    def _run(self, batch: list[tuple[Record, list[str]]]) -> tuple[list[bytes], np.ndarray]:
+        keys, pixels = [], []
+        size = self.trunk.image_size
+        for record, view_names in batch:
+            for needed, group in (
+                (short_side_to_decode(SHORT_SIDE, size), [view for view in view_names if view == CENTER]),
+                (short_side_to_decode(TRAINING_SHORT_SIDES[1], size), [view for view in view_names if view != CENTER]),
+            ):
+                if not group:
+                    continue
+                # Each kind of view is cut from a picture decoded to the size that it needs, so that a view's pixels do not
+                # depend on what else was asked for.
+                picture = decode_image(record.path, limits=self._limits, min_short_side=needed)
+                for view_name in group:
+                    keys.append(self._key(record, view_name))
+                    pixels.append(view_pixels(picture.image, view_name, record.sha256, size))
+        return keys, self.trunk.rows(np.stack(pixels))
+
+
+def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Record, list[str]]]]:
+    """Group pictures so that each group has about `BATCH_SIZE` views."""
+    batch: list[tuple[Record, list[str]]] = []
+    size = 0
+    for record, views in missing:
+        batch.append((record, views))
+        size += len(views)
+        if size >= BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterator[T], window: int) -> Iterator[R]:
+    """`pool.map` that never has more than `window` items in hand, so that memory stays flat, and stops at once."""
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def trim_cache(limit: int | None = None) -> None:
+    """Delete the feature stores that were used longest ago until what is left is within `limit` bytes."""
+    if limit is None:
+        limit = int(os.environ.get("TRANSFERAPP_CACHE_LIMIT", DEFAULT_CACHE_LIMIT))
+    root = cache_directory() / "features"
+    stores = []
+    for folder in root.glob("*/"):
+        with contextlib.suppress(OSError):
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            stores.append((folder.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in stores)
+    for _, size, folder in sorted(stores, key=lambda store: store[0]):
+        if total <= limit:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= size
