@@ -1,0 +1,264 @@
+"""Measure a folder of pictures: audit, split, backbones tried, similarity, size, and the plan that follows.
+
+This is the first half of a fit, and all of `transferapp plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import softmax
+
+from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneSpec, backbone_spec
+from transferapp.backbones.stages import Stage, stage_named
+from transferapp.config import FitConfig
+from transferapp.data.audit import audit
+from transferapp.data.dataset import Dataset
+from transferapp.data.sources import open_source
+from transferapp.data.split import assign_splits
+from transferapp.engine import resolve_engine
+from transferapp.features import CENTER, FeatureStore, trim_cache
+from transferapp.policy.plan import Plan, make_plan
+from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
+from transferapp.policy.size import measure_size
+from transferapp.probe import CrossValidation, cross_validate
+from transferapp.progress import Progress
+from transferapp.trunk import Trunk, load_trunk
+
+if TYPE_CHECKING:
+    import keras
+
+CHEAPER_WITHIN = 0.005
+"""A cheaper backbone is preferred while its cross-validated accuracy is within half a point of the best."""
+
+_CROPS = 10
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone that was tried.
+
+    Attributes:
+        spec: Which one.
+        trunk: Ready to run.
+        store: Its features.
+        validations: Cross-validation of every stage's probe on the training pictures, earliest first.
+        plan: What the rule makes of it.
+        milliseconds: One ten-crop request through the whole backbone.
+    """
+
+    spec: BackboneSpec
+    trunk: Trunk
+    store: FeatureStore
+    validations: tuple[CrossValidation, ...]
+    scores: tuple[StageScore, ...]
+    plan: Plan
+    milliseconds: float
+
+    @property
+    def cut(self) -> Stage:
+        return stage_named(self.trunk.stages, self.plan.cut)
+
+    @property
+    def accuracy(self) -> float:
+        """Cross-validated, at the cut that the plan chose."""
+        return self.scores[self.cut.index].accuracy
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """The cut's columns of rows from the store."""
+        return rows[..., self.trunk.row_slices[self.cut.index]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that is known before training.
+
+    Attributes:
+        dataset: Audited and split.
+        candidates: Backbones tried, in the order of their cost.
+        chosen: The one to go on with.
+    """
+
+    dataset: Dataset
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+
+    @property
+    def plan(self) -> Plan:
+        return self.chosen.plan
+
+
+@dataclass
+class Workshop:
+    """Backbones and their trunks, built in the background while pictures are being read.
+
+    One thread builds them one after the other: Keras' graph building is not made for several.
+    """
+
+    config: FitConfig
+    models: dict[str, keras.Model] = field(default_factory=dict)
+    _trunks: dict[str, Future[Trunk]] = field(default_factory=dict)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "backbones"))
+
+    def model(self, spec: BackboneSpec) -> keras.Model:
+        """The Keras model of a backbone, built once."""
+        if spec.name not in self.models:
+            from transferapp.backbones.loading import load_backbone
+
+            self.models[spec.name] = load_backbone(spec, weights=self._weights(spec))
+        return self.models[spec.name]
+
+    def order(self, spec: BackboneSpec) -> None:
+        """Start building a trunk."""
+        self._trunks[spec.name] = self._pool.submit(self._build, spec)
+
+    def trunk(self, spec: BackboneSpec) -> Trunk:
+        """The trunk, once it is built."""
+        return self._trunks[spec.name].result()
+
+    def in_background(self, work: Any, *arguments: Any) -> Future[Any]:
+        """Queue other work for the building thread."""
+        return self._pool.submit(work, *arguments)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _build(self, spec: BackboneSpec) -> Trunk:
+        return load_trunk(
+            spec,
+            lambda: self.model(spec),
+            image_size=spec.image_size,
+            weights=self._weights(spec),
+            engine=resolve_engine(self.config.engine),
+            precision=self.config.precision,
+            streams=worker_count(),
+        )
+
+    def _weights(self, spec: BackboneSpec) -> Path | None:
+        named = self.config.weights
+        return Path(named) if named and spec == backbone_spec(self.config.backbone) else None
+
+
+def worker_count() -> int:
+    """Threads that decode, crop and run the network: one a core that this process may use."""
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def workshop(config: FitConfig) -> Iterator[Workshop]:
+    """A workshop that is closed at the end, without waiting for what it is still building."""
+    shop = Workshop(config)
+    try:
+        yield shop
+    finally:
+        shop.close()
+
+
+def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measurement:
+    """Audit, split, try the backbones, and apply the rule.
+
+    Raises:
+        DataError: The folder cannot be used; the message says why.
+        WeightsError: A backbone's weights are not to be had.
+    """
+    tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
+    reference = backbone_spec(DEFAULT_BACKBONE)
+    dataset = open_source(config.data)
+    for spec in dict.fromkeys([reference, *tried]):
+        shop.order(spec)
+    dataset = audit_and_split(dataset, config, progress)
+    trim_cache()
+    train = dataset.part("train")
+    divergence: float | None = None
+    candidates = []
+    for spec in dict.fromkeys([reference, *tried]):
+        with progress.task(f"waiting for {spec.name}", 0):
+            trunk = shop.trunk(spec)
+        store = FeatureStore(trunk, workers=worker_count())
+        with progress.task(f"{spec.name}: {len(train)} pictures", len(train)) as advance:
+            rows = store.collect(train.records, [CENTER], advance)[:, 0]
+        if spec == reference and divergence is None:
+            # D is always measured with the same network, so that it means the same whatever backbone is used.
+            source = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
+            divergence = label_divergence(source, train.labels)
+        if spec in tried:
+            assert divergence is not None
+            candidates.append(_try_backbone(spec, trunk, store, rows, train, divergence, config, progress))
+    return Measurement(dataset, tuple(candidates), choose_candidate(candidates))
+
+
+def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> Dataset:
+    with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
+        dataset = audit(dataset, workers=worker_count(), progress=advance)
+    return assign_splits(
+        dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
+    )
+
+
+def choose_candidate(candidates: list[Candidate]) -> Candidate:
+    """The cheapest backbone within half a point of the best."""
+    best = max(candidate.accuracy for candidate in candidates)
+    within = [c for c in candidates if c.accuracy >= best - CHEAPER_WITHIN]
+    return min(within, key=lambda candidate: candidate.milliseconds)
+
+
+def _try_backbone(
+    spec: BackboneSpec,
+    trunk: Trunk,
+    store: FeatureStore,
+    rows: np.ndarray,
+    train: Dataset,
+    divergence: float,
+    config: FitConfig,
+    progress: Progress,
+) -> Candidate:
+    labels, num_classes = train.labels, len(train.class_names)
+    validations = []
+    with progress.task(f"{spec.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
+        for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
+            validations.append(cross_validate(rows[:, columns], labels, num_classes, seed=config.seed))
+            advance(stage.index + 1)
+    scores = tuple(_stage_score(s, v, validations[-1]) for s, v in zip(trunk.stages, validations, strict=True))
+    plan = make_plan(
+        measure_size(train.counts()),
+        judge_similarity(divergence, scores),
+        scores,
+        num_classes=num_classes,
+        backbone=spec.name,
+        size_override=None if config.size == "auto" else config.size,
+        similarity_override=None if config.similarity == "auto" else config.similarity,
+    )
+    return Candidate(spec, trunk, store, tuple(validations), scores, plan, _request_milliseconds(trunk))
+
+
+def _stage_score(stage: Stage, validation: CrossValidation, top: CrossValidation) -> StageScore:
+    difference = validation.correct.astype(float) - top.correct.astype(float)
+    return StageScore(
+        stage=stage.name,
+        accuracy=validation.accuracy,
+        loss=validation.loss,
+        gain_over_top=float(difference.mean()),
+        standard_error=float(difference.std(ddof=1) / np.sqrt(len(difference))),
+    )
+
+
+def _request_milliseconds(trunk: Trunk) -> float:
+    """The faster of two passes of ten crops, each over as many streams as there are: what a busy server sees."""
+    crops = np.random.default_rng(0).integers(0, 256, (_CROPS, *trunk.image_size, 3), dtype=np.uint8)
+    trunk.rows(crops)
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        trunk.rows(crops)
+        times.append(1000 * (time.perf_counter() - started))
+    return min(times)

@@ -1,0 +1,187 @@
+"""The four-quadrant rule of CS231n's "Training Neural Networks II", as a pure function from findings to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
+from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
+
+TIE = 0.005
+"""Stages whose cross-validated accuracies differ by less than this count as equal; the earlier one is cheaper to serve."""
+
+HEAD_LEARNING_RATE = 1e-3
+BACKBONE_LEARNING_RATE = HEAD_LEARNING_RATE / 10
+"""The lecture: a pretrained layer moves at no more than a tenth of the rate of a new one."""
+
+EPOCHS = 8
+"""Passes over the data when the backbone is tuned: from the solved probe, cosine schedule (measured on cached tails)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, how, and why.
+
+    Attributes:
+        size: `small` or `large`.
+        similarity: `similar` or `different`.
+        divergence: D.
+        num_images: Training pictures.
+        num_classes: Classes.
+        backbone: Name of the backbone.
+        cut: Stage at which the head is attached; everything below is frozen, unless `tuned` names it.
+        tuned: Which part of the backbone the rule would train: `none`, `last stages` or `all`.
+        method: What actually trains now.
+        head_learning_rate: Initial rate of the new classifier; None where L-BFGS's line search chooses every step.
+        backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
+        epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
+        reasons: Sentences, in the order of the argument.
+        would_change: What would lead to another decision.
+    """
+
+    size: str
+    similarity: str
+    divergence: float
+    num_images: int
+    num_classes: int
+    backbone: str
+    cut: str
+    tuned: str
+    method: str
+    head_learning_rate: float | None
+    backbone_learning_rate: float
+    epochs: int
+    reasons: tuple[str, ...]
+    would_change: tuple[str, ...]
+
+    @property
+    def quadrant(self) -> str:
+        return f"{self.size} + {self.similarity}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for JSON."""
+        return {
+            "quadrant": self.quadrant,
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()},
+        }
+
+
+def choose_stage(stages: Sequence[StageScore]) -> StageScore:
+    """The stage whose probe does best; among equals (within `TIE`) the earliest, for it is the cheapest to serve."""
+    best = max(score.accuracy for score in stages)
+    return next(score for score in stages if score.accuracy >= best - TIE)
+
+
+def make_plan(
+    size: SizeFinding,
+    similarity: SimilarityFinding,
+    stages: Sequence[StageScore],
+    *,
+    num_classes: int,
+    backbone: str,
+    size_override: str | None = None,
+    similarity_override: str | None = None,
+) -> Plan:
+    """Apply the four-quadrant rule.
+
+    Args:
+        size: From `measure_size`.
+        similarity: From `judge_similarity`.
+        stages: Cross-validated probes, earliest stage first.
+        num_classes: Classes in the data.
+        backbone: Its name, for the record.
+        size_override, similarity_override: What the person insists on, instead of what was measured.
+    """
+    reasons = [f"size: {size.reason}", *(f"similarity: {reason}" for reason in similarity.reasons)]
+    if size_override and size_override != size.size:
+        reasons.append(f"size: set to {size_override} by --size, against the measurement")
+    if similarity_override and similarity_override != similarity.similarity:
+        reasons.append(f"similarity: set to {similarity_override} by --similarity, against the measurement")
+    is_large = (size_override or size.size) == "large"
+    is_similar = (similarity_override or similarity.similarity) == "similar"
+    stage, cut_reason = _cut(stages, is_similar, is_large)
+    rule, tuned = _RULE[is_large, is_similar]
+    reasons += [f"rule: {rule}", f"cut: {cut_reason}"]
+    if is_large:
+        reasons.append(
+            f"rate: head {HEAD_LEARNING_RATE:g}, backbone {BACKBONE_LEARNING_RATE:g}, a tenth of it, so that what is "
+            f"pretrained is refined and not destroyed; {EPOCHS} epochs from the solved probe"
+        )
+    else:
+        reasons.append("rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum")
+    return Plan(
+        size="large" if is_large else "small",
+        similarity="similar" if is_similar else "different",
+        divergence=similarity.divergence,
+        num_images=size.num_images,
+        num_classes=num_classes,
+        backbone=backbone,
+        cut=stage.stage,
+        tuned=tuned,
+        method="linear probe, full-batch L-BFGS",
+        head_learning_rate=HEAD_LEARNING_RATE if is_large else None,
+        backbone_learning_rate=BACKBONE_LEARNING_RATE if is_large else 0.0,
+        epochs=EPOCHS if is_large else 0,
+        reasons=tuple(reasons),
+        would_change=tuple(_would_change(size, similarity, stages)),
+    )
+
+
+_RULE = {
+    (False, True): (
+        "small + similar: train only a new linear classifier on the top; tuning more would over-fit",
+        "none",
+    ),
+    (False, False): (
+        "small + different: put the classifier on an earlier stage, whose features are more generic",
+        "none",
+    ),
+    (True, True): (
+        "large + similar: fine-tune the last stages from the solved probe, at a reduced rate",
+        "last stages",
+    ),
+    (True, False): ("large + different: fine-tune the whole network from the solved probe, at a reduced rate", "all"),
+}
+
+
+def _cut(stages: Sequence[StageScore], is_similar: bool, is_large: bool) -> tuple[StageScore, str]:
+    top = stages[-1]
+    best = choose_stage(stages)
+    if is_similar and not is_large:
+        return top, f"{top.stage}, the last stage ({top.accuracy:.3f} cross-validated)"
+    if best is top:
+        runner_up = max(stages[:-1], key=lambda score: score.accuracy, default=None)
+        if runner_up is None:
+            return top, f"{top.stage}, the only stage"
+        behind = f"{-100 * runner_up.gain_over_top:.1f} ± {100 * runner_up.standard_error:.1f} points"
+        tie = ", a tie by one standard error" if -runner_up.gain_over_top <= runner_up.standard_error else ""
+        return (
+            top,
+            f"{top.stage}: the last stage still does best; {runner_up.stage}, the best earlier one, is {behind} behind{tie}",
+        )
+    lead = f"{100 * best.gain_over_top:+.1f} ± {100 * best.standard_error:.1f} points against the last stage"
+    return best, f"{best.stage}: {best.accuracy:.3f} cross-validated, {lead}"
+
+
+def _would_change(size: SizeFinding, similarity: SimilarityFinding, stages: Sequence[StageScore]) -> list[str]:
+    notes = []
+    if size.size == "small":
+        notes.append(
+            f"{LARGE_TOTAL - size.num_images:,} more training pictures, or {LARGE_PER_CLASS:,} in the median class, would "
+            "make the set large, and part of the backbone would be tuned"
+        )
+    else:
+        notes.append(
+            f"fewer than {LARGE_TOTAL:,} training pictures and {LARGE_PER_CLASS:,} a class would freeze the backbone"
+        )
+    side = "from" if similarity.divergence < SIMILAR_BELOW else "below"
+    other = "different" if similarity.divergence < SIMILAR_BELOW else "similar"
+    notes.append(f"D {side} {SIMILAR_BELOW} would make it {other} (D is {similarity.divergence:.2f})")
+    if similarity.similarity == "similar" and len(stages) > 1:
+        notes.append("an earlier stage beating the last by more than one standard error would make it different")
+    notes.append(
+        "D compares labels with ImageNet's classes, not photographic style; --size and --similarity overrule it"
+    )
+    return notes

@@ -1,0 +1,121 @@
+"""Are these labels close to what ImageNet taught the network, or far from it? Measured, not asked.
+
+The measure is the divergence D: how badly the labels are predicted from nothing but the backbone's own 1000-class ImageNet
+softmax, in units of knowing nothing. It is the log expected empirical prediction (LEEP; Nguyen et al., 2020,
+arXiv:2002.12462) with two changes: the table P(label | ImageNet class) is estimated on other folds than those it is scored
+on, and starts from a prior. Without them a small set with many classes looks similar by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Similarity = Literal["similar", "different"]
+
+SIMILAR_BELOW = 0.55
+"""D under this: ImageNet's classes already tell these labels apart. Halfway between the photo sets of things that ImageNet
+knows (.24, .37) and the others (.78 and more) of `docs/decisions/0003-similarity.md`."""
+
+NUM_FOLDS = 5
+PRIOR_STRENGTH = 1.0
+"""Pseudo-pictures that every ImageNet class starts with, spread over the labels as the labels are spread overall."""
+
+
+@dataclass(frozen=True)
+class StageScore:
+    """How well a linear probe on one stage does, cross-validated.
+
+    Attributes:
+        stage: The stage's name.
+        accuracy: Mean over the held-out pictures, in [0, 1].
+        loss: Mean negative log-likelihood over them, in nats.
+        gain_over_top: Accuracy less that of the last stage.
+        standard_error: Of `gain_over_top`, paired by picture.
+    """
+
+    stage: str
+    accuracy: float
+    loss: float
+    gain_over_top: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class SimilarityFinding:
+    """Outcome of `judge_similarity`: the verdict, D, and the sentences that explain it."""
+
+    similarity: Similarity
+    divergence: float
+    reasons: tuple[str, ...]
+
+
+def label_divergence(
+    probabilities: np.ndarray, labels: np.ndarray, *, num_folds: int = NUM_FOLDS, prior: float = PRIOR_STRENGTH
+) -> float:
+    """D: cross-fitted negative log-likelihood of the labels given the source softmax, over the labels' entropy.
+
+    Args:
+        probabilities: float, shape (n, num_source_classes), rows sum to 1: the backbone's ImageNet softmax.
+        labels: int, shape (n,), from 0.
+        num_folds: Each fold is scored by a table estimated on the others.
+        prior: Strength of the prior, in pictures a source class.
+
+    Returns:
+        Near 0 where the source classes determine the label, near 1 where they say nothing. Can exceed 1 by chance.
+    """
+    num_classes = int(labels.max()) + 1
+    onehot = np.eye(num_classes)[labels]
+    marginal = onehot.mean(axis=0)
+    entropy = -float(np.sum(marginal[marginal > 0] * np.log(marginal[marginal > 0])))
+    if entropy == 0:
+        return 0.0
+    # Deal each class's pictures out to the folds in turn, so that every fold sees every class.
+    fold = np.empty(len(labels), dtype=np.int64)
+    for label in range(num_classes):
+        members = np.flatnonzero(labels == label)
+        fold[members] = np.arange(len(members)) % num_folds
+    losses = np.empty(len(labels))
+    for k in range(num_folds):
+        held_out = fold == k
+        if held_out.all() or not held_out.any():
+            continue
+        known, seen = probabilities[~held_out], onehot[~held_out]
+        base = seen.mean(axis=0)
+        base = (base * len(seen) + 1 / num_classes) / (len(seen) + 1)  # a class absent from a fold stays possible
+        joint = known.T @ seen + prior * base
+        conditional = joint / joint.sum(axis=1, keepdims=True)
+        predicted = probabilities[held_out] @ conditional
+        losses[held_out] = -np.log(predicted[np.arange(held_out.sum()), labels[held_out]])
+    return float(losses.mean() / entropy)
+
+
+def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> SimilarityFinding:
+    """Similar or different, from D and, as a second opinion, from the probes.
+
+    If a probe on an earlier stage beats the one on the last stage by more than one standard error, the last layers carry
+    knowledge of ImageNet that does not serve these labels, whatever D says.
+
+    Args:
+        divergence: From `label_divergence`.
+        stages: Cross-validated probes, earliest stage first.
+    """
+    top = stages[-1]
+    best = max(stages, key=lambda score: score.accuracy)
+    earlier_wins = best is not top and best.gain_over_top > best.standard_error
+    similar = divergence < SIMILAR_BELOW
+    first = f"D = {divergence:.2f}, {'below' if similar else 'from'} {SIMILAR_BELOW}: ImageNet's classes " + (
+        "already tell these labels apart" if similar else "say little about these labels"
+    )
+    gain = f"{100 * best.gain_over_top:+.1f} ± {100 * best.standard_error:.1f} points"
+    if best is top:
+        second = f"second opinion: no earlier stage does better than the last ({top.accuracy:.3f} cross-validated)"
+    elif earlier_wins:
+        second = f"second opinion: a probe on {best.stage} beats the last stage by {gain}, more than one standard error"
+    else:
+        second = f"second opinion: {best.stage} leads the last stage by {gain}, within one standard error: a tie"
+    verdict: Similarity = "similar" if similar and not earlier_wins else "different"
+    return SimilarityFinding(verdict, divergence, (first, second))
