@@ -1,0 +1,598 @@
+"""The report of a fit: right in its figures, whole in its markup, and deaf to what class and file names say."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferapp.evaluation import charts, report
+from transferapp.evaluation.metrics import Metrics, measure
+from transferapp.evaluation.report import Thumbnail, render_report, thumbnail
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style></title><h1>",
+    "{{ 7 * 191 }}{% raw %}",
+    "\N{DOG FACE} \N{EGG}",
+    "\u202egpj.\u05db\u05dc\u05d1",
+    "long_" * 100,
+)
+VOID = {"meta", "link", "img", "br", "wbr", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser makes of the report: its elements, and the text by element."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"attribute twice in {tag}"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+
+    def named(self, tag: str, css: str = "") -> list[dict[str, str | None]]:
+        return [a for t, a in self.tags if t == tag and (not css or css in (a.get("class") or "").split())]
+
+    def row(self, *start: str) -> list[str]:
+        """The one table row that begins with these cells."""
+        found = [row for row in self.rows if tuple(row[: len(start)]) == start]
+        assert len(found) == 1, (start, found)
+        return found[0]
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def metrics_of(labels: Sequence[int], predicted: Sequence[int], class_names: Sequence[str]) -> Metrics:
+    """Figures of made-up answers: each with 70 % on the class that is predicted."""
+    rest = 0.3 / (len(class_names) - 1)
+    probabilities = np.full((len(labels), len(class_names)), rest)
+    probabilities[np.arange(len(labels)), np.array(predicted)] = 0.7
+    return measure(probabilities, np.array(labels), class_names)
+
+
+def some_metrics(class_names: Sequence[str], per_class: int = 15, wrong: int = 9) -> Metrics:
+    """`wrong` pictures, spread over the classes, are taken for the next class."""
+    count = len(class_names)
+    labels = np.repeat(np.arange(count), per_class)
+    predicted = labels.copy()
+    at = np.linspace(0, len(labels) - 1, wrong).round().astype(int)
+    predicted[at] = (predicted[at] + 1) % count
+    return metrics_of(labels.tolist(), predicted.tolist(), class_names)
+
+
+def stage(name: str, accuracy: float, gain: float, shape: Sequence[int] = (7, 7, 192)) -> dict[str, Any]:
+    error = 0.0 if gain == 0 else 0.014
+    return {
+        "stage": name,
+        "shape": list(shape),
+        "accuracy": accuracy,
+        "loss": 0.4,
+        "gain_over_top": gain,
+        "standard_error": error,
+    }
+
+
+def candidate(backbone: str, accuracy: float, milliseconds: float, chosen: bool) -> dict[str, Any]:
+    return {
+        "backbone": backbone,
+        "cut": "top",
+        "accuracy": accuracy,
+        "milliseconds": milliseconds,
+        "chosen": chosen,
+        "stages": [
+            stage("block4", accuracy - 0.55, -0.55, (28, 28, 40)),
+            stage("block14", accuracy - 0.12, -0.12),
+            stage("top", accuracy, 0.0, (7, 7, 1280)),
+        ],
+    }
+
+
+def make_manifest(class_names: Sequence[str] = ("ant", "bee", "wasp"), **changes: Any) -> dict[str, Any]:
+    """A manifest as a fit writes it; `changes` replace its top-level entries."""
+    count = len(class_names)
+    manifest: dict[str, Any] = {
+        "name": "insects",
+        "created": "2026-03-05T14:02:11+00:00",
+        "class_names": list(class_names),
+        "input": {"image_size": [224, 224], "default_views": 10},
+        "backbone": {
+            "name": "efficientnet_lite0",
+            "source": "embedded",
+            "parameters": 4.7,
+            "cut": "top",
+            "cut_shape": [7, 7, 1280],
+            "image_size": [224, 224],
+        },
+        "head": {"kind": "linear", "l2": 0.00316, "iterations": 65, "temperature": 0.82, "train_views": 2},
+        "plan": {
+            "quadrant": "small + similar",
+            "size": "small",
+            "similarity": "similar",
+            "divergence": 0.24,
+            "num_images": 36 * count,
+            "num_classes": count,
+            "backbone": "efficientnet_lite0",
+            "cut": "top",
+            "tuned": "none",
+            "method": "linear probe, full-batch L-BFGS",
+            "head_learning_rate": None,
+            "backbone_learning_rate": 0.0,
+            "epochs": 0,
+            "reasons": ["size: few pictures: small", "cut: top, the last stage", "a reason without a label"],
+            "would_change": ["more training pictures would make the set large"],
+        },
+        "candidates": [
+            candidate("efficientnet_lite0", 0.933, 30.0, chosen=True),
+            candidate("efficientnet_lite2", 0.937, 66.0, chosen=False),
+        ],
+        "views_tried": [
+            {"views": 0, "accuracy": 0.933, "loss": 0.21, "gain": None, "standard_error": None},
+            {"views": 2, "accuracy": 0.94, "loss": 0.18, "gain": 0.03, "standard_error": 0.01},
+            {"views": 4, "accuracy": 0.94, "loss": 0.181, "gain": -0.001, "standard_error": 0.01},
+        ],
+        "views_reason": "4 random views a picture change the cross-validated loss by +0.001: no gain",
+        "data": {
+            "origin": "pictures/insects",
+            "fingerprint": "0123456789ab",
+            "counts": {split: dict.fromkeys(class_names, n) for split, n in (("train", 36), ("val", 9), ("test", 15))},
+            "ignored": [],
+            "given_splits": [],
+        },
+        "metrics": {
+            "validation": some_metrics(class_names, 9, 4).to_json(),
+            "test": some_metrics(class_names).to_json(),
+        },
+        "parity": {
+            "f32": parity("f32", 1.2e-7),
+            "bf16": parity("bf16", 0.0016),
+        },
+        "precision": {"served": "bf16"},
+        "config": {"data": "pictures/insects", "out": "", "size": "auto", "similarity": "auto", "seed": 0},
+        "versions": {"transferapp": "0.1.0", "keras": "3.15.1"},
+        "seconds": {"measure": 8.1, "solve": 0.5},
+    }
+    return {**manifest, **changes}
+
+
+def parity(precision: str, difference: float) -> dict[str, Any]:
+    return {
+        "precision": precision,
+        "num_images": 32,
+        "max_difference": difference,
+        "mean_difference": difference / 10,
+        "agreement": 1.0,
+    }
+
+
+def picture(label: str = "ant", predicted: str | None = None, score: float | None = None) -> Thumbnail:
+    return Thumbnail(f"test/{label}.jpg", thumbnail(Image.new("RGB", (20, 30), "teal"), 16), label, predicted, score)
+
+
+def page(manifest: dict[str, Any], samples: Sequence[Thumbnail] = (), mistakes: Sequence[Thumbnail] = ()) -> Page:
+    return Page(render_report(manifest, samples=samples, mistakes=mistakes))
+
+
+# The document
+
+
+def test_stands_alone_and_allows_nothing_else() -> None:
+    html = render_report(make_manifest(), samples=[picture()], mistakes=[picture("ant", "bee", 0.9)])
+    document = Page(html)
+    assert {"script", "iframe", "object", "form"} & {tag for tag, _ in document.tags} == set()
+    for tag, attributes in document.tags:
+        assert "style" not in attributes, tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "url(" not in html
+
+
+def test_policy_admits_exactly_its_own_style() -> None:
+    html = render_report(make_manifest(), samples=[], mistakes=[])
+    styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert len(styles) == 1
+    digest = base64.b64encode(hashlib.sha256(styles[0].encode()).digest()).decode()
+    policy = next(a["content"] for a in Page(html).named("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_text(name: str) -> None:
+    names = [name, "plain", 'a "quoted" & <b>bold</b>']
+    manifest = make_manifest(names, name=name)
+    manifest["data"] = {
+        **manifest["data"],
+        "origin": name,
+        "ignored": [{"name": name, "code": name, "reason": name}],
+        "given_splits": [name],
+    }
+    manifest["plan"] = {**manifest["plan"], "reasons": [f"cut: {name}", name], "would_change": [name]}
+    manifest["config"] = {**manifest["config"], "data": name, name: name}
+    shown = Thumbnail(name, 'data:image/jpeg;base64,"><script>', name, name, 0.5)
+    document = page(manifest, [shown], [shown])
+    tags = {tag for tag, _ in document.tags}
+    assert not {"script", "i"} & tags
+    assert len(document.named("b")) == 4  # the quadrants' own
+    assert [a for _, a in document.tags if any(key.startswith("on") for key in a)] == []
+    assert len(document.named("h1")) == 1
+    assert document.text.count(name) > 10
+    assert "1337" not in document.text
+
+
+def test_names_that_utf8_or_html_cannot_hold() -> None:
+    bad = "caf\udce9\x00\x1b[31m.jpg"  # Latin-1 on a UTF-8 system, as os.fsdecode gives it, and control characters
+    manifest = make_manifest(name=bad)
+    html = render_report(manifest, samples=[], mistakes=[picture(bad, "bee", 0.5)])
+    html.encode("utf-8")
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", html)
+    assert "caf?\ufffd\ufffd[31m" in Page(html).text
+
+
+def test_is_the_same_every_time() -> None:
+    assert render_report(make_manifest(), samples=[], mistakes=[]) == render_report(
+        make_manifest(), samples=[], mistakes=[]
+    )
+
+
+def test_every_picture_and_figure_is_described_and_every_column_headed() -> None:
+    document = page(make_manifest(), [picture()], [picture("ant", "bee", 0.91)])
+    assert [a["alt"] for a in document.named("img")] == ["A picture of ant", "A picture of ant, taken for bee"]
+    for drawing in [*document.named("svg", "chart"), *document.named("svg", "units")]:
+        assert drawing["role"] == "img"
+        assert drawing["aria-label"]
+    for kind in ("bar", "plot"):
+        assert document.named("svg", kind)
+        assert all(a["aria-hidden"] == "true" for a in document.named("svg", kind))
+    assert all(a.get("scope") in {"row", "col"} for a in document.named("th"))
+    ids = [a["id"] for _, a in document.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"].removeprefix("#") for a in document.named("a") if a.get("href")}  # type: ignore[union-attr]
+    assert targets <= set(ids)
+
+
+def test_colours_can_be_read() -> None:
+    css = re.findall(r"<style>(.*?)</style>", render_report(make_manifest(), samples=[], mistakes=[]), re.DOTALL)[0]
+    themes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
+    light, dark = themes[0], themes[1]
+    for theme in (light, dark):
+        for ink in ("ink", "soft", "accent", "miss"):
+            for ground in ("paper", "wash"):
+                assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
+        assert contrast(theme["ink"], theme["tint"]) >= 4.5
+        assert contrast(theme["ink"], mixed(theme["accent"], theme["paper"], 0.44)) >= 4.5
+        assert contrast(theme["ink"], mixed(theme["miss"], theme["paper"], 0.46)) >= 4.5
+
+
+def mixed(first: str, second: str, share: float) -> str:
+    pairs = zip(bytes.fromhex(first[1:]), bytes.fromhex(second[1:]), strict=True)
+    return "#" + bytes(round(share * a + (1 - share) * b) for a, b in pairs).hex()
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2 contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        channels = [c / 255 for c in bytes.fromhex(colour[1:])]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+# The headline
+
+
+def test_headline_counts_the_test_pictures() -> None:
+    words = page(make_manifest()).words()
+    assert "Right on 36 of 45 pictures that it had never seen." in words
+    assert "Accuracy 80.0%." in words
+    assert (
+        "most likely lies between 66.2% and 89.1% (95% interval, shaded)" in words
+    )  # Wilson: (36 + 1.92) / (45 + 3.84) ± 0.1145
+    assert "Always guessing ant would be right on 15." in words
+    assert "5 March 2026, 14:02 UTC" in words
+
+
+def test_headline_without_a_test_split() -> None:
+    manifest = make_manifest()
+    manifest["metrics"] = {**manifest["metrics"], "test": None}
+    words = page(manifest).words()
+    assert "Right on 23 of 27 pictures held back from training." in words
+    assert "No pictures were kept for a final test." in words
+    assert "There are no test pictures, so there are no mistakes to show." in words
+    assert "never seen" not in words
+
+
+def test_headline_without_any_pictures_held_back() -> None:
+    manifest = make_manifest(metrics={"validation": None, "test": None})
+    words = page(manifest).words()
+    assert "Right on 93.3% of its training pictures" in words
+    assert "no figures but the cross-validated ones" in words
+
+
+def test_one_picture_is_not_pictures() -> None:
+    manifest = make_manifest(["ant", "bee"])
+    manifest["metrics"] = {"validation": None, "test": metrics_of([0], [0], ["ant", "bee"]).to_json()}
+    assert "Right on 1 of 1 picture that" in page(manifest).words()
+
+
+# The decision
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("similarity", ["similar", "different"])
+def test_one_quadrant_is_marked(size: str, similarity: str) -> None:
+    manifest = make_manifest()
+    manifest["plan"] = {**manifest["plan"], "size": size, "similarity": similarity}
+    document = page(manifest)
+    assert len(document.named("td", "chosen")) == 1
+    cells = document.row(f"{size} set")
+    assert [("this set" in cell) for cell in cells[1:]] == [similarity == "similar", similarity == "different"]
+
+
+def test_says_when_the_verdict_is_not_the_measurement() -> None:
+    manifest = make_manifest()
+    assert "against the measurement" not in page(manifest).words()
+    manifest["plan"] = {**manifest["plan"], "size": "large", "similarity": "different"}
+    assert "an earlier stage beats the last one, so the set counts as different" in page(manifest).words()
+    manifest["config"] = {**manifest["config"], "size": "large", "similarity": "different"}
+    words = page(manifest).words()
+    assert "against the measurement: --size large." in words
+    assert "against the measurement: --similarity different." in words
+
+
+def test_large_by_its_median_class() -> None:
+    manifest = make_manifest(["ant", "bee"])
+    manifest["plan"] = {**manifest["plan"], "size": "large", "num_images": 3000}
+    manifest["data"] = {**manifest["data"], "counts": {"train": {"ant": 1500, "bee": 1500}, "val": {}, "test": {}}}
+    words = page(manifest).words()
+    assert "in the median class. Here it has 1,500." in words
+    assert "It counts as large by its median class" in words
+
+
+def test_rates_and_what_was_not_tuned() -> None:
+    manifest = make_manifest()
+    manifest["plan"] = {
+        **manifest["plan"],
+        "tuned": "last stages",
+        "head_learning_rate": 1e-3,
+        "backbone_learning_rate": 1e-4,
+        "epochs": 8,
+    }
+    words = page(manifest).words()
+    assert "the rule would go on to tune the last stages from here" in words
+    assert "classifier 0.001, backbone 0.0001; 8 epochs" in words
+
+
+def test_reasons_are_labelled() -> None:
+    assert report._labelled("cut: top: the last") == ("cut", "top: the last")
+    assert report._labelled("no label here") == ("", "no label here")
+    assert report._labelled("a very long clause that is no label: and more")[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([], "No other backbone was tried."),
+        ([("b", 0.90, 15.0)], "It does 3.3 points better than b, at 2.0 times its cost."),
+        ([("b", 0.937, 66.0)], "b does 0.4 points better, too small a lead to pay for: this one answers at 45% of its"),
+        ([("b", 0.933, 60.0)], "It does as well as b, at 50% of its cost."),
+        ([("b", 0.5, 0.0)], "It does 43.3 points better than b, at 1.0 times its cost."),
+    ],
+)
+def test_why_this_backbone(others: list[tuple[str, float, float]], expected: str) -> None:
+    tried = [candidate("a", 0.933, 30.0, chosen=True), *(candidate(*other, chosen=False) for other in others)]
+    assert report._backbone_reason(tried).startswith(expected)
+
+
+# The figures
+
+
+def test_classes_hardest_first_and_the_unseen_last() -> None:
+    names = ["sure", "hard", "absent", "never said"]
+    figures = metrics_of([0, 0, 1, 1, 1, 3], [0, 0, 1, 0, 0, 0], names).to_json()
+    rows = report._class_rows({"class_names": names}, figures)
+    assert [row.name for row in rows] == ["never said", "hard", "sure", "absent"]
+    never, hard, sure, absent = rows
+    assert (never.recall, never.precision, never.taken_for, never.taken_count) == (0.0, None, "sure", 1)
+    assert (hard.recall, hard.precision, hard.taken_for, hard.taken_count) == (1 / 3, 1.0, "sure", 2)
+    assert (sure.recall, sure.precision, sure.taken_for) == (1.0, 2 / 5, None)
+    assert (absent.recall, absent.precision, absent.f1) == (None, None, None)
+    manifest = make_manifest(names, metrics={"validation": None, "test": figures})
+    cells = page(manifest).row("never said", "1", "", "0%")
+    assert cells[3:] == ["0%", "–", "0%", "sure (1)"]
+
+
+def test_confusion_matrix_shows_counts_and_the_list_is_sorted() -> None:
+    names = ["ant", "bee", "wasp"]
+    figures = metrics_of([0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 1, 1, 0, 2, 2, 2], names).to_json()
+    document = page(make_manifest(names, metrics={"validation": None, "test": figures}))
+    assert document.row("ant", "1", "2")[1:] == ["1", "2", ""]
+    assert document.row("bee", "1", "1")[1:] == ["1", "1", ""]
+    assert document.row("wasp", "", "")[1:] == ["", "", "3"]
+    pairs = report._confusions({"class_names": names}, figures, 9)
+    assert [(p.true, p.predicted, p.count, p.num_images) for p in pairs] == [("ant", "bee", 2, 3), ("bee", "ant", 1, 2)]
+    assert "2 of 3 ant taken for bee" in document.words()
+
+
+def test_shade_by_share_of_the_row() -> None:
+    assert [report._heat(n, 10) for n in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 3, 5, 5]
+    assert report._heat(0, 0) == 0
+
+
+@pytest.mark.parametrize(("count", "matrix"), [(2, True), (30, True), (31, False), (200, False)])
+def test_any_number_of_classes(count: int, matrix: bool) -> None:
+    names = [f"class {i:03}" for i in range(count)]
+    document = page(make_manifest(names))
+    assert bool(document.named("table", "matrix")) == matrix
+    assert ("the commonest mix-ups" in document.words()) == (not matrix)
+    assert len(document.named("details")) == (2 if count > report.ROWS_SHOWN else 0)
+    assert all(any(row[0] == name and len(row) == 7 for row in document.rows) for name in names)
+
+
+def test_no_mistake_and_some_that_are_not_shown() -> None:
+    names = ["ant", "bee"]
+    perfect = make_manifest(names, metrics={"validation": None, "test": some_metrics(names, wrong=0).to_json()})
+    assert "None: every one of the 30 test pictures was recognised." in page(perfect).words()
+    assert "9 mistakes on test pictures; none is shown here." in page(make_manifest()).words()
+    some = page(make_manifest(), mistakes=[picture("ant", "bee", 0.914), picture("bee", "ant", None)]).words()
+    assert "2 of its 9 mistakes on test pictures" in some
+    assert "is ant said bee sure 91%" in some
+    assert "is bee said ant" in some
+
+
+def test_ignored_files_are_counted_by_kind_and_folded_when_many() -> None:
+    manifest = make_manifest()
+    many = [{"name": f"{i}.jpg", "code": "too_large" if i % 5 else "unreadable", "reason": "No."} for i in range(500)]
+    manifest["data"] = {**manifest["data"], "ignored": many}
+    document = page(manifest)
+    assert "500 files: 400 too large, 100 unreadable." in document.words()
+    assert [("open" in a) for a in document.named("details")] == [False]
+    assert document.row("499.jpg") == ["499.jpg", "No."]
+    manifest["data"] = {**manifest["data"], "ignored": many[:1]}
+    document = page(manifest)
+    assert "1 file: 1 unreadable." in document.words()
+    assert [("open" in a) for a in document.named("details")] == [True]
+    manifest["data"] = {**manifest["data"], "ignored": many * 3}
+    assert "And 500 more, in bundle.json." in page(manifest).words()
+
+
+def test_counts_add_up() -> None:
+    document = page(make_manifest())
+    assert document.row("All classes") == ["All classes", "108", "27", "45", "180", ""]
+    assert document.row("ant", "36") == ["ant", "36", "9", "15", "60", ""]
+
+
+def test_nothing_reads_nan() -> None:
+    manifest = make_manifest()
+    manifest["metrics"]["test"].update(loss=math.nan, calibration_error=math.inf, macro_f1=math.nan)
+    manifest["parity"] = {"f32": parity("f32", math.nan)}
+    manifest["backbone"] = {**manifest["backbone"], "parameters": None}
+    manifest["views_tried"] = []
+    words = page(manifest).words().lower()
+    assert not re.search(r"\bnan\b|\binf\b|\bnone\b%", words)
+
+
+# Numbers and drawings
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "expected"),
+    [
+        (0.94, 1, "94.0%"),
+        (1.0, 1, "100.0%"),
+        (0.9999, 1, ">99.9%"),
+        (0.999, 0, ">99%"),
+        (1 - 1e-16, 1, "100.0%"),
+        (0.0, 1, "0.0%"),
+        (0.0001, 1, "<0.1%"),
+        (None, 1, "–"),
+        (math.nan, 1, "–"),
+    ],
+)
+def test_percent(share: float | None, digits: int, expected: str) -> None:
+    assert charts.percent(share, digits) == expected
+
+
+def test_numbers() -> None:
+    assert [charts.decimal(x) for x in (12345, 0, -0.01, 2.5, None, True, math.inf)] == [
+        "12,345",
+        "0",
+        "−0.010",
+        "2.500",
+        "–",
+        "–",
+        "–",
+    ]
+    assert charts.significant(1.234e-7) == "1.2e-07"
+    assert charts.points(-0.1234) == "−12.3"
+    assert charts.points(0.05) == "+5.0"
+    assert charts.span([0.89, 0.968]) == "89.0–96.8%"
+    assert report.plural(1, "class") == "1 class"
+    assert report.plural(2000, "class") == "2,000 classes"
+    assert report.day("yesterday") == "yesterday"
+    assert report.breakable("a_b/<i>") == "a_<wbr>b/&lt;i&gt;"
+
+
+def test_places_on_a_scale() -> None:
+    assert report.DIVERGENCE_SCALE.position(0.55) == pytest.approx(0.55)
+    assert report.DIVERGENCE_SCALE.position(1.3) == 1.0
+    assert report.SIZE_SCALE.position(1000) == pytest.approx(0.4)  # 10 to 1,000,000: a fifth each factor of ten
+    assert report.SIZE_SCALE.position(0) == 0.0
+    assert 'x1="53.98%"' in charts.scale_chart(report.SIZE_SCALE, 300, "300 pictures", "small")  # log10(500) / 5
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "hits", "misses"), [(141, 150, 141, 9), (0, 1, 0, 1), (9_990, 10_000, 99, 1), (500, 500, 100, 0)]
+)
+def test_unit_chart_has_a_square_for_each(right: int, total: int, hits: int, misses: int) -> None:
+    drawing = str(charts.unit_chart(right, total))
+    assert (drawing.count('class="hit"'), drawing.count('class="miss"')) == (hits, misses)
+
+
+def test_axis_of_dots() -> None:
+    assert charts.DotAxis.around([0.31, 0.94]) == charts.DotAxis(0.3, 1.0)
+    assert charts.DotAxis.around([0.97, 0.98]) == charts.DotAxis(0.8, 1.0)
+    assert charts.DotAxis.around([]) == charts.DotAxis(0.0, 1.0)
+    assert charts.DotAxis(0.2, 1.0).position(0.6) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1, 1), (3000, 2), (5, 4000)])
+def test_thumbnail_is_a_small_square_jpeg(size: tuple[int, int]) -> None:
+    uri = thumbnail(Image.new("RGB", size, (200, 30, 90)))
+    head, _, data = uri.partition(",")
+    assert head == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (112, 112))
+    assert len(uri) < 8000
+
+
+def test_thumbnail_keeps_the_middle() -> None:
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("white", (100, 0, 200, 100))
+    data = base64.b64decode(thumbnail(image, 32).partition(",")[2])
+    assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean() > 250

@@ -1,0 +1,236 @@
+"""The bundle: a folder that holds a trained classifier, everything needed to serve it, and how it came to be.
+
+    models/dogs/
+      bundle.json    what it is: classes, preprocessing, plan with reasons, config, data, metrics, checksums
+      model.xml/.bin the whole network, pixels 0-255 to probabilities, for OpenVINO
+      model.keras    the same network for Keras
+      history.csv    how training went
+      split.csv      which picture (by content) was used for what
+      report.html    all of it for people
+
+Writing is all or nothing: files go to a hidden folder beside the target, are flushed, and the two folders change places in
+one step. Reading verifies checksums and never runs code from the folder. `models/README.md` documents the format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transferapp.errors import BundleError
+from transferapp.storage import disk_errors, sha256_file, sync_directory
+
+FORMAT = "transferapp-bundle"
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+NETWORK_FILES = ("model.xml", "model.bin")
+"""What a server needs besides the manifest."""
+
+_STAGING = ".part-"
+_RETIRED = ".old-"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest has been read and checked.
+
+    Attributes:
+        path: The folder.
+        manifest: `bundle.json` as parsed.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.manifest["class_names"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input in pixels."""
+        height, width = self.manifest["input"]["image_size"]
+        return int(height), int(width)
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits that name the content: the same weights, classes and preprocessing give the same version."""
+        parts = {name: self.manifest["files"][name]["sha256"] for name in NETWORK_FILES}
+        identity = json.dumps([parts, self.manifest["class_names"], self.manifest["input"]], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+    def file(self, name: str) -> Path:
+        """The path of one of the bundle's files, after its checksum has been verified.
+
+        Raises:
+            BundleError: It is missing, or its bytes are not those that were written.
+        """
+        entry = self.manifest["files"].get(name)
+        path = self.path / name
+        if entry is None or not path.is_file():
+            raise BundleError(f"{self.path} has no {name}", hint="The folder is incomplete: copy it again or fit again")
+        if sha256_file(path) != entry["sha256"]:
+            raise BundleError(
+                f"{path} is not the file that was written (its checksum differs)",
+                hint="The file was altered or damaged: copy the bundle again or fit again",
+                code="checksum_mismatch",
+            )
+        return path
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Open a bundle: read its manifest and check that it is one that this version understands.
+
+    Raises:
+        BundleError: There is no bundle, it is damaged, or a newer version wrote it.
+    """
+    _recover(path)
+    manifest_path = path / MANIFEST
+    if not path.is_dir():
+        raise BundleError(f"There is no bundle at {path}", expected="a folder that `transferapp fit --out` wrote")
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path} is not a bundle: it has no {MANIFEST}", expected="a folder that `transferapp fit --out` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{manifest_path} cannot be read ({error})", hint="Copy the bundle again or fit again"
+        ) from error
+    _check_manifest(manifest, manifest_path)
+    return Bundle(path, manifest)
+
+
+def _check_manifest(manifest: Any, path: Path) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} does not describe a transferapp bundle")
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version}",
+            expected=f"1 to {SCHEMA_VERSION}",
+            hint="Install the transferapp that wrote it (see `versions` in the file), or fit again",
+        )
+    class_names = manifest.get("class_names")
+    files = manifest.get("files")
+    well_formed = (
+        isinstance(manifest.get("name"), str)
+        and isinstance(class_names, list)
+        and len(class_names) >= 2
+        and all(isinstance(name, str) for name in class_names)
+        and isinstance(files, dict)
+        and all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values())
+        and all(name in files for name in NETWORK_FILES)
+        and isinstance(manifest.get("input"), dict)
+        and _is_size(manifest["input"].get("image_size"))
+    )
+    if not well_formed:
+        raise BundleError(f"{path} is incomplete", hint="Copy the bundle again or fit again")
+    assert isinstance(files, dict)
+    if any(Path(name).name != name or name in {".", ".."} for name in files):
+        raise BundleError(f"{path} names files outside its own folder", code="unsafe_bundle")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and 8 <= n <= 4096 for n in value)
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give a staging folder; when the block ends well, put it in the place of `target` in one step.
+
+    The block must call `write_manifest` last. If it raises, or the process is killed at any moment, what was at `target`
+    stays as it was. One writer a target at a time: the caller holds the lock.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+        BundleError: Something that is not a bundle is at `target`: it is not overwritten.
+    """
+    check_target(target)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+        try:
+            yield staging
+            staging.chmod(0o755)  # mkdtemp's 0700 would hide the bundle from a server that runs as another user
+            for file in staging.iterdir():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            sync_directory(staging)
+            _swap(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_target(target: Path) -> None:
+    """Refuse a target that holds something else than a bundle, before hours of work are spent on it."""
+    _recover(target)
+    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise BundleError(
+            f"{target} exists and is not a bundle, so it is left alone", hint="Name another folder with --out"
+        )
+
+
+def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
+    """Add checksums of every file in the staging folder to `manifest` and write it as `bundle.json`."""
+    files = {
+        file.name: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for file in sorted(staging.iterdir())
+    }
+    document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **manifest, "files": files}
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    (staging / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+    elif not _exchange(staging, target):
+        # No atomic exchange on this system: for an instant the target is absent; `_recover` mends a kill just then.
+        retired = target.parent / f".{target.name}{_RETIRED}{staging.name.rpartition('-')[2]}"
+        target.rename(retired)
+        staging.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+    sync_directory(target.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step (Linux 3.15 and later); False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    at_cwd, exchange = -100, 2
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return renameat2 is not None and renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed writers have left beside the target."""
+    for pattern in (_STAGING, _RETIRED):
+        for leftover in target.parent.glob(f".{target.name}{pattern}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _recover(target: Path) -> None:
+    """Put back a bundle whose replacement was cut off between its two renames."""
+    if target.exists() or not target.parent.is_dir():
+        return
+    for retired in sorted(target.parent.glob(f".{target.name}{_RETIRED}*")):
+        if (retired / MANIFEST).is_file():
+            with contextlib.suppress(OSError):
+                retired.rename(target)
+            return

@@ -1,0 +1,144 @@
+"""Figures of merit of a classifier, from its probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from transferapp.probe import log_softmax
+
+_CALIBRATION_BINS = 10
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class: pictures of it, and precision, recall and F1 in [0, 1] (0 where nothing was predicted as it)."""
+
+    name: str
+    num_images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures over a set of pictures.
+
+    Attributes:
+        num_images: Pictures.
+        accuracy: Share whose most probable class is right.
+        accuracy_interval: Its 95 % Wilson interval.
+        top5_accuracy: Share whose class is among the five most probable.
+        loss: Mean negative log-likelihood in nats.
+        macro_f1: Mean of the classes' F1.
+        calibration_error: Expected gap between confidence and accuracy, over ten bins (ECE; Naeini et al., 2015).
+        classes: Per class, in label order.
+        confusion: int, [true][predicted].
+    """
+
+    num_images: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    top5_accuracy: float
+    loss: float
+    macro_f1: float
+    calibration_error: float
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for JSON."""
+        return {
+            "num_images": self.num_images,
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "top5_accuracy": self.top5_accuracy,
+            "loss": self.loss,
+            "macro_f1": self.macro_f1,
+            "calibration_error": self.calibration_error,
+            "per_class": {c.name: {k: v for k, v in vars(c).items() if k != "name"} for c in self.classes},
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Metrics:
+    """Compute the figures.
+
+    Args:
+        probabilities: float, shape (n, num_classes), n of at least 1; rows sum to 1.
+        labels: int, shape (n,).
+        class_names: In label order.
+    """
+    n, num_classes = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    hits = np.diag(confusion)
+    support, claimed = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = hits / np.maximum(claimed, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + claimed, 1)
+    accuracy = float((predicted == labels).mean())
+    # A class's rank counts the classes above it, so that ties do not depend on the sort.
+    own = probabilities[np.arange(n), labels]
+    top5 = float(((probabilities > own[:, None]).sum(axis=1) < 5).mean())
+    loss = float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
+    present = support > 0
+    return Metrics(
+        num_images=n,
+        accuracy=accuracy,
+        accuracy_interval=wilson_interval(int((predicted == labels).sum()), n),
+        top5_accuracy=top5,
+        loss=loss,
+        macro_f1=float(f1[present].mean()),
+        calibration_error=_calibration_error(probabilities.max(axis=1), predicted == labels),
+        classes=tuple(
+            ClassMetrics(name, int(support[i]), float(precision[i]), float(recall[i]), float(f1[i]))
+            for i, name in enumerate(class_names)
+        ),
+        confusion=tuple(tuple(int(x) for x in row) for row in confusion),
+    )
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a proportion that behaves near 0 and 1 and for few trials (Wilson, 1927)."""
+    share = successes / trials
+    center = share + z * z / (2 * trials)
+    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+
+
+def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    gaps = [
+        abs(confidence[bins == b].mean() - correct[bins == b].mean()) * (bins == b).mean()
+        for b in range(_CALIBRATION_BINS)
+        if (bins == b).any()
+    ]
+    return float(sum(gaps))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature by which logits are divided so that probabilities match frequencies (Guo et al., 2017).
+
+    Args:
+        logits: float, shape (n, num_classes), of pictures that the classifier was not trained on.
+        labels: int, shape (n,).
+
+    Returns:
+        A number in [0.2, 5]; 1 leaves the scores as they are.
+    """
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return float(-log_softmax(logits / math.exp(log_temperature))[rows, labels].mean())
+
+    found = minimize_scalar(loss, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
+    return math.exp(float(found.x))

@@ -1,0 +1,53 @@
+"""Is the served network the trained one? Compared on real pictures, and the precision to serve in is decided by it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_DIFFERENCE = {"f32": 1e-3, "bf16": 0.05}
+"""Largest difference in a class probability from the Keras model that is served, per precision: f32 differs by rounding
+alone; bf16 keeps three decimal digits, which a confident classifier turns into a few hundredths in the worst case."""
+
+MIN_AGREEMENT = 0.98
+"""Share of pictures that must keep their most probable class."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far one engine's probabilities are from the Keras model's.
+
+    Attributes:
+        precision: What the engine computed in.
+        num_images: Pictures compared.
+        max_difference: Largest absolute difference in any class probability.
+        mean_difference: Mean absolute difference.
+        agreement: Share of pictures with the same most probable class.
+    """
+
+    precision: str
+    num_images: int
+    max_difference: float
+    mean_difference: float
+    agreement: float
+
+    @property
+    def acceptable(self) -> bool:
+        return self.max_difference <= MAX_DIFFERENCE[self.precision] and self.agreement >= MIN_AGREEMENT
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(reference: np.ndarray, probabilities: np.ndarray, precision: str) -> Parity:
+    """Compare probabilities of shape (n, num_classes) with the Keras model's."""
+    difference = np.abs(probabilities - reference)
+    return Parity(
+        precision=precision,
+        num_images=len(reference),
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        agreement=float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+    )

@@ -1,0 +1,340 @@
+"""The report of a fit: one HTML page for people, made from the bundle's manifest and a few thumbnails.
+
+The page stands alone: style and pictures are in it, there is no script, and its own Content-Security-Policy forbids
+everything else. Names of classes and files come from outside and are escaped by the template; the wording is in
+`report.html.j2`, the figures are in `charts`, and what is computed from the manifest is here.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import io
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from PIL import Image, ImageOps
+
+from transferapp.evaluation import charts
+from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
+from transferapp.policy.similarity import SIMILAR_BELOW
+from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
+
+MATRIX_CLASSES = 30
+"""Up to so many classes, the confusions are a matrix; beyond, a list of the commonest."""
+
+ROWS_SHOWN = 15
+"""Rows of a table per class before the rest is folded."""
+
+CONFUSIONS_LISTED = 20
+IGNORED_LISTED = 1000
+_JOINT = re.compile(r"(?<=[_/.-])(?=\w)")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+DIVERGENCE_SCALE = charts.Scale(
+    0.0, 1.0, SIMILAR_BELOW, f"{SIMILAR_BELOW:g}", ("similar", "different"), ((0.0, "0"), (1.0, "1"))
+)
+SIZE_SCALE = charts.Scale(
+    10,
+    1_000_000,
+    LARGE_TOTAL,
+    f"{LARGE_TOTAL:,}",
+    ("small", "large"),
+    ((10, "10"), (100, "100"), (1_000, "1,000"), (10_000, "10,000"), (100_000, "100,000"), (1_000_000, "")),
+    logarithmic=True,
+)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture to show in the report.
+
+    Attributes:
+        name: The file, as people are told of it.
+        data_uri: From `thumbnail`.
+        label: Its true class.
+        predicted: What the classifier said, where that is shown.
+        score: How sure it was, in [0, 1].
+    """
+
+    name: str
+    data_uri: str
+    label: str
+    predicted: str | None
+    score: float | None
+
+
+@dataclass(frozen=True)
+class _ClassRow:
+    """One class in the tables; figures are None where no picture or no prediction backs them."""
+
+    name: str
+    num_images: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    taken_for: str | None
+    taken_count: int
+
+
+@dataclass(frozen=True)
+class _Confusion:
+    """Pictures of one class that were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+    num_images: int
+
+
+def thumbnail(image: Image.Image, size: int = 112) -> str:
+    """The middle square of an RGB picture as a small JPEG.
+
+    Args:
+        image: The picture, in mode RGB.
+        size: Its side in pixels.
+
+    Returns:
+        A `data:` URI.
+    """
+    small = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def render_report(manifest: Mapping[str, Any], *, samples: Sequence[Thumbnail], mistakes: Sequence[Thumbnail]) -> str:
+    """Write the report.
+
+    Args:
+        manifest: `bundle.json`, before or after checksums are added.
+        samples: Pictures of some of the classes.
+        mistakes: Test pictures that the classifier got wrong, worst first; all of them or some.
+
+    Returns:
+        An HTML document that needs nothing else, and that UTF-8 can encode.
+    """
+    page = _template().render(
+        m=manifest,
+        plan=manifest["plan"],
+        headline=_headline(manifest),
+        samples=samples,
+        mistakes=mistakes,
+        figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
+        size=_size(manifest),
+        similarity_note=_similarity_note(manifest),
+        reasons=[_labelled(reason) for reason in manifest["plan"]["reasons"]],
+        backbone_reason=_backbone_reason(manifest["candidates"]),
+        axis=_stage_axis(manifest["candidates"]),
+        counts=_counts(manifest),
+        ignored=Counter(item["code"] for item in manifest["data"]["ignored"]).most_common(),
+        charts=charts,
+        divergence_scale=DIVERGENCE_SCALE,
+        size_scale=SIZE_SCALE,
+        matrix_classes=MATRIX_CLASSES,
+        rows_shown=ROWS_SHOWN,
+        ignored_listed=IGNORED_LISTED,
+        confusions_listed=CONFUSIONS_LISTED,
+        max_difference=MAX_DIFFERENCE,
+        min_agreement=MIN_AGREEMENT,
+        large_per_class=LARGE_PER_CLASS,
+        guess_loss=math.log(len(manifest["class_names"])),
+    )
+    # File names can hold what HTML and UTF-8 cannot: control characters, and bytes that were no text.
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", page).encode("utf-8", "replace").decode("utf-8")
+
+
+@functools.cache
+def _template() -> Template:
+    # autoescape=True, not select_autoescape: that goes by the file's ending and would leave a .j2 unescaped.
+    environment = Environment(
+        loader=PackageLoader("transferapp.evaluation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=charts.percent,
+        span=charts.span,
+        decimal=charts.decimal,
+        significant=charts.significant,
+        points=charts.points,
+        plural=plural,
+        day=day,
+        csp_hash=csp_hash,
+        sentence=sentence,
+        breakable=breakable,
+    )
+    environment.globals.update(class_rows=_class_rows, confusions=_confusions, heat=_heat)
+    return environment.get_template("report.html.j2")
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun: `1 picture`, `2 pictures`, `2 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else ""
+
+
+def day(created: str) -> str:
+    """A date as people write it; as it is if it is not ISO 8601."""
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
+
+
+def breakable(text: str) -> Markup:
+    """Escaped, and free to wrap after the characters that join words in names of classes and files."""
+    return Markup("<wbr>").join(_JOINT.split(text))
+
+
+def csp_hash(style: str) -> str:
+    """The source expression by which a Content-Security-Policy admits just this style sheet."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+
+
+def _headline(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The one figure to lead with: from the test split, else from validation, else cross-validated."""
+    for split in ("test", "validation"):
+        figures = manifest["metrics"].get(split)
+        if figures:
+            support = [sum(row) for row in figures["confusion"]]
+            common = max(range(len(support)), key=support.__getitem__)
+            return {
+                "source": split,
+                "accuracy": figures["accuracy"],
+                "interval": figures["accuracy_interval"],
+                "right": sum(row[i] for i, row in enumerate(figures["confusion"])),
+                "total": figures["num_images"],
+                "guess": support[common],
+                "guess_name": manifest["class_names"][common],
+            }
+    chosen = next((c for c in manifest["candidates"] if c["chosen"]), None)
+    return {"source": "cross-validation", "accuracy": chosen["accuracy"] if chosen else None}
+
+
+def _class_rows(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[_ClassRow]:
+    """The classes by recall, lowest first; those without a picture come last."""
+    names, confusion = manifest["class_names"], figures["confusion"]
+    claimed = [sum(column) for column in zip(*confusion, strict=True)]
+    rows = []
+    for index, (name, row) in enumerate(zip(names, confusion, strict=True)):
+        entry = figures["per_class"][name]
+        others = [0 if column == index else count for column, count in enumerate(row)]
+        worst = max(others)
+        seen = entry["num_images"] > 0
+        rows.append(
+            _ClassRow(
+                name=name,
+                num_images=entry["num_images"],
+                recall=entry["recall"] if seen else None,
+                precision=entry["precision"] if claimed[index] else None,
+                f1=entry["f1"] if seen else None,
+                taken_for=names[others.index(worst)] if worst else None,
+                taken_count=worst,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.recall is None, row.recall or 0.0, row.name))
+
+
+def _confusions(manifest: Mapping[str, Any], figures: Mapping[str, Any], limit: int) -> list[_Confusion]:
+    """Pairs of classes that were mixed up, the commonest first."""
+    names = manifest["class_names"]
+    pairs = [
+        _Confusion(names[i], names[j], count, sum(row))
+        for i, row in enumerate(figures["confusion"])
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.count, -pair.count / pair.num_images))[:limit]
+
+
+def _heat(count: int, total: int) -> int:
+    """Shade of a confusion matrix' cell: 0 for none, 1 to 5 by its share of the row."""
+    return 0 if count == 0 else 1 + min(4, 5 * count // max(total, 1))
+
+
+def _size(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The training set's median class, and why its size is not judged by the total where it is not."""
+    plan, settings = manifest["plan"], manifest["config"]
+    counts = list(manifest["data"]["counts"]["train"].values())
+    median = statistics.median(counts) if counts else 0
+    by_total = plan["num_images"] >= LARGE_TOTAL
+    note = ""
+    if settings.get("size") == plan["size"] and (plan["size"] == "large") != (by_total or median >= LARGE_PER_CLASS):
+        note = f"Set by hand, against the measurement: --size {plan['size']}."
+    elif plan["size"] == "large" and not by_total:
+        note = "It counts as large by its median class, not by its total."
+    return {"median": median, "note": note}
+
+
+def _similarity_note(manifest: Mapping[str, Any]) -> str:
+    """Why the verdict on similarity is not the one that D alone would give, where it is not."""
+    plan = manifest["plan"]
+    if (plan["similarity"] == "similar") == (plan["divergence"] < SIMILAR_BELOW):
+        return ""
+    if manifest["config"].get("similarity") == plan["similarity"]:
+        return f"Set by hand, against the measurement: --similarity {plan['similarity']}."
+    return "D alone would say similar, but an earlier stage beats the last one, so the set counts as different."
+
+
+def _labelled(reason: str) -> tuple[str, str]:
+    """(label, sentence) of a reason such as `cut: top, the last stage`."""
+    label, colon, rest = reason.partition(": ")
+    return (label, rest) if colon and len(label) <= 20 else ("", reason)
+
+
+def _backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """Why the chosen backbone was chosen, in a sentence or two."""
+    chosen = next((c for c in candidates if c["chosen"]), None)
+    others = [c for c in candidates if not c["chosen"]]
+    if chosen is None or not others:
+        return "No other backbone was tried."
+    best = max(others, key=lambda c: c["accuracy"])
+    gap = chosen["accuracy"] - best["accuracy"]
+    cost = chosen["milliseconds"] / best["milliseconds"] if best["milliseconds"] > 0 else 1.0
+    price = f"{cost:.1f} times its cost" if cost >= 1 else f"{100 * cost:.0f}% of its cost"
+    lead = charts.points(abs(gap), signed=False)
+    if lead == "0.0":
+        return f"It does as well as {best['backbone']}, at {price}."
+    if gap > 0:
+        return f"It does {lead} points better than {best['backbone']}, at {price}."
+    return f"{best['backbone']} does {lead} points better, too small a lead to pay for: this one answers at {price}."
+
+
+def _stage_axis(candidates: Sequence[Mapping[str, Any]]) -> charts.DotAxis:
+    stages = [stage for candidate in candidates for stage in candidate["stages"]]
+    return charts.DotAxis.around([s["accuracy"] + sign * s["standard_error"] for s in stages for sign in (-1, 1)])
+
+
+def _counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Pictures by class and split, with totals."""
+    splits = manifest["data"]["counts"]
+    rows = []
+    for name in manifest["class_names"]:
+        row = [splits.get(split, {}).get(name, 0) for split in ("train", "val", "test")]
+        rows.append((name, row, sum(row)))
+    totals = [sum(row[column] for _, row, _ in rows) for column in range(3)]
+    return {
+        "rows": rows,
+        "totals": totals,
+        "total": sum(totals),
+        "largest": max((total for *_, total in rows), default=1),
+    }

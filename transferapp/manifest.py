@@ -1,0 +1,135 @@
+"""What a bundle says of itself: its manifest and tables, put together from what the fit found."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transferapp.backbones.registry import weights_fingerprint
+from transferapp.config import FitConfig
+from transferapp.data.dataset import SPLITS, Dataset
+from transferapp.evaluation.parity import Parity
+from transferapp.measurement import Candidate, Measurement
+from transferapp.probe import L2_PATH
+from transferapp.selection import ViewChoice
+from transferapp.solving import Solved
+from transferapp.views import SHORT_SIDE, short_side_to_decode
+
+DEFAULT_VIEWS = 10
+"""Ten-crop averaging is what a bundle serves unless a request says otherwise."""
+
+
+def describe(
+    config: FitConfig,
+    measurement: Measurement,
+    choice: ViewChoice,
+    solved: Solved,
+    parity: dict[str, Parity],
+    served: str,
+) -> dict[str, Any]:
+    """The bundle's manifest, all but the checksums."""
+    chosen, dataset = measurement.chosen, measurement.dataset
+    height, width = chosen.trunk.image_size
+    weights = Path(config.weights) if config.weights else None
+    return {
+        "name": config.bundle_path.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "class_names": list(dataset.class_names),
+        "input": {
+            "image_size": [height, width],
+            "color": "RGB",
+            "dtype": "uint8",
+            "range": [0, 255],
+            "short_side": short_side_to_decode(SHORT_SIDE, (height, width)),
+            "resample": "bicubic",
+            "default_views": DEFAULT_VIEWS,
+        },
+        "backbone": {
+            "name": chosen.spec.name,
+            "source": chosen.spec.source,
+            "parameters": chosen.spec.parameters,
+            "weights_sha256": weights_fingerprint(chosen.spec, weights),
+            "image_size": [height, width],
+            "cut": chosen.cut.name,
+            "cut_shape": list(chosen.cut.shape),
+        },
+        "head": {
+            "kind": "linear",
+            "l2": solved.probe.l2,
+            "iterations": solved.probe.iterations,
+            "temperature": solved.temperature,
+            "train_views": choice.views,
+        },
+        "plan": measurement.plan.to_json(),
+        "candidates": [candidate_json(c, c is chosen) for c in measurement.candidates],
+        "views_tried": [asdict(tried) for tried in choice.tried],
+        "views_reason": choice.reason,
+        "data": {
+            "origin": dataset.origin,
+            "fingerprint": dataset.fingerprint(),
+            "counts": {
+                split: dict(zip(dataset.class_names, dataset.part(split).counts(), strict=True)) for split in SPLITS
+            },
+            "ignored": [asdict(item) for item in dataset.ignored],
+            "given_splits": list(dataset.given_splits),
+        },
+        "metrics": {
+            "validation": solved.validation.to_json() if solved.validation else None,
+            "test": solved.test.to_json() if solved.test else None,
+        },
+        "parity": {precision: figures.to_json() for precision, figures in parity.items()},
+        "precision": {"served": served},
+        "config": config.to_json(),
+        "versions": _versions(),
+    }
+
+
+def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:
+    """A backbone that was tried, as a plain dictionary."""
+    return {
+        "backbone": candidate.spec.name,
+        "cut": candidate.plan.cut,
+        "accuracy": candidate.accuracy,
+        "milliseconds": round(candidate.milliseconds, 1),
+        "chosen": chosen,
+        "stages": [
+            {**asdict(score), "shape": list(stage.shape)}
+            for stage, score in zip(candidate.trunk.stages, candidate.scores, strict=True)
+        ],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("transferapp", "tensorflow", "keras", "openvino", "numpy", "scipy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def history_table(chosen: Candidate) -> str:
+    """How the classifier's strength was searched, stage by stage: what there is to see of a convex problem's training."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["stage", "l2", "cross_validated_loss", "best"])
+    for stage, validation in zip(chosen.trunk.stages, chosen.validations, strict=True):
+        for l2, loss in zip(L2_PATH, validation.losses, strict=False):
+            writer.writerow([stage.name, f"{l2:.6g}", f"{loss:.6f}", int(l2 == validation.l2)])
+    return table.getvalue()
+
+
+def split_table(dataset: Dataset) -> str:
+    """Which picture, by content, was used for what."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["sha256", "split", "class_name", "name"])
+    for record in dataset.records:
+        writer.writerow([record.sha256, record.split, dataset.class_names[record.label], record.name])
+    return table.getvalue()
