@@ -1,0 +1,1 @@
+"""The `transferapp` command: thin, and quick to say `--help` (nothing heavy is imported before a command runs)."""

@@ -1,0 +1,32 @@
+"""`transferapp backbones`: what there is to start from."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("backbones")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def command(as_json: bool) -> None:
+    """List backbones: embedded, cached, or to be downloaded."""
+    from transferapp.backbones.registry import BACKBONES, availability
+
+    rows = [
+        {
+            "name": spec.name,
+            "availability": availability(spec),
+            "parameters_millions": spec.parameters,
+            "image_size": list(spec.image_size),
+        }
+        for spec in BACKBONES.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    click.echo(f"{'name':<20} {'weights':<18} {'parameters':>10}  input")
+    for row, spec in zip(rows, BACKBONES.values(), strict=True):
+        height, width = spec.image_size
+        click.echo(f"{spec.name:<20} {row['availability']:<18} {spec.parameters:>8} M  {height}×{width}")
+    click.echo("\nEmbedded ones need no network. Any functional .keras file works too: --backbone path.keras")

@@ -1,0 +1,33 @@
+"""`transferapp fit`: from a folder of pictures to a bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from transferapp.cli.options import config_from, fit_options
+
+
+@click.command("fit")
+@fit_options()
+@click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest instead of the card.")
+def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
+    """Train a classifier on a folder of pictures and write it as a bundle."""
+    started = time.perf_counter()
+    config = config_from(config_file, flags)
+    from transferapp.cli.card import show_card, show_outcome
+    from transferapp.cli.terminal import TerminalProgress, quiet_libraries
+    from transferapp.recipes import fit
+
+    with quiet_libraries() as console:
+        result = fit(config, TerminalProgress(console))
+    if as_json:
+        click.echo(json.dumps(result.manifest, indent=2, ensure_ascii=False))
+        return
+    manifest = result.manifest
+    show_card(manifest["plan"], manifest["candidates"], manifest["data"]["ignored"])
+    show_outcome(manifest, result.path, time.perf_counter() - started)
