@@ -1,0 +1,87 @@
+"""Around every request: an id, one log line, and the last resort for errors nobody foresaw.
+
+The outermost layer, so that the id is on every answer and the log line counts all the time that a request took.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import internal_problem
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+CLIENT_GONE = 499
+"""The status logged, as nginx does, for a request whose client left before the answer. It is never sent."""
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def new_request_id() -> str:
+    """Sixteen hex digits."""
+    return secrets.token_hex(8)
+
+
+class RequestContext:
+    """ASGI middleware; see the module.
+
+    Whatever lies further in may add to the log line by putting values into `scope["state"]["log"]`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        offered = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = offered if _SANE_ID.fullmatch(offered) else new_request_id()
+        details: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, log=details)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        failure: Exception | None = None
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = CLIENT_GONE
+        except Exception as error:
+            failure = error
+            if status:  # the answer has begun: only the connection can still be cut, which raising does
+                raise
+            await internal_problem(scope)(scope, receive, send_with_id)
+        finally:
+            client = scope.get("client")
+            logger.log(
+                logging.ERROR if failure else logging.INFO,
+                "request",
+                exc_info=failure,
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"][:200],
+                    "status": status,
+                    "seconds": round(time.perf_counter() - started, 4),
+                    "client": client[0] if client else None,
+                    **({"code": scope["state"]["code"]} if "code" in scope["state"] else {}),
+                    **details,
+                },
+            )

@@ -1,0 +1,105 @@
+"""What can be set, and from where: every setting is an environment variable `TRANSFERAPP_<NAME>`.
+
+`read_settings` is the door for entry points: it turns a value that makes no sense into one clear `UsageError`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from transferapp.errors import UsageError
+from transferapp.images import ImageLimits
+
+ENV_PREFIX = "TRANSFERAPP_"
+
+
+def available_cores() -> int:
+    """Cores that this process may really use: its affinity, cut by a container's CPU quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no control group, or an older kind of it: the affinity stands
+    return max(cores, 1)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set about the service. Immutable; keyword arguments win over the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    bundle: Path = Field(Path("models"), description="The bundle to serve, or a folder that holds exactly one.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for every one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        default_factory=available_cores, ge=1, le=256, description="Pictures predicted at once. Default: one a core."
+    )
+    queue_size: int = Field(
+        32, ge=0, le=100_000, description="Pictures that may wait for a worker; the next one is refused with 503."
+    )
+    request_timeout: float = Field(
+        30.0, gt=0, description="Seconds a picture may wait and be worked on before 503 is answered."
+    )
+    precision: Literal["f32", "bf16"] | None = Field(
+        None, description="Arithmetic of the network. Default: what the bundle was checked with."
+    )
+    max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body in bytes; more is 413.")
+    max_buffered_bytes: int = Field(
+        400_000_000, ge=1, description="Bytes of all bodies together that are held in memory; beyond it 503."
+    )
+    max_pixels: int = Field(
+        ImageLimits().max_pixels, ge=1, description="Most pixels a picture may have, by its header; more is 413."
+    )
+    header_seconds: float = Field(8.0, gt=0, description="Seconds in which a request's headers must have come.")
+    body_seconds: float = Field(
+        8.0, gt=0, description="Seconds in which a body must have come, plus what `body_min_rate` grants."
+    )
+    body_min_rate: int = Field(
+        10_000, ge=1, description="Bytes a second: each this many received grant one more second for the body."
+    )
+    keep_alive_seconds: int = Field(5, ge=1, description="Seconds an idle connection is kept open.")
+    drain_seconds: int = Field(30, ge=0, description="Seconds that requests in flight get to finish after SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="One JSON object a line, or text; auto is text on a terminal."
+    )
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Read the environment; an override that is not None wins over it.
+
+    Raises:
+        UsageError: A value is out of range or of the wrong kind; it names the variable.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        source = f"--{name.replace('_', '-')}" if name in given else f"{ENV_PREFIX}{name.upper()}"
+        raise UsageError(
+            f"{source} cannot be used: {first['msg']}", got=repr(first.get("input")), hint=_description(name)
+        ) from error
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for the documentation."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default_factory or field.default is None else f"`{field.default}`"
+        rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _description(name: str) -> str | None:
+    field = Settings.model_fields.get(name)
+    return field.description if field else None

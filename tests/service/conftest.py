@@ -1,0 +1,134 @@
+"""A real server for the tests: sockets, uvicorn, the service's own protocol, in a thread of this process."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from service.app import create_app
+from service.model import Phase
+from service.server import build_server, listen
+from service.settings import Settings
+from tests.tiny_bundle import make_tiny_bundle
+
+COLOURS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
+
+Paint = Callable[..., bytes]
+
+
+def paint(colour: str = "red", *, size: tuple[int, int] = (320, 240), form: str = "JPEG", **options: Any) -> bytes:
+    """A picture of one colour, encoded."""
+    stream = io.BytesIO()
+    Image.new("RGB", size, COLOURS[colour]).save(stream, form, **options)
+    return stream.getvalue()
+
+
+class Served:
+    """A running service and a client for it."""
+
+    def __init__(self, settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> None:
+        self.app = create_app(settings)
+        if prepare:
+            prepare(self.app)
+        listener = listen("127.0.0.1", 0)
+        self.address: tuple[str, int] = listener.getsockname()
+        self.server = build_server(self.app, settings)
+        self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
+        self._thread.start()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.address[1]}", timeout=20)
+
+    def predict(self, picture: bytes, **parameters: Any) -> httpx.Response:
+        """Send the picture as the body."""
+        return self.client.post(
+            "/predict", content=picture, headers={"content-type": "image/jpeg"}, params=parameters or None
+        )
+
+    def until(self, *phases: Phase) -> None:
+        """Wait for the model to reach a phase."""
+        wait_for(lambda: self.app.state.model.phase in phases)
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.should_exit = True
+        self._thread.join()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def service(bundle: Path) -> Iterator[Served]:
+    """One service with ordinary settings, for tests that leave it as it is."""
+    served = Served(Settings(bundle=bundle))
+    served.until(Phase.READY)
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def serve(bundle: Path) -> Iterator[Callable[..., Served]]:
+    """Start a service with settings of the test's own; it is ready when this returns unless `wait` is False."""
+    started: list[Served] = []
+
+    def start(*, wait: bool = True, prepare: Callable[[FastAPI], None] | None = None, **settings: Any) -> Served:
+        served = Served(Settings(**{"bundle": bundle, **settings}), prepare)
+        started.append(served)
+        if wait:
+            served.until(Phase.READY)
+        return served
+
+    yield start
+    for served in started:
+        served.close()
+
+
+class Gate:
+    """Stands in for a predictor's `predict`: notes each call and holds it until opened."""
+
+    def __init__(self, predict: Callable[..., Any]) -> None:
+        self._predict = predict
+        self._open = threading.Event()
+        self.calls: list[bytes] = []
+
+    def __call__(self, source: bytes, **options: Any) -> Any:
+        self.calls.append(source)
+        assert self._open.wait(20)
+        return self._predict(source, **options)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Served], Gate]]:
+    """Put a gate in front of a service's predictor."""
+    gates: list[Gate] = []
+
+    def install(served: Served) -> Gate:
+        predictor = served.app.state.model.get()
+        gates.append(Gate(predictor.predict))
+        monkeypatch.setattr(predictor, "predict", gates[-1])
+        return gates[-1]
+
+    yield install
+    for placed in gates:
+        placed.open()

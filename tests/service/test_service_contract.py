@@ -1,0 +1,115 @@
+"""What others build on: the OpenAPI description, request ids, log lines, settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.app import create_app
+from service.logs import JsonFormatter, TextFormatter
+from service.problems import PROBLEMS
+from service.settings import Settings, read_settings, settings_table
+from tests.service.conftest import Served, paint
+from transferapp.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def openapi(bundle: Path) -> dict[str, Any]:
+    schema = create_app(Settings(bundle=bundle)).openapi()
+    return dict(json.loads(json.dumps(schema)))
+
+
+def test_openapi_has_both_bodies_and_every_error(openapi: dict[str, Any]) -> None:
+    predict = openapi["paths"]["/predict"]["post"]
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/octet-stream"}
+    assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503"}
+    for status, response in predict["responses"].items():
+        if status != "200":
+            content = response["content"]["application/problem+json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert all(PROBLEMS[code].status == int(status) for code in content["examples"])
+    views = next(p for p in predict["parameters"] if p["name"] == "views")["schema"]
+    assert views["enum"] == [1, 10, 50]
+
+
+def test_every_reference_in_openapi_leads_somewhere(openapi: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if "$ref" in node else []
+            return own + [found for value in node.values() for found in references(value)]
+        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+
+    found = set(references(openapi))
+    assert "#/components/schemas/Problem" in found
+    for reference in found:
+        assert reference.rpartition("/")[2] in openapi["components"]["schemas"]
+
+
+def test_answers_have_the_documented_members(service: Served, openapi: dict[str, Any]) -> None:
+    schemas = openapi["components"]["schemas"]
+    assert set(service.predict(paint()).json()) == set(schemas["PredictionAnswer"]["properties"])
+    assert set(service.client.get("/info").json()) == set(schemas["Info"]["properties"])
+    assert set(service.predict(b"").json()) <= set(schemas["Problem"]["properties"])
+
+
+def test_a_sane_request_id_is_kept_and_another_replaced(service: Served) -> None:
+    assert service.client.get("/health", headers={"x-request-id": "a-B_9.c"}).headers["x-request-id"] == "a-B_9.c"
+    for bad in ("x" * 65, "a b", '"', "a;b", ""):
+        made = service.client.get("/health", headers={"x-request-id": bad}).headers["x-request-id"]
+        assert made != bad
+        assert len(made) == 16
+
+
+def test_one_log_line_a_request(service: Served) -> None:
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    logger = logging.getLogger("service.context")
+    keep, level = Keep(), logger.level
+    logger.addHandler(keep)
+    logger.setLevel(logging.INFO)
+    try:
+        service.predict(paint(), views=1)
+        service.client.post("/predict", files={"file": ('evil"\r\nname.jpg', b"")})
+        service.client.get("/no%0d%0ainjected")
+    finally:
+        logger.removeHandler(keep)
+        logger.setLevel(level)
+    lines = [JsonFormatter().format(record) for record in records]
+    assert len(lines) == 3
+    assert all("\n" not in line and "evil" not in line for line in lines)
+    first, second, third = (json.loads(line) for line in lines)
+    assert (first["method"], first["path"], first["status"], first["views"]) == ("POST", "/predict", 200, 1)
+    assert first["bytes"] == len(paint())
+    assert (second["status"], second["code"]) == (422, "empty_file")
+    assert third["path"] == "/no\r\ninjected"  # escaped in the line, as the assertion above shows
+    assert "\n" not in TextFormatter().format(records[2])
+
+
+def test_settings_come_from_the_environment_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_BUNDLE", "/models/dogs")
+    monkeypatch.setenv("TRANSFERAPP_PORT", "9000")
+    settings = read_settings(port=9001, host=None)
+    assert (settings.bundle, settings.port, settings.host) == (Path("/models/dogs"), 9001, "127.0.0.1")
+
+
+def test_a_setting_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_PORT", "99999")
+    with pytest.raises(UsageError, match=r"TRANSFERAPP_PORT.*65535"):
+        read_settings()
+    with pytest.raises(UsageError, match="--queue-size"):
+        read_settings(port=1, queue_size=-1)
+
+
+def test_every_setting_is_described() -> None:
+    table = settings_table()
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        assert f"`TRANSFERAPP_{name.upper()}`" in table

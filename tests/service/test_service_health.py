@@ -1,0 +1,103 @@
+"""`GET /health` and `GET /info` over the life of a service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from service.model import ModelSlot, Phase, find_bundle
+from tests.service.conftest import Served, paint
+from tests.service.test_service_problems import check
+from tests.tiny_bundle import make_tiny_bundle
+from transferapp.errors import BundleError
+from transferapp.predict import Predictor
+
+
+def test_from_loading_over_warming_to_ready(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    build, warm = ModelSlot._build, ModelSlot._warm
+    may_build, may_warm = threading.Event(), threading.Event()
+
+    def slow_build(slot: ModelSlot) -> Predictor:
+        assert may_build.wait(10)
+        return build(slot)
+
+    def slow_warm(slot: ModelSlot, predictor: Predictor) -> None:
+        assert may_warm.wait(10)
+        warm(slot, predictor)
+
+    monkeypatch.setattr(ModelSlot, "_build", slow_build)
+    monkeypatch.setattr(ModelSlot, "_warm", slow_warm)
+    served = serve(wait=False)
+    try:
+        for path in ("/health", "/info"):
+            answer = served.client.get(path)
+            assert check(answer, 503, "not_ready")["phase"] == "loading"
+            assert answer.headers["retry-after"] == "1"
+        check(served.predict(paint()), 503, "not_ready")
+        may_build.set()
+        served.until(Phase.WARMING)
+        assert check(served.client.get("/health"), 503, "not_ready")["phase"] == "warming"
+        may_warm.set()
+        served.until(Phase.READY)
+        version = served.app.state.model.get().bundle.version
+        answer = served.client.get("/health")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model": "tiny", "version": version})
+    finally:
+        may_build.set()
+        may_warm.set()
+
+
+def test_a_bundle_that_cannot_be_loaded(serve: Callable[..., Served], tmp_path: Path) -> None:
+    damaged = make_tiny_bundle(tmp_path / "damaged")
+    (damaged / "model.bin").write_bytes(b"altered")
+    called: list[bool] = []
+
+    def prepare(app: FastAPI) -> None:
+        app.state.model.on_failure = lambda: called.append(True)
+
+    served = serve(wait=False, bundle=damaged, prepare=prepare)
+    served.until(Phase.FAILED)
+    answer = served.client.get("/health")
+    assert check(answer, 503, "not_ready")["phase"] == "failed"
+    assert "retry-after" not in answer.headers
+    assert called == [True]
+    assert isinstance(served.app.state.model.error, BundleError)
+
+
+def test_info(service: Served) -> None:
+    info = service.client.get("/info").json()
+    assert info == {
+        "name": "tiny",
+        "version": service.app.state.model.get().bundle.version,
+        "class_names": ["red", "green", "blue"],
+        "image_size": [224, 224],
+        "default_views": 10,
+        "precision": "f32",
+        "metrics": {"test": {"accuracy": 1.0}},
+        "backbone": "colour",
+        "created": "2026-01-01T00:00:00+00:00",
+        "limits": {
+            "max_body_bytes": 20_000_000,
+            "max_pixels": 25_000_000,
+            "min_side": 16,
+            "max_aspect": 20.0,
+            "max_top_k": 10_000,
+            "views": [1, 10, 50],
+        },
+    }
+
+
+def test_the_only_bundle_in_a_folder_is_found(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle in"):
+        find_bundle(tmp_path)
+    first = make_tiny_bundle(tmp_path / "first")
+    (tmp_path / "not a bundle").mkdir()
+    assert find_bundle(tmp_path) == first == find_bundle(first)
+    make_tiny_bundle(tmp_path / "second")
+    with pytest.raises(BundleError, match="first, second"):
+        find_bundle(tmp_path)
+    assert find_bundle(tmp_path / "gone") == tmp_path / "gone"  # the reader says what is wrong with it

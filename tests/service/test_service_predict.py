@@ -1,0 +1,73 @@
+"""`POST /predict` when all goes well: both kinds of body, the answer's content, and that it never varies."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.service.conftest import Served, paint
+from transferapp.predict import Predictor
+
+
+@pytest.mark.parametrize("colour", ["red", "green", "blue"])
+def test_a_form_and_a_raw_body_give_the_same_answer(service: Served, colour: str) -> None:
+    picture = paint(colour)
+    form = service.client.post("/predict", files={"file": ("x.jpg", picture)}).json()
+    raw = service.predict(picture).json()
+    assert form["predictions"][0]["label"] == colour
+    assert form["predictions"] == raw["predictions"]
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "application/octet-stream", "IMAGE/PNG; x=y"])
+def test_the_bytes_and_not_the_content_type_decide_the_format(service: Served, kind: str) -> None:
+    answer = service.client.post("/predict", content=paint(form="PNG"), headers={"content-type": kind})
+    assert answer.status_code == 200
+    assert answer.json()["format"] == "PNG"
+
+
+def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Served) -> None:
+    picture = paint("green", size=(300, 500))
+    predictor = Predictor.load(service.app.state.settings.bundle)
+    expected = [(score.label, score.score) for score in predictor.predict(picture).scores]
+    for _ in range(10):
+        answer = service.predict(picture).json()
+        assert [(entry["label"], entry["score"]) for entry in answer["predictions"]] == expected
+
+
+def test_the_answer_says_what_was_done(service: Served) -> None:
+    answer = service.predict(paint(size=(400, 200), form="GIF"), views=1, top_k=2).json()
+    predictor = service.app.state.model.get()
+    assert (answer["width"], answer["height"]) == (400, 200)
+    assert (answer["model"], answer["model_version"]) == ("tiny", predictor.bundle.version)
+    assert answer["views"] == 1
+    assert answer["format"] == "GIF"
+    assert answer["notes"] == []
+    assert len(answer["predictions"]) == 2
+    assert set(answer["seconds"]) == {"queue", "decode", "crop", "network"}
+
+
+def test_defaults(service: Served) -> None:
+    answer = service.predict(paint()).json()
+    assert answer["views"] == 10
+    assert answer["predictions"][0]["label"] == "red"
+    assert len(answer["predictions"]) == 3  # five are asked for, and the model has three
+
+
+def test_fifty_views(service: Served) -> None:
+    assert service.predict(paint(), views=50).json()["views"] == 50
+
+
+def test_hostile_file_names_change_nothing(service: Served) -> None:
+    for name in ("../../etc/passwd", "a\x00b", 'x"\r\nSet-Cookie: a=b', "y" * 2000):
+        head = (
+            f'--B\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: image/jpeg\r\n\r\n'
+        )
+        body = head.encode() + paint() + b"\r\n--B--\r\n"
+        answer = service.client.post(
+            "/predict", content=body, headers={"content-type": "multipart/form-data; boundary=B"}
+        )
+        assert answer.status_code == 200, answer.text
+
+
+def test_a_field_without_a_file_name_and_other_fields_beside_it_are_fine(service: Served) -> None:
+    answer = service.client.post("/predict", data={"comment": "hello"}, files={"file": (None, paint("blue"))})
+    assert answer.json()["predictions"][0]["label"] == "blue"

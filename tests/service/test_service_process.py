@@ -1,0 +1,169 @@
+"""The service as a process of its own: what it imports, how it ends, what keeps it from starting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.server import listen
+from tests.service.conftest import paint, wait_for
+from tests.tiny_bundle import make_tiny_bundle
+from transferapp.errors import ResourceError
+
+PROGRAM = """
+import sys
+from transferapp.errors import TransferAppError
+try:
+    from service.server import run
+    from service.settings import read_settings
+    run(read_settings())
+except TransferAppError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+print([name for name in ("tensorflow", "keras", "torch", "jax") if name in sys.modules])
+"""
+
+Start = Callable[..., "Process"]
+
+
+class Process:
+    """A service in a process of its own."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        root = str(Path(__file__).parents[2])
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, "PYTHONPATH": root, "TRANSFERAPP_PORT": "0", **environment},
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def url(self) -> str:
+        """Where it listens, once its model is ready."""
+        assert self.popen.stderr
+        listening = json.loads(self.popen.stderr.readline())
+        ready = json.loads(self.popen.stderr.readline())
+        assert (listening["event"], ready["event"]) == ("listening", "model_ready")
+        return str(listening["url"])
+
+
+@pytest.fixture
+def start(bundle: Path) -> Iterator[Start]:
+    started: list[Process] = []
+
+    def begin(**environment: str) -> Process:
+        started.append(Process({"TRANSFERAPP_BUNDLE": str(bundle), **environment}))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.popen.kill()
+        process.popen.communicate()
+
+
+def test_sigterm_under_load_finishes_what_was_accepted_and_no_tensorflow(start: Start) -> None:
+    process = start(TRANSFERAPP_WORKERS="1")
+    url = process.url()
+    answers: list[Any] = []
+    refused = threading.Event()
+
+    def load() -> None:
+        while True:  # a new connection for each request; a kept one may be closed between two, as HTTP allows
+            try:
+                answers.append(httpx.post(f"{url}/predict?views=50", content=paint(), headers=headers).status_code)
+            except httpx.ConnectError:
+                refused.set()
+                return
+            except httpx.HTTPError as error:
+                answers.append(error)
+
+    headers = {"content-type": "image/jpeg"}
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(answers) >= 4)
+    process.popen.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    output, _ = process.popen.communicate(timeout=10)
+    assert process.popen.returncode == 0
+    assert refused.is_set()
+    assert len(answers) > 4
+    assert set(answers) == {200}
+    assert output.strip() == "[]"
+
+
+def test_killed_it_leaves_no_litter_and_starts_again(start: Start, bundle: Path) -> None:
+    before = sorted(bundle.parent.rglob("*"))
+    process = start()
+    port = process.url().rpartition(":")[2]
+    process.popen.kill()
+    process.popen.wait()
+    began = time.monotonic()
+    again = start(TRANSFERAPP_PORT=port)
+    assert again.url().endswith(port)
+    assert time.monotonic() - began < 5  # two seconds on a quiet machine
+    assert sorted(bundle.parent.rglob("*")) == before
+
+
+def test_a_bad_bundle_ends_it_with_one_line_and_4(start: Start, tmp_path: Path) -> None:
+    damaged = make_tiny_bundle(tmp_path / "damaged")
+    (damaged / "model.bin").write_bytes(b"altered")
+    process = start(TRANSFERAPP_BUNDLE=str(damaged))
+    _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 4
+    said = [line for line in errors.splitlines() if "listening" not in line]
+    assert len(said) == 1, errors
+    assert "checksum differs" in said[0]
+
+
+def test_a_port_in_use_ends_it_with_one_line_and_5(start: Start) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        process = start(TRANSFERAPP_PORT=str(port))
+        _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 5
+    assert len(errors.splitlines()) == 1
+    assert f"127.0.0.1:{port}: the port is in use" in errors
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(ResourceError, match=r"Cannot listen on 203\.0\.113\.1:0"):
+        listen("203.0.113.1", 0)
+    with pytest.raises(ResourceError, match="Cannot listen on no such host"):
+        listen("no such host", 0)
+
+
+def test_the_factory_serves_by_the_environment_alone(start: Start, bundle: Path) -> None:
+    code = "import uvicorn; uvicorn.run('service.app:create_app', factory=True, port=0, log_level='info')"
+    environment = {**os.environ, "TRANSFERAPP_BUNDLE": str(bundle)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr
+        lines: list[str] = []
+        while not any("model_ready" in line for line in lines):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
