@@ -1,0 +1,54 @@
+# Everything starts here, from a bare clone with Python 3.11 and make:
+#   make demo            fit, predict and serve on real pictures (DATA=./dogs for your own)
+#   make test            every test; `make test-fast` leaves out the slow ones
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?=
+
+.PHONY: help install demo test test-fast lint types format check lock clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "transferapp needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+install: $(READY)  ## Build .venv with the pinned packages.
+
+demo: $(READY)  ## Fit, predict and serve on real pictures; DATA=DIR for your own.
+	$(BIN)/python scripts/demo.py $(if $(DATA),"$(DATA)")
+
+test: $(READY)  ## Run every test.
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## Run the tests that take no training.
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## Check style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## Check types.
+	$(BIN)/mypy
+
+format: $(READY)  ## Format and mend what can be mended by itself.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint types test  ## What CI runs.
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(READY)  ## Resolve the ranges anew into requirements/*.txt.
+	$(LOCK) $(UPGRADE) pyproject.toml --extra dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --constraints requirements/dev.txt --output-file requirements/fit.txt
+	$(LOCK) requirements/serve.in --constraints requirements/dev.txt --output-file requirements/serve.txt
+
+clean:  ## Remove what can be built again, the environment included.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
