@@ -66,7 +66,7 @@ def generate(folder: Path, count: int) -> None:
         path.parent.mkdir(exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375))
         grain = rng.normal(0, 8, (375, 500, 1))
-        Image.fromarray(np.clip(coarse + grain, 0, 255).astype(np.uint8)).save(path, quality=92)
+        Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(path, quality=92)
 
 
 def link(data: Path, folder: Path, count: int) -> None:

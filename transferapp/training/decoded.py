@@ -1,0 +1,162 @@
+"""Keep decoded pictures in memory between the epochs of a training, as many as there is room for.
+
+Decoding a photograph takes as long as cutting several views of it. A picture is therefore decoded once, reduced to what the
+largest training scale needs, and kept as bytes. Knows nothing of Keras.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from transferapp.augmentation import LECTURE_AUGMENTATION, Augmentation, seeded_generator
+from transferapp.data.dataset import Record
+from transferapp.errors import DataError, ImageError
+from transferapp.images import ImageLimits, decode_image
+from transferapp.views import RESAMPLE, SHORT_SIDE, center_view, render, short_side_to_decode
+
+CACHE_BYTES = 1_000_000_000
+"""What decoded pictures may take of the memory. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if it is smaller."""
+
+_LIMITS = ImageLimits(max_pixels=100_000_000)
+"""As in the audit: training pictures may be larger than uploads."""
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class DecodedCache:
+    """Pictures as arrays, made once and kept as long as there is room.
+
+    Nothing is ever thrown out: training passes through all pictures again and again, and there the usual rule, the longest
+    unused goes first, would throw each one out just before its turn. First come, first kept; what found no room is made
+    again each time, with the same pixels. Safe to use from several threads.
+
+    Args:
+        make: Gives a picture's pixels, uint8 (height, width, 3). See `training_pictures` and `center_views`.
+        max_bytes: The sum of the arrays that are kept.
+    """
+
+    def __init__(self, make: Callable[[Record], Pixels], *, max_bytes: int = CACHE_BYTES) -> None:
+        self._make = make
+        self._max_bytes = max_bytes
+        self._kept: dict[str, Pixels] = {}
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that are kept."""
+        return self._nbytes
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
+    def get(self, record: Record) -> Pixels:
+        """The pixels of a picture: uint8 (height, width, 3), read-only.
+
+        Raises:
+            DataError: The file cannot be read any more; names it.
+            ResourceError: There is not enough memory to decode it.
+        """
+        key = record.sha256 or str(record.path)
+        pixels = self._kept.get(key)
+        if pixels is not None:
+            return pixels
+        try:
+            pixels = self._make(record)
+        except ImageError as error:
+            raise DataError(
+                f"{record.name} could be read when the pictures were checked, and now it cannot ({error})",
+                hint="Put the file back, leave the folder alone while a model is trained from it, and start again",
+                code=error.code,
+            ) from error
+        pixels.flags.writeable = False
+        with self._lock:
+            if key not in self._kept and self._nbytes + pixels.nbytes <= self._max_bytes:
+                self._kept[key] = pixels
+                self._nbytes += pixels.nbytes
+        return pixels
+
+
+def training_pictures(
+    image_size: tuple[int, int],
+    augmentation: Augmentation = LECTURE_AUGMENTATION,
+    *,
+    max_bytes: int = CACHE_BYTES,
+    limits: ImageLimits = _LIMITS,
+) -> DecodedCache:
+    """A cache of whole pictures, reduced to what the largest training scale needs.
+
+    Args:
+        image_size: (height, width) of the network's input.
+        augmentation: Its largest scale decides the size.
+        max_bytes: See `DecodedCache`.
+        limits: What pictures are accepted.
+    """
+    short_side = short_side_to_decode(augmentation.short_sides[1], image_size)
+
+    def make(record: Record) -> Pixels:
+        image = decode_image(record.path, limits=limits, min_short_side=short_side).image
+        shorter = min(image.size)
+        if shorter > short_side:
+            width, height = (round(side * short_side / shorter) for side in image.size)
+            image = image.resize((width, height), RESAMPLE)
+        return np.asarray(image)
+
+    return DecodedCache(make, max_bytes=max_bytes)
+
+
+def center_views(
+    image_size: tuple[int, int], *, max_bytes: int = CACHE_BYTES, limits: ImageLimits = _LIMITS
+) -> DecodedCache:
+    """A cache of centre views, with the very pixels that a served model sees. Arguments as of `training_pictures`."""
+    short_side = short_side_to_decode(SHORT_SIDE, image_size)
+
+    def make(record: Record) -> Pixels:
+        image = decode_image(record.path, limits=limits, min_short_side=short_side).image
+        return render(image, center_view(image.size, image_size), image_size)
+
+    return DecodedCache(make, max_bytes=max_bytes)
+
+
+def sample_pixels(
+    records: Sequence[Record],
+    cache: DecodedCache,
+    *,
+    num_pictures: int = 300,
+    num_pixels: int = 300,
+    seed: int = 0,
+    workers: int = 2,
+) -> Pixels:
+    """Pixels from all over the training set, for `fit_pca_colour`.
+
+    The defaults give 90,000 values, but neighbouring pixels are alike, so it is the number of pictures that decides: the
+    standard error of a variance from 300 is about 8 %, and no more is needed of the size of a random offset.
+
+    Args:
+        records: The training pictures, one or more.
+        cache: From `training_pictures`; what is read here need not be read again in the first epoch.
+        num_pictures: How many to look at; all, where there are fewer.
+        num_pixels: How many of each, drawn with replacement.
+        seed: Decides which.
+        workers: Threads.
+
+    Returns:
+        uint8 (n, 3), RGB.
+    """
+    chosen = seeded_generator("pictures", seed).permutation(len(records))[:num_pictures]
+
+    def draw(position: int) -> Pixels:
+        record = records[position]
+        pixels = cache.get(record).reshape(-1, 3)
+        rng = seeded_generator("pixels", seed, position, record.sha256)
+        drawn: Pixels = pixels[rng.integers(len(pixels), size=num_pixels)]
+        return drawn
+
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(draw, chosen.tolist())))
