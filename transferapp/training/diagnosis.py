@@ -1,0 +1,373 @@
+"""What the curves of a training run say, in words: each finding with its evidence and one piece of advice.
+
+CS231n, "Training Neural Networks II", reads them off by eye: a big gap between training and validation accuracy is
+over-fitting, no gap at low accuracy is under-fitting, a loss that explodes or bounces means too high a rate, one that falls
+slowly in a straight line too low a one, accuracy still going up means train longer. These are those readings as a pure
+function, with every threshold named. They are rules of thumb: each names its numbers, so that a person can disagree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from transferapp.errors import UsageError
+
+FEWEST_EPOCHS = 3
+"""Two points make a line, and nothing can be read off a line."""
+
+NEGLIGIBLE = 0.05
+"""Nats. A loss that rises by less than this has not broken out, whatever the ratio: it was next to nothing before."""
+
+DIVERGED = 1.5
+"""The loss has broken out where it ends this many times above its best, and ..."""
+DIVERGED_OF_FIRST = 0.1
+"""... this share of the first epoch's loss above it: from 0.001 to 0.003 is noise of a fitted network, not a breakout."""
+
+BOUNCE_SHARE = 0.5
+"""The loss bounces where it rises at least half as much as it falls, over the whole run, and ..."""
+BOUNCE_SIZE = 0.1
+"""... the mean rise is at least this share of the first epoch's loss: a plateau rises as often as it falls, but little."""
+RESTART = 1.5
+"""Where the learning rate rose by this factor (warm restarts), a rise of the loss is expected and not counted."""
+
+GAP = 0.1
+"""Training accuracy less validation accuracy: the lecture's "big gap", put into a number. Augmentation and dropout only ever
+make it look smaller, for they handicap the training side."""
+STALLED = 0.01
+"""Validation accuracy that rose by less than a point over the second half of the run no longer gains from training."""
+FALLING = 0.02
+"""Validation accuracy that fell by this much over the second half of the run is being lost, however small the gap."""
+OVERCONFIDENT = 1.25
+"""Validation loss a quarter above its best: where it is wrong, the network has become surer of it."""
+
+POOR = 0.7
+"""A network that ends below this accuracy on its own training pictures has not fitted them."""
+NO_GAP = 0.05
+"""Below this gap, what holds accuracy back is not the difference between the two sets of pictures."""
+FLAT = 0.02
+"""Accuracy, or share of the first loss, won over the second half of the run, below which a curve is called flat."""
+UNLEARNED = 0.7
+"""Where there are no accuracies: a loss that ends above this share of its first value has learned little, unless it was good
+from the start: `POOR` is then held against exp(-loss), the probability given to the right class."""
+
+STRAIGHT = 0.95
+"""R squared of a straight line through the training loss, from which it is called straight."""
+CREEP = 0.03
+"""A straight loss that falls by less than this share of its first value an epoch creeps: thirty epochs would be needed."""
+FITTED = 0.95
+"""From this training accuracy on, slow progress is no reproach: there is hardly anything left to learn."""
+
+IMPROVING = 0.01
+"""Share of its first value by which the loss must still fall per epoch for more epochs to be worth their time. Ten of them
+must also be worth `NEGLIGIBLE` nats."""
+
+SWING = 0.02
+"""Mean back-and-forth of validation accuracy from epoch to epoch: chance alone gives a third of this on 1000 pictures."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The course of a run, one number an epoch; every series is as long as `train_loss`, or empty where there is none.
+
+    Attributes:
+        train_loss: Mean loss over the epoch's batches, in nats.
+        train_accuracy: In [0, 1], likewise.
+        val_loss: After the epoch, on the validation pictures.
+        val_accuracy: In [0, 1], likewise.
+        learning_rate: At the end of the epoch.
+    """
+
+    train_loss: tuple[float, ...]
+    train_accuracy: tuple[float, ...] = ()
+    val_loss: tuple[float, ...] = ()
+    val_accuracy: tuple[float, ...] = ()
+    learning_rate: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            length = len(getattr(self, field.name))
+            if length not in (0, len(self.train_loss)):
+                raise UsageError(
+                    f"The curves are not of one length: {field.name}",
+                    expected=f"{len(self.train_loss)} epochs, or none",
+                    got=str(length),
+                )
+
+    @classmethod
+    def from_history(cls, history: Mapping[str, Sequence[float]]) -> Curves:
+        """From the `history` of Keras' `fit`, compiled with accuracy; `learning_rate` is read where a callback logged it."""
+        named = {"train_loss": "loss", "train_accuracy": "accuracy", "val_loss": "val_loss"}
+        named |= {"val_accuracy": "val_accuracy", "learning_rate": "learning_rate"}
+        return cls(**{field: tuple(float(x) for x in history.get(key, ())) for field, key in named.items()})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the curves say.
+
+    Attributes:
+        code: Stable: `rate_too_high`, `over_fitting`, `under_fitting`, `rate_too_low`, `noisy_validation`,
+            `still_improving`, `too_short` or `healthy`.
+        sentence: What is to be seen, for people.
+        evidence: The numbers it rests on, by name; all finite. Epochs are counted from 1.
+        advice: What to try first.
+    """
+
+    code: str
+    sentence: str
+    evidence: Mapping[str, float]
+    advice: str
+
+
+def diagnose(history: Curves) -> tuple[Finding, ...]:
+    """Read the curves of a run.
+
+    Args:
+        history: Any number of epochs, with or without validation; a loss may be NaN or infinite. An accuracy that is not
+            finite makes its series count as missing.
+
+    Returns:
+        Findings, the gravest first; at least one. `healthy` comes alone, and so does the finding of a loss that is not finite.
+    """
+    broken = _not_finite(history)
+    if broken:
+        return (broken,)
+    if not history.train_loss:
+        return (Finding("too_short", "No epoch was trained.", {"epochs": 0}, "Train for some epochs."),)
+    history = Curves(
+        history.train_loss,
+        _finite_or_none(history.train_accuracy),
+        history.val_loss,
+        _finite_or_none(history.val_accuracy),
+        _finite_or_none(history.learning_rate),
+    )
+    epochs = len(history.train_loss)
+    diverging = _diverging(history)
+    if epochs < FEWEST_EPOCHS:
+        return (diverging,) if diverging else (_too_short(epochs),)
+    rate_too_high = diverging or _bouncing(history)
+    over_fitting = _over_fitting(history)
+    rate_too_low = None if rate_too_high else _rate_too_low(history)
+    under_fitting = None if rate_too_high or rate_too_low else _under_fitting(history)
+    still_improving = None if rate_too_high or rate_too_low or over_fitting else _still_improving(history)
+    found = (rate_too_high, over_fitting, under_fitting, rate_too_low, _noisy(history), still_improving)
+    return tuple(finding for finding in found if finding) or (_healthy(history),)
+
+
+# --- the readings, gravest first ---
+
+
+def _not_finite(history: Curves) -> Finding | None:
+    for name, losses in (("training", history.train_loss), ("validation", history.val_loss)):
+        for epoch, loss in enumerate(losses, start=1):
+            if not math.isfinite(loss):
+                evidence = {"epoch": float(epoch)}
+                if epoch > 1:
+                    evidence["last_finite_loss"] = losses[epoch - 2]
+                return Finding(
+                    "rate_too_high",
+                    f"The {name} loss is no longer a finite number in epoch {epoch}: the weights have blown up.",
+                    evidence,
+                    "Divide the learning rate by ten; if that does not help, clip the gradients and look for damaged pictures.",
+                )
+    return None
+
+
+def _diverging(history: Curves) -> Finding | None:
+    loss = history.train_loss
+    best = min(loss)
+    if loss[-1] <= DIVERGED * best or loss[-1] - best <= max(NEGLIGIBLE, DIVERGED_OF_FIRST * loss[0]):
+        return None
+    if _restarted(history, len(loss) - 1):
+        return None
+    return Finding(
+        "rate_too_high",
+        f"The training loss diverges: it ends at {loss[-1]:.3g}, after {best:.3g} in epoch {loss.index(best) + 1}.",
+        {"first_loss": loss[0], "best_loss": best, "last_loss": loss[-1], "best_epoch": loss.index(best) + 1.0},
+        "Divide the learning rate by three to ten, and let it rise over a warm-up.",
+    )
+
+
+def _bouncing(history: Curves) -> Finding | None:
+    loss = history.train_loss
+    steps = [loss[i] - loss[i - 1] for i in range(1, len(loss)) if not _restarted(history, i)]
+    rises = [step for step in steps if step > 0]
+    fallen = -sum(step for step in steps if step < 0)
+    if len(rises) < 2 or sum(rises) < BOUNCE_SHARE * fallen or np.mean(rises) < max(NEGLIGIBLE, BOUNCE_SIZE * loss[0]):
+        return None
+    return Finding(
+        "rate_too_high",
+        f"The training loss bounces: it rises in {len(rises)} of {len(steps)} epochs, by {np.mean(rises):.3g} on average.",
+        {"rising_epochs": float(len(rises)), "mean_rise": float(np.mean(rises)), "risen": sum(rises), "fallen": fallen},
+        "Divide the learning rate by three, or let a schedule lower it.",
+    )
+
+
+def _over_fitting(history: Curves) -> Finding | None:
+    train, val, val_loss = history.train_accuracy, history.val_accuracy, history.val_loss
+    lowest = min(val_loss, default=0.0)
+    rise = val_loss[-1] - lowest if val_loss else 0.0
+    overconfident = rise >= max(NEGLIGIBLE, (OVERCONFIDENT - 1) * lowest)
+    advice = (
+        "Train fewer layers, or regularise more: stronger augmentation, dropout, weight decay; more pictures help most."
+    )
+    if train and val:
+        gap, won = _end(train) - _end(val), _won(val)
+        falls = _won(val, errors=2.0) <= -FALLING and _won(train) > -STALLED
+        if not falls and (gap < GAP or (won >= STALLED and not overconfident)):
+            return None
+        best = val.index(max(val)) + 1
+        course = "falls" if falls else "no longer rises" if won < STALLED else "rises, but its loss does too"
+        return Finding(
+            "over_fitting",
+            f"Training accuracy ends at {_end(train):.1%}, validation accuracy at {_end(val):.1%}, and that {course}: "
+            "the network learns these pictures by heart.",
+            {"gap": gap, "val_change": won, "val_loss_rise": rise, "best_epoch": float(best)},
+            advice,
+        )
+    if not overconfident or history.train_loss[-1] >= history.train_loss[val_loss.index(lowest)]:
+        return None
+    best = val_loss.index(lowest)
+    return Finding(
+        "over_fitting",
+        f"Validation loss has risen from {lowest:.3g} in epoch {best + 1} to {val_loss[-1]:.3g}, "
+        "while training loss fell on.",
+        {"val_loss_rise": rise, "best_epoch": best + 1.0, "train_loss": history.train_loss[-1]},
+        advice,
+    )
+
+
+def _under_fitting(history: Curves) -> Finding | None:
+    loss, accuracy, val = history.train_loss, history.train_accuracy, history.val_accuracy
+    if -_won(loss) >= FLAT * loss[0] > 0:
+        return None
+    advice = "Train more layers, or a larger backbone; take regularisation back; see that labels and pictures belong together."
+    if accuracy:
+        gap = _end(accuracy) - _end(val) if val else 0.0
+        if _end(accuracy) >= POOR or gap >= NO_GAP or _won(accuracy) >= FLAT:
+            return None
+        beside = f", with validation accuracy beside it at {_end(val):.1%}" if val else ""
+        return Finding(
+            "under_fitting",
+            f"Training accuracy stays at {_end(accuracy):.1%}{beside}: the network cannot fit even the pictures it trains on.",
+            {"train_accuracy": _end(accuracy), "gap": gap, "train_change": _won(accuracy), "loss_change": _won(loss)},
+            advice,
+        )
+    if loss[-1] < UNLEARNED * loss[0] or math.exp(-loss[-1]) >= POOR:
+        return None
+    return Finding(
+        "under_fitting",
+        f"The training loss stays at {loss[-1]:.3g}, from {loss[0]:.3g} at first: little is learned.",
+        {"first_loss": loss[0], "last_loss": loss[-1], "loss_change": _won(loss)},
+        advice,
+    )
+
+
+def _rate_too_low(history: Curves) -> Finding | None:
+    loss = np.array(history.train_loss)
+    if history.train_accuracy and history.train_accuracy[-1] >= FITTED:
+        return None
+    epochs = np.arange(len(loss))
+    slope, start = np.polyfit(epochs, loss, 1)
+    residual = float(np.sum((loss - (start + slope * epochs)) ** 2))
+    spread = float(np.sum((loss - loss.mean()) ** 2))
+    if slope >= 0 or spread == 0 or 1 - residual / spread < STRAIGHT or -slope > CREEP * loss[0]:
+        return None
+    if np.mean(np.diff(loss) < 0) < 0.8:
+        return None
+    return Finding(
+        "rate_too_low",
+        f"The training loss creeps down in a straight line, by {-slope / loss[0]:.2%} of its first value an epoch.",
+        {"fall_per_epoch": float(-slope), "straightness": 1 - residual / spread, "last_loss": float(loss[-1])},
+        "Multiply the learning rate by three to ten.",
+    )
+
+
+def _noisy(history: Curves) -> Finding | None:
+    accuracy = history.val_accuracy
+    if len(accuracy) < FEWEST_EPOCHS + 1:
+        return None
+    steps = np.diff(accuracy)
+    steps[[_restarted(history, epoch) for epoch in range(1, len(accuracy))]] = 0.0
+    turns = [min(abs(a), abs(b)) if a * b < 0 else 0.0 for a, b in itertools.pairwise(steps)]
+    swing = float(np.mean(turns))
+    if swing < SWING or np.count_nonzero(turns) < 2:
+        return None
+    return Finding(
+        "noisy_validation",
+        f"Validation accuracy swings by {swing:.1%} from epoch to epoch, between {min(accuracy):.1%} and {max(accuracy):.1%}.",
+        {"swing": swing, "lowest": min(accuracy), "highest": max(accuracy)},
+        "Average the weights (Polyak) or lower the rate towards the end; with few validation pictures, do not trust one epoch.",
+    )
+
+
+def _still_improving(history: Curves) -> Finding | None:
+    name, loss = ("validation", history.val_loss) if history.val_loss else ("training", history.train_loss)
+    since = (
+        FEWEST_EPOCHS - 1
+    )  # measured from the best of all before, lest the way back from a restart count as progress
+    fall = (min(loss[:-since]) - loss[-1]) / since
+    if loss[-1] > min(loss) or loss[0] <= 0 or fall < max(IMPROVING * loss[0], NEGLIGIBLE / 10):
+        return None
+    return Finding(
+        "still_improving",
+        f"The {name} loss still falls at the end, by {fall / loss[0]:.1%} of its first value an epoch.",
+        {"fall_per_epoch": fall, "last_loss": loss[-1]},
+        "Train longer.",
+    )
+
+
+def _too_short(epochs: int) -> Finding:
+    return Finding(
+        "too_short",
+        f"{epochs} epoch{'s' if epochs > 1 else ''} cannot show a course.",
+        {"epochs": float(epochs)},
+        f"Train at least {FEWEST_EPOCHS} epochs before judging the curves.",
+    )
+
+
+def _healthy(history: Curves) -> Finding:
+    evidence = {"train_loss": history.train_loss[-1]}
+    sentence = f"The training loss has settled at {history.train_loss[-1]:.3g}"
+    if history.val_accuracy:
+        evidence["val_accuracy"] = _end(history.val_accuracy)
+        sentence += f", validation accuracy at {_end(history.val_accuracy):.1%}"
+        if history.train_accuracy:
+            evidence["gap"] = _end(history.train_accuracy) - _end(history.val_accuracy)
+            sentence += f", {evidence['gap']:.1%} below training"
+    return Finding("healthy", f"{sentence}.", evidence, "Nothing to mend.")
+
+
+# --- measures ---
+
+
+def _end(values: Sequence[float]) -> float:
+    """Where a series ends: the mean of its last three epochs, lest one lucky epoch decides."""
+    return float(np.mean(values[-FEWEST_EPOCHS:]))
+
+
+def _won(values: Sequence[float], errors: float = 1.0) -> float:
+    """Change over the second half of the run (at least three epochs), along the straight line that fits it best.
+
+    0 where the slope of that line is within so many of its own standard errors: swings are not progress, nor loss.
+    """
+    tail = np.array(values[-max(FEWEST_EPOCHS, math.ceil(len(values) / 2)) :])
+    epochs = np.arange(len(tail)) - (len(tail) - 1) / 2
+    slope = float(epochs @ tail / (epochs @ epochs))
+    residual = tail - tail.mean() - slope * epochs
+    error = math.sqrt(float(residual @ residual) / (len(tail) - 2) / float(epochs @ epochs))
+    return slope * (len(tail) - 1) if abs(slope) > errors * error else 0.0
+
+
+def _restarted(history: Curves, epoch: int) -> bool:
+    rate = history.learning_rate
+    return bool(rate) and epoch > 0 and rate[epoch] > RESTART * rate[epoch - 1]
+
+
+def _finite_or_none(values: tuple[float, ...]) -> tuple[float, ...]:
+    return values if all(math.isfinite(value) for value in values) else ()
