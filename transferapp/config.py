@@ -5,8 +5,10 @@ Each field's metadata carries its help text and, where it has them, its choices;
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 
 from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
+
+MAX_SEED = 2**32 - 1
+"""The largest that every random generator takes."""
 
 
 def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -82,8 +87,10 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
     for name in ("val_fraction", "test_fraction"):
         if not 0 <= getattr(config, name) < 1:
             raise UsageError(f"{name} is out of range", expected="0 to less than 1", got=str(getattr(config, name)))
-    if config.train_views != "auto" and not (config.train_views.isdigit() and int(config.train_views) <= 64):
-        raise UsageError("train_views is out of range", expected="auto, or 0 to 64", got=config.train_views)
+    if config.train_views != "auto" and not re.fullmatch("[0-9]|[1-5][0-9]|6[0-4]", config.train_views):
+        raise UsageError("train_views is out of range", expected="auto, or 0 to 64", got=repr(config.train_views))
+    if not 0 <= config.seed <= MAX_SEED:
+        raise UsageError("seed is out of range", expected=f"0 to {MAX_SEED}", got=str(config.seed))
     if config.weights and config.backbone == "auto":
         raise UsageError("--weights needs a --backbone", hint="Name the backbone that the weights are of")
     return config
@@ -92,11 +99,12 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
 def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     kind = type(spec.default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if kind is str and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{spec.name} is of the wrong type", expected=kind.__name__, got=repr(value))
+        raise UsageError(f"{spec.name} is of the wrong type", expected=kind.__name__, got=reprlib.repr(value)[:200])
     choices = spec.metadata["choices"]
     if choices and value not in choices:
         raise UsageError(f"Unknown {spec.name} {value!r}", expected=f"one of {', '.join(choices)}")
@@ -115,8 +123,16 @@ def read_config_file(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror or error})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML ({str(error).splitlines()[0]})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
+        raise UsageError(f"{path} is not valid YAML ({_complaint(error)})") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise UsageError(f"{path} is not a mapping from settings to values", expected="lines such as `backbone: auto`")
     return values
+
+
+def _complaint(error: Exception) -> str:
+    """What a YAML reader's exception says, in one line, with the line it is about."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'not understood'}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -78,8 +78,8 @@ class DataError(TransferAppError):
 class ImageError(DataError):
     """One picture cannot be decoded.
 
-    ``code`` is one of `empty_file`, `unsupported_format`, `truncated`, `undecodable`, `too_many_pixels`, `too_small`,
-    `aspect_ratio`, `unreadable`.
+    ``code`` is one of `empty_file`, `too_many_bytes`, `unsupported_format`, `truncated`, `undecodable`, `too_many_pixels`,
+    `too_small`, `aspect_ratio`, `unreadable`.
     """
 
     default_code = "undecodable"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from transferapp.errors import ResourceError
+from transferapp.errors import ResourceError, UsageError
 
 _CHUNK = 1 << 20
 
@@ -39,18 +40,23 @@ def sync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` atomically."""
+    """Replace `path` by `data` atomically, readable by whoever may read the files that the user makes.
+
+    Raises:
+        ResourceError: It cannot be written; what was at `path` is untouched.
+    """
     with disk_errors(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # Not `tempfile`, whose files are for their owner alone: a model is fitted by one user and served by another.
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            with part.open("xb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).replace(path)
+            part.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(name).unlink()
+                part.unlink()
             raise
         sync_directory(path.parent)
 
@@ -75,23 +81,40 @@ def cache_directory() -> Path:
     """The folder for what can always be computed again: features, converted networks.
 
     `TRANSFERAPP_CACHE` names it; otherwise it is `transferapp` in the user's own cache folder. Where that cannot be written
-    (a read-only container, say) a folder in the system's temporary space takes its place.
+    (a read-only container, a user without a home) a folder in the system's temporary space takes its place.
+
+    Raises:
+        UsageError: `TRANSFERAPP_CACHE` is no path.
+        ResourceError: There is no place that can be written.
     """
     named = os.environ.get("TRANSFERAPP_CACHE")
     if named:
-        path = Path(named).expanduser()
+        try:
+            path = Path(named).expanduser()
+        except RuntimeError as error:
+            raise UsageError("TRANSFERAPP_CACHE names no folder", expected="a path", got=named) from error
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    path = (Path(base) if base else Path.home() / ".cache") / "transferapp"
-    try:
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+        path = (Path(base) if base else Path.home() / ".cache") / "transferapp"
         path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
+        if os.access(path, os.W_OK | os.X_OK):
             return path
-    except (OSError, RuntimeError):
-        pass
-    fallback = Path(tempfile.gettempdir()) / f"transferapp-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    with disk_errors(fallback):
-        fallback.mkdir(parents=True, exist_ok=True)
-    return fallback
+    return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """The same folder each time, so that it serves as a cache; its name can be foreseen, so whose it is must be checked."""
+    user = os.getuid() if hasattr(os, "getuid") else None
+    path = Path(tempfile.gettempdir()) / f"transferapp-cache-{'user' if user is None else user}"
+    with disk_errors(path):
+        path.mkdir(mode=0o700, exist_ok=True)
+        foreign = user is not None and path.lstat().st_uid != user
+    if foreign:
+        raise ResourceError(
+            f"The folder {path} belongs to another user, who could choose what is read from it",
+            hint="Set TRANSFERAPP_CACHE to a folder of your own",
+        )
+    return path

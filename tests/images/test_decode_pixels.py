@@ -1,0 +1,258 @@
+"""Every pixel where it belongs: depths, transparency, turns and colours worked out by other means than the decoder's."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageCms
+
+from tests import icc
+from tests.file_bytes import bmp, png, png_chunk, tiff
+from tests.pictures import SCENE_SIZE, encode, jpeg, scene, turned
+from transferapp.errors import ImageError
+from transferapp.images import BACKGROUND, decode_image
+
+SIDE = 16
+SQUARE = (SIDE, SIDE)
+
+
+def pixels(data: bytes) -> npt.NDArray[np.uint8]:
+    return np.asarray(decode_image(data).image)
+
+
+def grey(data: bytes) -> npt.NDArray[np.uint8]:
+    """One channel of a picture whose three are the same."""
+    rgb = pixels(data)
+    assert (rgb == rgb[..., :1]).all()
+    return rgb[..., 0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- depths
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    # v * 255 / 65535 = v / 257, to the nearest
+    [
+        (0, 0),
+        (128, 0),
+        (129, 1),
+        (257, 1),
+        (256, 1),
+        (32767, 127),
+        (32768, 128),
+        (32896, 128),
+        (65406, 254),
+        (65535, 255),
+    ],
+)
+def test_16_bit_grey_is_scaled_over_its_full_range(sample: int, expected: int) -> None:
+    data = png(SQUARE, 16, 0, np.full(SQUARE, sample, np.uint16))
+    assert (grey(data) == expected).all()
+    assert decode_image(data).notes == ("scaled_16_bit",)
+
+
+def test_a_dark_16_bit_picture_stays_dark() -> None:
+    assert grey(png(SQUARE, 16, 0, np.arange(256, dtype=np.uint16).reshape(SQUARE))).max() == 1
+
+
+def test_16_bit_rgb_is_scaled_to_within_a_level() -> None:
+    samples = np.random.default_rng(5).integers(0, 65536, (*SQUARE, 3), dtype=np.uint16)
+    assert np.abs(pixels(png(SQUARE, 16, 2, samples)) - samples / 257).max() <= 1
+
+
+def test_16_bit_tiffs_are_scaled_like_16_bit_pngs() -> None:
+    samples = np.arange(256, dtype=np.uint16).reshape(SQUARE) * 257
+    for order in "<>":
+        data = encode(Image.fromarray(samples.astype(f"{order}u2")), "TIFF")
+        assert (grey(data) == np.arange(256).reshape(SQUARE)).all()
+        assert decode_image(data).notes == ("scaled_16_bit",)
+
+
+def test_12_bit_grey_is_scaled_from_4095() -> None:
+    row = np.array([0x000, 0xFFF, 0x800, 0x00F] * 4)
+    packed = b"".join(((int(a) << 12) | int(b)).to_bytes(3) for a, b in row.reshape(-1, 2))
+    data = tiff(SQUARE, {258: ("H", [12])}, packed * SIDE)
+    assert grey(data)[3].tolist() == [0, 255, 128, 1] * 4
+    assert decode_image(data).notes == ("scaled_16_bit",)
+
+
+def test_floats_from_0_to_1_are_scaled_and_others_refused() -> None:
+    ramp = np.linspace(0, 1, SIDE * SIDE, dtype=np.float32).reshape(SQUARE)
+    data = encode(Image.fromarray(ramp), "TIFF")
+    assert (grey(data) == np.arange(256).reshape(SQUARE)).all()
+    assert decode_image(data).notes == ("scaled_float",)
+    for strange in (ramp * 2, ramp - 1, np.where(ramp > 0.5, np.nan, ramp)):
+        with pytest.raises(ImageError) as caught:
+            decode_image(encode(Image.fromarray(strange), "TIFF"))
+        assert caught.value.code == "undecodable"
+        assert caught.value.expected == "values from 0 to 1"
+
+
+def test_32_bit_integers_without_a_known_white_are_refused() -> None:
+    with pytest.raises(ImageError, match="without a known white level"):
+        decode_image(encode(Image.fromarray(np.full(SQUARE, 65536, np.int32)), "TIFF"))
+
+
+def test_one_bit_a_pixel_is_black_and_white() -> None:
+    assert grey(png(SQUARE, 1, 0, b"\xaa\xaa" * SIDE))[0].tolist() == [255, 0] * 8
+
+
+@pytest.mark.parametrize("header_bytes", [12, 40, 52, 56, 64, 108, 124])
+def test_bmps_of_every_age_are_understood(header_bytes: int) -> None:
+    assert np.array_equal(pixels(bmp(scene((24, 16)), header_bytes)), np.asarray(scene((24, 16))))
+
+
+# ---------------------------------------------------------------------------------------------------------- transparency
+
+
+def test_transparency_is_composited_on_the_background() -> None:
+    assert BACKGROUND == (255, 255, 255)
+    colour, alphas = (200, 100, 0), np.arange(256).reshape(SQUARE)
+    rgba = np.concatenate((np.broadcast_to(colour, (*SQUARE, 3)), alphas[..., None]), -1).astype(np.uint8)
+    cover = alphas[..., None] / 255
+    expected = cover * np.array(colour) + (1 - cover) * 255
+    for data in (
+        encode(Image.fromarray(rgba), "PNG"),
+        encode(Image.fromarray(rgba), "WEBP", lossless=True, exact=True),
+    ):
+        assert np.abs(pixels(data) - expected).max() <= 0.6
+        assert decode_image(data).notes == ("alpha_composited",)
+
+
+def test_what_hides_under_full_transparency_never_shows() -> None:
+    hidden = np.random.default_rng(1).integers(0, 256, (*SQUARE, 4), dtype=np.uint8)
+    hidden[..., 3] = 0
+    assert (pixels(encode(Image.fromarray(hidden), "PNG")) == 255).all()
+
+
+def test_each_palette_entry_has_its_own_transparency() -> None:
+    palette = png_chunk(b"PLTE", bytes((10, 20, 30, 110, 120, 130, 210, 220, 230)))
+    alphas = png_chunk(b"tRNS", bytes((0, 51)))  # the third entry is opaque
+    rows = np.tile(np.array([0, 1, 2, 1], np.uint8), (SIDE, 4))
+    expected = [[255, 255, 255], [226, 228, 230], [210, 220, 230], [226, 228, 230]]  # 255 - (255 - v) / 5
+    assert pixels(png(SQUARE, 8, 3, rows, before=[palette, alphas]))[0, :4].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour_type", "samples", "key", "shown"),
+    [
+        (1, 0, np.array([0b01010101] * 2, np.uint8), (0,), [255, 255]),  # black is transparent: all is white
+        (2, 0, np.array([0b01100110] * 4, np.uint8), (1,), [255, 170]),
+        (4, 0, np.array([0x5A] * 8, np.uint8), (5,), [255, 170]),
+        (8, 0, np.array([5, 170] * 8, np.uint8), (5,), [255, 170]),
+        (16, 0, np.array([0x1234, 0x1200] * 8, np.uint16), (0x1234,), [255, 18]),
+        (8, 2, np.array([7, 7, 7, 9, 9, 9] * 8, np.uint8), (7, 7, 7), [255, 9]),
+        (16, 2, np.array([0x0707] * 3 + [0x0909] * 3, np.uint16).repeat(8), (0x0707,) * 3, [255, 255]),
+    ],
+    ids=["grey1", "grey2", "grey4", "grey8", "grey16", "rgb8", "rgb16"],
+)
+def test_the_one_transparent_colour_of_a_png_is_found_at_every_depth(
+    bits: int, colour_type: int, samples: npt.NDArray[np.generic], key: tuple[int, ...], shown: list[int]
+) -> None:
+    transparent = png_chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    data = png(SQUARE, bits, colour_type, np.tile(samples, (SIDE, 1)), before=[transparent])
+    assert grey(data)[0, :2].tolist() == shown
+    assert "alpha_composited" in decode_image(data).notes
+
+
+# ----------------------------------------------------------------------------------------------------------------- turns
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_eight_orientations_give_one_picture(form: str, orientation: int) -> None:
+    options = {"lossless": True} if form == "WEBP" else {}
+    picture = decode_image(turned(orientation, form, **options))
+    assert picture.original_size == picture.image.size == SCENE_SIZE
+    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
+    assert picture.notes == (("exif_rotated",) if orientation > 1 else ())
+
+
+def test_an_orientation_is_obeyed_in_a_jpeg_decoded_at_a_reduced_size() -> None:
+    turned_large = scene((640, 960)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = decode_image(jpeg(turned_large, exif=exif.tobytes()), min_short_side=160)
+    assert picture.original_size == (640, 960)
+    assert picture.image.size == (160, 240)
+    assert np.abs(np.asarray(picture.image, int) - np.asarray(scene((160, 240)))).mean() < 3
+
+
+# ---------------------------------------------------------------------------------------------------------------- colour
+
+
+def test_cmyk_multiplies_each_ink_with_black() -> None:
+    inks = np.random.default_rng(2).integers(0, 256, (*SQUARE, 4), dtype=np.uint8)
+    expected = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
+    assert np.abs(pixels(encode(Image.fromarray(inks, "CMYK"), "TIFF")) - expected).max() <= 1
+
+
+def test_a_profile_of_inks_is_obeyed() -> None:
+    corners = np.tile([95.0, 0.0, 0.0], (16, 1))  # paper everywhere
+    corners[8:] = (55, -30, -40)  # but for what has cyan in it
+    corners[1::2] = 0  # and what has black
+    profile = icc.ink_profile(corners)
+    image = Image.new("CMYK", SQUARE, (0, 90, 30, 0))
+    image.paste((255, 90, 30, 0), (8, 0, 16, 16))
+    data = encode(image, "TIFF", icc_profile=profile)
+    assert np.abs(pixels(data)[0, 0] - srgb_of_lab(95, 0, 0)).max() <= 2
+    assert np.abs(pixels(data)[0, 15] - srgb_of_lab(55, -30, -40)).max() <= 2
+    assert decode_image(data).notes == ("converted_from_cmyk", "icc_converted")
+    assert decode_image(jpeg(image, icc_profile=profile)).notes == ("converted_from_cmyk", "icc_converted")
+
+
+def test_lab_is_converted() -> None:
+    image = Image.fromarray(np.tile(np.array([140, 226, 216], np.uint8), (*SQUARE, 1)), "LAB")  # L 54.9, a -30, b -40
+    assert np.abs(pixels(encode(image, "TIFF"))[0, 0] - srgb_of_lab(54.9, -30, -40)).max() <= 2
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert decode_image(encode(image, "TIFF", icc_profile=profile)).notes == ()
+
+
+def test_a_grey_profile_in_a_colour_picture_is_left_out() -> None:
+    profile = icc.icc_profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": icc.gamma_tag(1.8)})
+    picture = decode_image(encode(scene(), "PNG", icc_profile=profile))
+    assert picture.notes == ("icc_ignored",)
+    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
+
+
+def test_wide_gamut_colours_move_and_srgb_colours_stay() -> None:
+    wide = icc.in_adobe_rgb(scene())
+    assert np.abs(np.asarray(wide, int) - np.asarray(scene())).mean() > 5  # left alone they would be wrong
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = decode_image(encode(scene(), "PNG", icc_profile=srgb))
+    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
+    assert picture.notes == ()
+
+
+def test_a_grey_picture_may_carry_a_profile_of_either_kind() -> None:
+    darker = icc.icc_profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": icc.gamma_tag(1.8)})
+    ramp = np.arange(256, dtype=np.uint8).reshape(SQUARE)
+    expected = srgb_of_linear((ramp / 255) ** 1.8)
+    assert np.abs(expected - ramp).max() > 10
+    assert np.abs(grey(encode(Image.fromarray(ramp), "PNG", icc_profile=darker)) - expected).max() <= 2
+    picture = decode_image(encode(Image.fromarray(ramp), "PNG", icc_profile=icc.adobe_rgb_profile()))
+    assert picture.notes == ("icc_converted",)
+
+
+def test_a_profile_too_large_to_be_one_is_left_out() -> None:
+    huge = icc.adobe_rgb_profile() + bytes(5 << 20)
+    picture = decode_image(encode(scene(), "TIFF", icc_profile=huge))
+    assert picture.notes == ("icc_ignored",)
+    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
+
+
+def srgb_of_lab(lightness: float, a: float, b: float) -> npt.NDArray[np.float64]:
+    """CIE L*a*b* under D50 as sRGB levels, by the textbook."""
+    y = (lightness + 16) / 116
+    f = np.array([y + a / 500, y, y - b / 200])
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * np.array(icc.D50) / 65536
+    return srgb_of_linear(np.clip(np.linalg.solve(icc.SRGB_TO_XYZ, xyz), 0, 1))
+
+
+def srgb_of_linear(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Linear light from 0 to 1 as sRGB levels from 0 to 255."""
+    return 255 * np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)

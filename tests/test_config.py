@@ -1,0 +1,203 @@
+"""The settings of a fit: defaults that hold together, checks that name the setting, YAML that cannot surprise."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferapp.config import FitConfig, make_config, read_config_file
+from transferapp.errors import UsageError
+
+
+def test_data_alone_is_enough_and_the_defaults_pass_their_own_checks() -> None:
+    config = make_config({"data": "pictures"})
+    assert config == FitConfig(data="pictures")
+    assert make_config(config.to_json()) == config  # what a bundle keeps can be given again
+
+
+def test_every_setting_explains_itself() -> None:
+    for spec in dataclasses.fields(FitConfig):
+        assert spec.metadata["help"].endswith((".", "64.")), spec.name
+        choices = spec.metadata["choices"]
+        assert not choices or spec.default in choices, spec.name
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_config({"data": "pictures"}).seed = 1  # type: ignore[misc]
+
+
+def test_missing_data_is_asked_for_by_its_flag() -> None:
+    for values in ({}, {"data": ""}):
+        with pytest.raises(UsageError, match="--data"):
+            make_config(values)
+
+
+def test_an_unknown_setting_is_named_and_the_known_ones_listed() -> None:
+    with pytest.raises(UsageError, match=r"Unknown setting 'learning_rat'. Expected one of data, out,"):
+        make_config({"data": "pictures", "learning_rat": 1})
+
+
+CHOICES = {spec.name: spec.metadata["choices"] for spec in dataclasses.fields(FitConfig) if spec.metadata["choices"]}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_one_of_those_listed(name: str) -> None:
+    for choice in CHOICES[name]:
+        assert getattr(make_config({"data": "pictures", name: choice}), name) == choice
+    with pytest.raises(UsageError) as caught:
+        make_config({"data": "pictures", name: "huge"})
+    assert caught.value.what == f"Unknown {name} 'huge'"
+    assert caught.value.expected == f"one of {', '.join(CHOICES[name])}"
+
+
+@pytest.mark.parametrize("spec", dataclasses.fields(FitConfig), ids=lambda spec: spec.name)
+def test_a_value_of_the_wrong_type_names_the_setting(spec: dataclasses.Field[Any]) -> None:
+    kind = type(spec.default)
+    for value in (None, [1], {"a": 1}, datetime.date(2026, 1, 1), b"bytes", *(() if kind is bool else (True,))):
+        with pytest.raises(
+            UsageError, match=rf"^{spec.name} is of the wrong type\. Expected {kind.__name__}, got "
+        ) as caught:
+            make_config({"data": "pictures", spec.name: value})
+        assert caught.value.got == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("val_fraction", -0.1),
+        ("val_fraction", 1),
+        ("val_fraction", float("nan")),
+        ("val_fraction", float("inf")),
+        ("val_fraction", 10**400),
+        ("test_fraction", 1.0),
+        ("test_fraction", -1),
+        ("test_fraction", "0.2"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", 1.5),
+        ("seed", "1"),
+        ("train_views", "many"),
+        ("train_views", "-1"),
+        ("train_views", "65"),
+        ("train_views", 65),
+        ("train_views", ""),
+        ("train_views", "²"),  # a digit, but no number
+        ("train_views", "٣"),
+        ("train_views", "9" * 5000),
+    ],
+)
+def test_a_value_out_of_range_names_the_setting(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is (out of range|of the wrong type)") as caught:
+        make_config({"data": "pictures", name: value})
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("val_fraction", 0, 0.0),
+        ("test_fraction", 0.999, 0.999),
+        ("seed", 0, 0),
+        ("seed", 2**32 - 1, 2**32 - 1),
+        ("train_views", 0, "0"),
+        ("train_views", "64", "64"),
+        ("train_views", 8, "8"),
+        ("out", 2024, "2024"),  # YAML reads a folder of digits as a number
+    ],
+)
+def test_values_at_the_ends_of_their_range_pass(name: str, value: Any, kept: Any) -> None:
+    config = make_config({"data": "pictures", name: value})
+    assert getattr(config, name) == kept
+    assert type(getattr(config, name)) is type(kept)
+
+
+def test_weights_are_of_a_backbone_that_must_be_named() -> None:
+    with pytest.raises(UsageError, match="--weights needs a --backbone"):
+        make_config({"data": "pictures", "weights": "w.h5"})
+    assert make_config({"data": "pictures", "weights": "w.h5", "backbone": "resnet50"}).weights == "w.h5"
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "path"),
+    [
+        ("pictures/dogs", "", "models/dogs"),
+        ("pictures/dogs/", "", "models/dogs"),
+        ("My Photos (2)!", "", "models/My_Photos_2"),
+        ("/", "", "models/model"),
+        ("...", "", "models/model"),
+        ("собаки", "", "models/собаки"),
+        ("pictures/dogs", "elsewhere/d", "elsewhere/d"),
+    ],
+)
+def test_the_bundle_is_named_after_the_data_unless_told_otherwise(data: str, out: str, path: str) -> None:
+    assert make_config({"data": data, "out": out}).bundle_path == Path(path)
+
+
+def test_data_given_as_here_is_named_after_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cats").mkdir()
+    monkeypatch.chdir(tmp_path / "cats")
+    assert make_config({"data": "."}).bundle_path == Path("models/cats")
+
+
+# ------------------------------------------------------------------------------------------------------------------ YAML
+
+
+def yaml_file(folder: Path, text: str | bytes) -> Path:
+    path = folder / "fit.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_file_holds_the_same_settings(tmp_path: Path) -> None:
+    text = "# a comment\ndata: pictures\nval_fraction: 0.1\nseed: 3\ntrain_views: 8\nsize: small\n"
+    config = make_config(read_config_file(yaml_file(tmp_path, text)))
+    assert config == FitConfig(data="pictures", val_fraction=0.1, seed=3, train_views="8", size="small")
+
+
+@pytest.mark.parametrize("text", ["", "- data\n- out\n", "pictures", "1: 2\n", "null"])
+def test_a_file_that_is_no_mapping_is_refused_with_an_example(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"fit\.yaml is not a mapping .* `backbone: auto`"):
+        read_config_file(yaml_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("data: pictures\nout: [1, 2\nseed: 1\n", "line 3: "),
+        ("data: *nothing\n", "line 1: found undefined alias"),
+        ("data: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
+        ("seed: 2026-13-45\n", "month must be in 1..12"),
+        (b"data: \xff\xfe\n", "can't decode byte 0xff"),
+        ("data: a\0b\n", "unacceptable character"),
+        ("[" * 500, "recursion"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_in_one_line_that_says_where(
+    tmp_path: Path, text: str | bytes, complaint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_config_file(yaml_file(tmp_path, text))
+    assert caught.value.what.startswith(f"{tmp_path / 'fit.yaml'} is not valid YAML (")
+    assert complaint in caught.value.what
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.yaml cannot be read \(No such file or directory\)"):
+        read_config_file(tmp_path / "gone.yaml")
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)"):
+        read_config_file(tmp_path)
+
+
+def test_a_value_that_would_be_endless_in_print_is_shown_in_short(tmp_path: Path) -> None:
+    lines = ["x0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, 12)]  # 10 to the power of 12 numbers
+    values = read_config_file(yaml_file(tmp_path, "\n".join(lines)))
+    with pytest.raises(UsageError, match=r"^out is of the wrong type") as caught:
+        make_config({"data": "pictures", "out": values["x11"]})
+    assert len(str(caught.value)) < 300

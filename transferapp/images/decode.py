@@ -1,0 +1,171 @@
+"""`decode_image`: the steps of the package in their order, around Pillow's decoding itself."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from PIL import ExifTags, Image
+
+from transferapp.errors import ImageError, ResourceError, TransferAppError
+from transferapp.images.effort import check_effort
+from transferapp.images.headers import read_header
+from transferapp.images.limits import ImageLimits, check_size
+from transferapp.images.modes import to_rgb
+from transferapp.images.sniff import identify, reader_for
+from transferapp.images.source import DiskError, Stream, opened, printable, unreadable
+from transferapp.images.verdict import broken
+
+# Pillow prints a warning for each damaged tag and each large header. Here the verdict is the result or the exception, and a
+# line on stderr per hostile upload is noise a stranger controls. `warnings.catch_warnings` swaps process-wide state and so
+# is no use in threads; two filters, added once, are. (libtiff still prints its own; only redirecting the descriptor of the
+# whole process would stop it.)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+NOTES = {
+    "first_frame": "the picture is animated or has several pages; the first one was used",
+    "exif_rotated": "the picture was turned as its orientation tag says",
+    "alpha_composited": "transparent parts were laid on white",
+    "converted_from_cmyk": "the picture was in CMYK",
+    "icc_converted": "the embedded colour profile was converted to sRGB",
+    "icc_ignored": "the embedded colour profile is broken or does not fit, and was left out",
+    "scaled_16_bit": "samples of more than 8 bits were scaled to 8",
+    "scaled_float": "floating-point samples from 0 to 1 were scaled to 8 bits",
+    "trailing_data": "something follows the picture in the file; it was not read",
+}
+"""Every code that can stand in `DecodedImage.notes`, with a sentence for people."""
+
+_DEFAULT_LIMITS = ImageLimits()
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One picture, ready for `views`.
+
+    Attributes:
+        image: Mode "RGB", 8 bits, upright, pixels loaded, no file held open. Smaller than the original where
+            `min_short_side` allowed it.
+        format: One of `FORMATS`, or "HEIF".
+        original_size: (width, height) of the picture as it is shown: after the orientation tag, before any reduction.
+        notes: Codes from `NOTES`, each at most once, in that table's order: what was done to the picture.
+    """
+
+    image: Image.Image
+    format: str
+    original_size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def decode_image(
+    source: Path | bytes,
+    *,
+    limits: ImageLimits = _DEFAULT_LIMITS,
+    min_short_side: int | None = None,
+) -> DecodedImage:
+    """Decode one picture of any supported format.
+
+    Args:
+        source: A file, or its bytes.
+        limits: What to refuse from the header alone.
+        min_short_side: The shorter side, in pixels, that the caller needs. A JPEG at least twice as large is decoded at a
+            half, quarter or eighth of its size, never below this; that is several times faster. None decodes every pixel.
+
+    Returns:
+        The picture in 8-bit RGB: first frame, upright, in sRGB, on `BACKGROUND` where it was transparent.
+
+    Raises:
+        ImageError: The picture cannot be used. `code` is `empty_file`, `too_many_bytes`, `unsupported_format`,
+            `too_many_pixels`, `aspect_ratio`, `too_small`, `truncated`, `undecodable` or `unreadable`.
+        ResourceError: There was not enough memory for a picture within the limits.
+        ValueError: `min_short_side` is below 1.
+    """
+    if min_short_side is not None and min_short_side < 1:
+        raise ValueError(f"min_short_side must be at least 1, got {min_short_side}")
+    subject = printable(str(source)) if isinstance(source, Path) else "The picture"
+    form = ""
+    with opened(source, limits, subject) as stream:
+        try:
+            form = identify(stream, subject)
+            return _decode(stream, form, limits, min_short_side, subject)
+        except TransferAppError:
+            raise
+        except DiskError as error:
+            raise unreadable(subject, error.reason) from error
+        except Image.DecompressionBombError as error:
+            raise ImageError(
+                f"{subject} has too many pixels",
+                got=printable(str(error)),
+                hint="Make it smaller",
+                code="too_many_pixels",
+            ) from error
+        except MemoryError as error:
+            raise ResourceError(
+                f"{subject} needs more memory to decode than there is",
+                hint="Free some memory, or lower max_pixels so that such pictures are refused",
+            ) from error
+        except Exception as error:  # decoders raise almost anything on bad bytes; none of it may pass this point
+            raise broken(stream, form, error, subject) from error
+
+
+def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int | None, subject: str) -> DecodedImage:
+    """Judge the header, then decode and make RGB. May raise whatever the decoders raise."""
+    header = read_header(stream, form, subject)
+    if header.size is not None and min(header.size) > 0:
+        check_size(header.size, limits, subject)
+    reader = reader_for(form)
+    assert reader is not None  # `identify` has seen to it
+    stream.seek(0)
+    source = reader(cast("IO[bytes]", stream), "")
+    check_size(source.size, limits, subject)
+    check_effort(source, stream, subject)
+
+    original_size = source.size
+    turned_by_pillow = _orientation(source) if form == "TIFF" else 1  # its load() turns the picture, and unsets the tag
+    if min_short_side is not None and form == "JPEG":
+        # The same bound for both sides is right for upright and sideways pictures alike. Without a mode, draft keeps
+        # grey and CMYK what they are.
+        source.draft(None, (min_short_side, min_short_side))
+    source.load()
+
+    image, notes = to_rgb(source, header.png_bits, subject)
+    orientation = _orientation(source)  # only now: asked before, a PNG would decode its pixels to look for the tag
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
+        if orientation in _SIDEWAYS:
+            original_size = original_size[1], original_size[0]
+    several = header.several or (form != "GIF" and getattr(source, "is_animated", False))
+    if image is source and (several or form not in ("JPEG", "PNG", "BMP", "TIFF")):
+        image = image.copy()  # these readers would keep their decoder, and the whole file, alive
+    image.info.clear()
+
+    notes |= {"first_frame"} if several else set()
+    notes |= {"exif_rotated"} if orientation in _TURNS or turned_by_pillow in _TURNS else set()
+    ending = _ENDINGS.get(form, b"")
+    if stream.peek_at(max(0, stream.size - len(ending)), len(ending)) != ending:
+        notes.add("trailing_data")
+    return DecodedImage(image, form, original_size, tuple(code for code in NOTES if code in notes))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DiskError:
+        raise
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
