@@ -5,7 +5,8 @@ the new ones, a second fit costs nothing, and an interrupted run goes on where i
 generator seeded by content, so they too are the same each time.
 
 On disk, a store is two files that only ever grow: `rows.f32`, fixed-size rows, and `keys.bin`, one 16-byte key a row. Rows are
-flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites.
+flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites. A lock beside the store
+lets one process at a time use it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from transferapp.data.dataset import Record
 from transferapp.engine import BATCH_SIZE
+from transferapp.errors import DataError, UsageError
 from transferapp.images import ImageLimits, decode_image
-from transferapp.storage import cache_directory, disk_errors
+from transferapp.storage import cache_directory, disk_errors, sha256_file
 from transferapp.trunk import Trunk
 from transferapp.views import SHORT_SIDE, TRAINING_SHORT_SIDES, center_view, render, short_side_to_decode, training_view
 
@@ -80,8 +82,6 @@ class FeatureStore:
         self._workers = workers
         self._limits = limits or ImageLimits(max_pixels=100_000_000)
         self._folder = cache_directory() / "features" / f"{trunk.name}-{trunk.key}"
-        with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
         self._rows_file = self._folder / "rows.f32"
         self._keys_file = self._folder / "keys.bin"
         self._row_bytes = 4 * trunk.row_size
@@ -97,13 +97,22 @@ class FeatureStore:
             progress: Called with the number of views done so far.
 
         Returns:
-            float32, shape (len(records), len(view_names), trunk.row_size), memory-mapped where that saves memory.
+            float32, shape (len(records), len(view_names), trunk.row_size). Where the rows lie on disk as they are asked for
+            (as those of a first run do) it is the mapped file itself, read-only; otherwise a copy in memory.
+
+        Raises:
+            DataError: A picture is gone, or is no longer what the audit read.
+            ResourceError: The disk is full.
         """
         keys = [[self._key(record, view) for view in view_names] for record in records]
-        with FileLock(self._folder / "lock"):
-            index = self._index()
+        with disk_errors(self._folder):
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self._folder), _lock(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            os.utime(self._folder)  # what `trim_cache` goes by
+            index, count = self._index()
             missing = [
-                (record, [view for view, key in zip(view_names, row, strict=True) if key not in index])
+                (record, [v for v, key in dict(zip(view_names, row, strict=True)).items() if key not in index])
                 for record, row in zip(records, keys, strict=True)
             ]
             missing = list({r.sha256: (r, views) for r, views in missing if views}.values())
@@ -111,36 +120,49 @@ class FeatureStore:
             if progress is not None:
                 progress(done)
             if missing:
-                self._compute(missing, len(index), done, progress)
-                index = self._index()
-            os.utime(self._folder)
+                self._compute(missing, count, done, progress)
+                index, count = self._index()
             positions = np.array([[index[key] for key in row] for row in keys], dtype=np.int64)
-            stored = np.memmap(self._rows_file, np.float32, "r").reshape(-1, self.trunk.row_size)
-            return stored[positions]
+            return self._read(positions.reshape(len(records), len(view_names)), count)
+
+    def _read(self, positions: np.ndarray, count: int) -> np.ndarray:
+        """The rows at these positions, of shape (*positions.shape, row_size)."""
+        shape = (*positions.shape, self.trunk.row_size)
+        if not positions.size:
+            return np.empty(shape, np.float32)
+        # The file may be longer than `count` rows, by what a kill has left half-written.
+        stored = np.asarray(np.memmap(self._rows_file, np.float32, "r", shape=(count, self.trunk.row_size)))
+        first, last = positions.flat[0], positions.flat[-1]
+        one_run = np.array_equal(positions.ravel(), np.arange(first, last + 1))
+        rows: np.ndarray = stored[slice(first, last + 1) if one_run else positions]
+        return rows.reshape(shape)
 
     def _key(self, record: Record, view_name: str) -> bytes:
         text = f"{record.sha256}:{view_name}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
-    def _index(self) -> dict[bytes, int]:
+    def _index(self) -> tuple[dict[bytes, int], int]:
+        """Where the row of each key is, and how many rows are whole."""
         try:
             raw = self._keys_file.read_bytes()
             rows = self._rows_file.stat().st_size // self._row_bytes
         except FileNotFoundError:
-            return {}
+            return {}, 0
         count = min(len(raw) // _KEY_BYTES, rows)
-        return {raw[i * _KEY_BYTES : (i + 1) * _KEY_BYTES]: i for i in range(count)}
+        return {raw[i * _KEY_BYTES : (i + 1) * _KEY_BYTES]: i for i in range(count)}, count
 
     def _compute(
         self, missing: list[tuple[Record, list[str]]], count: int, done: int, progress: Progress | None
     ) -> None:
-        with disk_errors(self._folder), self._open(self._rows_file) as rows, self._open(self._keys_file) as keys:
+        with self._open(self._rows_file) as rows, self._open(self._keys_file) as keys:
             rows.truncate(count * self._row_bytes)
             rows.seek(0, os.SEEK_END)
             keys.truncate(count * _KEY_BYTES)
             keys.seek(0, os.SEEK_END)
             with ThreadPoolExecutor(self._workers) as pool:
                 for batch_keys, batch_rows in _in_order(pool, self._run, _batches(missing), 2 * self._workers):
+                    assert batch_rows.shape == (len(batch_keys), self.trunk.row_size)
+                    assert batch_rows.dtype == np.float32
                     rows.write(batch_rows.tobytes())
                     rows.flush()
                     keys.write(b"".join(batch_keys))
@@ -159,6 +181,7 @@ class FeatureStore:
         keys, pixels = [], []
         size = self.trunk.image_size
         for record, view_names in batch:
+            _check_unchanged(record)
             for needed, group in (
                 (short_side_to_decode(SHORT_SIDE, size), [view for view in view_names if view == CENTER]),
                 (short_side_to_decode(TRAINING_SHORT_SIDES[1], size), [view for view in view_names if view != CENTER]),
@@ -172,6 +195,21 @@ class FeatureStore:
                     keys.append(self._key(record, view_name))
                     pixels.append(view_pixels(picture.image, view_name, record.sha256, size))
         return keys, self.trunk.rows(np.stack(pixels))
+
+
+def _check_unchanged(record: Record) -> None:
+    """Features are kept under the content that the audit read; those of anything else would be wrong for good."""
+    try:
+        unchanged = sha256_file(record.path) == record.sha256
+    except OSError as error:
+        raise DataError(
+            f"{record.path} can no longer be read ({error.strerror or error})", hint="Run the same command again"
+        ) from error
+    if not unchanged:
+        raise DataError(
+            f"{record.path} has changed since it was first read",
+            hint="Let nothing write to the pictures meanwhile, and run the same command again",
+        )
 
 
 def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Record, list[str]]]]:
@@ -203,10 +241,24 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterator[
             future.cancel()
 
 
+def _lock(folder: Path, *, blocking: bool = True) -> BaseFileLock:
+    """The lock of a store. It lies beside the store's folder, so that deleting the one leaves the other."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"), blocking=blocking)
+
+
 def trim_cache(limit: int | None = None) -> None:
-    """Delete the feature stores that were used longest ago until what is left is within `limit` bytes."""
+    """Delete the feature stores that were used longest ago until what is left is within `limit` bytes.
+
+    Stores that a process is writing to right now stay.
+
+    Raises:
+        UsageError: `TRANSFERAPP_CACHE_LIMIT` is not a number.
+    """
     if limit is None:
-        limit = int(os.environ.get("TRANSFERAPP_CACHE_LIMIT", DEFAULT_CACHE_LIMIT))
+        named = os.environ.get("TRANSFERAPP_CACHE_LIMIT") or str(DEFAULT_CACHE_LIMIT)
+        if not named.isdecimal():
+            raise UsageError("TRANSFERAPP_CACHE_LIMIT makes no sense", expected="a number of bytes", got=repr(named))
+        limit = int(named)
     root = cache_directory() / "features"
     stores = []
     for folder in root.glob("*/"):
@@ -217,5 +269,6 @@ def trim_cache(limit: int | None = None) -> None:
     for _, size, folder in sorted(stores, key=lambda store: store[0]):
         if total <= limit:
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
+        with contextlib.suppress(Timeout), _lock(folder, blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size

@@ -1,13 +1,16 @@
 """A backbone tapped at every stage and ready to run: one forward pass gives what every choice of cut would see.
 
 Building one takes seconds (TensorFlow's import, the graph, its conversion), so the converted network is kept in the cache,
-and the next run starts without TensorFlow.
+and the next run starts without TensorFlow. A cached network is a folder that is renamed into place when it is whole, and its
+files are checked against their checksums when it is read: a damaged network would not fail but give wrong features.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,8 +23,10 @@ from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
 from transferapp.backbones.stages import Stage, find_stages, pooled_taps
 from transferapp.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
 from transferapp.errors import BundleError
-from transferapp.storage import cache_directory, disk_errors, write_bytes
+from transferapp.storage import cache_directory, disk_errors, sha256_file, write_bytes
 
+_NETWORK = "taps.xml"
+_FACTS = "stages.json"
 _REVISION = 1
 """Raise this when the graph of a backbone or its taps changes: converted networks and features of before are then void."""
 
@@ -106,21 +111,43 @@ def load_trunk(
         model = None
     identity = [spec.name, fingerprint, image_size, _REVISION, version("openvino"), version("keras")]
     stem = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    folder = cache_directory() / "networks" / f"{spec.name}-{stem}"
-    facts_file = folder / "stages.json"
-    converted: Any = folder / "taps.xml"
+    key, folder = f"{stem}-{precision}", cache_directory() / "networks" / f"{spec.name}-{stem}"
     try:
-        facts = json.loads(facts_file.read_text())
-        compiled = OpenVINOEngine(converted, precision=precision, streams=streams)
-    except (OSError, ValueError, BundleError):
-        taps, facts = _tap(model or build())
-        converted = convert(taps)
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            save_converted(converted, folder / "taps.xml")
-        write_bytes(facts_file, json.dumps(facts).encode())  # written last: its presence says that the rest is whole
-        compiled = OpenVINOEngine(converted, precision=precision, streams=streams)
-    return _assemble(spec.name, f"{stem}-{precision}", image_size, facts, compiled)
+        facts = _cached_facts(folder)
+        compiled = OpenVINOEngine(folder / _NETWORK, precision=precision, streams=streams)
+        return _assemble(spec.name, key, image_size, facts, compiled)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
+        pass  # not there, or damaged in whatever way
+    taps, facts = _tap(model or build())
+    converted = convert(taps)
+    _cache(folder, converted, facts)
+    compiled = OpenVINOEngine(converted, precision=precision, streams=streams)
+    return _assemble(spec.name, key, image_size, facts, compiled)
+
+
+def _cached_facts(folder: Path) -> dict[str, Any]:
+    """What is known of a cached network; raises whatever comes where it is not there or its files are not whole."""
+    facts: dict[str, Any] = json.loads((folder / _FACTS).read_text())
+    for name, digest in facts["sha256"].items():
+        if sha256_file(folder / name) != digest:
+            raise ValueError(f"{name} is damaged")
+    return facts
+
+
+def _cache(folder: Path, converted: Any, facts: dict[str, Any]) -> None:
+    """Keep a network, in place of a damaged one or of one that another process has made meanwhile."""
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as name:
+            made, former = Path(name) / "made", Path(name) / "former"
+            made.mkdir()
+            save_converted(converted, made / _NETWORK)
+            digests = {file.name: sha256_file(file) for file in made.iterdir()}
+            write_bytes(made / _FACTS, json.dumps({**facts, "sha256": digests}).encode())
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(former)
+            with contextlib.suppress(OSError):  # another process was quicker, and its network is as good
+                made.rename(folder)
 
 
 def _keras_trunk(spec: BackboneSpec, model: Any, image_size: tuple[int, int]) -> Trunk:

@@ -140,11 +140,13 @@ def _torch_arrays(layer: keras.layers.Layer, state: dict[str, np.ndarray]) -> tu
         kernel = state.pop(f"{prefix}.weight")
         if isinstance(layer, keras.layers.Dense):
             return prefix, [kernel.T, state.pop(f"{prefix}.bias")]
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            return prefix, [kernel.transpose(2, 3, 0, 1)]  # (channels, 1, h, w) → (h, w, channels, 1)
+        return prefix, [kernel.transpose(2, 3, 1, 0)]  # (out, in, h, w) → (h, w, in, out)
     except KeyError as error:
         raise WeightsError(f"The weight file has no tensor {error}") from error
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return prefix, [kernel.transpose(2, 3, 0, 1)]  # (channels, 1, h, w) → (h, w, channels, 1)
-    return prefix, [kernel.transpose(2, 3, 1, 0)]  # (out, in, h, w) → (h, w, in, out)
+    except ValueError as error:
+        raise WeightsError(f"The weights {prefix} do not fit layer {layer.name}: {error}") from error
 
 
 _TOP_LEVEL = {

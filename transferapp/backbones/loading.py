@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import sys
+import textwrap
+import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,10 +46,11 @@ def load_backbone(
 
     Raises:
         WeightsError: The weights are not here and cannot be downloaded, or do not fit.
-        UsageError: The file is no functional Keras model.
+        UsageError: The file is no functional Keras model from one RGB picture to one output.
     """
     size = image_size or spec.image_size
     if spec.source == "file":
+        weights_path(spec, weights)
         return _load_file(Path(spec.weights), size)
     if spec.source == "application":
         return _load_application(spec, size, weights, pretrained)
@@ -60,10 +67,12 @@ def load_backbone(
 
 def _load_weights(model: keras.Model, path: Path) -> None:
     try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dozens of lines on each layer, before the exception that says it in one
+            model.load_weights(path)
+    except Exception as error:  # of Keras, h5py and zipfile: almost anything, for a bad file
         raise WeightsError(
-            f"The weights in {path} do not fit {model.name} ({str(error).splitlines()[0]})",
+            f"The weights in {path} do not fit {model.name} ({_reason(error)})",
             expected=f"weights of {model.name}, saved by Keras as .h5 or .weights.h5",
         ) from error
 
@@ -74,7 +83,11 @@ def _load_application(spec: BackboneSpec, size: tuple[int, int], weights: Path |
     def construct(source: str | None, include_top: bool = False) -> keras.Model:
         pixels = keras.Input((*size, 3), name="pixels")
         options = {"classifier_activation": None} if include_top else {}
-        model = build(include_top=include_top, weights=source, input_tensor=_scale(pixels, spec.scaling), **options)
+        # Keras prints of its download, and stdout is for answers; it warns that MobileNets are trained at a few sizes only.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined")
+            model = build(include_top=include_top, weights=source, input_tensor=_scale(pixels, spec.scaling), **options)
+        _number_within(model)
         return keras.Model(pixels, model.outputs[0], name=spec.name)
 
     if not pretrained:
@@ -84,7 +97,7 @@ def _load_application(spec: BackboneSpec, size: tuple[int, int], weights: Path |
             return construct("imagenet")
         except Exception as error:  # Keras raises bare Exception when a download fails, and any OSError on the way
             raise WeightsError(
-                f"The weights of {spec.name} could not be downloaded ({str(error).splitlines()[0]})",
+                f"The weights of {spec.name} could not be downloaded ({_reason(error)})",
                 hint=f"Connect to the internet once (Keras then keeps them in {keras_cache()}), name a file with --weights, "
                 f"or use an embedded backbone: {', '.join(EMBEDDED)}",
             ) from error
@@ -96,6 +109,22 @@ def _load_application(spec: BackboneSpec, size: tuple[int, int], weights: Path |
         model = construct(None, include_top=True)  # the file may be the one with the ImageNet classifier
         _load_weights(model, weights)
     return model
+
+
+def _number_within(model: keras.Model) -> None:
+    """Number the layers that were given no name within the model, as if it were the first one built.
+
+    Keras counts them through the whole process, so the same layer would be `add_2` today and `add_18` after another model, and
+    a stage found in one session could not be named in the next.
+    """
+    nameless = defaultdict(list)
+    for operation in model.operations:
+        base, number = re.fullmatch(r"(.*?)(?:_(\d+))?", operation.name, re.DOTALL).groups()  # type: ignore[union-attr]
+        if base.replace("_", "") == type(operation).__name__.lower():
+            nameless[base].append((int(number or 0), operation))
+    for base, operations in nameless.items():
+        for count, (_, operation) in enumerate(sorted(operations, key=lambda pair: pair[0])):
+            operation.name = f"{base}_{count}" if count else base
 
 
 def _scale(pixels: Any, scaling: str) -> Any:
@@ -114,20 +143,42 @@ def _scale(pixels: Any, scaling: str) -> Any:
 
 
 def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
+    expected = "a functional model of built-in layers, from one RGB picture to one output, saved as .keras"
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a foreign file makes Keras raise, it is not a usable model
         raise UsageError(
-            f"{path} cannot be loaded as a Keras model ({str(error).splitlines()[0]})",
-            expected="a functional model of built-in layers, saved as .keras (custom code is never run)",
+            f"{path} cannot be loaded as a Keras model ({_reason(error)})",
+            expected=f"{expected} (custom code is never run)",
         ) from error
+    inputs, outputs = _ends(model)
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
+        shapes = [f"{[tuple(tensor.shape) for tensor in tensors] or 'unknown'}" for tensors in (inputs, outputs)]
+        raise UsageError(
+            f"{path} is no backbone",
+            expected=expected,
+            got=f"a {type(model).__name__} with inputs {shapes[0]} and outputs {shapes[1]}",
+        )
     if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs[0], model.outputs[0], name=path.stem)
-    if not hasattr(model, "inputs") or model.inputs is None or len(model.inputs) != 1:
-        raise UsageError(f"{path} is not a functional model with one input")
-    if None in model.inputs[0].shape[1:3]:
-        fixed = keras.Input((*size, model.inputs[0].shape[3]), name="pixels")
-        clone = keras.models.clone_model(model, input_tensors=fixed)
+        model = keras.Model(inputs[0], outputs[0], name=path.stem)
+    batch, *fixed, _ = inputs[0].shape
+    if batch is not None or None in fixed:
+        pixels = keras.Input((*(have or wanted for have, wanted in zip(fixed, size, strict=True)), 3), name="pixels")
+        clone = keras.models.clone_model(model, input_tensors=pixels)
         clone.set_weights(model.get_weights())
         model = clone
     return model
+
+
+def _ends(model: Any) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs, empty where the model is of a kind that has none to show."""
+    try:
+        return list(model.inputs or ()), list(model.outputs or ())
+    except (AttributeError, ValueError):  # a Sequential that was never built raises rather than answers
+        return [], []
+
+
+def _reason(error: Exception) -> str:
+    """The sentence that matters in one of Keras' long messages."""
+    text = str(error).strip() or type(error).__name__
+    return textwrap.shorten(text.rpartition("Exception encountered: ")[2].splitlines()[0], 200, placeholder=" …")

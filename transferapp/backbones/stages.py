@@ -16,6 +16,7 @@ merges nowhere (VGG), when every resolution counts.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ class Stage:
     """A place to cut.
 
     Attributes:
-        name: The layer whose output is cut, which is how a cut is named on the command line and in a bundle.
+        name: The layer whose output is cut, which is how a cut is named on the command line and in a bundle; `name#2` for the
+            second place where a layer is used.
         index: 0 for the earliest stage.
         shape: (height, width, channels) of its feature map.
         is_top: Whether it is the last feature map, the one a classifier usually stands on.
@@ -50,7 +52,7 @@ class Stage:
 @dataclass(frozen=True)
 class _Point:
     tensor: Any
-    operation: Any
+    name: str
     merges: bool
 
     @property
@@ -62,33 +64,45 @@ class _Point:
         return int(self.tensor.shape[3])
 
 
+def _nodes(model: keras.Model) -> list[Any]:
+    """Every call of a layer, inputs first."""
+    depths = model._nodes_by_depth  # Keras has no public walk over nodes; this is what `Functional.call` itself follows
+    return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
 def _articulation_points(model: keras.Model) -> list[_Point]:
     """The tensors that every path from the input to the output runs through, in order, feature maps only.
 
-    Nodes are swept from input to output; wherever exactly one tensor is still needed by what follows, it is such a point.
+    Nodes are swept from input to output; wherever exactly one tensor is still needed by what follows, it is such a point. The
+    sweep ends where the map is pooled to one pixel: what comes after is a classifier, even one of 1×1 convolutions.
     """
     import keras
 
-    depths = model._nodes_by_depth  # Keras has no public walk over nodes; this is what `Functional.call` itself follows
-    nodes = [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+    nodes = _nodes(model)
     last_use = {id(tensor): len(nodes) for tensor in model.outputs}
     for position, node in enumerate(nodes):
         for tensor in node.input_tensors:
             last_use[id(tensor)] = max(position, last_use.get(id(tensor), position))
     points: list[_Point] = []
-    live: dict[int, tuple[Any, Any]] = {}
+    uses: Counter[str] = Counter()
+    live: dict[int, tuple[Any, Any, int]] = {}
     for position, node in enumerate(nodes):
-        live.update({id(t): (t, node) for t in node.output_tensors if id(t) in last_use})
+        name = node.operation.name
+        uses[name] += 1
+        live.update({id(t): (t, node, uses[name]) for t in node.output_tensors if id(t) in last_use})
         live = {key: value for key, value in live.items() if last_use[key] > position}
         if len(live) != 1:
             continue
-        tensor, producer = next(iter(live.values()))
+        tensor, producer, use = next(iter(live.values()))
+        if isinstance(producer.operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
+            break
         if len(tensor.shape) != 4 or isinstance(producer.operation, keras.layers.ZeroPadding2D):
             continue
         # A squeeze-and-excitation gate is 1×1 and joins by broadcasting: it merges no second feature map.
         merges = len({id(t) for t in producer.input_tensors if tuple(t.shape[1:3]) == tuple(tensor.shape[1:3])}) > 1
         if not points or points[-1].tensor is not tensor:
-            points.append(_Point(tensor, producer.operation, merges))
+            name = producer.operation.name
+            points.append(_Point(tensor, name if use == 1 else f"{name}#{use}", merges))
     return points
 
 
@@ -126,7 +140,7 @@ def find_stages(model: keras.Model) -> tuple[Stage, ...]:
         tensor = group[-1].tensor
         stages.append(
             Stage(
-                name=group[-1].operation.name,
+                name=group[-1].name,
                 index=index,
                 shape=(int(tensor.shape[1]), int(tensor.shape[2]), int(tensor.shape[3])),
                 is_top=index == len(chosen) - 1,
@@ -188,18 +202,32 @@ def cut(model: keras.Model, stage: Stage) -> tuple[keras.Model, keras.Model]:
 
     tensor = stage_tensor(model, stage)
     trunk = keras.Model(model.inputs[0], tensor, name=f"{model.name}_trunk")
-    if tensor is model.outputs[0]:  # nothing above: Keras wants at least one layer in a model
-        start = keras.Input(tensor.shape[1:], dtype=tensor.dtype)
-        return trunk, keras.Model(start, keras.layers.Identity()(start), name=f"{model.name}_tail")
-    return trunk, keras.Model(tensor, model.outputs[0], name=f"{model.name}_tail")
+    # The tail's layers are called anew: ``keras.Model(tensor, output)`` fails where a layer is used on both sides of the cut.
+    start = keras.Input(tensor.shape[1:], dtype=tensor.dtype, name="features")
+    known = {id(tensor): start}
+    for node in _nodes(model):
+        if not node.is_input and all(id(t) in known for t in node.input_tensors):
+            arguments, options = node.arguments.fill_in(known)
+            called = node.operation(*arguments, **options)
+            known.update(zip(map(id, node.outputs), keras.tree.flatten(called), strict=True))
+    output = known[id(model.outputs[0])]
+    if output is start:  # nothing above: Keras wants at least one layer in a model
+        output = keras.layers.Identity(name="nothing_above")(start)
+    return trunk, keras.Model(start, output, name=f"{model.name}_tail")
 
 
 def stage_tensor(model: keras.Model, stage: Stage) -> Any:
-    """The symbolic feature map of a stage."""
+    """The symbolic feature map of a stage.
+
+    Raises:
+        UsageError: The model is another than the stage was found in.
+    """
     for point in _articulation_points(model):
-        if point.operation.name == stage.name:
+        if point.name == stage.name and tuple(point.tensor.shape[1:]) == stage.shape:
             return point.tensor
-    raise UsageError(f"{model.name} has no layer {stage.name}")
+    raise UsageError(
+        f"{model.name} cannot be cut at {stage.describe()}", expected="a stage that was found in this model"
+    )
 
 
 def pooled_taps(model: keras.Model, stages: tuple[Stage, ...]) -> keras.Model:

