@@ -408,25 +408,11 @@ def test_rates_and_what_was_not_tuned() -> None:
     assert "classifier 0.001, backbone 0.0001; 8 epochs" in words
 
 
-def test_reasons_are_labelled() -> None:
-    assert report._labelled("cut: top: the last") == ("cut", "top: the last")
-    assert report._labelled("no label here") == ("", "no label here")
-    assert report._labelled("a very long clause that is no label: and more")[0] == ""
-
-
-@pytest.mark.parametrize(
-    ("others", "expected"),
-    [
-        ([], "No other backbone was tried."),
-        ([("b", 0.90, 15.0)], "It does 3.3 points better than b, at 2.0 times its cost."),
-        ([("b", 0.937, 66.0)], "b does 0.4 points better, too small a lead to pay for: this one answers at 45% of its"),
-        ([("b", 0.933, 60.0)], "It does as well as b, at 50% of its cost."),
-        ([("b", 0.5, 0.0)], "It does 43.3 points better than b, at 1.0 times its cost."),
-    ],
-)
-def test_why_this_backbone(others: list[tuple[str, float, float]], expected: str) -> None:
-    tried = [candidate("a", 0.933, 30.0, chosen=True), *(candidate(*other, chosen=False) for other in others)]
-    assert report._backbone_reason(tried).startswith(expected)
+def test_options_are_kept_in_one_piece_and_the_rest_is_escaped() -> None:
+    assert report.options("a < b; --size and --train-views overrule it") == (
+        'a &lt; b; <span class="option">--size</span> and <span class="option">--train-views</span> overrule it'
+    )
+    assert report.options("plain") == "plain"
 
 
 # The figures

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from transferapp.cli.streams import print_json
 
 
 @click.command("backbones")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def command(as_json: bool) -> None:
-    """List backbones: embedded, cached, or to be downloaded."""
+    """List the pretrained networks there are to start from."""
     from transferapp.backbones.registry import BACKBONES, availability
 
     rows = [
@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
         for spec in BACKBONES.values()
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     click.echo(f"{'name':<20} {'weights':<18} {'parameters':>10}  input")
     for row, spec in zip(rows, BACKBONES.values(), strict=True):

@@ -1,16 +1,27 @@
-"""The decision card and the other things a person reads at the end of a command."""
+"""The decision card and the other things a person reads at the end of a command.
+
+On a terminal the card has a frame and colours and is as wide as the window, up to a comfortable line. In a pipe or a log it is
+the same text without either.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import ROUNDED
-from rich.console import Console, Group
+from rich.box import ASCII2, ROUNDED
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from transferapp.cli.streams import printable
+from transferapp.cli.terminal import duration
+from transferapp.evaluation.charts import percent
+from transferapp.evaluation.wording import backbone_reason, labelled
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
@@ -19,53 +30,102 @@ _CELLS = {
     ("large", "different"): "fine-tune the\nwhole network",
 }
 _IGNORED_SHOWN = 10
+_CLASSES_SHOWN = 30
 _WIDTH = 110
+_PLAIN_WIDTH = 100
+_UNLIMITED = 10_000
+
+_WORDS = (
+    ("backbone", "the network that has learned from ImageNet, a million photos in 1000 classes; here it is reused"),
+    ("stage", "a part of it: the first ones see edges and textures, the last one whole objects"),
+    ("cut", "the stage that the new classifier reads; what lies below it is the backbone's share"),
+    ("D", "how badly ImageNet's classes predict these labels: 0 is perfectly, 1 is not at all"),
+    ("cross-validated", "measured on training pictures, each held out in turn"),
+)
+"""What the card's terms mean, for those who meet them for the first time."""
 
 
 def _console() -> Console:
     console = Console(highlight=False)
-    return (
-        Console(highlight=False, width=min(console.width, _WIDTH))
-        if console.is_terminal
-        else Console(highlight=False, width=_WIDTH)
-    )
+    width = min(console.width, _WIDTH) if console.is_terminal else _PLAIN_WIDTH
+    return Console(highlight=False, width=width)
+
+
+def _print(console: Console, renderable: RenderableType) -> None:
+    """Print; what goes to a file or a pipe has no blanks at the ends of its lines."""
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as captured:
+        console.print(renderable)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    console.file.flush()
+
+
+def _grid(rows: Sequence[tuple[str, RenderableType]], style: str = "cyan") -> Table:
+    """Labels, right-aligned, and beside each its text, which wraps under its own first line."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", style=style, no_wrap=True)
+    grid.add_column()
+    for label, text in rows:
+        grid.add_row(printable(label), text)
+    return grid
 
 
 def show_card(
     plan: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], ignored: Sequence[Mapping[str, Any]]
 ) -> None:
     """Print the decision card: what was measured, which quadrant, what follows, and what would change it."""
-    heading = Text.assemble(
+    console = _console()
+    card = Group(
+        _heading(plan),
+        "",
+        _quadrants(plan, console),
+        "",
+        _grid(_argument(plan, candidates)),
+        "",
+        _Candidates(candidates),
+        "",
+        Text("What would change this", style="bold"),
+        _grid([("·", Text(printable(note))) for note in plan["would_change"]], style=""),
+        "",
+        Text("The words", style="bold"),
+        _grid([(word, Text(meaning, style="dim")) for word, meaning in _WORDS], style="dim"),
+    )
+    if console.is_terminal:
+        _print(console, Panel(card, title="decision card", box=ROUNDED, padding=(1, 2)))
+    else:
+        _print(console, Group("DECISION CARD", "", card))
+    show_ignored(ignored, console)
+
+
+def _heading(plan: Mapping[str, Any]) -> Text:
+    return Text.assemble(
         (f"{plan['num_images']:,} training pictures", "bold"),
         ", ",
         (f"{plan['num_classes']} classes", "bold"),
         "   →   ",
         (plan["quadrant"], "bold green"),
     )
-    parts: list[Any] = [heading, Text(), _quadrants(plan), Text()]
-    parts += [_labelled(reason) for reason in plan["reasons"]]
-    rate = plan["head_learning_rate"]
-    steps = (
-        f"head {rate:g}, backbone {plan['backbone_learning_rate']:g}, {plan['epochs']} epochs"
-        if rate is not None
-        else "none: backbone frozen, classifier solved to its optimum"
-    )
-    parts += [
-        Text(),
-        _labelled(f"now: {plan['backbone']} cut at {plan['cut']}; {plan['method']}"),
-        _labelled(f"learning rate: {steps}"),
-    ]
+
+
+def _argument(plan: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, RenderableType]]:
+    """The reasons in the order of the argument, and what is done because of them."""
+    rows: list[tuple[str, RenderableType]] = []
+    for label, sentences in labelled(plan["reasons"]):
+        rows += [(label if first else "", Text(printable(s))) for first, s in _first(sentences)]
+    if len(candidates) > 1:
+        rows.append(("backbone", Text(printable(f"{plan['backbone']}. {backbone_reason(candidates)}"))))
+    rows.append(("method", Text(printable(f"{plan['method']}, on {plan['backbone']} cut at {plan['cut']}"), "bold")))
     if plan["tuned"] != "none":
-        parts.append(
-            _labelled(
-                f"note: tuning ({plan['tuned']}) is not built yet; the best probe is trained, which it starts from"
-            )
-        )
-    parts += [Text(), _candidates(candidates), Text(), Text("What would change this", style="bold")]
-    parts += [Text(f"· {note}") for note in plan["would_change"]]
-    console = _console()
-    console.print(Panel(Group(*parts), title="decision card", box=ROUNDED, padding=(1, 2)))
-    show_ignored(ignored, console)
+        # What is tuned may be a bake-off's outcome, which names itself in `method`; while it does not, the card owns up.
+        note = f"tuning ({plan['tuned']}) is not built yet; the best probe is trained, which it starts from"
+        rows.append(("note", Text(note, "yellow")))
+    return rows
+
+
+def _first(sentences: Sequence[str]) -> list[tuple[bool, str]]:
+    return [(index == 0, sentence) for index, sentence in enumerate(sentences)]
 
 
 def show_ignored(ignored: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -73,19 +133,14 @@ def show_ignored(ignored: Sequence[Mapping[str, Any]], console: Console) -> None
     if not ignored:
         return
     console.print(f"{len(ignored)} file{'s were' if len(ignored) > 1 else ' was'} left out:", style="yellow")
-    for item in ignored[:_IGNORED_SHOWN]:
-        console.print(f"  {item['name']}: {item['reason']}", markup=False)
+    rows = [Text(printable(f"{item['name']}: {item['reason']}")) for item in ignored[:_IGNORED_SHOWN]]
     if len(ignored) > _IGNORED_SHOWN:
-        console.print(f"  ... and {len(ignored) - _IGNORED_SHOWN} more")
+        rows.append(Text(f"... and {len(ignored) - _IGNORED_SHOWN:,} more"))
+    _print(console, _grid([("", row) for row in rows]))
 
 
-def _labelled(sentence: str) -> Text:
-    label, _, rest = sentence.partition(": ")
-    return Text.assemble((f"{label:>13}  ", "cyan"), rest, overflow="fold")
-
-
-def _quadrants(plan: Mapping[str, Any]) -> Table:
-    table = Table(box=ROUNDED, show_lines=True)
+def _quadrants(plan: Mapping[str, Any], console: Console) -> Table:
+    table = Table(box=ROUNDED if console.is_terminal else ASCII2, show_lines=True, safe_box=True)
     table.add_column("")
     for similarity in ("similar", "different"):
         table.add_column(f"{similarity}{' to ImageNet' if similarity == 'similar' else ''}", justify="center")
@@ -99,65 +154,140 @@ def _quadrants(plan: Mapping[str, Any]) -> Table:
     return table
 
 
-def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("backbone", "cut", "cross-validated", "10-crop request", "accuracy by stage, earliest first"):
-        table.add_column(heading, header_style="bold")
-    for candidate in candidates:
-        stages = "  ".join(
-            f"{stage['accuracy']:.2f}{'*' if stage['stage'] == candidate['cut'] else ''}"
-            for stage in candidate["stages"]
-        )
-        table.add_row(
-            f"{'▶ ' if candidate['chosen'] else '  '}{candidate['backbone']}",
-            candidate["cut"],
-            f"{candidate['accuracy']:.3f}",
-            f"{candidate['milliseconds']:.0f} ms",
-            stages,
-            style="green" if candidate["chosen"] else "",
-        )
-    return table
+class _Candidates:
+    """The backbones that were tried: one table where it fits the width, otherwise one below the other."""
+
+    _COLUMNS = (("backbone", "left"), ("cut at", "left"), ("accuracy", "right"), ("10 crops", "right"))
+    _STAGES = "accuracy by stage, earliest first (* cut)"
+
+    def __init__(self, candidates: Sequence[Mapping[str, Any]]) -> None:
+        self._candidates = candidates
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("What was tried: cross-validated accuracy, time of a request of ten crops", style="bold")
+        together = self._table([*self._COLUMNS, (self._STAGES, "left")], lambda c: [*_facts(c), _profile(c)])
+        if Measurement.get(console, options.update(max_width=_UNLIMITED), together).maximum <= options.max_width:
+            yield together
+            return
+        yield self._table(self._COLUMNS, _facts)
+        yield Text(f"\n{self._STAGES}")
+        yield self._table((("backbone", "left"), ("", "left")), lambda c: [_facts(c)[0], _profile(c)], header=False)
+
+    def _table(self, columns: Sequence[tuple[str, Any]], cells: Any, *, header: bool = True) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header)
+        for heading, justify in columns:
+            table.add_column(heading, header_style="", justify=justify)
+        for candidate in self._candidates:
+            table.add_row(*cells(candidate), style="green" if candidate["chosen"] else "")
+        return table
+
+
+def _facts(candidate: Mapping[str, Any]) -> list[Text]:
+    mark = "▶ " if candidate["chosen"] else "  "
+    accuracy, cost = f"{candidate['accuracy']:.3f}", f"{candidate['milliseconds']:.0f} ms"
+    return [
+        Text(mark + printable(candidate["backbone"]), no_wrap=True),
+        Text(printable(candidate["cut"])),
+        Text(accuracy),
+        Text(cost),
+    ]
+
+
+def _profile(candidate: Mapping[str, Any]) -> Text:
+    figures = [
+        f"{stage['accuracy']:.2f}{'*' if stage['stage'] == candidate['cut'] else ' '}" for stage in candidate["stages"]
+    ]
+    return Text(" ".join(figures).rstrip())
 
 
 def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> None:
     """Say how good the bundle is and what to do with it."""
     console = _console()
-    for split, label in (("validation", "Validation"), ("test", "Test")):
+    rows: list[tuple[str, RenderableType]] = []
+    for split in ("validation", "test"):
         figures = manifest["metrics"][split]
         if figures:
             low, high = figures["accuracy_interval"]
             right = round(figures["accuracy"] * figures["num_images"])
-            console.print(
-                f"{label:<11} accuracy [bold]{figures['accuracy']:.3f}[/] ({right} of {figures['num_images']} unseen "
-                f"pictures right, 95 % interval {low:.2f} to {high:.2f})"
+            rows.append(
+                (
+                    split,
+                    Text.assemble(
+                        (f"accuracy {figures['accuracy']:.3f}", "bold"),
+                        f": {right} of {figures['num_images']} unseen pictures right by their centre view, 95 % interval "
+                        f"{low:.2f} to {high:.2f}",
+                    ),
+                )
             )
     parity = manifest["parity"][manifest["precision"]["served"]]
-    console.print(
-        f"{'Served':<11} in {parity['precision']}, at most {parity['max_difference']:.1g} from Keras in any probability "
-        f"({parity['num_images']} pictures)"
-    )
-    console.print(f"{'Bundle':<11} {path}  (report: {path / 'report.html'}), {seconds:.1f} s in all\n")
-    console.print(f"  transferapp predict {path} PICTURE...\n  transferapp serve {path}", style="cyan", markup=False)
+    rows += [
+        (
+            "served",
+            f"in {parity['precision']}; no probability differs from the Keras model's by more than "
+            f"{parity['max_difference']:.1g} ({parity['num_images']} pictures compared)",
+        ),
+        ("report", Text(printable(str(path / "report.html")))),
+        ("bundle", Text(printable(f"{path}, after {duration(seconds)}"))),
+    ]
+    console.print()
+    _print(console, _grid(rows))
+    named = shlex.quote(str(path))
+    console.print()
+    for line in (f"transferapp predict {named} PICTURE...", f"transferapp serve {named}"):
+        console.print(f"  {printable(line)}", style="cyan", markup=False, soft_wrap=True)
 
 
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:
     """Print the figures of `transferapp evaluate`."""
     console = _console()
     low, high = evaluation["accuracy_interval"]
-    console.print(
-        f"[bold]accuracy {evaluation['accuracy']:.3f}[/] (95 % interval {low:.2f} to {high:.2f})   "
-        f"top-5 {evaluation['top5_accuracy']:.3f}   loss {evaluation['loss']:.3f}   macro F1 {evaluation['macro_f1']:.3f}"
-    )
     views = f"{evaluation['views']} view{'s' if evaluation['views'] > 1 else ''} each"
-    console.print(f"{evaluation['num_images']} pictures, {views}, split: {evaluation['split']}")
+    rows: list[tuple[str, RenderableType]] = [
+        (
+            "accuracy",
+            Text.assemble((f"{evaluation['accuracy']:.3f}", "bold"), f", 95 % interval {low:.2f} to {high:.2f}"),
+        ),
+        ("top 5", f"{evaluation['top5_accuracy']:.3f}"),
+        ("mean F1", f"{evaluation['macro_f1']:.3f}, every class counting the same"),
+        ("loss", f"{evaluation['loss']:.3f} nats"),
+        ("measured on", f"{evaluation['num_images']:,} pictures, {views}, split: {evaluation['split']}"),
+    ]
     if evaluation["num_seen"]:
         verb = "are counted in" if evaluation["seen_included"] else "were left out"
-        console.print(f"{evaluation['num_seen']} pictures that the bundle was trained on {verb}", style="yellow")
-    table = Table(box=None, padding=(0, 2, 0, 0))
+        rows.append(
+            ("note", Text(f"{evaluation['num_seen']:,} pictures that the bundle was trained on {verb}", "yellow"))
+        )
+    if evaluation["num_ignored"]:
+        rows.append(
+            ("note", Text(f"{evaluation['num_ignored']:,} files could not be read and were left out", "yellow"))
+        )
+    _print(console, _grid(rows))
+    console.print()
+    _print(console, _per_class(evaluation["per_class"]))
+
+
+def _per_class(per_class: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """The classes, hardest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("class", "pictures", "precision", "recall", "F1"):
         table.add_column(heading, header_style="bold", justify="left" if heading == "class" else "right")
-    for name, figures in sorted(evaluation["per_class"].items(), key=lambda item: item[1]["recall"]):
-        if figures["num_images"]:
-            numbers = [f"{figures[key]:.3f}" for key in ("precision", "recall", "f1")]
-            table.add_row(Text(name), str(figures["num_images"]), *numbers)
-    console.print(table)
+    judged = sorted(((name, f) for name, f in per_class.items() if f["num_images"]), key=lambda item: item[1]["recall"])
+    for name, figures in judged[:_CLASSES_SHOWN]:
+        numbers = [f"{figures[key]:.3f}" for key in ("precision", "recall", "f1")]
+        table.add_row(Text(printable(name)), f"{figures['num_images']:,}", *numbers)
+    rest = len(judged) - _CLASSES_SHOWN
+    return Group(table, f"... and {rest:,} classes that are easier; --json has them all") if rest > 0 else table
+
+
+def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str, float]]) -> None:
+    """Print a picture's classes, most probable first."""
+    console = _console()
+    said = f"  ({', '.join(notes)})" if notes else ""
+    console.print(printable(f"{file}{said}"), markup=False, soft_wrap=True)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    for label, score in scores:
+        table.add_row(Text(f"  {printable(label)}"), percent(score), "█" * round(30 * score))
+    _print(console, table)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from transferapp.cli.streams import print_json
 
 
 @click.command("evaluate")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="PATH", help="Class folders; of train/val/test folders, test is used.")
-@click.option("--views", type=int, help="Crops to average: 1, 10 or 50.  [default: the bundle's, 10]")
+@click.option(
+    "--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's,\N{NO-BREAK SPACE}10]"
+)
 @click.option("--include-seen", is_flag=True, help="Count pictures too that the bundle was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool) -> None:
@@ -23,6 +26,6 @@ def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_j
     with quiet_libraries() as console:
         evaluation = evaluate(bundle, data, views=views, include_seen=include_seen, progress=TerminalProgress(console))
     if as_json:
-        click.echo(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False))
+        print_json(evaluation.to_json())
     else:
         show_evaluation(evaluation.to_json())

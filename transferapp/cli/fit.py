@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import click
 
 from transferapp.cli.options import config_from, fit_options
+from transferapp.cli.streams import print_json
 
 
 @click.command("fit")
 @fit_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest instead of the card.")
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Train a classifier on a folder of pictures and write it as a bundle."""
+    """Train a classifier on pictures and write it as a bundle."""
     started = time.perf_counter()
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome
@@ -26,7 +26,7 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     with quiet_libraries() as console:
         result = fit(config, TerminalProgress(console))
     if as_json:
-        click.echo(json.dumps(result.manifest, indent=2, ensure_ascii=False))
+        print_json(result.manifest)
         return
     manifest = result.manifest
     show_card(manifest["plan"], manifest["candidates"], manifest["data"]["ignored"])

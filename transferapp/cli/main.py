@@ -1,16 +1,22 @@
-"""Entry point: commands, and what becomes of every error."""
+"""Entry point: commands, and what becomes of every error and signal."""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
-from transferapp.errors import TransferAppError
+from transferapp.cli.streams import prepare_streams, printable
+from transferapp.errors import ResourceError, TransferAppError
 
 COMMANDS = {
     "fit": "transferapp.cli.fit",
@@ -20,8 +26,31 @@ COMMANDS = {
     "serve": "transferapp.cli.serve",
     "backbones": "transferapp.cli.backbones",
 }
-INTERRUPTED = 130
-OUT_OF_RESOURCES = 5
+INTERNAL_ERROR = 1
+OUT_OF_RESOURCES = ResourceError.exit_code
+SIGNAL_BASE = 128
+"""What shells add to a signal's number: Ctrl-C (SIGINT, 2) ends with 130, SIGTERM (15) with 143."""
+
+_COMPLETION = "_TRANSFERAPP_COMPLETE"
+"""Set by the shell when it asks for completions; Click's documentation says how to install them."""
+
+_MAKE_ROOM, _CHOOSE_ANOTHER = "Free some space there", "Choose another place, or get the right to write there"
+_UNUSABLE = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EACCES: _CHOOSE_ANOTHER,
+    errno.EPERM: _CHOOSE_ANOTHER,
+    errno.EROFS: _CHOOSE_ANOTHER,
+}
+"""What the system may say of a place, and how to mend it."""
+
+
+class Stopped(BaseException):
+    """A signal asked the command to stop. Not a `KeyboardInterrupt`, which libraries on the way take for their own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class _LazyGroup(click.Group):
@@ -37,63 +66,119 @@ class _LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="transferapp", message="%(package)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages.")
-def cli(debug: bool) -> None:
-    """Turn a folder of pictures into a trustworthy image classifier, and serve it.
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # `main` has taken --debug from the line already
+    """Turn a folder of pictures into an image classifier that you can trust, and serve it.
 
     \b
-    transferapp plan --data ./dogs         what would be done with these pictures, and why
+    transferapp plan --data ./dogs         what would be done, and why
     transferapp fit --data ./dogs          do it: writes the bundle models/dogs
     transferapp predict models/dogs a.jpg  what is on this picture?
     transferapp serve models/dogs          answer POST /predict over HTTP
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
+    prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]  # welcome anywhere on the line
     if debug:
         os.environ["TRANSFERAPP_DEBUG"] = "1"
+    _stop_on_signals()
     code = _run(words, debug)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _on_signals(_leave)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or _judge(error, debug)
     # Threads that still build a network nobody needs any more would hold an orderly exit back for seconds.
     os._exit(code)
 
 
 def _run(words: list[str], debug: bool) -> int:
+    """Run a command; every way in which it can end becomes an exit code and at most one line on standard error."""
     try:
-        outcome = cli.main(args=words, prog_name="transferapp", standalone_mode=False)
+        if instruction := os.environ.get(_COMPLETION):
+            return shell_complete(cli, {}, "transferapp", _COMPLETION, instruction)
+        # Not `cli.main`, which turns a broken pipe into exit code 1 and puts blank lines round an interruption.
+        with cli.make_context("transferapp", words) as context:
+            outcome = cli.invoke(context)
         return outcome if isinstance(outcome, int) else 0
-    except click.UsageError as error:
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except SystemExit as error:  # Rich's answer to a pipe whose reader has left
+        return 0 if isinstance(error.__context__, BrokenPipeError) else INTERNAL_ERROR
+    except BaseException as error:
+        return _judge(error, debug)
+
+
+def _judge(error: BaseException, debug: bool) -> int:
+    """Say what went wrong, and give the exit code for it."""
+    if isinstance(error, BrokenPipeError):
+        return 0  # as with `| head`: who asked has seen enough
+    if debug and not isinstance(error, click.ClickException):
+        traceback.print_exception(error)
+    if isinstance(error, Stopped):
+        said = "Interrupted" if error.number == signal.SIGINT else "Stopped by a signal"
+        return _say(f"{said}; what was there before is unchanged.", SIGNAL_BASE + error.number)
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return _say("Interrupted; what was there before is unchanged.", SIGNAL_BASE + signal.SIGINT)
+    if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "transferapp"
-        return _complain(f"{error.format_message()} See `{command} --help`.", error.exit_code)
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _complain("Interrupted; what was there before is unchanged.", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not complain too
-        return 0
-    except TransferAppError as error:
-        if debug:
-            raise
-        return _complain(str(error), error.exit_code)
-    except MemoryError:
-        if debug:
-            raise
-        return _complain("Out of memory. Close other programs, or use fewer or smaller pictures.", OUT_OF_RESOURCES)
-    except Exception as error:
-        if debug:
-            raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _complain(f"Internal error ({text}). Run again with --debug for the details; please report it.", 1)
+        return _say(f"Error: {error.format_message()} See `{command} --help`.", error.exit_code)
+    if isinstance(error, click.ClickException):
+        return _say(f"Error: {error.format_message()}", error.exit_code)
+    if isinstance(error, TransferAppError):
+        return _say(f"Error: {error}", error.exit_code)
+    if isinstance(error, MemoryError):
+        return _say("Error: Out of memory. Close other programs, or use fewer or smaller pictures.", OUT_OF_RESOURCES)
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        place = error.filename or "the output"
+        return _say(f"Error: Could not use {place}: {error.strerror}. {_UNUSABLE[error.errno]}.", OUT_OF_RESOURCES)
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    advice = "" if debug else "Run again with --debug for the details; please report it."
+    return _say(f"Error: Internal error ({text}). {advice}".rstrip(), INTERNAL_ERROR)
 
 
-def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"Error: {message}\n" if code != INTERRUPTED else f"\n{message}\n")
+def _say(message: str, code: int) -> int:
+    try:
+        if code > SIGNAL_BASE and sys.stderr.isatty():
+            sys.stderr.write("\n")  # below the ^C that the terminal has shown
+        sys.stderr.write(f"{printable(message)}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody is left to be told
     return code
+
+
+def _stop_on_signals() -> None:
+    """From now on Ctrl-C and SIGTERM raise `Stopped`, so that what was begun is tidied up; a second one ends at once."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        _on_signals(_leave)
+        raise Stopped(number)
+
+    _on_signals(stop)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    os._exit(SIGNAL_BASE + number)
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if (
+            signal.getsignal(number) is not signal.SIG_IGN
+        ):  # so a script's shell starts its background jobs; it stays so
+            signal.signal(number, handler)

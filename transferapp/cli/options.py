@@ -13,6 +13,15 @@ from transferapp.config import FitConfig, make_config, read_config_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_METAVARS = {
+    "data": "PATH",
+    "out": "PATH",
+    "weights": "PATH",
+    "backbone": "NAME",
+    "train_views": "[auto|0-64]",
+}
+_TYPES = {int: click.INT, float: click.FLOAT}
+
 
 def fit_options(*leave_out: str) -> Callable[[F], F]:
     """A decorator that adds one option a field of `FitConfig`, and `--config` for a YAML file with the same fields."""
@@ -22,17 +31,21 @@ def fit_options(*leave_out: str) -> Callable[[F], F]:
             if spec.name in leave_out:
                 continue
             choices = spec.metadata["choices"]
-            default = "" if spec.default == "" else f" [default: {spec.default}]"
+            default = "" if spec.default == "" else f" [default:\N{NO-BREAK SPACE}{spec.default}]"
             function = click.option(
                 f"--{spec.name.replace('_', '-')}",
                 spec.name,
-                type=click.Choice(choices) if choices else {int: click.INT, float: click.FLOAT}.get(type(spec.default)),
+                type=click.Choice(choices) if choices else _TYPES.get(type(spec.default)),
                 default=None,
-                metavar=None if choices else ("PATH" if spec.name in ("data", "out", "weights") else None),
+                metavar=_METAVARS.get(spec.name),
                 help=spec.metadata["help"] + default,
             )(function)
         return click.option(
-            "--config", "config_file", type=click.Path(path_type=Path), help="A YAML file of these settings; flags win."
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="A YAML file of these settings; flags win.",
         )(function)
 
     return decorate

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from transferapp.cli.options import config_from, fit_options
+from transferapp.cli.streams import print_json
 
 
 @click.command("plan")
 @fit_options("out", "train_views")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the card.")
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Measure a folder of pictures and show what would be trained, how, and why."""
+    """Measure pictures, show what would be trained, and why."""
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
@@ -28,6 +28,6 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     ignored = [vars(item) for item in measurement.dataset.ignored]
     document = {**measurement.plan.to_json(), "candidates": candidates, "ignored": ignored}
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         show_card(measurement.plan.to_json(), candidates, ignored)

@@ -16,7 +16,11 @@ import click
 @click.option("--workers", type=click.IntRange(1), help="Threads that classify.  [default: one a core]")
 def command(bundle: Path, host: str, port: int, workers: int | None) -> None:
     """Serve a bundle over HTTP. Further settings come from TRANSFERAPP_* environment variables."""
+    from service.model import find_bundle
     from service.server import run
     from service.settings import read_settings
+    from transferapp.bundle import read_bundle
 
-    run(read_settings(bundle=bundle, host=host, port=port, workers=workers))
+    settings = read_settings(bundle=bundle, host=host, port=port, workers=workers)
+    read_bundle(find_bundle(settings.bundle))  # a wrong path is said before anything listens
+    run(settings)

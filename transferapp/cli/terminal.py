@@ -7,13 +7,26 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from transferapp.cli.streams import SPELLED_OUT, Patient, printable
 from transferapp.progress import Advance
+
+QUIET_SECONDS = 30.0
+"""Where there is no bar to watch, a line says so often how far a long task has come."""
+
+_BAR = 16
+"""Characters; a line that is not full has room for the ^C that a terminal writes behind it, and can then be wiped out."""
+
+_WORTH_A_LINE = 0.1
+"""Seconds; a task that counts nothing and is over sooner leaves no line."""
+
+_FEW = 20
+"""Items; below, a rate is noise."""
 
 
 @contextlib.contextmanager
@@ -27,10 +40,12 @@ def quiet_libraries() -> Iterator[Console]:
         yield Console(stderr=True, highlight=False)
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    real = os.dup(2)
     before = sys.stderr
-    stream = os.fdopen(os.dup(real), "w", encoding=before.encoding, errors="backslashreplace", buffering=1)
+    with contextlib.suppress(OSError):
+        before.flush()
+    real = os.dup(2)
+    binary = os.fdopen(os.dup(real), "wb")
+    stream = Patient(binary, encoding=before.encoding, errors=SPELLED_OUT, line_buffering=True)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -47,51 +62,106 @@ def quiet_libraries() -> Iterator[Console]:
 
 
 class TerminalProgress:
-    """Progress on a console."""
+    """Progress on a console.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: Where it is shown.
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter) -> None:
         self._console = console
+        self._clock = clock
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
     @contextlib.contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
-        started = time.perf_counter()
-        done = first = 0
-        seen = False
-
-        def count(value: int) -> None:
-            nonlocal done, first, seen
-            if not seen:
-                first, seen = value, True  # what the cache already had costs no time and does not count for the rate
-            done = value
-
-        if not self._console.is_terminal:
-            yield count
-        else:
-            columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
-            if total:
-                columns += [
-                    BarColumn(24),
-                    MofNCompleteColumn(),
-                    TextColumn("{task.fields[rate]}"),
-                    TimeRemainingColumn(),
-                ]
-            with RichProgress(*columns, console=self._console, transient=True) as bars:
+        label = printable(label)
+        count = _Count(self._clock)
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            with RichProgress(*self._columns(total), console=self._console, transient=True) as bars:
                 task = bars.add_task(label, total=total or None, rate="")
 
                 def advance(value: int) -> None:
                     count(value)
-                    bars.update(task, completed=value, rate=_rate(done - first, time.perf_counter() - started))
+                    bars.update(task, completed=value, rate=count.rate())
 
                 yield advance
-        seconds = time.perf_counter() - started
-        rate = _rate(done - first, seconds) if total >= 20 else ""
-        if seconds >= 0.1 or total:
-            line = f"  {label}: {seconds:.1f} s{', ' + rate if rate else ''}"
-            self._console.print(line, style="dim", markup=False)
+        else:
+            said = self._clock()
+
+            def advance(value: int) -> None:
+                nonlocal said
+                count(value)
+                if value < total and self._clock() - said >= QUIET_SECONDS:
+                    said = self._clock()
+                    self._line(f"{label}: {value:,} of {total:,}", count.rate(), count.time_left(total))
+
+            yield advance
+        if count.seconds >= _WORTH_A_LINE or total:
+            self._line(f"{label}: {duration(count.seconds)}", count.rate() if total >= _FEW else "")
+
+    def _columns(self, total: int) -> list[ProgressColumn]:
+        plain = not self._console.encoding.startswith("utf")
+        columns: list[ProgressColumn] = [
+            SpinnerColumn("line" if plain else "dots"),
+            TextColumn("{task.description}", markup=False),
+        ]
+        if total:
+            columns += [
+                BarColumn(_BAR),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+            ]
+        return columns
+
+    def _line(self, *parts: str) -> None:
+        line = "  " + ", ".join(part for part in parts if part)
+        self._console.print(line, style="dim", markup=False, soft_wrap=True)
 
 
-def _rate(count: int, seconds: float) -> str:
-    return f"{count / seconds:.0f}/s" if count and seconds > 0.05 else ""
+class _Count:
+    """How much of a task is done, and how fast."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._first: int | None = None
+        self._done = 0
+
+    def __call__(self, value: int) -> None:
+        if self._first is None:
+            self._first = value  # what the cache already had costs no time and does not count for the rate
+        self._done = value
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._started
+
+    def _per_second(self) -> float:
+        fresh = self._done - (self._first or 0)
+        return fresh / self.seconds if fresh and self.seconds > 0.05 else 0.0
+
+    def rate(self) -> str:
+        """Items a second, or nothing where that cannot be told yet."""
+        speed = self._per_second()
+        return f"{speed:.0f}/s" if speed >= 10 else f"{speed:.1f}/s" if speed else ""
+
+    def time_left(self, total: int) -> str:
+        """An estimate of what the rest will take, or nothing."""
+        speed = self._per_second()
+        return f"about {duration((total - self._done) / speed)} left" if speed else ""
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: `8.1 s`, `3 min 20 s`, `2 h 5 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 
 from transferapp.evaluation import charts
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
+from transferapp.evaluation.wording import backbone_reason, labelled
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -38,6 +39,7 @@ ROWS_SHOWN = 15
 CONFUSIONS_LISTED = 20
 IGNORED_LISTED = 1000
 _JOINT = re.compile(r"(?<=[_/.-])(?=\w)")
+_OPTION = re.compile(r"(--[a-z][a-z-]*)")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 DIVERGENCE_SCALE = charts.Scale(
@@ -132,8 +134,8 @@ def render_report(manifest: Mapping[str, Any], *, samples: Sequence[Thumbnail], 
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),
-        reasons=[_labelled(reason) for reason in manifest["plan"]["reasons"]],
-        backbone_reason=_backbone_reason(manifest["candidates"]),
+        reasons=labelled(manifest["plan"]["reasons"]),
+        backbone_reason=backbone_reason(manifest["candidates"]),
         axis=_stage_axis(manifest["candidates"]),
         counts=_counts(manifest),
         ignored=Counter(item["code"] for item in manifest["data"]["ignored"]).most_common(),
@@ -174,6 +176,7 @@ def _template() -> Template:
         csp_hash=csp_hash,
         sentence=sentence,
         breakable=breakable,
+        options=options,
     )
     environment.globals.update(class_rows=_class_rows, confusions=_confusions, heat=_heat)
     return environment.get_template("report.html.j2")
@@ -203,6 +206,14 @@ def day(created: str) -> str:
 def breakable(text: str) -> Markup:
     """Escaped, and free to wrap after the characters that join words in names of classes and files."""
     return Markup("<wbr>").join(_JOINT.split(text))
+
+
+def options(text: str) -> Markup:
+    """Escaped, and command-line options such as `--size` kept in one piece."""
+    parts = _OPTION.split(text)  # every second part is an option
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts)
+    )
 
 
 def csp_hash(style: str) -> str:
@@ -293,30 +304,6 @@ def _similarity_note(manifest: Mapping[str, Any]) -> str:
     if manifest["config"].get("similarity") == plan["similarity"]:
         return f"Set by hand, against the measurement: --similarity {plan['similarity']}."
     return "D alone would say similar, but an earlier stage beats the last one, so the set counts as different."
-
-
-def _labelled(reason: str) -> tuple[str, str]:
-    """(label, sentence) of a reason such as `cut: top, the last stage`."""
-    label, colon, rest = reason.partition(": ")
-    return (label, rest) if colon and len(label) <= 20 else ("", reason)
-
-
-def _backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """Why the chosen backbone was chosen, in a sentence or two."""
-    chosen = next((c for c in candidates if c["chosen"]), None)
-    others = [c for c in candidates if not c["chosen"]]
-    if chosen is None or not others:
-        return "No other backbone was tried."
-    best = max(others, key=lambda c: c["accuracy"])
-    gap = chosen["accuracy"] - best["accuracy"]
-    cost = chosen["milliseconds"] / best["milliseconds"] if best["milliseconds"] > 0 else 1.0
-    price = f"{cost:.1f} times its cost" if cost >= 1 else f"{100 * cost:.0f}% of its cost"
-    lead = charts.points(abs(gap), signed=False)
-    if lead == "0.0":
-        return f"It does as well as {best['backbone']}, at {price}."
-    if gap > 0:
-        return f"It does {lead} points better than {best['backbone']}, at {price}."
-    return f"{best['backbone']} does {lead} points better, too small a lead to pay for: this one answers at {price}."
 
 
 def _stage_axis(candidates: Sequence[Mapping[str, Any]]) -> charts.DotAxis:

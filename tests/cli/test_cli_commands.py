@@ -1,0 +1,85 @@
+"""The commands on bundles and lists that cost nothing to make: what is printed, and what `--json` promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fitted import environment, transferapp
+from transferapp.backbones.registry import BACKBONES, EMBEDDED
+from transferapp.predict import Predictor
+
+
+def test_backbones_says_which_need_no_network(tmp_path: Path) -> None:
+    env = environment(KERAS_HOME=str(tmp_path))
+    listed = transferapp("backbones", env=env)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    lines = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
+    for name in BACKBONES:
+        assert ("embedded" in lines[name]) == (name in EMBEDDED)
+        assert ("to be downloaded" in lines[name]) == (name not in EMBEDDED)
+
+
+def test_backbones_as_json_knows_what_keras_has_cached(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / BACKBONES["vgg16"].weights).write_bytes(b"")
+    rows = json.loads(transferapp("backbones", "--json", env=environment(KERAS_HOME=str(tmp_path))).stdout)
+    found = {row["name"]: row for row in rows}
+    assert list(found) == list(BACKBONES)
+    assert found["vgg16"]["availability"] == "cached"
+    assert found["resnet50"]["availability"] == "to be downloaded"
+    assert found["efficientnet_lite2"] == {
+        "name": "efficientnet_lite2",
+        "availability": "embedded",
+        "parameters_millions": 6.2,
+        "image_size": [260, 260],
+    }
+
+
+def test_predict_shows_the_best_classes_of_every_picture(tiny: Path, colours: Path) -> None:
+    red, blue = colours / "red" / "0.png", colours / "blue" / "1.png"
+    done = transferapp("predict", tiny, red, blue, "--top-k", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[3]) == (str(red), str(blue))
+    assert [line.split()[0] for line in lines[1:3] + lines[4:]] == ["red", "blue", "blue", "green"]
+
+
+@pytest.mark.parametrize("views", [None, 1, 10, 50])
+def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colours: Path, views: int | None) -> None:
+    picture = colours / "green" / "2.png"
+    done = transferapp("predict", tiny, picture, "--json", *(["--views", views] if views else []))
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    expected = Predictor.load(tiny).predict(picture, views=views)
+    document = json.loads(line)
+    assert document == {
+        "file": str(picture),
+        "predictions": [vars(score) for score in expected.scores],
+        "model": "tiny",
+        "model_version": document["model_version"],
+        "views": views or 10,
+        "notes": [],
+    }
+    assert len(document["predictions"]) == 3
+
+
+def test_evaluate_as_json_has_the_figures(tiny: Path, colours: Path) -> None:
+    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1", "--json")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document.keys() >= {"accuracy", "top5_accuracy", "loss", "num_images", "per_class", "views", "split"}
+    assert (document["accuracy"], document["top5_accuracy"], document["num_images"]) == (1.0, 1.0, 12)
+    assert document["per_class"]["blue"] == {"num_images": 4, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert document["confusion"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+
+
+def test_evaluate_for_people_has_them_too(tiny: Path, colours: Path) -> None:
+    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1")
+    assert done.returncode == 0
+    words = " ".join(done.stdout.split())
+    assert "accuracy 1.000, 95 % interval 0.76 to 1.00" in words
+    assert "measured on 12 pictures, 1 view each, split: all" in words
+    assert "green 4 1.000 1.000 1.000" in words

@@ -1,0 +1,85 @@
+"""What becomes of every kind of error that a command may end with."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Callable
+
+import click
+import pytest
+
+from transferapp.cli import backbones, main
+from transferapp.errors import TrainingError, WeightsError
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command that ends with an error; its exit code and what was said on standard error."""
+
+    def ending_with(error: BaseException, *, debug: bool = False) -> tuple[int, str]:
+        def fail(as_json: bool) -> None:
+            raise error
+
+        monkeypatch.setattr(backbones.command, "callback", fail)
+        code = main._run(["backbones"], debug)
+        return code, capsys.readouterr().err
+
+    return ending_with
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (TrainingError("The loss is not a number", hint="Lower the rate"), 6, "Error: The loss is not a number."),
+        (WeightsError("The weights of x are not here"), 5, "Error: The weights of x are not here."),
+        (MemoryError(), 5, "Error: Out of memory. Close other programs"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 5, "Error: Could not use a/b: No space left on"),
+        (PermissionError(errno.EACCES, "Permission denied", "c"), 5, "Error: Could not use c: Permission denied."),
+        (OSError(errno.EROFS, "Read-only file system"), 5, "Error: Could not use the output: Read-only file system."),
+        (main.Stopped(signal.SIGINT), 130, "Interrupted; what was there before is unchanged."),
+        (main.Stopped(signal.SIGTERM), 143, "Stopped by a signal; what was there before is unchanged."),
+        (KeyboardInterrupt(), 130, "Interrupted; what was there before is unchanged."),
+        (click.Abort(), 130, "Interrupted; what was there before is unchanged."),
+        (click.ClickException("that did not work"), 1, "Error: that did not work"),
+        (click.BadParameter("no"), 2, "Error: Invalid value: no See `transferapp backbones --help`."),
+        (RuntimeError("boom\nsecond line"), 1, "Error: Internal error (RuntimeError: boom). Run again with --debug"),
+        (AssertionError(), 1, "Error: Internal error (AssertionError: ). Run again with --debug"),
+        (OSError(errno.EIO, "Input/output error", "d"), 1, "Error: Internal error (OSError: [Errno 5] Input/output"),
+        (SystemExit(3), 1, ""),
+    ],
+)
+def test_one_line_and_the_right_code(run: Run, error: BaseException, code: int, said: str) -> None:
+    ended, errors = run(error)
+    assert ended == code
+    assert errors.startswith(said)
+    assert errors.count("\n") == (1 if said else 0)
+
+
+def test_a_reader_who_left_is_no_error(run: Run) -> None:
+    assert run(BrokenPipeError(errno.EPIPE, "Broken pipe")) == (0, "")
+
+
+def test_a_message_cannot_break_its_line_or_command_the_terminal(run: Run) -> None:
+    assert run(TrainingError("\x1b[2J\nlost"))[1] == "Error: \\x1b[2J\\nlost.\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(TrainingError("lost"), 6), (RuntimeError("boom"), 1)])
+def test_debug_adds_the_traceback(run: Run, error: Exception, code: int) -> None:
+    ended, errors = run(error, debug=True)
+    assert ended == code
+    assert errors.startswith("Traceback (most recent call last):")
+    assert errors.splitlines()[-1].startswith("Error: ")
+    assert "--debug" not in errors.splitlines()[-1]
+
+
+def test_completions_come_from_the_same_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_TRANSFERAPP_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "transferapp p")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert main._run([], False) == 0
+    assert capsys.readouterr().out.split() == ["plain,plan", "plain,predict"]

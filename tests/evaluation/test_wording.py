@@ -1,0 +1,49 @@
+"""Sentences that card and report share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from transferapp.evaluation.wording import backbone_reason, labelled
+
+
+def test_reasons_stand_under_their_labels_in_order() -> None:
+    reasons = ["size: 3: small", "similarity: D = 0.2", "similarity: second opinion: none", "cut: top", "size: by hand"]
+    assert labelled(reasons) == [
+        ("size", ["3: small"]),
+        ("similarity", ["D = 0.2", "second opinion: none"]),
+        ("cut", ["top"]),
+        ("size", ["by hand"]),
+    ]
+
+
+def test_what_has_no_label_has_an_empty_one() -> None:
+    assert labelled(["no label here", "a very long clause that is no label: and more"]) == [
+        ("", ["no label here", "a very long clause that is no label: and more"])
+    ]
+    assert labelled([]) == []
+
+
+def candidate(name: str, accuracy: float, milliseconds: float, *, chosen: bool = False) -> dict[str, Any]:
+    return {"backbone": name, "accuracy": accuracy, "milliseconds": milliseconds, "chosen": chosen}
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([], "No other backbone was tried."),
+        ([("b", 0.90, 15.0)], "It does 3.3 points better than b, at 2.0 times its cost."),
+        ([("b", 0.90, 15.0), ("c", 0.91, 60.0)], "It does 2.3 points better than c, at 50% of its cost."),
+        (
+            [("b", 0.937, 66.0)],
+            "b does 0.4 points better, too small a lead to pay for: this one answers at 45% of its cost.",
+        ),
+        ([("b", 0.933, 60.0)], "It does as well as b, at 50% of its cost."),
+        ([("b", 0.933, 30.4)], "It does as well as b, at the same cost."),
+        ([("b", 0.5, 0.0)], "It does 43.3 points better than b, at the same cost."),
+    ],
+)
+def test_why_this_backbone(others: list[tuple[str, float, float]], expected: str) -> None:
+    assert backbone_reason([candidate("a", 0.933, 30.0, chosen=True), *(candidate(*o) for o in others)]) == expected
