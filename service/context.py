@@ -34,7 +34,8 @@ def new_request_id() -> str:
 class RequestContext:
     """ASGI middleware; see the module.
 
-    Whatever lies further in may add to the log line by putting values into `scope["state"]["log"]`.
+    Whatever lies further in may add to the log line by putting values into `scope["state"]["log"]`, and change its level by
+    `scope["state"]["log_level"]`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -71,7 +72,7 @@ class RequestContext:
         finally:
             client = scope.get("client")
             logger.log(
-                logging.ERROR if failure else logging.INFO,
+                logging.ERROR if failure else scope["state"].get("log_level", logging.INFO),
                 "request",
                 exc_info=failure,
                 extra={

@@ -91,7 +91,6 @@ class _Body:
                 f"{self.received:,} bytes of the body had come after {granted:.0f} seconds",
                 code="body_too_slow",
                 limit={"body_seconds": self._limits.seconds, "body_min_rate": self._limits.min_rate},
-                hint="Send the picture again over a faster connection, or send a smaller one",
             ) from error
         size = len(message.get("body", b""))
         self.received += size
@@ -105,7 +104,6 @@ class _Body:
                 "The pictures being received fill the memory set aside for them",
                 code="overloaded",
                 limit={"max_buffered_bytes": self._limits.max_buffered},
-                hint="Try again after the seconds that Retry-After names",
                 headers={"Retry-After": "1"},
             )
         return message
@@ -135,5 +133,4 @@ class _Body:
             expected=f"at most {self._limits.max_bytes:,} bytes",
             got=f"{self._declared:,}" if self._declared is not None else "more",
             limit={"max_body_bytes": self._limits.max_bytes},
-            hint="Send a smaller or more strongly compressed picture",
         )

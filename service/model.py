@@ -69,7 +69,7 @@ class ModelSlot:
         raise Refusal(
             _REASONS[self.phase],
             code="not_ready",
-            hint="The service's log says why; it must be started again" if failed else "Try again in a second",
+            hint="The service's log says why; it must be started again" if failed else None,
             headers=None if failed else {"Retry-After": "1"},
             members={"phase": self.phase.value},
         )

@@ -22,42 +22,62 @@ TYPE_PREFIX = "urn:transferapp:problem:"
 
 
 class Kind(NamedTuple):
-    """What a code means to HTTP."""
+    """What a code means to HTTP.
+
+    Attributes:
+        status: The HTTP status.
+        title: The same sentence for every problem with this code.
+        mend: What to do about it, where the error itself has no better advice.
+    """
 
     status: int
     title: str
+    mend: str
 
+
+_CONVERT = "Convert it to JPEG or PNG"
+_SEND_AGAIN = "Send the whole file again, or save the picture anew"
+_SEND = (
+    "Send the picture as the field `file` of a form (curl -F file=@picture.jpg URL) or as the body itself "
+    "(curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' URL)"
+)
+_WAIT = "Try again after the seconds that Retry-After names"
+_REPORT = "Try again; if it happens again, report the request_id to whoever runs the service"
 
 PROBLEMS: Mapping[str, Kind] = {
     # the picture
-    "empty_file": Kind(422, "The file is empty"),
-    "unsupported_format": Kind(415, "Not a picture in a supported format"),
-    "truncated": Kind(422, "The picture is cut off"),
-    "undecodable": Kind(422, "The picture cannot be decoded"),
-    "too_many_bytes": Kind(413, "The file is too large"),
-    "too_many_pixels": Kind(413, "The picture has too many pixels"),
-    "too_small": Kind(422, "The picture is too small"),
-    "aspect_ratio": Kind(422, "The picture is too long and thin"),
+    "empty_file": Kind(422, "The file is empty", "Send a picture"),
+    "unsupported_format": Kind(415, "Not a picture in a supported format", _CONVERT),
+    "truncated": Kind(422, "The picture is cut off", _SEND_AGAIN),
+    "undecodable": Kind(422, "The picture cannot be decoded", _SEND_AGAIN),
+    "too_many_bytes": Kind(413, "The file is too large", "Send a smaller or more strongly compressed picture"),
+    "too_many_pixels": Kind(413, "The picture has too many pixels", "Scale it down"),
+    "too_small": Kind(422, "The picture is too small", "Send a larger picture"),
+    "aspect_ratio": Kind(422, "The picture is too long and thin", "Crop it"),
     # the request
-    "views": Kind(422, "Unknown number of views"),
-    "top_k": Kind(422, "top_k is out of range"),
-    "missing_file": Kind(422, "No picture in the form"),
-    "too_many_files": Kind(422, "More than one picture"),
-    "invalid_request": Kind(422, "The request cannot be understood"),
-    "malformed_body": Kind(400, "The body is not what its header says"),
-    "bad_request": Kind(400, "Not an HTTP request"),
-    "unsupported_media_type": Kind(415, "Unsupported content type"),
-    "body_too_large": Kind(413, "The body is too large"),
-    "body_too_slow": Kind(408, "The body came too slowly"),
-    "not_found": Kind(404, "No such page"),
-    "method_not_allowed": Kind(405, "Method not allowed"),
+    "views": Kind(422, "Unknown number of views", "Ask for views=1, 10 or 50, or leave it out"),
+    "top_k": Kind(422, "top_k is out of range", "Ask for a number of classes from 1, or leave it out"),
+    "missing_file": Kind(422, "No picture in the form", _SEND),
+    "too_many_files": Kind(422, "More than one picture", "Send one request for each picture"),
+    "invalid_request": Kind(422, "The request cannot be understood", "GET /openapi.json says what it must be"),
+    "malformed_body": Kind(
+        400,
+        "The body is not what its header says",
+        "Let an HTTP library build the form, its Content-Type header included",
+    ),
+    "bad_request": Kind(400, "Not an HTTP request", "Let an HTTP library build the request"),
+    "unsupported_media_type": Kind(415, "Unsupported content type", _SEND),
+    "body_too_large": Kind(413, "The body is too large", "Send a smaller or more strongly compressed picture"),
+    "body_too_slow": Kind(408, "The body came too slowly", "Send it over a faster connection, or a smaller one"),
+    "not_found": Kind(404, "No such page", "GET /openapi.json lists what there is"),
+    "method_not_allowed": Kind(405, "Method not allowed", "The header Allow names those that are"),
     # the service
-    "overloaded": Kind(503, "Too many requests at once"),
-    "timeout": Kind(503, "The answer took too long"),
-    "resources": Kind(503, "Not enough memory"),
-    "not_ready": Kind(503, "The model is not ready"),
-    "model_output_invalid": Kind(500, "The model gave no usable answer"),
-    "internal": Kind(500, "Internal error"),
+    "overloaded": Kind(503, "Too many requests at once", _WAIT),
+    "timeout": Kind(503, "The answer took too long", f"{_WAIT}, or ask for fewer views"),
+    "resources": Kind(503, "Not enough memory", "Try again later, or send a smaller picture"),
+    "not_ready": Kind(503, "The model is not ready", "Try again in a second; GET /health tells when it is"),
+    "model_output_invalid": Kind(500, "The model gave no usable answer", _REPORT),
+    "internal": Kind(500, "Internal error", _REPORT),
 }
 
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
@@ -119,22 +139,14 @@ def problem_response(error: TransferAppError, scope: Scope, limits: Mapping[str,
     limit = getattr(error, "limit", None) or (limits or {}).get(code)
     if limit:
         document["limit"] = dict(limit)
-    if error.hint:
-        document["mend"] = error.hint.rstrip(".") + "."
+    document["mend"] = (error.hint or kind.mend).rstrip(".") + "."
     document.update(getattr(error, "members", {}))
     return JSONResponse(document, kind.status, headers=getattr(error, "headers", None), media_type=MEDIA_TYPE)
 
 
 def internal_problem(scope: Scope) -> JSONResponse:
     """The answer when something broke that nobody foresaw; what it was stands in the log, not in the answer."""
-    return problem_response(
-        Refusal(
-            "Something went wrong inside the service",
-            code="internal",
-            hint="Try again; if it happens again, report the request_id to whoever runs the service",
-        ),
-        scope,
-    )
+    return problem_response(Refusal("Something went wrong inside the service", code="internal"), scope)
 
 
 def _classify(error: TransferAppError) -> tuple[str, Kind]:
@@ -164,8 +176,7 @@ def install(app: FastAPI, limits: Mapping[str, Any]) -> None:
         code = _BY_STATUS.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal")
         path = request.url.path
         what = f"{request.method} {path[:100]}: {error.detail}"
-        hint = "GET /openapi.json lists what there is"
-        return problem_response(Refusal(what, code=code, headers=error.headers, hint=hint), request.scope)
+        return problem_response(Refusal(what, code=code, headers=error.headers), request.scope)
 
     async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -182,6 +193,13 @@ def install(app: FastAPI, limits: Mapping[str, Any]) -> None:
     app.add_exception_handler(TransferAppError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
+
+
+def problems_table() -> str:
+    """Every code as a Markdown table, for the documentation."""
+    rows = ["| code | status | what happened | what to do |", "|---|---|---|---|"]
+    rows += [f"| `{code}` | {kind.status} | {kind.title} | {kind.mend} |" for code, kind in PROBLEMS.items()]
+    return "\n".join(rows) + "\n"
 
 
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -201,6 +219,7 @@ def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
                 "detail": f"{kind.title}.",
                 "code": code,
                 "request_id": "5f0c6f8e2b3a4d1c",
+                "mend": f"{kind.mend}.",
             },
         }
         answer["description"] = ", ".join(f"`{name}`" for name in content["examples"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Annotated, Any
 
@@ -115,10 +116,11 @@ async def predict(
         width=width,
         height=height,
         notes=list(prediction.notes),
-        seconds={"queue": begun - queued, **prediction.seconds},
+        seconds={name: round(seconds, 6) for name, seconds in {"queue": begun - queued, **prediction.seconds}.items()},
     )
 
 
+@router.head("/health", include_in_schema=False)
 @router.get(
     "/health",
     summary="Whether the service is ready",
@@ -128,6 +130,7 @@ async def predict(
 async def health(request: Request) -> Health:
     """Answer 200 once the model has been loaded and has made its first predictions; 503 with the reason until then."""
     bundle = request.app.state.model.get().bundle
+    request.state.log_level = logging.DEBUG  # asked every few seconds for as long as all is well
     return Health(model=bundle.name, version=bundle.version)
 
 

@@ -21,11 +21,6 @@ FIELD = "file"
 MAX_PARTS = 16
 """Parts in one form. A browser sends one a field; hundreds are an attack on the parser."""
 
-_HINT = (
-    "Send the picture as the field `file` of a form (curl -F file=@picture.jpg URL) or as the body itself "
-    "(curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' URL)"
-)
-
 
 async def read_picture(request: Request) -> bytes:
     """The bytes of the picture that a request brings. They may be none, or no picture: the decoder says so.
@@ -46,14 +41,14 @@ async def read_picture(request: Request) -> bytes:
     kind = header.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _read_form(request, header)
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    # Many clients name no type when they are given bytes. RFC 9110 (8.3) lets the bytes speak then, which they do anyway.
+    if kind.startswith("image/") or kind in ("", "application/octet-stream"):
         return b"".join([chunk async for chunk in request.stream()])
     raise Refusal(
         "The body's content type is not accepted",
         code="unsupported_media_type",
-        expected="multipart/form-data, image/* or application/octet-stream",
-        got=_shown(kind) or "none",
-        hint=_HINT,
+        expected="multipart/form-data, image/*, application/octet-stream or none",
+        got=_shown(kind),
     )
 
 
@@ -70,9 +65,7 @@ async def _read_form(request: Request, header: str) -> bytes:
         raise _malformed("it ends before its closing boundary")
     if form.picture is None:
         names = ", ".join(_shown(name) for name in form.names) or "no fields"
-        raise Refusal(
-            f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names, hint=_HINT
-        )
+        raise Refusal(f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names)
     return bytes(form.picture)
 
 
@@ -134,7 +127,6 @@ class _Form:
             raise Refusal(
                 f"The form has the field `{FIELD}` more than once",
                 code="too_many_files",
-                hint="Send one request for each picture",
             )
         self.picture = bytearray()
 
@@ -150,11 +142,7 @@ class _Form:
 
 
 def _malformed(reason: str) -> Refusal:
-    return Refusal(
-        f"The form cannot be read: {_shown(reason, 160)}",
-        code="malformed_body",
-        hint="Let an HTTP library build the form; it sets the boundary in the Content-Type header as well",
-    )
+    return Refusal(f"The form cannot be read: {_shown(reason, 160)}", code="malformed_body")
 
 
 def _shown(text: str, length: int = 60) -> str:

@@ -54,7 +54,6 @@ class WorkerPool:
                 f"{self.running} predictions are running and {self.waiting} waiting",
                 code="overloaded",
                 limit={"queue_size": self.queue_size},
-                hint="Try again after the seconds that Retry-After names",
                 headers={"Retry-After": str(self.retry_after())},
             )
 
@@ -85,7 +84,6 @@ class WorkerPool:
                 "The prediction was not ready in time",
                 code="timeout",
                 limit={"request_timeout": timeout},
-                hint="Try again after the seconds that Retry-After names, or ask for fewer views",
                 headers={"Retry-After": str(self.retry_after())},
             ) from error
 

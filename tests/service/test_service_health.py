@@ -68,6 +68,11 @@ def test_a_bundle_that_cannot_be_loaded(serve: Callable[..., Served], tmp_path: 
     assert isinstance(served.app.state.model.error, BundleError)
 
 
+def test_head_answers_without_a_body(service: Served) -> None:
+    answer = service.client.head("/health")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_info(service: Served) -> None:
     info = service.client.get("/info").json()
     assert info == {

@@ -14,6 +14,8 @@ from tests.service.conftest import Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 
 MIB = 1 << 20
+ORDINARY = 6.0
+"""Seconds. The settings' own deadlines are eight: what ends sooner, ends by the shorter one that the test has set."""
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
@@ -97,7 +99,7 @@ def test_a_slow_body_is_cut(serve: Callable[..., Served], monkeypatch: pytest.Mo
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"body_too_slow" in answer
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < ORDINARY
     assert served.predict(paint()).status_code == 200
 
 
@@ -121,7 +123,7 @@ def test_slow_headers_are_cut(serve: Callable[..., Served], first: bytes) -> Non
         connection.sendall(first)
         started = time.monotonic()
         assert read_all(connection) == b""
-        assert 0.2 < time.monotonic() - started < 2
+        assert 0.2 < time.monotonic() - started < ORDINARY
 
 
 def test_slow_headers_of_a_later_request_are_cut(serve: Callable[..., Served]) -> None:
@@ -133,7 +135,7 @@ def test_slow_headers_of_a_later_request_are_cut(serve: Callable[..., Served]) -
         connection.sendall(b"GET /")
         started = time.monotonic()
         assert read_all(connection) == b""
-        assert 0.2 < time.monotonic() - started < 2
+        assert 0.2 < time.monotonic() - started < ORDINARY
 
 
 @pytest.mark.parametrize(
@@ -168,3 +170,13 @@ def test_bodies_together_are_bounded(serve: Callable[..., Served], gate: Callabl
         held.open()
         assert connection.recv(100).startswith(b"HTTP/1.1 415")
     wait_for(lambda: served.predict(paint(form="BMP")).status_code == 200)
+
+
+def test_answers_do_not_wait_to_be_acknowledged(service: Served) -> None:
+    with socket.create_connection(service.address) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(100)
+        port = client.getsockname()[1]
+        connection = next(c for c in service.server.server_state.connections if c.client and c.client[1] == port)
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -24,6 +24,12 @@ def test_the_bytes_and_not_the_content_type_decide_the_format(service: Served, k
     assert answer.json()["format"] == "PNG"
 
 
+def test_bytes_without_a_content_type_are_a_picture(service: Served) -> None:
+    answer = service.client.post("/predict", content=paint("blue"))
+    assert "content-type" not in answer.request.headers
+    assert answer.json()["predictions"][0]["label"] == "blue"
+
+
 def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Served) -> None:
     picture = paint("green", size=(300, 500))
     predictor = Predictor.load(service.app.state.settings.bundle)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,10 +111,8 @@ def test_killed_it_leaves_no_litter_and_starts_again(start: Start, bundle: Path)
     port = process.url().rpartition(":")[2]
     process.popen.kill()
     process.popen.wait()
-    began = time.monotonic()
     again = start(TRANSFERAPP_PORT=port)
     assert again.url().endswith(port)
-    assert time.monotonic() - began < 5  # two seconds on a quiet machine
     assert sorted(bundle.parent.rglob("*")) == before
 
 
@@ -145,6 +142,27 @@ def test_an_address_that_is_not_ours() -> None:
         listen("203.0.113.1", 0)
     with pytest.raises(ResourceError, match="Cannot listen on no such host"):
         listen("no such host", 0)
+
+
+def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Path) -> None:
+    environment = {"TRANSFERAPP_BUNDLE": str(bundle.parent), "TRANSFERAPP_HOST": "127.0.0.2", "TRANSFERAPP_PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "transferapp", "serve"],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr
+        listening = json.loads(process.stderr.readline())
+        assert listening["url"].startswith("http://127.0.0.2:")
+        assert not listening["url"].endswith(":8000")
+        process.stderr.readline()  # ready
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+    assert process.returncode == 0
 
 
 def test_the_factory_serves_by_the_environment_alone(start: Start, bundle: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,15 +23,12 @@ def test_beyond_the_queue_503_at_once(serve: Callable[..., Served], gate: Callab
     with ThreadPoolExecutor(3) as threads:
         accepted = [threads.submit(served.predict, paint()) for _ in range(3)]
         wait_for(lambda: (pool.running, pool.waiting) == (1, 2))
-        times = []
         for _ in range(10):
-            started = time.perf_counter()
             answer = served.predict(paint())
-            times.append(time.perf_counter() - started)
             document = check(answer, 503, "overloaded")
             assert document["limit"] == {"queue_size": 2}
             assert int(answer.headers["retry-after"]) >= 1
-        assert sorted(times)[5] < 0.05
+        assert (pool.running, pool.waiting) == (1, 2)  # answered while all that was before them still waits
         assert served.client.get("/health").status_code == 200
         held.open()
         assert [future.result().status_code for future in accepted] == [200] * 3

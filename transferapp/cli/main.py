@@ -141,6 +141,12 @@ def _judge(error: BaseException, debug: bool) -> int:
         return _say(f"Error: {error.format_message()}", error.exit_code)
     if isinstance(error, TransferAppError):
         return _say(f"Error: {error}", error.exit_code)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in (
+        "transferapp",
+        "service",
+    ):
+        missing = f"The package {error.name} is missing, and this command needs it."
+        return _say(f"Error: {missing} Install transferapp in full, or use its `fit` image.", OUT_OF_RESOURCES)
     if isinstance(error, MemoryError):
         return _say("Error: Out of memory. Close other programs, or use fewer or smaller pictures.", OUT_OF_RESOURCES)
     if isinstance(error, OSError) and error.errno in _UNUSABLE:

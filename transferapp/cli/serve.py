@@ -8,14 +8,16 @@ import click
 
 
 @click.command("serve")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every one.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 for any free one."
-)
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--host", help="Address to listen on; 0.0.0.0 for every one.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one.  [default: 8000]")
 @click.option("--workers", type=click.IntRange(1), help="Threads that classify.  [default: one a core]")
-def command(bundle: Path, host: str, port: int, workers: int | None) -> None:
-    """Serve a bundle over HTTP. Further settings come from TRANSFERAPP_* environment variables."""
+def command(bundle: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve a bundle over HTTP.
+
+    What is not given here, and every further setting, comes from TRANSFERAPP_* environment variables (docs/service.md). With
+    neither BUNDLE nor TRANSFERAPP_BUNDLE the only bundle in models/ is served.
+    """
     from service.model import find_bundle
     from service.server import run
     from service.settings import read_settings
