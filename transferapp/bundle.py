@@ -19,9 +19,9 @@ import ctypes
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 
 from transferapp.errors import BundleError
 from transferapp.storage import disk_errors, sha256_file, sync_directory
+from transferapp.views import VIEW_COUNTS
 
 FORMAT = "transferapp-bundle"
 SCHEMA_VERSION = 1
@@ -108,7 +109,7 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path} is not a bundle: it has no {MANIFEST}", expected="a folder that `transferapp fit --out` wrote"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{manifest_path} cannot be read ({error})", hint="Copy the bundle again or fit again"
         ) from error
@@ -126,23 +127,26 @@ def _check_manifest(manifest: Any, path: Path) -> None:
             expected=f"1 to {SCHEMA_VERSION}",
             hint="Install the transferapp that wrote it (see `versions` in the file), or fit again",
         )
-    class_names = manifest.get("class_names")
-    files = manifest.get("files")
+    class_names, files, shown = (manifest.get(field) for field in ("class_names", "files", "input"))
+    precision = manifest.get("precision", {})
     well_formed = (
         isinstance(manifest.get("name"), str)
         and isinstance(class_names, list)
-        and len(class_names) >= 2
         and all(isinstance(name, str) for name in class_names)
+        and len(set(class_names)) == len(class_names) >= 2
         and isinstance(files, dict)
         and all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values())
         and all(name in files for name in NETWORK_FILES)
-        and isinstance(manifest.get("input"), dict)
-        and _is_size(manifest["input"].get("image_size"))
+        and isinstance(shown, dict)
+        and _is_size(shown.get("image_size"))
+        and shown.get("default_views", VIEW_COUNTS[0]) in VIEW_COUNTS
+        and isinstance(precision, dict)
+        and precision.get("served", "f32") in ("f32", "bf16")
     )
     if not well_formed:
         raise BundleError(f"{path} is incomplete", hint="Copy the bundle again or fit again")
     assert isinstance(files, dict)
-    if any(Path(name).name != name or name in {".", ".."} for name in files):
+    if any(Path(name).name != name or name in {"", ".", ".."} for name in files):
         raise BundleError(f"{path} names files outside its own folder", code="unsafe_bundle")
 
 
@@ -163,12 +167,14 @@ def writing(target: Path) -> Iterator[Path]:
     """
     check_target(target)
     with disk_errors(target):
+        target = target.resolve()  # a link is followed, not replaced
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+        staging = _beside(target, _STAGING, secrets.token_hex(4))
+        staging.mkdir()
         try:
             yield staging
-            staging.chmod(0o755)  # mkdtemp's 0700 would hide the bundle from a server that runs as another user
+            assert (staging / MANIFEST).is_file(), "write_manifest comes last"
             for file in staging.iterdir():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
@@ -179,12 +185,28 @@ def writing(target: Path) -> Iterator[Path]:
 
 
 def check_target(target: Path) -> None:
-    """Refuse a target that holds something else than a bundle, before hours of work are spent on it."""
+    """Refuse a target that holds something else than a bundle, before hours of work are spent on it.
+
+    Raises:
+        BundleError: It does. An empty folder is welcome, and so is a bundle whose manifest is damaged.
+    """
     _recover(target)
-    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+    if target.exists() and not _may_replace(target):
         raise BundleError(
             f"{target} exists and is not a bundle, so it is left alone", hint="Name another folder with --out"
         )
+
+
+def _may_replace(target: Path) -> bool:
+    if not target.is_dir():
+        return False
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return not any(target.iterdir())
+    except (OSError, ValueError, RecursionError):
+        return all((target / name).is_file() for name in NETWORK_FILES)
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
 def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
@@ -194,19 +216,32 @@ def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
     }
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **manifest, "files": files}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    (staging / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    # File names that are no Unicode come as lone surrogates; what replaces them here is how JSON escapes those.
+    (staging / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _swap(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)
     elif not _exchange(staging, target):
-        # No atomic exchange on this system: for an instant the target is absent; `_recover` mends a kill just then.
-        retired = target.parent / f".{target.name}{_RETIRED}{staging.name.rpartition('-')[2]}"
-        target.rename(retired)
-        staging.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
+        _replace_in_two_steps(staging, target)
     sync_directory(target.parent)
+
+
+def _replace_in_two_steps(staging: Path, target: Path) -> None:
+    """Where folders cannot be exchanged, the target is absent for an instant; `_recover` mends a kill just then."""
+    retired = _beside(target, _RETIRED, secrets.token_hex(4))
+    while True:
+        target.rename(retired)
+        try:
+            staging.rename(target)
+        except OSError:
+            if target.exists():  # a reader took the instant for a kill and put the old one back
+                continue
+            retired.rename(target)
+            raise
+        break
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -218,19 +253,33 @@ def _exchange(first: Path, second: Path) -> bool:
     return renameat2 is not None and renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0
 
 
+def _beside(target: Path, kind: str, tag: str) -> Path:
+    """A hidden folder next to the target, on the same file system, so that renaming is one step."""
+    return target.parent / f".{target.name}{kind}{tag}"
+
+
+def _leftovers(target: Path, kind: str) -> list[Path]:
+    """Hidden folders of a kind that killed writers have left beside the target."""
+    prefix = f".{target.name}{kind}"
+    return sorted(
+        path
+        for path in target.parent.iterdir()
+        if path.name.startswith(prefix) and path.name.removeprefix(prefix).isalnum()
+    )
+
+
 def _sweep(target: Path) -> None:
     """Remove what killed writers have left beside the target."""
-    for pattern in (_STAGING, _RETIRED):
-        for leftover in target.parent.glob(f".{target.name}{pattern}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in (*_leftovers(target, _STAGING), *_leftovers(target, _RETIRED)):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _recover(target: Path) -> None:
     """Put back a bundle whose replacement was cut off between its two renames."""
     if target.exists() or not target.parent.is_dir():
         return
-    for retired in sorted(target.parent.glob(f".{target.name}{_RETIRED}*")):
-        if (retired / MANIFEST).is_file():
-            with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        for retired in _leftovers(target, _RETIRED):
+            if (retired / MANIFEST).is_file():
                 retired.rename(target)
-            return
+                return

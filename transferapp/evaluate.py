@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.bundle import Bundle
-from transferapp.data.audit import audit
+from transferapp.data.audit import DATASET_LIMITS, audit
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError
@@ -72,7 +72,7 @@ def evaluate(
     """
     progress = progress or Silent()
     workers = worker_count()
-    predictor = Predictor.load(path, streams=workers)
+    predictor = Predictor.load(path, streams=workers, limits=DATASET_LIMITS)
     views = predictor.check_views(views)
     dataset = open_source(data, min_classes=1)
     split = "test" if "test" in dataset.given_splits else "all"
@@ -114,7 +114,8 @@ def evaluate(
 
 def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
     """The dataset with labels counted as the bundle counts them."""
-    unknown = sorted(set(dataset.class_names) - set(class_names))
+    present = {dataset.class_names[record.label] for record in dataset.records}
+    unknown = sorted(present - set(class_names))
     if unknown:
         raise DataError(
             f"{dataset.origin} has a class that the bundle does not know: {unknown[0]!r}",

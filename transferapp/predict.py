@@ -26,6 +26,9 @@ from transferapp.views import (
     views_for,
 )
 
+_CHUNK = 10
+"""Crops in one forward pass: one ten-crop set. 50 views are five of them, so that memory stays flat."""
+
 
 class ModelOutputError(TransferAppError):
     """The network answered with numbers that are no probabilities (NaN, infinite)."""
@@ -110,10 +113,26 @@ class Predictor:
     def load(cls, path: Path | str, **options: Any) -> Predictor:
         """Open the bundle at `path`; options as for the constructor.
 
+        If another bundle takes its place meanwhile, that one is opened, never parts of both.
+
         Raises:
             BundleError: There is no usable bundle at `path`.
         """
-        return cls(read_bundle(Path(path)), **options)
+        path = Path(path)
+        bundle = read_bundle(path)
+        while True:
+            try:
+                predictor, failure = cls(bundle, **options), None
+            except BundleError as error:
+                predictor, failure = None, error
+            current = read_bundle(path)
+            if current.manifest != bundle.manifest:
+                bundle = current
+            elif predictor is not None:
+                return predictor
+            else:
+                assert failure is not None
+                raise failure
 
     def _check_network(self) -> None:
         """Run once on a grey picture: the first run is slow, and a network that does not fit its manifest must not serve."""
@@ -216,7 +235,3 @@ class Predictor:
             notes=picture.notes,
             seconds={"decode": decoded - started, "crop": cropped - decoded, "network": finished - cropped},
         )
-
-
-_CHUNK = 10
-"""Crops in one forward pass: one ten-crop set. 50 views are five of them, so that memory stays flat."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,10 +13,14 @@ from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
 
 MAX_UNREADABLE_FRACTION = 0.05
-"""Above this, something is wrong with the folder and not with a few files, and going on would hide it."""
+"""Above this, something is wrong with the folder and not with a few files, and going on would hide it. One file alone is
+always let pass: it would be more than this of any folder of fewer than twenty."""
 
 MIN_PICTURES_PER_CLASS = 2
 """One to learn from and one to check with."""
+
+DATASET_LIMITS = ImageLimits(max_pixels=100_000_000)
+"""What a picture in a dataset may be: larger than a stranger's upload, for it is the person's own."""
 
 Progress = Callable[[int], None]
 
@@ -33,7 +38,7 @@ def audit(
 
     Args:
         dataset: What a source delivered.
-        limits: What pictures are accepted; training data may be larger than uploads.
+        limits: What pictures are accepted; None for `DATASET_LIMITS`.
         min_short_side: Large JPEGs are decoded no larger than this needs, which is much faster.
         workers: Threads.
         progress: Called with the number of pictures done so far.
@@ -45,10 +50,12 @@ def audit(
     Raises:
         DataError: Too many pictures are unreadable, or a class is left with too few.
     """
-    limits = limits or ImageLimits(max_pixels=100_000_000)
+    limits = limits or DATASET_LIMITS
 
     def check(record: Record) -> Record | Ignored:
         try:
+            if not stat.S_ISREG(record.path.stat().st_mode):  # reading a pipe or a device may never end
+                return Ignored(record.name, "unreadable", "is not a file")
             data = record.path.read_bytes()
             decode_image(data, limits=limits, min_short_side=min_short_side)
         except ImageError as error:

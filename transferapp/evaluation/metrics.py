@@ -112,7 +112,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     center = share + z * z / (2 * trials)
     margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+    # It holds the share; at 0 and 1, where it ends there, rounding must not leave it outside.
+    return min(share, max(0.0, (center - margin) / scale)), max(share, min(1.0, (center + margin) / scale))
 
 
 def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:

@@ -95,10 +95,15 @@ def make_plan(
         size_override, similarity_override: What the person insists on, instead of what was measured.
     """
     reasons = [f"size: {size.reason}", *(f"similarity: {reason}" for reason in similarity.reasons)]
+    would_change = _would_change(size, similarity, len(stages))
     if size_override and size_override != size.size:
         reasons.append(f"size: set to {size_override} by --size, against the measurement")
+        would_change.insert(0, f"leaving out --size {size_override} would make it {size.size}, as measured")
     if similarity_override and similarity_override != similarity.similarity:
         reasons.append(f"similarity: set to {similarity_override} by --similarity, against the measurement")
+        would_change.insert(
+            0, f"leaving out --similarity {similarity_override} would make it {similarity.similarity}, as measured"
+        )
     is_large = (size_override or size.size) == "large"
     is_similar = (similarity_override or similarity.similarity) == "similar"
     stage, cut_reason = _cut(stages, is_similar, is_large)
@@ -125,7 +130,7 @@ def make_plan(
         backbone_learning_rate=BACKBONE_LEARNING_RATE if is_large else 0.0,
         epochs=EPOCHS if is_large else 0,
         reasons=tuple(reasons),
-        would_change=tuple(_would_change(size, similarity, stages)),
+        would_change=tuple(would_change),
     )
 
 
@@ -165,7 +170,8 @@ def _cut(stages: Sequence[StageScore], is_similar: bool, is_large: bool) -> tupl
     return best, f"{best.stage}: {best.accuracy:.3f} cross-validated, {lead}"
 
 
-def _would_change(size: SizeFinding, similarity: SimilarityFinding, stages: Sequence[StageScore]) -> list[str]:
+def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: int) -> list[str]:
+    """What other measurements would have led elsewhere."""
     notes = []
     if size.size == "small":
         notes.append(
@@ -176,11 +182,19 @@ def _would_change(size: SizeFinding, similarity: SimilarityFinding, stages: Sequ
         notes.append(
             f"fewer than {LARGE_TOTAL:,} training pictures and {LARGE_PER_CLASS:,} a class would freeze the backbone"
         )
-    side = "from" if similarity.divergence < SIMILAR_BELOW else "below"
-    other = "different" if similarity.divergence < SIMILAR_BELOW else "similar"
-    notes.append(f"D {side} {SIMILAR_BELOW} would make it {other} (D is {similarity.divergence:.2f})")
-    if similarity.similarity == "similar" and len(stages) > 1:
-        notes.append("an earlier stage beating the last by more than one standard error would make it different")
+    measured = f"(D is {similarity.divergence:.2f})"
+    if similarity.similarity == "similar":
+        notes.append(f"D from {SIMILAR_BELOW} would make it different {measured}")
+        if num_stages > 1:
+            notes.append("an earlier stage beating the last by more than one standard error would make it different")
+    elif similarity.divergence < SIMILAR_BELOW:
+        notes.append(f"without an earlier stage that beats the last, it would be similar {measured}")
+    elif similarity.earlier_stage_wins:
+        notes.append(
+            f"D below {SIMILAR_BELOW}, and no earlier stage that beats the last, would make it similar {measured}"
+        )
+    else:
+        notes.append(f"D below {SIMILAR_BELOW} would make it similar {measured}")
     notes.append(
         "D compares labels with ImageNet's classes, not photographic style; --size and --similarity overrule it"
     )

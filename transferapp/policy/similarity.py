@@ -8,6 +8,7 @@ on, and starts from a prior. Without them a small set with many classes looks si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -43,13 +44,29 @@ class StageScore:
     gain_over_top: float
     standard_error: float
 
+    @property
+    def beats_top(self) -> bool:
+        """Whether it does better than the last stage by more than one standard error.
+
+        One picture more is a gain of exactly one standard error, so what is equal but for rounding counts as equal.
+        """
+        return self.gain_over_top > self.standard_error and not math.isclose(self.gain_over_top, self.standard_error)
+
 
 @dataclass(frozen=True)
 class SimilarityFinding:
-    """Outcome of `judge_similarity`: the verdict, D, and the sentences that explain it."""
+    """Outcome of `judge_similarity`.
+
+    Attributes:
+        similarity: The verdict.
+        divergence: D.
+        earlier_stage_wins: Whether a probe on an earlier stage beats the last stage's beyond one standard error.
+        reasons: The sentences that explain it: one on D, one on the probes.
+    """
 
     similarity: Similarity
     divergence: float
+    earlier_stage_wins: bool
     reasons: tuple[str, ...]
 
 
@@ -61,11 +78,12 @@ def label_divergence(
     Args:
         probabilities: float, shape (n, num_source_classes), rows sum to 1: the backbone's ImageNet softmax.
         labels: int, shape (n,), from 0.
-        num_folds: Each fold is scored by a table estimated on the others.
+        num_folds: Each fold is scored by a table estimated on the others; at least 2.
         prior: Strength of the prior, in pictures a source class.
 
     Returns:
-        Near 0 where the source classes determine the label, near 1 where they say nothing. Can exceed 1 by chance.
+        Near 0 where the source classes determine the label, near 1 where they say nothing. Can exceed 1 by chance. 0 where
+        all labels are the same.
     """
     num_classes = int(labels.max()) + 1
     onehot = np.eye(num_classes)[labels]
@@ -73,16 +91,13 @@ def label_divergence(
     entropy = -float(np.sum(marginal[marginal > 0] * np.log(marginal[marginal > 0])))
     if entropy == 0:
         return 0.0
-    # Deal each class's pictures out to the folds in turn, so that every fold sees every class.
+    # Deal the pictures out to the folds in turn, class after class: every class is spread as evenly as it can be, and the
+    # left-overs of small classes do not all fall into one fold.
     fold = np.empty(len(labels), dtype=np.int64)
-    for label in range(num_classes):
-        members = np.flatnonzero(labels == label)
-        fold[members] = np.arange(len(members)) % num_folds
+    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % num_folds
     losses = np.empty(len(labels))
-    for k in range(num_folds):
+    for k in range(min(num_folds, len(labels))):
         held_out = fold == k
-        if held_out.all() or not held_out.any():
-            continue
         known, seen = probabilities[~held_out], onehot[~held_out]
         base = seen.mean(axis=0)
         base = (base * len(seen) + 1 / num_classes) / (len(seen) + 1)  # a class absent from a fold stays possible
@@ -105,7 +120,7 @@ def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> Similar
     """
     top = stages[-1]
     best = max(stages, key=lambda score: score.accuracy)
-    earlier_wins = best is not top and best.gain_over_top > best.standard_error
+    earlier_wins = best is not top and best.beats_top
     similar = divergence < SIMILAR_BELOW
     first = f"D = {divergence:.2f}, {'below' if similar else 'from'} {SIMILAR_BELOW}: ImageNet's classes " + (
         "already tell these labels apart" if similar else "say little about these labels"
@@ -118,4 +133,4 @@ def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> Similar
     else:
         second = f"second opinion: {best.stage} leads the last stage by {gain}, within one standard error: a tie"
     verdict: Similarity = "similar" if similar and not earlier_wins else "different"
-    return SimilarityFinding(verdict, divergence, (first, second))
+    return SimilarityFinding(verdict, divergence, earlier_wins, (first, second))

@@ -36,7 +36,8 @@ def measure_size(class_counts: Sequence[int]) -> SizeFinding:
     total = sum(class_counts)
     median = statistics.median(class_counts)
     by_total, by_class = total >= LARGE_TOTAL, median >= LARGE_PER_CLASS
-    counts = f"{total:,} training pictures, {median:,.0f} in the median class"
+    middle = f"{median:,.1f}".removesuffix(".0")  # 999.5 must not read as the border it is below
+    counts = f"{total:,} training pictures, {middle} in the median class"
     if by_total or by_class:
         border = f"{LARGE_TOTAL:,} in all" if by_total else f"{LARGE_PER_CLASS:,} a class"
         return SizeFinding("large", total, median, f"{counts}: large, from {border}")

@@ -1,0 +1,153 @@
+"""The split: stratified, seeded, decided by content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transferapp.data.dataset import Dataset, Record, Split
+from transferapp.data.split import assign_splits
+from transferapp.errors import DataError
+
+
+def record(label: int, number: int, split: Split | None = None) -> Record:
+    content = hashlib.sha256(f"{label} {number}".encode()).hexdigest()
+    return Record(Path(f"{label}-{number}"), f"{label}/{number}.png", label, split, content)
+
+
+def dataset(records: Sequence[Record], given: tuple[Split, ...] = ()) -> Dataset:
+    num_classes = 1 + max(r.label for r in records)
+    return Dataset("pictures", tuple("abcdefgh"[:num_classes]), tuple(records), given_splits=given)
+
+
+def unsplit(*counts: int) -> Dataset:
+    return dataset([record(label, number) for label, count in enumerate(counts) for number in range(count)])
+
+
+def fates(split: Dataset) -> dict[str, Split | None]:
+    return {r.sha256: r.split for r in split.records}
+
+
+def sizes(split: Dataset) -> list[tuple[int, int, int]]:
+    """(train, val, test) of each class."""
+    parts = [split.part(name).counts() for name in ("train", "val", "test")]
+    return list(zip(*parts, strict=True))
+
+
+def test_a_fifth_is_for_testing_and_a_fifth_of_the_rest_for_validation() -> None:
+    # 100: 20 to test, of the 80 left 16 to validate. 11: 2.2 and then 1.8, rounded.
+    assert sizes(assign_splits(unsplit(100, 11))) == [(64, 16, 20), (7, 2, 2)]
+
+
+def test_small_classes_keep_a_training_picture_and_give_one_where_they_can() -> None:
+    assert sizes(assign_splits(unsplit(1, 2, 3, 4))) == [(1, 0, 0), (1, 0, 1), (1, 1, 1), (2, 1, 1)]
+
+
+def test_fractions_of_nothing_take_nothing() -> None:
+    assert sizes(assign_splits(unsplit(10, 2), val_fraction=0, test_fraction=0)) == [(10, 0, 0), (2, 0, 0)]
+    assert sizes(assign_splits(unsplit(10), val_fraction=0.99, test_fraction=0)) == [(1, 9, 0)]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 5), st.floats(0, 0.99), st.floats(0, 0.99))
+def test_every_picture_gets_one_split_and_every_class_trains(
+    counts: list[int], seed: int, val: float, test: float
+) -> None:
+    split = assign_splits(unsplit(*counts), seed=seed, val_fraction=val, test_fraction=test)
+    for count, (in_train, in_val, in_test) in zip(counts, sizes(split), strict=True):
+        assert in_train + in_val + in_test == count
+        assert in_train >= 1
+        assert abs(in_test - test * count) <= 1
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
+    data = unsplit(50, 50)
+    assert assign_splits(data, seed=3) == assign_splits(data, seed=3)
+    moved = sum(fates(assign_splits(data, seed=3))[k] != v for k, v in fates(assign_splits(data, seed=4)).items())
+    assert moved > 25
+
+
+def test_names_and_order_decide_nothing() -> None:
+    data = unsplit(40, 25)
+    renamed = [dataclasses.replace(r, name=f"new/{i}", path=Path(f"new{i}")) for i, r in enumerate(data.records)]
+    random.Random(0).shuffle(renamed)
+    assert fates(assign_splits(data)) == fates(assign_splits(data.with_records(renamed)))
+
+
+@pytest.mark.parametrize(("before", "added", "at_most"), [(100, 1, 0.02), (100, 10, 0.05), (400, 40, 0.03)])
+def test_few_pictures_change_their_split_when_others_are_added(before: int, added: int, at_most: float) -> None:
+    shares = []
+    for seed in range(20):
+        old = fates(assign_splits(unsplit(before, before), seed=seed))
+        new = fates(assign_splits(unsplit(before + added, before + added), seed=seed))
+        shares.append(sum(new[content] != split for content, split in old.items()) / len(old))
+    assert sum(shares) / len(shares) <= at_most
+
+
+def test_copies_of_one_picture_stay_together() -> None:
+    originals = [record(label, number) for label in (0, 1) for number in range(30)]
+    copies = [
+        dataclasses.replace(r, name=f"copy {copy} of {r.name}")
+        for r in originals
+        if int(r.sha256, 16) % 3 == 0
+        for copy in range(3)
+    ]
+    split = assign_splits(dataset(originals + copies))
+    seen: dict[str, set[Split | None]] = {}
+    for r in split.records:
+        seen.setdefault(r.sha256, set()).add(r.split)
+    assert len(copies) > 30
+    assert all(len(splits) == 1 for splits in seen.values())
+    # Shares are of different pictures: of 30 a class 6 to test, and of the 24 left 4.8, rounded, to validate.
+    assert Counter(next(iter(splits)) for splits in seen.values()) == {"train": 38, "val": 10, "test": 12}
+
+
+def test_a_class_of_copies_of_one_picture_is_trained_on() -> None:
+    copies = [dataclasses.replace(record(0, 0), name=f"0/{i}.png") for i in range(6)]
+    assert sizes(assign_splits(dataset([*copies, *(record(1, i) for i in range(10))]))) == [(6, 0, 0), (6, 2, 2)]
+
+
+def test_one_picture_under_two_labels_does_not_crash() -> None:
+    twin = dataclasses.replace(record(1, 0), sha256=record(0, 0).sha256)
+    split = assign_splits(dataset([record(0, i) for i in range(5)] + [twin] + [record(1, i) for i in range(1, 5)]))
+    assert sum(map(sum, sizes(split))) == 10
+
+
+def test_splits_that_the_data_came_with_are_kept() -> None:
+    parts: list[tuple[Split, int]] = [("train", 10), ("val", 3), ("test", 4)]
+    records = [
+        record(label, 100 * index + number, split)
+        for label in (0, 1)
+        for index, (split, count) in enumerate(parts)
+        for number in range(count)
+    ]
+    data = dataset(records, ("train", "val", "test"))
+    assert assign_splits(data) == data
+
+
+def test_validation_is_made_of_training_pictures_where_the_data_bring_a_test_split_alone() -> None:
+    records = [record(label, number, "train") for label in (0, 1) for number in range(20)]
+    records += [record(label, number, "test") for label in (0, 1) for number in range(100, 105)]
+    split = assign_splits(dataset(records, ("train", "test")))
+    assert sizes(split) == [(16, 4, 5), (16, 4, 5)]
+    assert {r.sha256 for r in split.part("test").records} == {r.sha256 for r in records if r.split == "test"}
+
+
+def test_a_given_validation_split_without_a_test_split_is_all_there_is() -> None:
+    records = [record(label, number, "train") for label in (0, 1) for number in range(20)]
+    records += [record(label, number, "val") for label in (0, 1) for number in range(100, 105)]
+    assert sizes(assign_splits(dataset(records, ("train", "val")))) == [(20, 5, 0), (20, 5, 0)]
+
+
+def test_a_class_that_is_only_tested_is_refused_by_name() -> None:
+    records = [record(0, i, "train") for i in range(5)] + [record(1, i, "test") for i in range(5)]
+    with pytest.raises(DataError, match="Class 'b' has no picture to train on") as caught:
+        assign_splits(dataset(records, ("train", "test")))
+    assert caught.value.exit_code == 3

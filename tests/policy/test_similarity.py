@@ -1,0 +1,183 @@
+"""D worked by hand, against a slow reference, and on labels without meaning; the verdict at its borders."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transferapp.policy.similarity import SIMILAR_BELOW, StageScore, judge_similarity, label_divergence
+
+
+def slow_divergence(probabilities: np.ndarray, labels: list[int], num_folds: int, prior: float) -> float:
+    """D as its definition reads, one number at a time."""
+    num_classes, n, num_source = max(labels) + 1, len(labels), probabilities.shape[1]
+    fold_of = {}
+    dealt = 0
+    for label in range(num_classes):
+        for picture in range(n):
+            if labels[picture] == label:
+                fold_of[picture] = dealt % num_folds
+                dealt += 1
+    total = 0.0
+    for picture in range(n):
+        others = [i for i in range(n) if fold_of[i] != fold_of[picture]]
+        base = [
+            (sum(labels[i] == label for i in others) + 1 / num_classes) / (len(others) + 1)
+            for label in range(num_classes)
+        ]
+        likelihood = 0.0
+        for source in range(num_source):
+            seen = [prior * base[label] for label in range(num_classes)]
+            for i in others:
+                seen[labels[i]] += probabilities[i, source]
+            likelihood += probabilities[picture, source] * seen[labels[picture]] / sum(seen)
+        total -= math.log(likelihood)
+    shares = [labels.count(label) / n for label in range(num_classes)]
+    entropy = -sum(share * math.log(share) for share in shares if share)
+    return total / n / entropy
+
+
+def softmax_rows(rng: np.random.Generator, n: int, num_source: int, sharpness: float = 2.0) -> np.ndarray:
+    logits = np.exp(sharpness * rng.normal(size=(n, num_source)))
+    return logits / logits.sum(axis=1, keepdims=True)
+
+
+def test_a_case_worked_by_hand() -> None:
+    # Four pictures, two labels, two source classes that name the label outright; two folds of one picture a label each.
+    # Base: (1 + 1/2) / (2 + 1) = 1/2 each. Table of a source class: its one picture and half a prior on its label,
+    # half a prior on the other: (1.5, 0.5) / 2. Every picture gets 3/4; entropy is ln 2.
+    probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    divergence = label_divergence(probabilities, np.array([0, 0, 1, 1]), num_folds=2)
+    assert divergence == pytest.approx(math.log(4 / 3) / math.log(2), rel=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 3), min_size=4, max_size=18),
+    st.integers(2, 5),
+    st.integers(1, 6),
+    st.floats(0.1, 3.0),
+    st.integers(0, 1000),
+)
+def test_it_is_what_its_definition_says(
+    labels: list[int], num_folds: int, num_source: int, prior: float, seed: int
+) -> None:
+    if len(set(labels)) < 2:
+        labels[:2] = [0, 1]
+    probabilities = softmax_rows(np.random.default_rng(seed), len(labels), num_source)
+    fast = label_divergence(probabilities, np.array(labels), num_folds=num_folds, prior=prior)
+    assert fast == pytest.approx(slow_divergence(probabilities, labels, num_folds, prior), rel=1e-9)
+
+
+def test_source_classes_that_name_the_label_bring_it_near_0_with_many_pictures() -> None:
+    labels = np.repeat(np.arange(10), 200)
+    found = [label_divergence(np.eye(1000)[7 * labels[::step]], labels[::step]) for step in (20, 4, 1)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.01
+
+
+def test_source_classes_that_say_nothing_leave_it_at_1() -> None:
+    labels = np.repeat(np.arange(10), 200)
+    assert label_divergence(np.full((2000, 1000), 1e-3), labels) == pytest.approx(1, abs=1e-3)
+    assert label_divergence(softmax_rows(np.random.default_rng(0), 2000, 1000), labels) == pytest.approx(1, abs=0.05)
+
+
+def test_a_stronger_prior_pulls_towards_knowing_nothing() -> None:
+    labels = np.repeat(np.arange(4), 20)
+    found = [label_divergence(np.eye(50)[labels], labels, prior=prior) for prior in (0.1, 1.0, 10.0, 1e6)]
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("n", "num_classes"), [(20, 20), (40, 20), (100, 50), (60, 10), (360, 100)])
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 8.0])
+def test_labels_without_meaning_never_look_similar_by_chance(n: int, num_classes: int, sharpness: float) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.arange(n) % num_classes)
+        assert label_divergence(softmax_rows(rng, n, 1000, sharpness), labels) >= 0.9
+
+
+def test_classes_of_one_picture_each_are_scored_and_not_forgotten() -> None:
+    # Nothing can be learned of a class whose only picture is held out: worse than knowing nothing.
+    labels = np.arange(6)
+    assert label_divergence(np.eye(6), labels) > 1
+    assert label_divergence(np.eye(6), labels) == label_divergence(np.eye(6), labels)
+
+
+def test_one_label_alone_has_nothing_to_tell_apart() -> None:
+    assert label_divergence(np.full((5, 3), 1 / 3), np.zeros(5, dtype=int)) == 0
+
+
+def test_the_order_of_source_classes_and_of_labels_does_not_matter() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.repeat(np.arange(5), 10))
+    probabilities = softmax_rows(rng, 50, 40)
+    found = label_divergence(probabilities, labels)
+    assert label_divergence(probabilities[:, rng.permutation(40)], labels) == pytest.approx(found, rel=1e-12)
+    # Labels decide which fold a left-over falls into; ten a class leave none.
+    assert label_divergence(probabilities, 4 - labels) == pytest.approx(found, rel=1e-12)
+
+
+def score(stage: str, accuracy: float, gain: float = 0.0, standard_error: float = 0.01) -> StageScore:
+    return StageScore(stage, accuracy, 1.0, gain, standard_error)
+
+
+TOP = score("top", 0.9, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "similarity"),
+    [
+        (0.0, "similar"),
+        (math.nextafter(SIMILAR_BELOW, 0), "similar"),
+        (SIMILAR_BELOW, "different"),
+        (1.2, "different"),
+    ],
+)
+def test_the_border_of_d(divergence: float, similarity: str) -> None:
+    finding = judge_similarity(divergence, [score("block3", 0.8, -0.1), TOP])
+    assert finding.similarity == similarity
+    assert finding.divergence == divergence
+    assert f"D = {divergence:.2f}" in finding.reasons[0]
+    assert "0.55" in finding.reasons[0]
+    assert "no earlier stage does better than the last (0.900" in finding.reasons[1]
+
+
+def test_the_threshold_is_that_of_the_design() -> None:
+    assert SIMILAR_BELOW == 0.55
+
+
+def test_an_earlier_stage_ahead_by_more_than_one_standard_error_overrules_a_low_d() -> None:
+    finding = judge_similarity(0.2, [score("block3", 0.93, 0.03, 0.02), TOP])
+    assert finding.similarity == "different"
+    assert finding.earlier_stage_wins
+    assert finding.reasons[1] == (
+        "second opinion: a probe on block3 beats the last stage by +3.0 ± 2.0 points, more than one standard error"
+    )
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.01, 0.02])
+def test_an_earlier_stage_within_one_standard_error_is_a_tie(gain: float) -> None:
+    finding = judge_similarity(0.2, [score("block3", 0.9 + gain, gain, 0.02), TOP])
+    assert finding.similarity == "similar"
+    assert not finding.earlier_stage_wins
+    assert "a tie" in finding.reasons[1]
+
+
+def test_one_picture_more_is_never_more_than_one_standard_error_whatever_the_rounding() -> None:
+    for n in range(5, 400):
+        difference = np.zeros(n)
+        difference[n // 2] = 1
+        stage = score("block3", 0.9, float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(n)))
+        assert not stage.beats_top
+
+
+def test_the_earliest_of_equal_stages_speaks_and_a_single_stage_has_no_second_opinion() -> None:
+    tied = judge_similarity(0.2, [score("block2", 0.95, 0.05), score("block3", 0.95, 0.05), TOP])
+    assert "a probe on block2" in tied.reasons[1]
+    assert judge_similarity(0.2, [TOP]).similarity == "similar"
