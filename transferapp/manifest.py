@@ -95,6 +95,7 @@ def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:
         "backbone": candidate.spec.name,
         "cut": candidate.plan.cut,
         "accuracy": candidate.accuracy,
+        "loss": candidate.loss,
         "milliseconds": round(candidate.milliseconds, 1),
         "chosen": chosen,
         "stages": [

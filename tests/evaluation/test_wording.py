@@ -47,3 +47,11 @@ def candidate(name: str, accuracy: float, milliseconds: float, *, chosen: bool =
 )
 def test_why_this_backbone(others: list[tuple[str, float, float]], expected: str) -> None:
     assert backbone_reason([candidate("a", 0.933, 30.0, chosen=True), *(candidate(*o) for o in others)]) == expected
+
+
+def test_a_dearer_backbone_that_is_no_more_accurate_was_chosen_for_its_loss() -> None:
+    dear = {**candidate("a", 0.979, 60.0, chosen=True), "loss": 0.05}
+    cheap = {**candidate("b", 0.979, 30.0), "loss": 0.08}
+    assert backbone_reason([cheap, dear]) == (
+        "It is right about as often as b and surer where it is (loss 0.050 against 0.080), at 2.0 times its cost."
+    )

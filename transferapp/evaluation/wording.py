@@ -24,6 +24,10 @@ def labelled(reasons: Sequence[str]) -> list[tuple[str, list[str]]]:
     return groups
 
 
+SURER_WITHIN = 0.005
+"""A lead in accuracy below half a point is no reason by itself to choose a dearer backbone."""
+
+
 def backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
     """Why the chosen backbone was chosen, in a sentence."""
     chosen = next((c for c in candidates if c["chosen"]), None)
@@ -41,6 +45,13 @@ def backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
         else f"{cost:.0%} of its cost"
     )
     lead = charts.points(abs(gap), signed=False)
+    own, other = float(chosen.get("loss", 0.0)), float(best.get("loss", 0.0))
+    if gap < SURER_WITHIN and cost > 1 and own < other:
+        # Chosen for its loss: where a hundred pictures tie or nearly so in accuracy, that still tells the two apart.
+        return (
+            f"It is right about as often as {best['backbone']} and surer where it is (loss {own:.3f} against {other:.3f}), "
+            f"at {price}."
+        )
     if lead == "0.0":
         return f"It does as well as {best['backbone']}, at {price}."
     if gap > 0:
