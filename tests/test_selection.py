@@ -97,7 +97,7 @@ def test_views_that_bring_much_are_trained_on_as_long_as_they_do() -> None:
     assert choice.validation.loss == losses[-1]
 
 
-@pytest.mark.parametrize(("changes", "views"), [((0.3, -0.28), 0), ((0.05, -0.03), 2)])
+@pytest.mark.parametrize(("changes", "views"), [((0.3, -0.28), 0), ((0.05, -0.03), VIEW_STEPS[0])])
 def test_a_gain_counts_from_one_standard_error(
     changes: tuple[float, float], views: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_gain_that_lasts_to_the_most_that_is_tried_is_said_to(monkeypatch: pyt
 
 def test_gain_and_standard_error_are_paired_by_picture() -> None:
     choice, candidate, train, center = chosen(fresh)
-    extra = Store(center, fresh).collect(train.records, [random_view_name(i, 7) for i in range(2)])
+    extra = Store(center, fresh).collect(train.records, [random_view_name(i, 7) for i in range(VIEW_STEPS[0])])
     with_views = cross_validate(center, train.labels, 3, extra=extra, seed=7)
 
     def losses(validation: CrossValidation) -> np.ndarray:

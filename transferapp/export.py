@@ -20,7 +20,7 @@ from transferapp.views import SHORT_SIDE, center_view, render, short_side_to_dec
 if TYPE_CHECKING:
     import keras
 
-PARITY_PICTURES = 32
+PARITY_PICTURES = 16
 
 
 def build_network(backbone: keras.Model, chosen: Candidate, solved: Solved, name: str) -> keras.Model:

@@ -45,7 +45,7 @@ LOSS_WITHIN = 0.1
 so that accuracies tie by chance; the loss then still tells the better backbone."""
 
 _CROPS = 10
-_TIMED_ROUNDS = 4
+_TIMED_ROUNDS = 3
 
 
 @dataclass(frozen=True)

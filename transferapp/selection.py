@@ -12,7 +12,7 @@ from transferapp.measurement import Candidate
 from transferapp.probe import CrossValidation, cross_validate, log_softmax
 from transferapp.progress import Progress
 
-VIEW_STEPS = (2, 4, 8)
+VIEW_STEPS = (1, 2, 4, 8)
 """Tried in turn, until a step gains no more than one standard error of the paired difference in loss."""
 
 
@@ -90,8 +90,8 @@ def choose_views(
     assert last.gain is not None
     assert last.standard_error is not None
     outcome = (
-        f"{last.views} random views a picture change the cross-validated loss by "
-        f"{-last.gain:+.3f} ± {last.standard_error:.3f}"
+        f"{last.views} random view{'' if last.views == 1 else 's'} a picture {'lower' if last.gain >= 0 else 'raise'}"
+        f"{'s' if last.views == 1 else ''} the cross-validated loss by {abs(last.gain):.3f} ± {last.standard_error:.3f}"
     )
     if views == last.views:
         reason = f"{outcome}: still a gain at the most that is tried"

@@ -1,0 +1,88 @@
+"""How soon the service is ready, what memory it takes, and whether the same picture always gets the same scores.
+
+    python benchmarks/service_start.py BUNDLE PICTURE [--starts N]
+
+Starts `transferapp serve` N times, waits for /health from the moment the process is made, posts the picture ten times with ten
+views each, and reads the resident memory (Linux). Results go to benchmarks/results/service_start.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+REQUESTS = 10
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def get(url: str, body: bytes | None = None) -> Any:
+    """The JSON answer; None while nobody answers or the service is not ready."""
+    request = urllib.request.Request(url, data=body, headers={"content-type": "image/jpeg"} if body else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.URLError:
+        return None
+
+
+def resident_megabytes(pid: int) -> float:
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) / 1000 if match else float("nan")
+
+
+def one_start(bundle: Path, picture: bytes) -> dict[str, Any]:
+    """Seconds until ready, megabytes after the requests, and how many different answers there were."""
+    base = f"http://127.0.0.1:{(port := free_port())}"
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "transferapp", "serve", str(bundle), "--port", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while get(f"{base}/health") is None:
+            if server.poll() is not None:
+                sys.exit(f"the service ended with {server.returncode}")
+            time.sleep(0.01)
+        ready = time.perf_counter() - started
+        answers = {json.dumps(get(f"{base}/predict", picture)["predictions"]) for _ in range(REQUESTS)}
+        return {"seconds": ready, "megabytes": resident_megabytes(server.pid), "different_answers": len(answers)}
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--starts", type=int, default=5)
+    arguments = parser.parse_args()
+    picture = arguments.picture.read_bytes()
+    starts = [one_start(arguments.bundle, picture) for _ in range(arguments.starts)]
+    summary = {
+        "ready_seconds_median": statistics.median(start["seconds"] for start in starts),
+        "megabytes_max": max(start["megabytes"] for start in starts),
+        "different_answers": max(start["different_answers"] for start in starts),
+    }
+    print(json.dumps(summary, indent=2))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "service_start.json").write_text(json.dumps({"summary": summary, "starts": starts}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
