@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -284,12 +285,48 @@ def test_a_backend_that_cannot_list_devices_counts_as_a_cpu(signs: Path, monkeyp
     assert not keras_has_accelerator()
 
 
-def test_conversion_needs_the_tensorflow_backend_and_says_so(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import keras
+# ----------------------------------------------------------------------------------------------------------- other backends
 
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ResourceError, match=r"Keras runs on jax.*--engine keras"):
+
+@pytest.mark.slow
+def test_under_another_backend_a_process_with_tensorflow_converts(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, converted = tiny
+    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    elsewhere = convert(model)
+    pixels = noise_pixels(3)
+    engine = OpenVINOEngine(elsewhere, precision="f32")
+    assert engine.input_shape == (-1, *TINY_SIZE, 3)
+    np.testing.assert_array_equal(engine(pixels), OpenVINOEngine(converted, precision="f32")(pixels))
+
+
+def test_a_conversion_that_fails_elsewhere_says_why(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keras.py").write_text("raise ImportError('no framework in here')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}")
+    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    with pytest.raises(
+        ResourceError, match=r"with TensorFlow failed \(ImportError: no framework in here\).*KERAS_BACKEND"
+    ):
         convert(tiny[0])
+
+
+def test_under_jax_batches_have_one_of_few_sizes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny[0]
+    sizes = []
+
+    def recorded(batch: np.ndarray) -> Any:
+        sizes.append(len(batch))
+        return type(model).predict_on_batch(model, batch)
+
+    pixels = noise_pixels(11)
+    expected = KerasEngine(model)(pixels)
+    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    monkeypatch.setattr(model, "predict_on_batch", recorded)
+    engine = KerasEngine(model)
+    for count in (1, 5, 8, 11):
+        features = engine(pixels[:count])
+        assert features.shape == (count, expected.shape[1])
+        np.testing.assert_allclose(features, expected[:count], rtol=1e-5, atol=1e-5)
+    assert sizes == [8, 8, 8, 16]
 
 
 # ---------------------------------------------------------------------------------------------------------------- privacy

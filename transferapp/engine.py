@@ -1,7 +1,10 @@
 """Run a network forward, fast: OpenVINO on CPUs, Keras where there is an accelerator.
 
 An engine takes uint8 pixels and gives float32 arrays. The served process uses the OpenVINO engine alone and so never imports
-TensorFlow; `convert` is the one place where a Keras model becomes an OpenVINO one, and the one adapter that speaks TensorFlow.
+TensorFlow; `convert` is the one place where a Keras model becomes an OpenVINO one.
+
+This module is also the one adapter that speaks a backend's own language: what Keras cannot say for all of them (which device is
+what, training on several, conversion) is asked of TensorFlow or JAX here and nowhere else.
 
 Precision is a named choice. OpenVINO would silently compute in bfloat16 where the CPU has it (twice the speed, class scores
 off in the third decimal), so every engine states what it runs: `f32`, `bf16`, or `auto` for bf16 where the hardware has it.
@@ -10,8 +13,13 @@ off in the third decimal), so every engine states what it runs: `f32`, `bf16`, o
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -135,28 +143,125 @@ class KerasEngine:
     def __init__(self, model: keras.Model) -> None:
         self.precision = str(model.compute_dtype)
         self._model = model
+        self._multiple = BATCH_SIZE if _backend() == "jax" else 1  # JAX compiles anew for each size of a batch
         self._lock = threading.Lock()  # Keras' predict function is not made for several threads
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
+        filled = np.pad(batch, [(0, -len(batch) % self._multiple), (0, 0), (0, 0), (0, 0)])
         with self._lock:
-            return np.asarray(self._model.predict_on_batch(batch.astype(np.float32)), dtype=np.float32)
+            outputs = self._model.predict_on_batch(filled.astype(np.float32))
+        return np.asarray(outputs, dtype=np.float32)[: len(batch)]
 
 
 _ACCELERATOR_FILES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/accel0")
 """What Linux shows of an NVIDIA card, an AMD one, one seen through WSL, a TPU."""
 
 
-def keras_has_accelerator() -> bool:
-    """Whether Keras' backend sees a GPU or TPU. Imports Keras only where the machine shows a sign of one."""
-    if sys.platform == "linux" and not any(Path(path).exists() for path in _ACCELERATOR_FILES):
-        return False
+@dataclass(frozen=True)
+class Device:
+    """A GPU or TPU.
+
+    Attributes:
+        id: What Keras calls it, such as `gpu:0`.
+        name: What its maker calls it; the id's first part where that cannot be learnt.
+        compute_capability: (major, minor) of an NVIDIA card; None for all others.
+    """
+
+    id: str
+    name: str
+    compute_capability: tuple[int, int] | None = None
+
+
+def shows_accelerator() -> bool:
+    """Whether the machine shows a sign of a GPU or TPU; always true on systems where there is no cheap way to tell."""
+    return sys.platform != "linux" or any(Path(path).exists() for path in _ACCELERATOR_FILES)
+
+
+def accelerator_devices() -> tuple[Device, ...]:
+    """The GPUs or TPUs that Keras' backend can use. Imports Keras only where the machine shows a sign of one."""
+    if not shows_accelerator():
+        return ()
     import keras
 
     try:
-        devices = keras.distribution.list_devices()
+        ids = [device.lower() for device in keras.distribution.list_devices()]
     except (AttributeError, RuntimeError, ValueError):
-        return False
-    return any(not device.lower().startswith("cpu") for device in devices)
+        return ()
+    ids = [device for device in ids if not device.startswith("cpu")]
+    described = _described() if ids else {}
+    return tuple(described.get(device, Device(device, device.partition(":")[0].upper())) for device in ids)
+
+
+def _described() -> dict[str, Device]:
+    """What the backend knows of its devices, by Keras' name for them."""
+    found = {}
+    if _backend() == "jax":
+        import jax
+
+        for device in jax.devices():
+            name = f"{device.platform}:{device.id}"
+            found[name] = Device(
+                name, str(device.device_kind), _capability(getattr(device, "compute_capability", None))
+            )
+    elif _backend() == "tensorflow":
+        import tensorflow as tf
+
+        for index, card in enumerate(tf.config.list_physical_devices("GPU")):
+            facts = tf.config.experimental.get_device_details(card)
+            name = f"gpu:{index}"
+            found[name] = Device(name, facts.get("device_name", "GPU"), _capability(facts.get("compute_capability")))
+    return found
+
+
+def _capability(told: Any) -> tuple[int, int] | None:
+    """TensorFlow tells (9, 0), JAX "9.0", and an AMD card something else altogether."""
+    parts = told.split(".") if isinstance(told, str) else told
+    try:
+        major, minor = parts
+        return int(major), int(minor)
+    except (TypeError, ValueError):
+        return None
+
+
+def keras_has_accelerator() -> bool:
+    """Whether Keras' backend sees a GPU or TPU. Imports Keras only where the machine shows a sign of one."""
+    return bool(accelerator_devices())
+
+
+def data_parallel(devices: Sequence[str]) -> AbstractContextManager[Any]:
+    """The backend's own way to train one model on several devices, each of which takes a share of every batch.
+
+    Args:
+        devices: At least two of Keras' names, such as `gpu:0`.
+
+    Returns:
+        A context: models built within have their variables on every device.
+
+    Raises:
+        ResourceError: Keras runs on a backend for which there is none.
+    """
+    import keras
+
+    strategy: Any
+    if _backend() == "tensorflow":
+        import tensorflow as tf
+
+        strategy = tf.distribute.MirroredStrategy([device.upper() for device in devices])
+    elif _backend() == "jax":
+        strategy = keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)
+    else:
+        raise ResourceError(
+            f"Training on {len(devices)} devices is not to be had from Keras on {_backend()}",
+            hint="Unset KERAS_BACKEND, or show it one device only",
+        )
+    scope: AbstractContextManager[Any] = strategy.scope()
+    return scope
+
+
+def _backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
 
 
 def resolve_engine(kind: str) -> str:
@@ -172,7 +277,8 @@ def convert(model: keras.Model) -> Any:
     """Make an OpenVINO model of a Keras model.
 
     The way leads over one traced TensorFlow function, which gives the same operations as a SavedModel on disk in a fifth of
-    the time; Keras' own OpenVINO export leaves half as many operations again in networks with squeeze-and-excitation.
+    the time; Keras' own OpenVINO export leaves half as many operations again in networks with squeeze-and-excitation. Where
+    Keras runs on another backend, a process of its own reads the saved model with TensorFlow and converts it.
 
     Args:
         model: A functional model with one output whose input has fixed height and width; any batch size.
@@ -181,15 +287,10 @@ def convert(model: keras.Model) -> Any:
         An `openvino.Model` that takes uint8 pixels (-1, height, width, 3).
 
     Raises:
-        ResourceError: Keras runs on another backend than TensorFlow.
+        ResourceError: The other process failed, for want of memory, disk or TensorFlow.
     """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise ResourceError(
-            f"The OpenVINO engine is made from a TensorFlow graph, and Keras runs on {keras.backend.backend()}",
-            hint="Choose --engine keras, or unset KERAS_BACKEND",
-        )
+    if _backend() != "tensorflow":
+        return _convert_elsewhere(model)
     import tensorflow as tf
 
     openvino = import_openvino()
@@ -208,6 +309,43 @@ def convert(model: keras.Model) -> Any:
     processor = PrePostProcessor(converted)
     processor.input().tensor().set_element_type(openvino.Type.u8)
     return processor.build()
+
+
+def _convert_elsewhere(model: keras.Model) -> Any:
+    """`convert` in a process whose Keras runs on TensorFlow."""
+    with tempfile.TemporaryDirectory(prefix="transferapp-") as name:
+        folder = Path(name)
+        with disk_errors(folder):
+            model.save(folder / "model.keras")
+        # The CPU will do, and whatever memory the accelerators have is in use by this process's backend.
+        changes = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        code = "import sys; from transferapp.engine import convert_file; convert_file(*sys.argv[1:])"
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", code, str(folder / "model.keras"), str(folder / "model.xml")],
+            env={**os.environ, **changes},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            said = next(
+                (line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit {done.returncode}"
+            )
+            raise ResourceError(
+                f"The process that makes the OpenVINO network with TensorFlow failed ({said.strip()[:200]})",
+                hint="Unset KERAS_BACKEND to train with TensorFlow itself",
+            )
+        # Read as bytes: from a path OpenVINO would map the file, which is about to go.
+        network, weights = ((folder / f"model.{suffix}").read_bytes() for suffix in ("xml", "bin"))
+        return import_openvino().Core().read_model(network, weights)
+
+
+def convert_file(source: str, target: str) -> None:
+    """Convert a `.keras` file to an OpenVINO network at `target` (.xml), its weights beside it."""
+    import keras
+
+    save_converted(convert(keras.models.load_model(source, compile=False)), Path(target))
 
 
 def save_converted(converted: Any, path: Path) -> None:

@@ -1,0 +1,205 @@
+"""What the machine has: detection from faked device lists, the precision that follows, and the sentence on the card."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from transferapp import accelerators
+from transferapp import engine as engine_module
+from transferapp.accelerators import Hardware, cpu_cores, detect, distributed, hardware_of
+from transferapp.engine import Device, accelerator_devices, data_parallel
+from transferapp.errors import ResourceError
+
+
+@pytest.fixture
+def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that stands for a graphics card's device; it does not exist yet."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(engine_module, "_ACCELERATOR_FILES", (str(tmp_path / "nvidia0"),))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path / "nvidia0"
+
+
+def fake_tensorflow_cards(monkeypatch: pytest.MonkeyPatch, *facts: dict[str, Any]) -> None:
+    """Make TensorFlow and Keras see these cards."""
+    import keras
+    import tensorflow as tf
+
+    cards = [f"/physical_device:GPU:{index}" for index in range(len(facts))]
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: [f"gpu:{i}" for i in range(len(facts))])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: cards)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda card: facts[cards.index(card)])
+
+
+# --------------------------------------------------------------------------------------------------------------- detection
+
+
+def test_a_machine_without_accelerators_is_known_without_importing_keras(
+    signs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "keras", None)  # importing it would now fail
+    found = detect()
+    assert found == Hardware(cores=cpu_cores())
+    assert (found.kind, found.count, found.names, found.dtype_policy) == ("cpu", 1, (), "float32")
+
+
+def test_cards_are_named_as_tensorflow_names_them(signs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signs.touch()
+    fake_tensorflow_cards(
+        monkeypatch,
+        {"device_name": "NVIDIA A100-SXM4-40GB", "compute_capability": (8, 0)},
+        {"device_name": "Tesla P100", "compute_capability": (6, 0)},
+        {},  # TensorFlow knows nothing of cards that are not NVIDIA's
+    )
+    assert accelerator_devices() == (
+        Device("gpu:0", "NVIDIA A100-SXM4-40GB", (8, 0)),
+        Device("gpu:1", "Tesla P100", (6, 0)),
+        Device("gpu:2", "GPU", None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "capability"), [("9.0", (9, 0)), ("12.1", (12, 1)), ("gfx90a", None), (None, None), ("9", None)]
+)
+def test_devices_are_named_as_jax_names_them(
+    signs: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, capability: tuple[int, int] | None
+) -> None:
+    import keras
+
+    signs.touch()
+    card = SimpleNamespace(platform="gpu", id=0, device_kind="NVIDIA H100", compute_capability=told)
+    chip = SimpleNamespace(platform="tpu", id=1, device_kind="TPU v4")
+    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "tpu:1"])
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [card, chip]))
+    assert accelerator_devices() == (Device("gpu:0", "NVIDIA H100", capability), Device("tpu:1", "TPU v4"))
+
+
+def test_what_is_detected_follows_from_the_cards(signs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signs.touch()
+    fake_tensorflow_cards(monkeypatch, *2 * [{"device_name": "NVIDIA A100", "compute_capability": (8, 0)}])
+    found = detect()
+    assert (found.kind, found.count, found.devices) == ("gpu", 2, ("gpu:0", "gpu:1"))
+    assert found.names == ("NVIDIA A100", "NVIDIA A100")
+    assert found.dtype_policy == "mixed_float16"
+    assert not found.idle
+
+
+def test_a_card_that_keras_cannot_use_is_said_to_lie_idle(signs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    signs.touch()
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
+    found = detect()
+    assert found.kind == "cpu"
+    assert found.idle
+    assert "Keras cannot use it" in found.sentence
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not detect().idle, "hidden on purpose"
+
+
+def test_two_logical_cpus_are_one_device(signs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    signs.touch()
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0", "cpu:1"])
+    assert detect().devices == ("cpu:0",)
+
+
+def test_of_several_kinds_the_first_counts() -> None:
+    found = hardware_of(
+        [Device("tpu:0", "TPU v4"), Device("tpu:1", "TPU v4"), Device("gpu:0", "NVIDIA T4", (7, 5))], cores=8
+    )
+    assert (found.kind, found.devices, found.dtype_policy) == ("tpu", ("tpu:0", "tpu:1"), "mixed_bfloat16")
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    assert cpu_cores() >= 1
+    if hasattr(accelerators.os, "sched_getaffinity"):
+        assert cpu_cores() == len(accelerators.os.sched_getaffinity(0))
+
+
+# --------------------------------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "policy"),
+    [
+        ([(6, 1)], "float32"),
+        ([(7, 0)], "mixed_float16"),
+        ([(9, 0)], "mixed_float16"),
+        ([(12, 0)], "mixed_float16"),
+        ([(9, 0), (6, 0)], "float32"),  # the slowest card sets the pace
+        ([None], "float32"),
+        ([(8, 0), None], "float32"),
+    ],
+)
+def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
+    capabilities: list[tuple[int, int] | None], policy: str
+) -> None:
+    devices = [Device(f"gpu:{index}", "card", capability) for index, capability in enumerate(capabilities)]
+    assert hardware_of(devices, cores=4).dtype_policy == policy
+
+
+# ---------------------------------------------------------------------------------------------------------------- the card
+
+
+@pytest.mark.parametrize(
+    ("hardware", "sentence"),
+    [
+        (Hardware(cores=2), "2 CPU cores, no GPU: training computes in float32"),
+        (Hardware(cores=1), "1 CPU core, no GPU: training computes in float32"),
+        (
+            hardware_of([Device("gpu:0", "NVIDIA H100", (9, 0))], cores=16),
+            "1 GPU (NVIDIA H100): training computes in mixed_float16, with its weights kept in float32",
+        ),
+        (
+            hardware_of([Device(f"gpu:{i}", "NVIDIA A100", (8, 0)) for i in range(4)], cores=16),
+            "4 GPUs (NVIDIA A100): each takes 1/4 of every batch, and training computes in mixed_float16, with its weights "
+            "kept in float32",
+        ),
+        (
+            hardware_of([Device("gpu:0", "GeForce GTX 1080", (6, 1))], cores=16),
+            "1 GPU (GeForce GTX 1080): training computes in float32, for half precision would not be faster there",
+        ),
+    ],
+)
+def test_the_card_names_what_there_is_and_what_is_made_of_it(hardware: Hardware, sentence: str) -> None:
+    assert hardware.sentence == sentence
+
+
+def test_the_manifest_holds_everything_as_plain_json() -> None:
+    import json
+
+    hardware = hardware_of([Device("gpu:0", "NVIDIA H100", (9, 0))], cores=16)
+    document = hardware.to_json()
+    assert json.loads(json.dumps(document)) == document
+    assert document == {
+        "kind": "gpu",
+        "devices": ["gpu:0"],
+        "names": ["NVIDIA H100"],
+        "cores": 16,
+        "dtype_policy": "mixed_float16",
+        "idle": False,
+        "sentence": hardware.sentence,
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- several devices
+
+
+def test_on_one_device_nothing_is_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keras", None)  # not even asked
+    with distributed(Hardware()), distributed(hardware_of([Device("gpu:0", "NVIDIA H100", (9, 0))], cores=1)):
+        pass
+
+
+def test_a_backend_without_a_strategy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_backend", lambda: "torch")
+    with pytest.raises(ResourceError, match=r"Training on 2 devices is not to be had from Keras on torch"):
+        data_parallel(["gpu:0", "gpu:1"])
