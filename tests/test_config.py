@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from transferapp.config import FitConfig, make_config, read_config_file
+from transferapp.augmentation import LECTURE_AUGMENTATION
+from transferapp.colour import ColourJitter
+from transferapp.config import FitConfig, make_config, parse_duration, read_config_file
 from transferapp.errors import UsageError
 
 
@@ -142,6 +145,110 @@ def test_data_given_as_here_is_named_after_this_folder(tmp_path: Path, monkeypat
     (tmp_path / "cats").mkdir()
     monkeypatch.chdir(tmp_path / "cats")
     assert make_config({"data": "."}).bundle_path == Path("models/cats")
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1.5h", 5400),
+        ("0.5 m", 30),
+        (" 10m ", 600),
+        ("45", 45),
+        ("0", 0),
+        ("none", math.inf),
+    ],
+)
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert make_config({"data": "pictures", "budget": text}).budget_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["", "ten minutes", "-5m", "10 min", "1h30m", "m", "1e3", "inf", "nan", "٣m", "1:30"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"budget is not a duration\. Expected such as 90s, 10m, 2h, or none"):
+        make_config({"data": "pictures", "budget": text})
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"), [("1e-3", 1e-3), (5e-4, 5e-4), (1, 1.0), ("0.1", 0.1), ("10", 10.0), (" 2e-5", 2e-5)]
+)
+def test_a_learning_rate_may_be_a_number_however_it_is_written(given: Any, rate: float) -> None:
+    assert make_config({"data": "pictures", "learning_rate": given}).head_learning_rate == rate
+
+
+@pytest.mark.parametrize("given", ["fast", "", "0", "-1e-3", "11", "nan", "inf", "1e-3x", "Find"])
+def test_a_learning_rate_out_of_range_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match=r"learning_rate is out of range\. Expected auto, find, or a number"):
+        make_config({"data": "pictures", "learning_rate": given})
+
+
+@pytest.mark.parametrize("given", ["auto", "find"])
+def test_without_a_number_the_rate_is_three_times_the_usual_one_of_the_optimizer(given: str) -> None:
+    rates = {"adam": 3e-3, "adamw": 3e-3, "sgd": 3e-2, "momentum": 3e-2}
+    for optimizer, rate in rates.items():
+        config = make_config({"data": "pictures", "learning_rate": given, "optimizer": optimizer})
+        assert config.head_learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", 31),
+        ("image_size", 1025),
+        ("image_size", -224),
+        ("epochs", 0),
+        ("batch_size", 3),
+        ("batch_size", 4097),
+        ("backbone_ratio", 0.11),
+        ("backbone_ratio", -0.1),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.01),
+        ("cycles", 0),
+        ("average", 1.0),
+        ("average", float("nan")),
+        ("weight_decay", -1e-4),
+        ("contrast", 1.5),
+        ("pca_std", -0.1),
+        ("scale_min", 100),
+        ("scale_max", 255),
+    ],
+)
+def test_a_setting_of_training_out_of_range_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_config({"data": "pictures", name: value})
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("image_size", 0), ("image_size", 32), ("image_size", 1024), ("average", 0), ("backbone_ratio", 0.1)],
+)
+def test_a_setting_of_training_at_the_end_of_its_range_passes(name: str, value: Any) -> None:
+    assert getattr(make_config({"data": "pictures", name: value}), name) == value
+
+
+def test_settings_of_the_views_are_what_they_are_drawn_from() -> None:
+    values = {"flip": False, "random_crop": False, "scale_min": 224, "scale_max": 300, "contrast": 0, "pca_std": 0}
+    drawn = make_config({"data": "pictures", **values}).augmentation
+    assert (drawn.flip, drawn.random_crop, drawn.short_sides) == (False, False, (224, 300))
+    assert drawn.colour == ColourJitter(0.0, 0.2, 0.0)
+    assert make_config({"data": "pictures"}).augmentation == LECTURE_AUGMENTATION
+    assert make_config({"data": "pictures"}).augmentation_for(tiny=True).short_sides == (224, 320)
+    assert make_config({"data": "pictures", "scale_max": 256}).augmentation_for(tiny=True).short_sides == (224, 256)
+
+
+def test_a_start_from_scratch_tunes_everything() -> None:
+    assert make_config({"data": "pictures", "scratch": True}).tune == "all"
+    assert make_config({"data": "pictures", "scratch": True, "tune": "all"}).scratch
+    for tune in ("none", "last"):
+        with pytest.raises(UsageError, match=f"--scratch and --tune {tune} do not go together"):
+            make_config({"data": "pictures", "scratch": True, "tune": tune})
 
 
 # ------------------------------------------------------------------------------------------------------------------ YAML

@@ -60,7 +60,7 @@ def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float
     chosen = chosen_at(backbone, index)
     probe = solved_probe(backbone, chosen.cut, scale)
     solved: Any = SimpleNamespace(probe=probe, temperature=temperature)
-    return build_network(backbone, chosen, solved, "my dogs"), probe
+    return build_network(backbone, chosen, solved, None, "my dogs"), probe
 
 
 # ------------------------------------------------------------------------------------------------------------ the network
@@ -117,7 +117,7 @@ def test_the_network_survives_being_saved_and_is_not_for_training(backbone: Any,
 def test_any_folder_name_gives_a_name_for_the_network(backbone: Any, name: str, expected: str) -> None:
     chosen = chosen_at(backbone, 0)
     solved: Any = SimpleNamespace(probe=solved_probe(backbone, chosen.cut), temperature=1.0)
-    network = build_network(backbone, chosen, solved, name)
+    network = build_network(backbone, chosen, solved, None, name)
     assert network.name == expected
     convert(network)
 

@@ -20,11 +20,21 @@ import pytest
 from PIL import Image
 
 from tests.networks import write_pictures
+from transferapp.augmentation import Augmentation
 from transferapp.backbones.stages import Stage
+from transferapp.colour import PCAColour
 from transferapp.data.dataset import Record
 from transferapp.engine import BATCH_SIZE
 from transferapp.errors import DataError, UsageError
-from transferapp.features import CENTER, FeatureStore, random_view_name, trim_cache, view_pixels
+from transferapp.features import (
+    CENTER,
+    WITHOUT_COLOUR,
+    Chance,
+    FeatureStore,
+    random_view_name,
+    trim_cache,
+    view_pixels,
+)
 from transferapp.images import decode_image
 from transferapp.storage import sha256_file
 from transferapp.trunk import Trunk
@@ -256,6 +266,68 @@ def test_a_views_pixels_do_not_depend_on_what_else_is_asked_for(tmp_path: Path) 
         np.testing.assert_array_equal(row, Means()(view_pixels(image, view, record.sha256, SIZE)[None])[0])
 
 
+# ----------------------------------------------------------------------------------------------- where rows lie, and as what
+
+
+def test_rows_can_be_found_on_disk_instead_of_read(records: list[Record]) -> None:
+    store = make_store()
+    store.collect(records[7:], [CENTER])  # so that they do not lie in order
+    rows, positions = store.locate(records, VIEWS)
+    assert positions.shape == (20, 3)
+    assert positions.dtype == np.int64
+    assert not rows.flags.writeable
+    assert len(rows) == 60
+    np.testing.assert_array_equal(rows[positions], store.collect(records, VIEWS))
+    nothing, nowhere = store.locate([], VIEWS)
+    assert (nothing.shape[1], nowhere.shape) == (ROW_SIZE, (0, 3))
+
+
+def test_large_rows_are_kept_in_half_precision_in_a_folder_of_ones_choice(
+    records: list[Record], tmp_path: Path
+) -> None:
+    def half() -> FeatureStore:
+        return FeatureStore(make_trunk(Means()), dtype="float16", folder=tmp_path / "run" / "activations")
+
+    rows = half().collect(records, VIEWS)
+    assert rows.dtype == np.float16
+    np.testing.assert_array_equal(rows, directly(records, VIEWS).astype(np.float16))
+    assert {path.name for path in (tmp_path / "run" / "activations").iterdir()} == {"rows.float16", "keys.bin"}
+    assert (tmp_path / "run" / "activations" / "rows.float16").stat().st_size == 2 * ROW_SIZE * 60
+    trim_cache(0)
+    np.testing.assert_array_equal(half().collect(records, VIEWS), rows)
+
+
+# ------------------------------------------------------------------------------------------------------------------- chance
+
+
+def pixels_under(chance: Chance, record: Record, view: str) -> np.ndarray:
+    return view_pixels(Image.open(record.path).convert("RGB"), view, record.sha256, SIZE, chance)
+
+
+def test_views_drawn_from_something_else_are_other_views(records: list[Record]) -> None:
+    pca = PCAColour(np.eye(3), np.array([2.0, 0.5, 0.1]), np.zeros(3))
+    other_pca = PCAColour(np.eye(3), np.array([1.0, 0.5, 0.1]), np.zeros(3))
+    chances = {
+        "plain": WITHOUT_COLOUR,
+        "middle": Chance(dataclasses.replace(WITHOUT_COLOUR.augmentation, random_crop=False)),
+        "colour": Chance(Augmentation(), pca),
+        "other colour": Chance(Augmentation(), other_pca),
+    }
+    assert len({chance.digest for chance in chances.values()}) == 4
+    assert Chance(Augmentation(), pca).digest == chances["colour"].digest
+    rows = {}
+    for name, chance in chances.items():
+        engine = Means()
+        store = FeatureStore(make_trunk(engine), chance=chance)
+        rows[name] = store.collect(records, VIEWS)
+        assert engine.views == (60 if name == "plain" else 40), "the centre view knows no chance"
+        expected = [[Means()(pixels_under(chance, record, view)[None])[0] for view in VIEWS] for record in records[:3]]
+        np.testing.assert_array_equal(rows[name][:3], expected)
+    for name in chances:
+        np.testing.assert_array_equal(rows[name][:, 0], rows["plain"][:, 0])
+    assert len({rows[name][:, 1:].tobytes() for name in chances}) == 4
+
+
 # ----------------------------------------------------------------------------------------------------------------- progress
 
 
@@ -310,7 +382,7 @@ def test_an_engine_that_fails_leaves_what_was_done_and_no_lock(records: list[Rec
 
 def store_files(cache: Path) -> tuple[Path, Path]:
     folder = cache / "features" / "means-key"
-    return folder / "rows.f32", folder / "keys.bin"
+    return folder / "rows.float32", folder / "keys.bin"
 
 
 @pytest.mark.parametrize(

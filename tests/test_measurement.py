@@ -26,6 +26,7 @@ from transferapp.measurement import (
     worker_count,
     workshop,
 )
+from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.similarity import label_divergence
 from transferapp.probe import CrossValidation, cross_validate
 from transferapp.progress import Silent
@@ -43,6 +44,10 @@ class Shop:
     def __init__(self, **trunks: Trunk) -> None:
         self.trunks = trunks
         self.ordered: list[str] = []
+        self.peeked: tuple[tuple[int, int], ...] = ()
+
+    def input_size(self, spec: BackboneSpec) -> InputSize:
+        return choose_input_size(self.peeked, spec.image_size)
 
     def order(self, spec: BackboneSpec) -> None:
         self.ordered.append(spec.name)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -13,9 +16,12 @@ from filelock import FileLock
 from tests.fitted import BACKBONE, fitted, pictures, workplace
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp import recipes
+from transferapp.bundle import read_bundle
 from transferapp.config import FitConfig, make_config
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
+from transferapp.evaluate import evaluate
 from transferapp.progress import Advance, Silent
+from transferapp.run import RunFolder
 from transferapp.storage import sha256_file
 
 
@@ -127,3 +133,90 @@ def test_without_held_back_pictures_there_are_no_figures_but_a_bundle(tmp_path: 
     result = recipes.fit(config(tmp_path / "all", val_fraction=0.0, test_fraction=0.0, train_views="0"), Silent())
     assert result.manifest["metrics"] == {"validation": None, "test": None}
     assert "cross-validated" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------- fine-tuning
+
+TUNED = {"size": "large", "tune": "last", "budget": "none", "epochs": 2, "image_size": 64, "batch_size": 8}
+
+
+@pytest.mark.slow
+def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path) -> None:
+    progress = Recorder()
+    result = recipes.fit(config(tmp_path / "tuned", rule_only=True, **TUNED), progress)
+    manifest = read_bundle(tmp_path / "tuned").manifest
+    probe, tuned = manifest["contenders"]
+    assert (probe["name"], tuned["name"], tuned["cut"]) == ("solved classifier", "last stage", "block14")
+    assert tuned["chosen"]
+    assert manifest["head"]["kind"] == "fine-tuned"
+    assert manifest["backbone"]["cut"] == "top", "that is where the tuned head stands"
+    assert manifest["metrics"]["validation"]["accuracy"] == tuned["accuracy"]
+    assert manifest["plan"]["proposals"] == [{"name": "last stage", "cut": "block14", "share": 1.0}]
+    with (tmp_path / "tuned" / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["contender"], row["epoch"]) for row in rows] == [("last stage", "1"), ("last stage", "2")]
+    for row, epoch in zip(rows, tuned["history"], strict=True):
+        for name in ("loss", "val_accuracy", "averaged_val_loss"):
+            assert float(row[name]) == pytest.approx(epoch[name], rel=1e-5)
+    assert "What was tuned" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"tuned", ".tuned.lock"}, "no run is left unfinished"
+    assert ("last stage: 2 epochs", 2, [1, 2, 2]) in progress.tasks
+    # As served, it is right on as many of the test pictures as the fit says.
+    evaluation = evaluate(result.path, str(pictures()), views=1)
+    assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_where_tuning_loses_the_solved_classifier_ships_as_if_nothing_had_been_tuned(tmp_path: Path) -> None:
+    recipes.fit(config(tmp_path / "lost", learning_rate="10", **TUNED))
+    recipes.fit(config(tmp_path / "plain", **{**TUNED, "tune": "none"}, train_views="0"))
+    lost, plain = (read_bundle(tmp_path / name) for name in ("lost", "plain"))
+    assert [c["chosen"] for c in lost.manifest["contenders"]] == [True, False]
+    assert plain.manifest["contenders"] == []
+    assert lost.manifest["metrics"] == plain.manifest["metrics"]
+    assert lost.file("model.bin").read_bytes() == plain.file("model.bin").read_bytes()
+
+
+@pytest.mark.slow
+def test_another_fit_than_the_unfinished_one_is_refused_unless_that_is_forgotten(tmp_path: Path) -> None:
+    target = tmp_path / "tuned"
+    measurement = recipes.plan(config(target, **TUNED))
+    run = RunFolder(target)
+    run.begin(recipes.run_identity(config(target, **TUNED), measurement))
+    run.checkpoints("block14").save(1, {}, {})
+    changed = {**TUNED, "epochs": 3, "seed": 1}
+    with pytest.raises(DataError) as caught:
+        recipes.fit(config(target, **changed))
+    assert caught.value.code == "run_differs"
+    for difference in ("epochs was 2 and is 3", "seed was 0 and is 1", "data was "):
+        assert difference in str(caught.value)
+    with pytest.raises(DataError, match="tune was 'last' and is 'none'"):  # not even one that would tune nothing
+        recipes.fit(config(target, **{**TUNED, "tune": "none"}))
+    assert run.checkpoints("block14").latest() is not None
+    recipes.fit(config(target, **{**TUNED, "tune": "none"}), fresh=True)
+    assert not run.path.exists()
+
+
+@pytest.mark.slow
+def test_without_validation_pictures_nothing_is_tuned_and_that_is_said(tmp_path: Path) -> None:
+    progress = Recorder()
+    settings = {**TUNED, "val_fraction": 0.0}
+    recipes.fit(config(tmp_path / "blind", **settings), progress)
+    assert any("No validation pictures" in note for note in progress.notes)
+    assert read_bundle(tmp_path / "blind").manifest["contenders"] == []
+    with pytest.raises(
+        DataError, match=r"no validation pictures, without which nothing can be fine-tuned.*--val-fraction"
+    ):
+        recipes.fit(config(tmp_path / "insisted", rule_only=True, **settings))
+
+
+def test_the_identity_of_a_run_is_every_setting_but_where_things_lie() -> None:
+    here, there = config(Path("a"), **TUNED), config(Path("b"), **{**TUNED, "data": "elsewhere"})
+    measurement: Any = SimpleNamespace(
+        dataset=SimpleNamespace(fingerprint=lambda: "a1b2"),
+        chosen=SimpleNamespace(trunk=SimpleNamespace(key="k"), cut=SimpleNamespace(name="top")),
+    )
+    identity = recipes.run_identity(here, measurement)
+    assert identity == recipes.run_identity(there, measurement)
+    assert {name.replace("-", "_") for name in identity} >= here.to_json().keys() - {"data", "out"}
+    assert (identity["data"], identity["chosen backbone"], identity["chosen cut"]) == ("a1b2", "k", "top")

@@ -19,6 +19,7 @@ from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.features import CENTER, random_view_name
 from transferapp.manifest import candidate_json, history_table, split_table
 from transferapp.measurement import Measurement, measure
+from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.probe import fit_probe
 from transferapp.progress import Silent
 from transferapp.selection import choose_views
@@ -27,6 +28,11 @@ from transferapp.solving import Solved, solve
 
 class Shop:
     """Stands where the workshop does, with one trunk that is already built."""
+
+    peeked: tuple[tuple[int, int], ...] = ()
+
+    def input_size(self, spec: Any) -> InputSize:
+        return choose_input_size(self.peeked, spec.image_size)
 
     def order(self, spec: Any) -> None:
         pass
@@ -110,7 +116,7 @@ def test_a_fit_of_the_same_data_is_the_same_to_the_bit(hues: Path) -> None:
 
 def test_the_tables_of_a_bundle_say_what_was_searched_and_what_each_picture_was_for(hues: Path) -> None:
     measurement, _, _, _ = worked(hues, train_views="0")
-    history = list(csv.DictReader(io.StringIO(history_table(measurement.chosen))))
+    history = list(csv.DictReader(io.StringIO(history_table(measurement.chosen, None))))
     for stage, validation in zip(measurement.chosen.trunk.stages, measurement.chosen.validations, strict=True):
         lines = [line for line in history if line["stage"] == stage.name]
         assert [float(line["cross_validated_loss"]) for line in lines] == pytest.approx(validation.losses, abs=1e-6)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from transferapp.colour import ColourJitter, PCAColour, jitter
 from transferapp.errors import UsageError
-from transferapp.views import REFERENCE_CROP, TRAINING_SHORT_SIDES, View, _box_size, _place, render
+from transferapp.views import REFERENCE_CROP, TRAINING_SHORT_SIDES, render, training_view
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,12 @@ def augmented_pixels(
     Returns:
         uint8 (height, width, 3), values 0 to 255.
     """
-    view = _training_view(rng, image.size, image_size, augmentation)
+    view = training_view(
+        rng,
+        image.size,
+        image_size,
+        short_sides=augmentation.short_sides,
+        flip=augmentation.flip,
+        random_crop=augmentation.random_crop,
+    )
     return jitter(render(image, view, image_size), rng, augmentation.colour, pca)
-
-
-def _training_view(
-    rng: np.random.Generator, size: tuple[int, int], image_size: tuple[int, int], augmentation: Augmentation
-) -> View:
-    """`views.training_view`, with its constants as settings."""
-    scale, across, down, coin = rng.random(4).tolist()
-    if not augmentation.random_crop:
-        across = down = 0.5
-    least, most = augmentation.short_sides
-    box_size = _box_size(size, image_size, least + scale * (most - least))
-    return _place(size, box_size, across, down, mirror=augmentation.flip and coin < 0.5)

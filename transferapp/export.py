@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
-from transferapp.engine import KerasEngine, OpenVINOEngine, resolve_precision
+from transferapp.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, resolve_precision
 from transferapp.errors import TrainingError
+from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.evaluation.parity import Parity, compare
-from transferapp.images import decode_image
-from transferapp.measurement import Candidate
+from transferapp.features import center_pixels
+from transferapp.measurement import Candidate, Measurement, worker_count
+from transferapp.progress import Progress
 from transferapp.solving import Solved
-from transferapp.views import SHORT_SIDE, center_view, render, short_side_to_decode
 
 if TYPE_CHECKING:
     import keras
 
+    from transferapp.tuning import BakeOff
+
 PARITY_PICTURES = 16
 
 
-def build_network(backbone: keras.Model, chosen: Candidate, solved: Solved, name: str) -> keras.Model:
-    """The whole classifier as a Keras model, pixels 0-255 to probabilities."""
-    from transferapp.training.heads import attach_probe
+def build_network(
+    backbone: keras.Model, chosen: Candidate, solved: Solved, tuned: BakeOff | None, name: str
+) -> keras.Model:
+    """The whole classifier as a Keras model, pixels 0-255 to probabilities.
 
+    Args:
+        backbone: The chosen one, with the weights that the bake-off left in it.
+        chosen: Has the stages and the cut.
+        solved: The solved classifier.
+        tuned: The bake-off, if there was one.
+        name: The model's name.
+    """
+    from transferapp.training.heads import attach_ensemble, attach_probe
+
+    if tuned is not None and tuned.head is not None and tuned.temperature is not None:
+        if tuned.members:
+            cut = next((s for s in chosen.trunk.stages if s.name == tuned.winner.cut), None)
+            return attach_ensemble(
+                backbone, chosen.trunk.stages, cut, tuned.head, tuned.members, tuned.temperature, _identifier(name)
+            )
+        return attach_probe(backbone, chosen.trunk.top, tuned.head, tuned.temperature, _identifier(name))
     return attach_probe(backbone, chosen.cut, solved.probe, solved.temperature, _identifier(name))
 
 
@@ -44,7 +65,7 @@ def check_parity(
     """
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
     records = _spread(part.records, PARITY_PICTURES)
-    pixels = np.stack([_center_pixels(record, chosen.trunk.image_size) for record in records])
+    pixels = np.stack([center_pixels(record, chosen.trunk.image_size) for record in records])
     reference = KerasEngine(network)(pixels)
     wanted = resolve_precision(config.precision)
     parity = {}
@@ -59,12 +80,44 @@ def check_parity(
     return parity, wanted if parity[wanted].acceptable else "f32"
 
 
+def measured_again(
+    solved: Solved, tuned: BakeOff, converted: Any, precision: str, measurement: Measurement, progress: Progress
+) -> Solved:
+    """The figures of a tuned network: on the validation pictures those of the bake-off, on the test pictures its own, anew.
+
+    Args:
+        solved: The classifier that it started from.
+        tuned: The bake-off that it won.
+        converted: The whole network, for OpenVINO.
+        precision: In which it is served.
+        measurement: Has the pictures.
+        progress: Who is told.
+    """
+    dataset, size = measurement.dataset, measurement.chosen.trunk.image_size
+    test = dataset.part("test")
+    assert tuned.temperature is not None
+    metrics, probabilities = None, solved.test_probabilities
+    if len(test):
+        engine = OpenVINOEngine(converted, precision=precision, streams=worker_count())
+        with (
+            progress.task(f"{len(test)} test pictures", len(test)) as advance,
+            ThreadPoolExecutor(worker_count()) as pool,
+        ):
+
+            def scores(records: Sequence[Record]) -> np.ndarray:
+                return engine(np.stack([center_pixels(record, size) for record in records]))
+
+            parts = []
+            for part in pool.map(scores, [test.records[i : i + BATCH_SIZE] for i in range(0, len(test), BATCH_SIZE)]):
+                parts.append(part)
+                advance(sum(map(len, parts)))
+        probabilities = np.concatenate(parts)
+        metrics = measure_scores(probabilities, test.labels, dataset.class_names)
+    assert tuned.head is not None
+    return Solved(tuned.head, tuned.temperature, tuned.validation, metrics, probabilities)
+
+
 def _spread(records: Sequence[Record], count: int) -> list[Record]:
     """At most `count` records, evenly spread over the classes' order."""
     positions = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
     return [records[i] for i in positions]
-
-
-def _center_pixels(record: Record, image_size: tuple[int, int]) -> np.ndarray:
-    image = decode_image(record.path, min_short_side=short_side_to_decode(SHORT_SIDE, image_size)).image
-    return render(image, center_view(image.size, image_size), image_size)

@@ -4,39 +4,44 @@ Every row (all taps of one view of one picture) is keyed by the picture's conten
 the new ones, a second fit costs nothing, and an interrupted run goes on where it stopped. Random views are drawn from a
 generator seeded by content, so they too are the same each time.
 
-On disk, a store is two files that only ever grow: `rows.f32`, fixed-size rows, and `keys.bin`, one 16-byte key a row. Rows are
-flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites. A lock beside the store
-lets one process at a time use it.
+On disk, a store is two files that only ever grow: `rows.float32`, fixed-size rows, and `keys.bin`, one 16-byte key a row.
+Rows are flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites. A lock beside
+the store lets one process at a time use it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
+from transferapp.augmentation import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
+from transferapp.colour import ColourJitter, PCAColour
+from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.engine import BATCH_SIZE
 from transferapp.errors import DataError, UsageError
 from transferapp.images import ImageLimits, decode_image
 from transferapp.storage import cache_directory, disk_errors, sha256_file
-from transferapp.trunk import Trunk
-from transferapp.views import SHORT_SIDE, TRAINING_SHORT_SIDES, center_view, render, short_side_to_decode, training_view
+from transferapp.views import SHORT_SIDE, center_view, render, short_side_to_decode
 
 CENTER = "center"
 """The view without chance: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
 
-_PIXELS_REVISION = 1
+_PIXELS_REVISION = 2
 """Raise this when decoding or cropping changes what a view looks like."""
 
 _KEY_BYTES = 16
@@ -53,7 +58,46 @@ def random_view_name(index: int, seed: int) -> str:
     return f"random-{seed}-{index}"
 
 
-def view_pixels(image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int]) -> np.ndarray:
+class RowSource(Protocol):
+    """What turns pixels into rows: a `Trunk`, or a `CutTrunk`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def row_size(self) -> int: ...
+    def rows(self, batch: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a set's random views are drawn from.
+
+    Attributes:
+        augmentation: What varies, and how far.
+        pca: The set's colour components; may be None where `augmentation.colour.pca_std` is 0.
+    """
+
+    augmentation: Augmentation = LECTURE_AUGMENTATION
+    pca: PCAColour | None = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells apart views that were drawn from something else."""
+        components = self.pca.to_json() if self.pca else None
+        return hashlib.sha256(json.dumps([asdict(self.augmentation), components]).encode()).hexdigest()[:16]
+
+
+WITHOUT_COLOUR = Chance(Augmentation(colour=ColourJitter(0.0, 0.0, 0.0)))
+"""Random crops, scales and flips alone: for sets whose colour components nobody has worked out."""
+
+
+def view_pixels(
+    image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int], chance: Chance = WITHOUT_COLOUR
+) -> np.ndarray:
     """The pixels of a named view of a picture.
 
     Args:
@@ -61,30 +105,55 @@ def view_pixels(image: Image.Image, view_name: str, sha256: str, image_size: tup
         view_name: `CENTER` or from `random_view_name`.
         sha256: The picture's content, which seeds its random views.
         image_size: (height, width) of the view.
+        chance: What random views are drawn from.
 
     Returns:
         uint8, shape (height, width, 3).
     """
-    size = image.size
     if view_name == CENTER:
-        view = center_view(size, image_size)
-    else:
-        entropy = hashlib.sha256(f"{view_name}:{sha256}".encode()).digest()
-        view = training_view(np.random.default_rng(list(entropy)), size, image_size)
-    return render(image, view, image_size)
+        return render(image, center_view(image.size, image_size), image_size)
+    rng = seeded_generator(view_name, sha256)
+    return augmented_pixels(image, rng, image_size, chance.augmentation, chance.pca)
+
+
+def center_pixels(record: Record, image_size: tuple[int, int]) -> np.ndarray:
+    """The centre view of an audited picture: uint8, shape (height, width, 3)."""
+    needed = short_side_to_decode(SHORT_SIDE, image_size)
+    image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
+    return view_pixels(image, CENTER, record.sha256, image_size)
 
 
 class FeatureStore:
-    """The cached rows of one trunk."""
+    """The cached rows of one trunk.
 
-    def __init__(self, trunk: Trunk, *, workers: int = 2, limits: ImageLimits | None = None) -> None:
+    Args:
+        trunk: What gives the rows.
+        workers: Threads that decode, crop and run the trunk.
+        limits: What pictures are accepted; they have been audited.
+        chance: What random views are drawn from.
+        dtype: In which rows are kept: `float32`, or `float16` for feature maps, which are large.
+        folder: Where; None for a place of its own in the cache.
+    """
+
+    def __init__(
+        self,
+        trunk: RowSource,
+        *,
+        workers: int = 2,
+        limits: ImageLimits | None = None,
+        chance: Chance = WITHOUT_COLOUR,
+        dtype: str = "float32",
+        folder: Path | None = None,
+    ) -> None:
         self.trunk = trunk
+        self.chance = chance
+        self._dtype = np.dtype(dtype)
         self._workers = workers
-        self._limits = limits or ImageLimits(max_pixels=100_000_000)
-        self._folder = cache_directory() / "features" / f"{trunk.name}-{trunk.key}"
-        self._rows_file = self._folder / "rows.f32"
+        self._limits = limits or DATASET_LIMITS
+        self._folder = folder or cache_directory() / "features" / f"{trunk.name}-{trunk.key}"
+        self._rows_file = self._folder / f"rows.{dtype}"
         self._keys_file = self._folder / "keys.bin"
-        self._row_bytes = 4 * trunk.row_size
+        self._row_bytes = self._dtype.itemsize * trunk.row_size
 
     def collect(
         self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
@@ -97,12 +166,32 @@ class FeatureStore:
             progress: Called with the number of views done so far.
 
         Returns:
-            float32, shape (len(records), len(view_names), trunk.row_size). Where the rows lie on disk as they are asked for
+            Shape (len(records), len(view_names), trunk.row_size). Where the rows lie on disk as they are asked for
             (as those of a first run do) it is the mapped file itself, read-only; otherwise a copy in memory.
 
         Raises:
             DataError: A picture is gone, or is no longer what the audit read.
             ResourceError: The disk is full.
+        """
+        rows, positions = self.locate(records, view_names, progress)
+        shape = (*positions.shape, self.trunk.row_size)
+        if not positions.size:
+            return np.empty(shape, self._dtype)
+        first, last = positions.flat[0], positions.flat[-1]
+        one_run = np.array_equal(positions.ravel(), np.arange(first, last + 1))
+        chosen: np.ndarray = rows[slice(first, last + 1) if one_run else positions]
+        return chosen.reshape(shape)
+
+    def locate(
+        self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where on disk the rows of these views are, after computing the ones that are not there yet.
+
+        Arguments and errors as of `collect`.
+
+        Returns:
+            (rows, positions): all rows of the store, mapped read-only, shape (n, trunk.row_size); and for each picture and
+            view the index of its row, int64, shape (len(records), len(view_names)).
         """
         keys = [[self._key(record, view) for view in view_names] for record in records]
         with disk_errors(self._folder):
@@ -123,22 +212,16 @@ class FeatureStore:
                 self._compute(missing, count, done, progress)
                 index, count = self._index()
             positions = np.array([[index[key] for key in row] for row in keys], dtype=np.int64)
-            return self._read(positions.reshape(len(records), len(view_names)), count)
-
-    def _read(self, positions: np.ndarray, count: int) -> np.ndarray:
-        """The rows at these positions, of shape (*positions.shape, row_size)."""
-        shape = (*positions.shape, self.trunk.row_size)
-        if not positions.size:
-            return np.empty(shape, np.float32)
-        # The file may be longer than `count` rows, by what a kill has left half-written.
-        stored = np.asarray(np.memmap(self._rows_file, np.float32, "r", shape=(count, self.trunk.row_size)))
-        first, last = positions.flat[0], positions.flat[-1]
-        one_run = np.array_equal(positions.ravel(), np.arange(first, last + 1))
-        rows: np.ndarray = stored[slice(first, last + 1) if one_run else positions]
-        return rows.reshape(shape)
+            positions = positions.reshape(len(records), len(view_names))
+            if not count:
+                return np.empty((0, self.trunk.row_size), self._dtype), positions
+            # The file may be longer than `count` rows, by what a kill has left half-written.
+            mapped = np.memmap(self._rows_file, self._dtype, "r", shape=(count, self.trunk.row_size))
+            return np.asarray(mapped), positions
 
     def _key(self, record: Record, view_name: str) -> bytes:
-        text = f"{record.sha256}:{view_name}:{_PIXELS_REVISION}"
+        drawn_from = "" if view_name == CENTER else self.chance.digest
+        text = f"{record.sha256}:{view_name}:{drawn_from}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
     def _index(self) -> tuple[dict[bytes, int], int]:
@@ -163,7 +246,7 @@ class FeatureStore:
                 for batch_keys, batch_rows in _in_order(pool, self._run, _batches(missing), 2 * self._workers):
                     assert batch_rows.shape == (len(batch_keys), self.trunk.row_size)
                     assert batch_rows.dtype == np.float32
-                    rows.write(batch_rows.tobytes())
+                    rows.write(batch_rows.astype(self._dtype).tobytes())
                     rows.flush()
                     keys.write(b"".join(batch_keys))
                     keys.flush()
@@ -180,11 +263,12 @@ class FeatureStore:
     def _run(self, batch: list[tuple[Record, list[str]]]) -> tuple[list[bytes], np.ndarray]:
         keys, pixels = [], []
         size = self.trunk.image_size
+        largest = self.chance.augmentation.short_sides[1]
         for record, view_names in batch:
             _check_unchanged(record)
             for needed, group in (
                 (short_side_to_decode(SHORT_SIDE, size), [view for view in view_names if view == CENTER]),
-                (short_side_to_decode(TRAINING_SHORT_SIDES[1], size), [view for view in view_names if view != CENTER]),
+                (short_side_to_decode(largest, size), [view for view in view_names if view != CENTER]),
             ):
                 if not group:
                     continue
@@ -193,7 +277,7 @@ class FeatureStore:
                 picture = decode_image(record.path, limits=self._limits, min_short_side=needed)
                 for view_name in group:
                     keys.append(self._key(record, view_name))
-                    pixels.append(view_pixels(picture.image, view_name, record.sha256, size))
+                    pixels.append(view_pixels(picture.image, view_name, record.sha256, size, self.chance))
         return keys, self.trunk.rows(np.stack(pixels))
 
 

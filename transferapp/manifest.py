@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
+import math
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transferapp.backbones.registry import weights_fingerprint
 from transferapp.config import FitConfig
@@ -18,7 +19,12 @@ from transferapp.measurement import Candidate, Measurement
 from transferapp.probe import L2_PATH
 from transferapp.selection import ViewChoice
 from transferapp.solving import Solved
+from transferapp.training.settings import Epoch
 from transferapp.views import SHORT_SIDE, short_side_to_decode
+
+if TYPE_CHECKING:
+    from transferapp.bench import Contender
+    from transferapp.tuning import BakeOff
 
 DEFAULT_VIEWS = 10
 """Ten-crop averaging is what a bundle serves unless a request says otherwise."""
@@ -29,6 +35,7 @@ def describe(
     measurement: Measurement,
     choice: ViewChoice,
     solved: Solved,
+    tuned: BakeOff | None,
     parity: dict[str, Parity],
     served: str,
 ) -> dict[str, Any]:
@@ -36,6 +43,8 @@ def describe(
     chosen, dataset = measurement.chosen, measurement.dataset
     height, width = chosen.trunk.image_size
     weights = Path(config.weights) if config.weights else None
+    ships = tuned.winner if tuned is not None and tuned.head is not None else None
+    head_stage = chosen.cut if ships is None else chosen.trunk.top
     return {
         "name": config.bundle_path.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,17 +64,18 @@ def describe(
             "parameters": chosen.spec.parameters,
             "weights_sha256": weights_fingerprint(chosen.spec, weights),
             "image_size": [height, width],
-            "cut": chosen.cut.name,
-            "cut_shape": list(chosen.cut.shape),
+            "cut": head_stage.name,
+            "cut_shape": list(head_stage.shape),
         },
         "head": {
-            "kind": "linear",
+            "kind": "linear" if ships is None else "fine-tuned",
             "l2": solved.probe.l2,
             "iterations": solved.probe.iterations,
             "temperature": solved.temperature,
             "train_views": choice.views,
         },
         "plan": measurement.plan.to_json(),
+        "contenders": [contender_json(contender) for contender in tuned.contenders] if tuned else [],
         "candidates": [candidate_json(c, c is chosen) for c in measurement.candidates],
         "views_tried": [asdict(tried) for tried in choice.tried],
         "views_reason": choice.reason,
@@ -85,7 +95,7 @@ def describe(
         "parity": {precision: figures.to_json() for precision, figures in parity.items()},
         "precision": {"served": served},
         "config": config.to_json(),
-        "versions": _versions(),
+        "versions": library_versions(),
     }
 
 
@@ -105,7 +115,7 @@ def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     found = {}
     for package in ("transferapp", "tensorflow", "keras", "openvino", "numpy", "scipy", "pillow"):
         try:
@@ -115,14 +125,43 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def history_table(chosen: Candidate) -> str:
-    """How the classifier's strength was searched, stage by stage: what there is to see of a convex problem's training."""
+def contender_json(contender: Contender) -> dict[str, Any]:
+    """What the bake-off compared, as a plain dictionary; a loss that is no number becomes None, for JSON has no word for it."""
+    return {
+        **vars(contender),
+        "history": [
+            {name: value if value is None or math.isfinite(value) else None for name, value in vars(epoch).items()}
+            for epoch in contender.history
+        ],
+        "findings": [{**vars(finding), "evidence": dict(finding.evidence)} for finding in contender.findings],
+    }
+
+
+def history_table(chosen: Candidate, tuned: BakeOff | None) -> str:
+    """How training went: every epoch of every contender, or of a solved classifier how its strength was searched.
+
+    A convex problem has no epochs to show; what there is to see of it is the loss at each strength, stage by stage.
+    """
+    if tuned is not None:
+        return _epochs_table(tuned)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["stage", "l2", "cross_validated_loss", "best"])
     for stage, validation in zip(chosen.trunk.stages, chosen.validations, strict=True):
         for l2, loss in zip(L2_PATH, validation.losses, strict=False):
             writer.writerow([stage.name, f"{l2:.6g}", f"{loss:.6f}", int(l2 == validation.l2)])
+    return table.getvalue()
+
+
+def _epochs_table(tuned: BakeOff) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    names = [field.name for field in fields(Epoch)]
+    writer.writerow(["contender", *names])
+    for contender in tuned.contenders:
+        for epoch in contender.history:
+            values = [getattr(epoch, name) for name in names]
+            writer.writerow([contender.name, *("" if v is None else f"{v:.6g}" for v in values)])
     return table.getvalue()
 
 

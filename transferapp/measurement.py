@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,13 +21,16 @@ from scipy.special import softmax
 
 from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneSpec, backbone_spec
 from transferapp.backbones.stages import Stage, stage_named
+from transferapp.colour import PCAColour, fit_pca_colour
 from transferapp.config import FitConfig
-from transferapp.data.audit import audit
+from transferapp.data.audit import audit, peek_sizes
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.engine import resolve_engine
-from transferapp.features import CENTER, FeatureStore, trim_cache
+from transferapp.errors import UsageError
+from transferapp.features import CENTER, Chance, FeatureStore, trim_cache
+from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.plan import Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import measure_size
@@ -56,6 +60,7 @@ class Candidate:
         spec: Which one.
         trunk: Ready to run.
         store: Its features.
+        input_size: How large its input is made for these pictures, and why.
         validations: Cross-validation of every stage's probe on the training pictures, earliest first.
         plan: What the rule makes of it.
         milliseconds: One ten-crop request through the whole backbone.
@@ -64,6 +69,7 @@ class Candidate:
     spec: BackboneSpec
     trunk: Trunk
     store: FeatureStore
+    input_size: InputSize
     validations: tuple[CrossValidation, ...]
     scores: tuple[StageScore, ...]
     plan: Plan
@@ -115,17 +121,44 @@ class Workshop:
     """
 
     config: FitConfig
+    peeked: tuple[tuple[int, int], ...] = ()
     models: dict[str, keras.Model] = field(default_factory=dict)
     _trunks: dict[str, Future[Trunk]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "backbones"))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def input_size(self, spec: BackboneSpec) -> InputSize:
+        """How large a backbone's input is made, from the sizes of the pictures that were `peeked` at.
+
+        A `.keras` file's own size may be the only one that it takes, so there only the person may choose another.
+        """
+        peeked = () if spec.source == "file" else self.peeked
+        return choose_input_size(peeked, spec.image_size, self.config.image_size)
+
+    def image_size(self, spec: BackboneSpec) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.input_size(spec).image_size
 
     def model(self, spec: BackboneSpec) -> keras.Model:
-        """The Keras model of a backbone, built once."""
-        if spec.name not in self.models:
-            from transferapp.backbones.loading import load_backbone
+        """The Keras model of a backbone, built once, whichever thread asks first: what is tuned must be what is exported.
 
-            self.models[spec.name] = load_backbone(spec, weights=self._weights(spec))
-        return self.models[spec.name]
+        Raises:
+            UsageError: It is a file whose input has another size than asked for.
+        """
+        with self._lock:
+            if spec.name not in self.models:
+                from transferapp.backbones.loading import load_backbone
+
+                size = self.image_size(spec)
+                model = load_backbone(spec, image_size=size, weights=self._weights(spec))
+                if tuple(model.inputs[0].shape[1:3]) != size:
+                    raise UsageError(
+                        f"{spec.name} takes pictures of one size only",
+                        expected=f"--image-size {model.inputs[0].shape[1]}, or none",
+                        got=f"{size[0]}",
+                    )
+                self.models[spec.name] = model
+            return self.models[spec.name]
 
     def order(self, spec: BackboneSpec) -> None:
         """Start building a trunk."""
@@ -146,7 +179,7 @@ class Workshop:
         return load_trunk(
             spec,
             lambda: self.model(spec),
-            image_size=spec.image_size,
+            image_size=self.image_size(spec),
             weights=self._weights(spec),
             engine=resolve_engine(self.config.engine),
             precision=self.config.precision,
@@ -185,29 +218,62 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
     tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
     reference = backbone_spec(DEFAULT_BACKBONE)
     dataset = open_source(config.data)
+    shop.peeked = peek_sizes(dataset)
     for spec in dict.fromkeys([reference, *tried]):
         shop.order(spec)
     dataset = audit_and_split(dataset, config, progress)
     trim_cache()
     train = dataset.part("train")
+    augmentation = config.augmentation_for(tiny=shop.input_size(reference).tiny)
+    chance = Chance(augmentation, _colour_components(train) if augmentation.colour.pca_std else None)
+    sample = measured_sample(train)
     divergence: float | None = None
     candidates = []
     for spec in dict.fromkeys([reference, *tried]):
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = shop.trunk(spec)
-        store = FeatureStore(trunk, workers=worker_count())
-        with progress.task(f"{spec.name}: {len(train)} pictures", len(train)) as advance:
-            rows = store.collect(train.records, [CENTER], advance)[:, 0]
+        store = FeatureStore(trunk, workers=worker_count(), chance=chance)
+        with progress.task(f"{spec.name}: {len(sample)} pictures", len(sample)) as advance:
+            rows = store.collect(sample.records, [CENTER], advance)[:, 0]
         if spec == reference and divergence is None:
             # D is always measured with the same network, so that it means the same whatever backbone is used.
             source = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
-            divergence = label_divergence(source, train.labels)
+            divergence = label_divergence(source, sample.labels)
         if spec in tried:
             assert divergence is not None
-            candidates.append(_try_backbone(spec, trunk, store, rows, train, divergence, config, progress))
+            candidates.append(
+                _try_backbone(
+                    spec, trunk, store, rows, sample, train, divergence, config, shop.input_size(spec), progress
+                )
+            )
     times = _request_milliseconds([candidate.trunk for candidate in candidates])
     candidates = [replace(c, milliseconds=t) for c, t in zip(candidates, times, strict=True)]
     return Measurement(dataset, tuple(candidates), choose_candidate(candidates))
+
+
+MEASURED_AT_MOST = 4_000
+"""Training pictures from which D, the best stage and the best backbone are measured. That many fix a cross-validated accuracy
+to a standard error of half a point or so, and a large set need not be pushed through every backbone for it."""
+
+
+def measured_sample(train: Dataset) -> Dataset:
+    """The training pictures, or of a large set a stratified part of them, chosen by content."""
+    if len(train) <= MEASURED_AT_MOST:
+        return train
+    share = MEASURED_AT_MOST / len(train)
+    by_class: list[list[int]] = [[] for _ in train.class_names]
+    for i in sorted(range(len(train)), key=lambda i: train.records[i].sha256):
+        by_class[train.records[i].label].append(i)
+    kept = {i for members in by_class for i in members[: max(2, round(share * len(members)))]}
+    return train.with_records([record for i, record in enumerate(train.records) if i in kept])
+
+
+def _colour_components(train: Dataset) -> PCAColour:
+    """Principal components of the training set's RGB values, from the pixels that the audit kept."""
+    colours = b"".join(record.colours for record in train.records)
+    if not colours:  # none of the sampled pictures is in this split
+        return fit_pca_colour(np.full((2, 3), 128, np.uint8))
+    return fit_pca_colour(np.frombuffer(colours, np.uint8).reshape(-1, 3))
 
 
 def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> Dataset:
@@ -238,12 +304,14 @@ def _try_backbone(
     trunk: Trunk,
     store: FeatureStore,
     rows: np.ndarray,
+    sample: Dataset,
     train: Dataset,
     divergence: float,
     config: FitConfig,
+    input_size: InputSize,
     progress: Progress,
 ) -> Candidate:
-    labels, num_classes = train.labels, len(train.class_names)
+    labels, num_classes = sample.labels, len(sample.class_names)
     validations = []
     with progress.task(f"{spec.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
         for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
@@ -258,8 +326,13 @@ def _try_backbone(
         backbone=spec.name,
         size_override=None if config.size == "auto" else config.size,
         similarity_override=None if config.similarity == "auto" else config.similarity,
+        tune=config.tune,
+        rates=(config.head_learning_rate, config.head_learning_rate * config.backbone_ratio),
+        find_rate=config.learning_rate == "find",
+        epochs=config.epochs,
+        input_reason=input_size.reason,
     )
-    return Candidate(spec, trunk, store, tuple(validations), scores, plan, milliseconds=0.0)
+    return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)
 
 
 def _stage_score(stage: Stage, validation: CrossValidation, top: CrossValidation) -> StageScore:

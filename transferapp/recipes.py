@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -16,18 +16,22 @@ from transferapp.bundle import check_target, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
 from transferapp.engine import convert, save_converted
-from transferapp.errors import DataError
+from transferapp.errors import DataError, ResourceError
 from transferapp.evaluation.report import Thumbnail, render_report, thumbnail
-from transferapp.export import build_network, check_parity
+from transferapp.export import build_network, check_parity, measured_again
 from transferapp.features import CENTER
 from transferapp.images import decode_image
 from transferapp.manifest import describe, history_table, split_table
-from transferapp.measurement import Measurement, measure, workshop
+from transferapp.measurement import Measurement, Workshop, measure, measured_sample, workshop
 from transferapp.progress import Progress, Silent
+from transferapp.run import RunFolder
 from transferapp.selection import ViewChoice, choose_views
 from transferapp.solving import Solved, solve
 from transferapp.storage import disk_errors
 from transferapp.views import SHORT_SIDE
+
+if TYPE_CHECKING:
+    from transferapp.tuning import BakeOff
 
 MISTAKES_SHOWN = 24
 SAMPLES_SHOWN = 12
@@ -65,8 +69,15 @@ def plan(config: FitConfig, progress: Progress | None = None) -> Measurement:
         return measure(config, shop, progress or Silent())
 
 
-def fit(config: FitConfig, progress: Progress | None = None) -> FitResult:
+def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = False) -> FitResult:
     """Turn a folder of pictures into a bundle.
+
+    A fit that was killed goes on where it was when it is called again with the same settings on the same pictures.
+
+    Args:
+        config: What to do.
+        progress: Who is told.
+        fresh: Forget an unfinished fit and begin anew.
 
     Raises:
         DataError: The folder cannot be used, or another fit is writing to the same place.
@@ -79,6 +90,9 @@ def fit(config: FitConfig, progress: Progress | None = None) -> FitResult:
     target = config.bundle_path
     check_target(target)
     with _only_writer(target), workshop(config) as shop:
+        run = RunFolder(target)
+        if fresh:
+            run.discard()
         measurement = measure(config, shop, progress)
         chosen, dataset = measurement.chosen, measurement.dataset
         backbone = shop.in_background(
@@ -89,24 +103,62 @@ def fit(config: FitConfig, progress: Progress | None = None) -> FitResult:
         watch.lap("views")
         solved = solve(measurement, choice, config, progress)
         watch.lap("solve")
+        tuned = fine_tune(measurement, solved, config, shop, run, progress)
+        watch.lap("tune")
         with progress.task("building the network", 0):
-            network = build_network(backbone.result(), chosen, solved, target.name)
+            network = build_network(backbone.result(), chosen, solved, tuned, target.name)
             converted = convert(network)
             parity, served = check_parity(network, converted, dataset, chosen, config)
+        if tuned is not None and tuned.head is not None:
+            solved = measured_again(solved, tuned, converted, served, measurement, progress)
         watch.lap("network")
         with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
             network.save(staging / "model.keras")
             save_converted(converted, staging / "model.xml")
-            (staging / "history.csv").write_text(history_table(chosen), encoding="utf-8")
+            (staging / "history.csv").write_text(history_table(chosen, tuned), encoding="utf-8")
             (staging / "split.csv").write_text(split_table(dataset), encoding="utf-8")
-            manifest = describe(config, measurement, choice, solved, parity, served)
+            manifest = describe(config, measurement, choice, solved, tuned, parity, served)
             watch.lap("write")
             manifest["seconds"] = watch.seconds
             samples, mistakes = _gallery(dataset, solved)
             report = render_report(manifest, samples=samples, mistakes=mistakes)
             (staging / "report.html").write_text(report, encoding="utf-8")
             write_manifest(staging, manifest)
+        run.discard()
     return FitResult(target, manifest)
+
+
+def fine_tune(
+    measurement: Measurement, solved: Solved, config: FitConfig, shop: Workshop, run: RunFolder, progress: Progress
+) -> BakeOff | None:
+    """The bake-off, where the plan proposes to tune something; None otherwise."""
+    tunes = bool(measurement.plan.proposals)
+    if tunes and solved.validation is None:
+        if config.rule_only or config.scratch:
+            raise DataError(
+                "There are no validation pictures, without which nothing can be fine-tuned",
+                expected="a val/ folder, or --val-fraction above 0",
+            )
+        progress.note("No validation pictures, so nothing can be compared: the classifier is not fine-tuned")
+        tunes = False
+    if (tunes or run.unfinished) and run.begin(run_identity(config, measurement)):
+        progress.note(f"Going on with the unfinished fit in {run.path}")
+    if not tunes:
+        return None
+    from transferapp.tuning import bake_off
+
+    return bake_off(measurement, solved, config, shop, run, progress)
+
+
+def run_identity(config: FitConfig, measurement: Measurement) -> dict[str, Any]:
+    """All that the outcome of training depends on."""
+    settings = {name: value for name, value in config.to_json().items() if name not in ("data", "out")}
+    return {
+        **{name.replace("_", "-"): value for name, value in settings.items()},
+        "data": measurement.dataset.fingerprint(),
+        "chosen backbone": measurement.chosen.trunk.key,
+        "chosen cut": measurement.chosen.cut.name,
+    }
 
 
 @contextmanager
@@ -115,12 +167,16 @@ def _only_writer(target: Path) -> Iterator[None]:
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise DataError(
-            f"Another fit is writing to {target} right now", hint="Wait for it, or name another folder with --out"
-        ) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            if not Path(lock.lock_file).exists():  # no file can be made there, as in /proc
+                raise ResourceError(
+                    f"Could not write to {target.parent}", hint="Name another folder with --out"
+                ) from error
+            raise DataError(
+                f"Another fit is writing to {target} right now", hint="Wait for it, or name another folder with --out"
+            ) from error
     try:
         yield
     finally:
@@ -129,7 +185,12 @@ def _only_writer(target: Path) -> Iterator[None]:
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
     """How many random views of each picture to train on, at the cut that was chosen."""
-    chosen, train = measurement.chosen, measurement.dataset.part("train")
+    if measurement.plan.proposals and config.train_views == "auto":
+        at_cut = measurement.chosen.validations[measurement.chosen.cut.index]
+        return ViewChoice(
+            0, at_cut, (), "what is fine-tuned sees random views; the classifier that it starts from need not"
+        )
+    chosen, train = measurement.chosen, measured_sample(measurement.dataset.part("train"))
     center = chosen.features(chosen.store.collect(train.records, [CENTER])[:, 0])
     return choose_views(chosen, train, center, config.train_views, config.seed, progress)
 

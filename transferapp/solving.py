@@ -12,7 +12,7 @@ from transferapp.data.dataset import SPLITS, Dataset
 from transferapp.evaluation.metrics import Metrics, fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.features import CENTER
-from transferapp.measurement import Measurement
+from transferapp.measurement import Measurement, measured_sample
 from transferapp.probe import LinearProbe, fit_probe
 from transferapp.progress import Progress
 from transferapp.selection import ViewChoice, random_rows
@@ -42,7 +42,7 @@ def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progr
     chosen, dataset = measurement.chosen, measurement.dataset
     num_classes = len(dataset.class_names)
     train, val, test = (dataset.part(split) for split in SPLITS)
-    temperature = fit_temperature(choice.validation.logits, train.labels)
+    temperature = fit_temperature(choice.validation.logits, measured_sample(train).labels)
 
     def center(part: Dataset, label: str) -> np.ndarray:
         with progress.task(f"{chosen.spec.name}: {len(part)} {label} pictures", len(part)) as advance:

@@ -7,6 +7,7 @@ to the disk, and is renamed over the target, so a kill at any moment leaves the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -18,6 +19,8 @@ from pathlib import Path
 from transferapp.errors import ResourceError, UsageError
 
 _CHUNK = 1 << 20
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, None}
+"""None: a library said that it could not write and not why, which most often means this."""
 
 
 def sha256_file(path: Path) -> str:
@@ -39,7 +42,7 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Replace `path` by `data` atomically, readable by whoever may read the files that the user makes.
 
     Raises:
@@ -67,13 +70,15 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in _DISK_FULL
         free = ""
         with contextlib.suppress(OSError):
             parent = next(p for p in (path, *path.parents) if p.exists())
-            free = f", {shutil.disk_usage(parent).free / 1e6:.0f} MB free there"
+            free = f", {shutil.disk_usage(parent).free / 1e6:.0f} MB free there" if full else ""
         raise ResourceError(
             f"Could not write {path}: {error.strerror or error}{free}",
-            hint="Free some space or choose another place, then run the same command again; nothing that was there is lost",
+            hint=f"{'Free some space or choose' if full else 'Choose'} another place, then run the same command again; "
+            "nothing that was there is lost",
         ) from error
 
 

@@ -35,6 +35,9 @@ MULTI_SCALE_SHORT_SIDES = (224, 256, 384, 480, 640)
 TRAINING_SHORT_SIDES = (256, 480)
 """Range from which training views draw the shorter side, evenly."""
 
+TINY_SHORT_SIDES = (224, 320)
+"""The same for pictures that are enlarged to fit the network's input: half of one is left in a view at least, not a quarter."""
+
 VIEW_COUNTS = (1, 10, 50)
 """Views per picture that `views_for` knows: the centre, ten crops, ten crops at five scales."""
 
@@ -116,21 +119,34 @@ def views_for(count: int, size: tuple[int, int], image_size: tuple[int, int]) ->
     raise ValueError(f"There is no set of {count} views. Expected one of {', '.join(map(str, VIEW_COUNTS))}.")
 
 
-def training_view(rng: np.random.Generator, size: tuple[int, int], image_size: tuple[int, int]) -> View:
-    """A random crop: scale drawn from `TRAINING_SHORT_SIDES`, any place, mirrored half of the time.
+def training_view(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    image_size: tuple[int, int],
+    *,
+    short_sides: tuple[float, float] = TRAINING_SHORT_SIDES,
+    flip: bool = True,
+    random_crop: bool = True,
+) -> View:
+    """A random crop: at a scale drawn evenly from a range, in any place, mirrored half of the time.
 
     Args:
         rng: Advanced by four numbers, whatever the sizes, so that a picture's views do not depend on the others'.
         size: (width, height) of the picture.
         image_size: (height, width) of the network's input.
+        short_sides: The range of scales, for a 224-pixel crop.
+        flip: Whether half of the views are mirrored.
+        random_crop: Whether the crop may lie anywhere, or is in the middle.
 
     Raises:
         ValueError: A side is below 1.
     """
     scale, across, down, coin = rng.random(4).tolist()
-    least, most = TRAINING_SHORT_SIDES
+    if not random_crop:
+        across = down = 0.5
+    least, most = short_sides
     box_size = _box_size(size, image_size, least + scale * (most - least))
-    return _place(size, box_size, across, down, mirror=coin < 0.5)
+    return _place(size, box_size, across, down, mirror=flip and coin < 0.5)
 
 
 def short_side_to_decode(short_side: float, image_size: tuple[int, int]) -> int:

@@ -394,18 +394,13 @@ def test_large_by_its_median_class() -> None:
     assert "It counts as large by its median class" in words
 
 
-def test_rates_and_what_was_not_tuned() -> None:
+def test_what_was_to_be_tuned_and_was_not() -> None:
     manifest = make_manifest()
-    manifest["plan"] = {
-        **manifest["plan"],
-        "tuned": "last stages",
-        "head_learning_rate": 1e-3,
-        "backbone_learning_rate": 1e-4,
-        "epochs": 8,
-    }
-    words = page(manifest).words()
-    assert "the rule would go on to tune the last stages from here" in words
-    assert "classifier 0.001, backbone 0.0001; 8 epochs" in words
+    manifest["plan"] = {**manifest["plan"], "tuned": "last stages"}
+    text = page(manifest)
+    assert "without validation pictures it cannot be told whether that helps" in text.words()
+    assert text.row("Learning rates") == ["Learning rates", "none: solved to its optimum"]
+    assert "What was tuned" not in text.words()
 
 
 def test_options_are_kept_in_one_piece_and_the_rest_is_escaped() -> None:

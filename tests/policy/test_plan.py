@@ -130,7 +130,7 @@ def test_reasons_follow_the_argument_and_carry_numbers_and_thresholds() -> None:
     ):
         assert all(text in reason for text in needed), reason
     large = plan(LARGE, 0.8, TOP_WINS)
-    assert "head 0.001, backbone 0.0001" in large.reasons[-1]
+    assert "new classifier 0.001, backbone 0.0001" in large.reasons[-1]
 
 
 @pytest.mark.parametrize(

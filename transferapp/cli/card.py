@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from transferapp.cli.contest import contest
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
 from transferapp.evaluation.charts import percent
@@ -73,9 +74,12 @@ def _grid(rows: Sequence[tuple[str, RenderableType]], style: str = "cyan") -> Ta
 
 
 def show_card(
-    plan: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], ignored: Sequence[Mapping[str, Any]]
+    plan: Mapping[str, Any],
+    candidates: Sequence[Mapping[str, Any]],
+    ignored: Sequence[Mapping[str, Any]],
+    contenders: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Print the decision card: what was measured, which quadrant, what follows, and what would change it."""
+    """Print the decision card: what was measured, which quadrant, what follows, what came of it, what would change it."""
     console = _console()
     card = Group(
         _heading(plan),
@@ -86,6 +90,7 @@ def show_card(
         "",
         _Candidates(candidates),
         "",
+        *([contest(contenders), ""] if contenders else []),
         Text("What would change this", style="bold"),
         _grid([("·", Text(printable(note))) for note in plan["would_change"]], style=""),
         "",
@@ -117,10 +122,6 @@ def _argument(plan: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) 
     if len(candidates) > 1:
         rows.append(("backbone", Text(printable(f"{plan['backbone']}. {backbone_reason(candidates)}"))))
     rows.append(("method", Text(printable(f"{plan['method']}, on {plan['backbone']} cut at {plan['cut']}"), "bold")))
-    if plan["tuned"] != "none":
-        # What is tuned may be a bake-off's outcome, which names itself in `method`; while it does not, the card owns up.
-        note = f"tuning ({plan['tuned']}) is not built yet; the best probe is trained, which it starts from"
-        rows.append(("note", Text(note, "yellow")))
     return rows
 
 

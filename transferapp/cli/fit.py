@@ -14,8 +14,9 @@ from transferapp.cli.streams import print_json
 
 @click.command("fit")
 @fit_options()
+@click.option("--fresh", is_flag=True, help="Forget an unfinished fit and begin anew, instead of going on with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest instead of the card.")
-def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
+def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) -> None:
     """Train a classifier on pictures and write it as a bundle."""
     started = time.perf_counter()
     config = config_from(config_file, flags)
@@ -24,10 +25,10 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     from transferapp.recipes import fit
 
     with quiet_libraries() as console:
-        result = fit(config, TerminalProgress(console))
+        result = fit(config, TerminalProgress(console), fresh=fresh)
     if as_json:
         print_json(result.manifest)
         return
     manifest = result.manifest
-    show_card(manifest["plan"], manifest["candidates"], manifest["data"]["ignored"])
+    show_card(manifest["plan"], manifest["candidates"], manifest["data"]["ignored"], manifest["contenders"])
     show_outcome(manifest, result.path, time.perf_counter() - started)

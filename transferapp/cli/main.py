@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "transferapp.cli.plan",
     "predict": "transferapp.cli.predict",
     "evaluate": "transferapp.cli.evaluate",
+    "ensemble": "transferapp.cli.ensemble",
     "serve": "transferapp.cli.serve",
     "backbones": "transferapp.cli.backbones",
 }

@@ -31,6 +31,13 @@ def fit_options(*leave_out: str) -> Callable[[F], F]:
             if spec.name in leave_out:
                 continue
             choices = spec.metadata["choices"]
+            if isinstance(spec.default, bool):
+                dashed = spec.name.replace("_", "-")
+                names = f"--{dashed}/--no-{dashed}" if spec.default else f"--{dashed}"
+                function = click.option(
+                    names, spec.name, is_flag=True, flag_value=True, default=None, help=spec.metadata["help"]
+                )(function)
+                continue
             default = "" if spec.default == "" else f" [default:\N{NO-BREAK SPACE}{spec.default}]"
             function = click.option(
                 f"--{spec.name.replace('_', '-')}",

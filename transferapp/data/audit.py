@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
 
 from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.errors import DataError, ImageError
@@ -21,6 +24,11 @@ MIN_PICTURES_PER_CLASS = 2
 
 DATASET_LIMITS = ImageLimits(max_pixels=100_000_000)
 """What a picture in a dataset may be: larger than a stranger's upload, for it is the person's own."""
+
+COLOUR_PICTURES = 500
+"""About so many pictures, evenly spread over the set, give ..."""
+COLOUR_GRID = (16, 16)
+"""... so many pixels each for the set's colour components: a hundred thousand values fix a 3 x 3 matrix well enough."""
 
 Progress = Callable[[int], None]
 
@@ -51,18 +59,24 @@ def audit(
         DataError: Too many pictures are unreadable, or a class is left with too few.
     """
     limits = limits or DATASET_LIMITS
+    step = max(1, len(dataset) // COLOUR_PICTURES)
+    sampled = {record.name for record in dataset.records[::step]}
 
     def check(record: Record) -> Record | Ignored:
         try:
             if not stat.S_ISREG(record.path.stat().st_mode):  # reading a pipe or a device may never end
                 return Ignored(record.name, "unreadable", "is not a file")
             data = record.path.read_bytes()
-            decode_image(data, limits=limits, min_short_side=min_short_side)
+            picture = decode_image(data, limits=limits, min_short_side=min_short_side)
         except ImageError as error:
             return Ignored(record.name, error.code, str(error))
         except OSError as error:
             return Ignored(record.name, "unreadable", error.strerror or str(error))
-        return dataclasses.replace(record, sha256=hashlib.sha256(data).hexdigest())
+        colours = b""
+        if record.name in sampled:
+            colours = picture.image.resize(COLOUR_GRID, Image.Resampling.NEAREST).tobytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return dataclasses.replace(record, sha256=digest, size=picture.original_size, colours=colours)
 
     kept: list[Record] = []
     refused: list[Ignored] = []
@@ -77,6 +91,17 @@ def audit(
     audited = dataclasses.replace(dataset, records=tuple(kept), ignored=(*dataset.ignored, *refused))
     _check(dataset, audited, refused, min_per_class)
     return audited
+
+
+def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]:
+    """(width, height) of a few pictures, evenly spread over the set; those that cannot be read are passed over."""
+    sizes = []
+    step = max(1, len(dataset) // count)
+    for record in dataset.records[::step]:
+        with contextlib.suppress(ImageError, OSError):
+            if stat.S_ISREG(record.path.stat().st_mode):
+                sizes.append(decode_image(record.path, limits=DATASET_LIMITS, min_short_side=1).original_size)
+    return tuple(sizes)
 
 
 def _check(before: Dataset, after: Dataset, refused: list[Ignored], min_per_class: int) -> None:

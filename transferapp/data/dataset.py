@@ -26,6 +26,9 @@ class Record:
         label: Index into the dataset's `class_names`.
         split: What it is used for; None until that is decided.
         sha256: Hex digest of its bytes; empty until the audit has read it.
+        size: (width, height) in pixels, as a person sees it; None until the audit has read it.
+        colours: RGB values of some of its pixels, three bytes each, for the colour components of the set; only of a sample
+            of the pictures.
     """
 
     path: Path
@@ -33,6 +36,8 @@ class Record:
     label: int
     split: Split | None = None
     sha256: str = ""
+    size: tuple[int, int] | None = None
+    colours: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ outside is escaped by `Markup.format`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,6 +210,115 @@ class DotAxis:
         return Markup('<svg class="plot" aria-hidden="true" width="100%" height="40">{}</svg>').format(
             Markup("").join(marks)
         )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line over the epochs of a run.
+
+    Attributes:
+        label: For people.
+        kind: Its class in the style sheet: `train`, `val` or `averaged`.
+        values: One an epoch; None where there was none.
+    """
+
+    label: str
+    kind: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class CurveAxis:
+    """The shared vertical axis of several charts, from `low` to `high`; what lies beyond is drawn at the edge.
+
+    Attributes:
+        low, high: Its ends.
+        per_cent: Whether values are shares.
+    """
+
+    low: float
+    high: float
+    per_cent: bool = False
+
+    @classmethod
+    def of_shares(cls, values: Sequence[float]) -> CurveAxis:
+        """The smallest axis of whole tenths that shows every share."""
+        dots = DotAxis.around(values)
+        return cls(dots.low, dots.high, per_cent=True)
+
+    @classmethod
+    def of_losses(cls, values: Sequence[float]) -> CurveAxis:
+        """From 0 to the largest loss, or so far that those of a run that blew up do not flatten all others."""
+        usual = sorted(values)[len(values) // 2] if values else 1.0
+        highest = min(max(values, default=1.0), 4 * usual) or 1.0
+        step = 10.0 ** math.floor(math.log10(highest))
+        return cls(0.0, next(step * m for m in (1, 1.5, 2, 3, 4, 5, 7.5, 10) if step * m >= highest * (1 - _ROUNDING)))
+
+    def write(self, value: float) -> str:
+        """A number on this axis as text."""
+        return f"{100 * value:.0f}%" if self.per_cent else f"{value:.3g}"
+
+
+_CURVES_TOP, _CURVES_BOTTOM = 10, 118
+_CURVES_LEFT = 0.13
+"""Share of the width that the numbers of the vertical axis stand in."""
+
+
+def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int | None = None) -> Markup:
+    """Lines over the epochs of a run.
+
+    Args:
+        title: What is drawn.
+        curves: Of one length, at least one epoch.
+        axis: What they are drawn on.
+        best: The epoch that was kept, counted from 1; marked by a line.
+    """
+    epochs = max(len(curve.values) for curve in curves)
+
+    def across(index: int) -> float:
+        return _CURVES_LEFT + (1 - 2 * _CURVES_LEFT / 3 - _CURVES_LEFT) * (index / (epochs - 1) if epochs > 1 else 0.5)
+
+    def down(value: float) -> float:
+        share = min(1.0, max(0.0, (value - axis.low) / (axis.high - axis.low)))
+        return round(_CURVES_BOTTOM - share * (_CURVES_BOTTOM - _CURVES_TOP), 1)
+
+    marks = []
+    for value in (axis.low, (axis.low + axis.high) / 2, axis.high):
+        marks.append(
+            Markup('<line class="grid" x1="{}" x2="100%" y1="{y}" y2="{y}"/>').format(
+                _percent(_CURVES_LEFT), y=down(value)
+            )
+        )
+        marks.append(Markup('<text class="small" x="0" y="{}">{}</text>').format(down(value) + 4, axis.write(value)))
+    if best is not None:
+        marks.append(
+            Markup('<line class="reference" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
+                _percent(across(best - 1)), _CURVES_TOP, _CURVES_BOTTOM
+            )
+        )
+    for curve in curves:
+        known = [(across(i), down(v)) if v is not None else None for i, v in enumerate(curve.values)]
+        marks += [
+            Markup('<line class="curve {}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+                curve.kind, _percent(start[0]), start[1], _percent(end[0]), end[1]
+            )
+            for start, end in itertools.pairwise(known)
+            if start and end
+        ]
+        marks += [
+            Markup('<circle class="point {}" cx="{}" cy="{}" r="2.5"/>').format(
+                curve.kind, _percent(point[0]), point[1]
+            )
+            for point in known
+            if point
+        ]
+    shown = {1, epochs} | ({best} if best and min(best - 1, epochs - best) > epochs / 6 else set())
+    for epoch in sorted(shown):
+        x = _percent(across(epoch - 1))
+        marks.append(Markup('<text class="small" x="{}" y="136" text-anchor="middle">{}</text>').format(x, epoch))
+    ends = [(c.label, [v for v in c.values if v is not None]) for c in curves]
+    said = "; ".join(f"{label} from {axis.write(v[0])} to {axis.write(v[-1])}" for label, v in ends if v)
+    return _figure(140, f"{title} over {epochs} epochs: {said}", marks)
 
 
 def _figure(height: int, label: str, marks: Sequence[Markup]) -> Markup:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from transferapp.probe import log_softmax
 
@@ -130,16 +131,19 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature by which logits are divided so that probabilities match frequencies (Guo et al., 2017).
 
     Args:
-        logits: float, shape (n, num_classes), of pictures that the classifier was not trained on.
+        logits: float, shape (n, num_classes), of pictures that the classifier was not trained on; or (members, n, num_classes)
+            of several classifiers whose probabilities are averaged.
         labels: int, shape (n,).
 
     Returns:
         A number in [0.2, 5]; 1 leaves the scores as they are.
     """
     rows = np.arange(len(labels))
+    members = logits.reshape(-1, *logits.shape[-2:])
 
     def loss(log_temperature: float) -> float:
-        return float(-log_softmax(logits / math.exp(log_temperature))[rows, labels].mean())
+        own = [log_softmax(each / math.exp(log_temperature))[rows, labels] for each in members]
+        return float(-logsumexp(own, axis=0).mean()) + math.log(len(members))
 
     found = minimize_scalar(loss, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
     return math.exp(float(found.x))

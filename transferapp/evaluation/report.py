@@ -136,6 +136,7 @@ def render_report(manifest: Mapping[str, Any], *, samples: Sequence[Thumbnail], 
         similarity_note=_similarity_note(manifest),
         reasons=labelled(manifest["plan"]["reasons"]),
         backbone_reason=backbone_reason(manifest["candidates"]),
+        contest=_contest(manifest.get("contenders") or (), manifest["config"]),
         axis=_stage_axis(manifest["candidates"]),
         counts=_counts(manifest),
         ignored=Counter(item["code"] for item in manifest["data"]["ignored"]).most_common(),
@@ -304,6 +305,66 @@ def _similarity_note(manifest: Mapping[str, Any]) -> str:
     if manifest["config"].get("similarity") == plan["similarity"]:
         return f"Set by hand, against the measurement: --similarity {plan['similarity']}."
     return "D alone would say similar, but an earlier stage beats the last one, so the set counts as different."
+
+
+def _contest(contenders: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The contenders of the bake-off, the one that ships, and the charts of their epochs on common axes."""
+    winner = next((c for c in contenders if c["chosen"]), None)
+    histories = {c["name"]: c["history"] for c in contenders if c["history"]}
+    epochs = [epoch for history in histories.values() for epoch in history]
+
+    def values(quantity: str) -> list[float]:
+        return [e[name] for e in epochs for name in _names(quantity) if e[name] is not None]
+
+    axes = {
+        "accuracy": charts.CurveAxis.of_shares(values("accuracy")),
+        "loss": charts.CurveAxis.of_losses(values("loss")),
+    }
+    drawn = {
+        name: [
+            (
+                quantity,
+                charts.curves_chart(f"{quantity.capitalize()} of {name}", _curves(history, quantity), axis, kept),
+            )
+            for quantity, axis in axes.items()
+        ]
+        for name, history in histories.items()
+        for kept in [_kept_epoch(history)]
+    }
+    return {
+        "all": contenders,
+        "winner": winner,
+        "scratch": bool(config.get("scratch")),
+        "rule_only": bool(config.get("rule_only")),
+        "tuned": winner is not None and bool(winner["epochs"]),
+        "charts": drawn,
+        "averages": any(epoch["averaged_val_loss"] is not None for epoch in epochs),
+    }
+
+
+def _names(quantity: str) -> tuple[str, str, str]:
+    return quantity, f"val_{quantity}", f"averaged_val_{quantity}"
+
+
+def _curves(history: Sequence[Mapping[str, Any]], quantity: str) -> list[charts.Curve]:
+    """Training, validation, and validation of the averaged weights where those were kept."""
+    labels = (("training", "train"), ("validation", "val"), ("averaged weights", "averaged"))
+    curves = [
+        charts.Curve(label, kind, tuple(epoch[name] for epoch in history))
+        for (label, kind), name in zip(labels, _names(quantity), strict=True)
+    ]
+    return [curve for curve in curves if any(value is not None for value in curve.values)]
+
+
+def _kept_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """The epoch that counts: the best on the validation pictures, the first among equals."""
+
+    def best_of(epoch: Mapping[str, Any]) -> tuple[float, float]:
+        figures = [(epoch["val_accuracy"], epoch["val_loss"])]
+        figures.append((epoch["averaged_val_accuracy"], epoch["averaged_val_loss"]))
+        return max(((a, -loss) for a, loss in figures if a is not None and loss is not None), default=(-1.0, 0.0))
+
+    return 1 + max(range(len(history)), key=lambda index: (best_of(history[index]), -index))
 
 
 def _stage_axis(candidates: Sequence[Mapping[str, Any]]) -> charts.DotAxis:

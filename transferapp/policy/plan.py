@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transferapp.policy.proposals import INPUT, Proposal, propose
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
 
@@ -31,10 +32,11 @@ class Plan:
         num_images: Training pictures.
         num_classes: Classes.
         backbone: Name of the backbone.
-        cut: Stage at which the head is attached; everything below is frozen, unless `tuned` names it.
-        tuned: Which part of the backbone the rule would train: `none`, `last stages` or `all`.
-        method: What actually trains now.
-        head_learning_rate: Initial rate of the new classifier; None where L-BFGS's line search chooses every step.
+        cut: Stage at which the solved classifier is attached.
+        tuned: Which part of the backbone is tuned, in a word: `none`, `last stages`, `all`, or what --tune says.
+        method: What trains.
+        proposals: Which parts of the backbone are tuned and compared with it; empty where none is.
+        head_learning_rate: Highest rate of the new classifier; None where L-BFGS's line search chooses every step.
         backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
         epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
         reasons: Sentences, in the order of the argument.
@@ -50,6 +52,7 @@ class Plan:
     cut: str
     tuned: str
     method: str
+    proposals: tuple[Proposal, ...]
     head_learning_rate: float | None
     backbone_learning_rate: float
     epochs: int
@@ -65,6 +68,7 @@ class Plan:
         return {
             "quadrant": self.quadrant,
             **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()},
+            "proposals": [vars(proposal) for proposal in self.proposals],
         }
 
 
@@ -83,6 +87,11 @@ def make_plan(
     backbone: str,
     size_override: str | None = None,
     similarity_override: str | None = None,
+    tune: str = "auto",
+    rates: tuple[float, float] = (HEAD_LEARNING_RATE, BACKBONE_LEARNING_RATE),
+    find_rate: bool = False,
+    epochs: int = EPOCHS,
+    input_reason: str = "",
 ) -> Plan:
     """Apply the four-quadrant rule.
 
@@ -93,8 +102,15 @@ def make_plan(
         num_classes: Classes in the data.
         backbone: Its name, for the record.
         size_override, similarity_override: What the person insists on, instead of what was measured.
+        tune: Which part of the backbone to tune: `auto` for the rule; see `propose`.
+        rates: Of a new classifier and of the backbone, where one is tuned.
+        find_rate: Whether a range test is to find better ones.
+        epochs: Passes over the data, where the backbone is tuned.
+        input_reason: How large the network's input is, and why.
     """
     reasons = [f"size: {size.reason}", *(f"similarity: {reason}" for reason in similarity.reasons)]
+    if input_reason:
+        reasons.append(f"input: {input_reason}")
     would_change = _would_change(size, similarity, len(stages))
     if size_override and size_override != size.size:
         reasons.append(f"size: set to {size_override} by --size, against the measurement")
@@ -107,47 +123,59 @@ def make_plan(
     is_large = (size_override or size.size) == "large"
     is_similar = (similarity_override or similarity.similarity) == "similar"
     stage, cut_reason = _cut(stages, is_similar, is_large)
-    rule, tuned = _RULE[is_large, is_similar]
-    reasons += [f"rule: {rule}", f"cut: {cut_reason}"]
-    if is_large:
+    verdict = ("large" if is_large else "small", "similar" if is_similar else "different")
+    reasons += [f"rule: {_RULE[is_large, is_similar]}", f"cut: {cut_reason}"]
+    proposals = propose(*verdict, [score.stage for score in stages], tune)
+    if tune != "auto":
+        reasons.append(f"tune: set to {tune} by --tune, whatever the rule says")
+    if proposals:
+        names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in proposals)
+        head, backbone_rate = rates
         reasons.append(
-            f"rate: head {HEAD_LEARNING_RATE:g}, backbone {BACKBONE_LEARNING_RATE:g}, a tenth of it, so that what is "
-            f"pretrained is refined and not destroyed; {EPOCHS} epochs from the solved probe"
+            f"tuning: {names}, from the solved classifier; whichever does best on the validation pictures ships"
+        )
+        reasons.append(
+            f"rate: new classifier {'to be found by a range test' if find_rate else f'{head:g}'}, backbone "
+            f"{f'{backbone_rate / head:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained is "
+            f"refined and not destroyed; up to {epochs} epochs"
         )
     else:
         reasons.append("rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum")
     return Plan(
-        size="large" if is_large else "small",
-        similarity="similar" if is_similar else "different",
+        size=verdict[0],
+        similarity=verdict[1],
         divergence=similarity.divergence,
         num_images=size.num_images,
         num_classes=num_classes,
         backbone=backbone,
         cut=stage.stage,
-        tuned=tuned,
-        method="linear probe, full-batch L-BFGS",
-        head_learning_rate=HEAD_LEARNING_RATE if is_large else None,
-        backbone_learning_rate=BACKBONE_LEARNING_RATE if is_large else 0.0,
-        epochs=EPOCHS if is_large else 0,
+        tuned=_tuned(proposals, is_similar, tune),
+        method=_PROBE_METHOD if not proposals else f"{_PROBE_METHOD}, then fine-tuning",
+        proposals=proposals,
+        head_learning_rate=rates[0] if proposals else None,
+        backbone_learning_rate=rates[1] if proposals else 0.0,
+        epochs=epochs if proposals else 0,
         reasons=tuple(reasons),
         would_change=tuple(would_change),
     )
 
 
+_PROBE_METHOD = "linear classifier, full-batch L-BFGS"
+
+
+def _tuned(proposals: tuple[Proposal, ...], is_similar: bool, tune: str) -> str:
+    if not proposals:
+        return "none"
+    if tune != "auto":
+        return tune
+    return "last stages" if is_similar else "all"
+
+
 _RULE = {
-    (False, True): (
-        "small + similar: train only a new linear classifier on the top; tuning more would over-fit",
-        "none",
-    ),
-    (False, False): (
-        "small + different: put the classifier on an earlier stage, whose features are more generic",
-        "none",
-    ),
-    (True, True): (
-        "large + similar: fine-tune the last stages from the solved probe, at a reduced rate",
-        "last stages",
-    ),
-    (True, False): ("large + different: fine-tune the whole network from the solved probe, at a reduced rate", "all"),
+    (False, True): "small + similar: train only a new linear classifier on the top; tuning more would over-fit",
+    (False, False): "small + different: put the classifier on an earlier stage, whose features are more generic",
+    (True, True): "large + similar: fine-tune the last stages from the solved classifier, at a reduced rate",
+    (True, False): "large + different: fine-tune the whole network from the solved classifier, at a reduced rate",
 }
 
 

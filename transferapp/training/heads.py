@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.probe import LinearProbe
+from transferapp.training.tail import plain_tail
 
 
 def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temperature: float, name: str) -> keras.Model:
@@ -33,5 +36,40 @@ def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temper
     outputs = layers.Softmax(name="probabilities")(x)
     classify.set_weights([probe.kernel, probe.bias])
     model = keras.Model(backbone.inputs[0], outputs, name=name)
+    model.trainable = False
+    return model
+
+
+def attach_ensemble(
+    backbone: keras.Model,
+    stages: Sequence[Stage],
+    cut: Stage | None,
+    head: LinearProbe,
+    members: Sequence[Sequence[np.ndarray]],
+    temperature: float,
+    name: str,
+) -> keras.Model:
+    """Several tails on one trunk, their probabilities averaged: a snapshot ensemble (Huang et al., 2017).
+
+    Args:
+        backbone: Its part below the cut is shared; the part above is copied for each member.
+        stages: Its stages, earliest first.
+        cut: The last frozen stage; None where the whole network was trained.
+        head: What the tails' heads began as; gives their form.
+        members: Weights of each, in the order of `Tail.model.weights`.
+        temperature: What each member's logits are divided by.
+        name: The model's name.
+
+    Returns:
+        As of `attach_probe`.
+    """
+    start = backbone.inputs[0] if cut is None else stage_tensor(backbone, cut)
+    scores = []
+    for index, weights in enumerate(members):
+        member = plain_tail(backbone, stages, cut, head, f"member_{index}")
+        member.set_weights(list(weights))
+        logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
+        scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
+    model = keras.Model(backbone.inputs[0], keras.layers.Average(name="probabilities")(scores), name=name)
     model.trainable = False
     return model

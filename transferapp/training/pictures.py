@@ -28,6 +28,7 @@ from transferapp.colour import PCAColour
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, TransferAppError
 from transferapp.training.decoded import DecodedCache, Pixels, center_views, training_pictures
+from transferapp.training.settings import Batches
 
 BATCHES_AHEAD = 2
 """Batches in preparation beside the one that is asked for."""
@@ -267,7 +268,7 @@ class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         batches: The training data of the same call of `fit`.
     """
 
-    def __init__(self, batches: PictureBatches) -> None:
+    def __init__(self, batches: Batches) -> None:
         super().__init__()
         self._batches = batches
 

@@ -1,0 +1,81 @@
+"""A look at a few pictures before the audit: how large they are; and what the audit keeps of their colours."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferapp.data.audit import COLOUR_GRID, audit, peek_sizes
+from transferapp.data.dataset import Dataset, Record
+
+
+def dataset(*paths: Path) -> Dataset:
+    return Dataset("here", ("a", "b"), tuple(Record(p, p.name, i % 2) for i, p in enumerate(paths)))
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 10, 90)) -> Path:
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def test_sizes_are_width_and_height_as_a_person_sees_them(tmp_path: Path) -> None:
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # lies on its side
+    Image.new("RGB", (60, 20)).save(turned, exif=exif)
+    assert peek_sizes(dataset(picture(tmp_path / "a.png"), turned)) == ((40, 30), (20, 60))
+
+
+def test_a_large_set_is_looked_at_here_and_there(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{i:03}.png", (20 + i, 20)) for i in range(100)]
+    sizes = peek_sizes(dataset(*paths), count=10)
+    assert sizes == tuple((20 + i, 20) for i in range(0, 100, 10))
+
+
+def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "page.jpg").write_text("<html>")
+    paths = [
+        tmp_path / "empty.png",
+        tmp_path / "gone.png",
+        tmp_path / "page.jpg",
+        tmp_path,
+        picture(tmp_path / "b.png"),
+    ]
+    assert peek_sizes(dataset(*paths)) == ((40, 30),)
+    assert peek_sizes(dataset()) == ()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    found: list[object] = []
+    looking = threading.Thread(
+        target=lambda: found.append(peek_sizes(dataset(tmp_path / "pipe.png", picture(tmp_path / "a.png")))),
+        daemon=True,
+    )
+    looking.start()
+    looking.join(10)
+    assert found == [((40, 30),)]
+
+
+def test_colours_are_pixels_of_the_pictures(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / "a.png", colour=(200, 10, 90)), picture(tmp_path / "b.png", colour=(0, 255, 7))]
+    audited = audit(dataset(*paths), min_per_class=1)
+    for record, colour in zip(audited.records, ((200, 10, 90), (0, 255, 7)), strict=True):
+        pixels = np.frombuffer(record.colours, np.uint8).reshape(-1, 3)
+        assert len(pixels) == COLOUR_GRID[0] * COLOUR_GRID[1]
+        assert (pixels == colour).all()
+    assert [record.size for record in audited.records] == [(40, 30), (40, 30)]
+
+
+def test_of_a_large_set_a_sample_gives_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transferapp.data.audit.COLOUR_PICTURES", 5)
+    paths = [picture(tmp_path / f"{i:02}.png") for i in range(20)]
+    audited = audit(dataset(*paths), min_per_class=1)
+    assert [i for i, record in enumerate(audited.records) if record.colours] == [0, 4, 8, 12, 16]

@@ -1,0 +1,337 @@
+"""The bake-off: what is compared, what ships, and that what ships is what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from tests.contest import Ring, draw_textures, ring
+from transferapp.backbones.stages import cut as split_at
+from transferapp.engine import convert
+from transferapp.errors import ResourceError, TrainingError
+from transferapp.export import build_network, measured_again
+from transferapp.features import center_pixels
+from transferapp.progress import Silent
+from transferapp.run import RunFolder
+from transferapp.tuning import BakeOff, bake_off
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_textures(tmp_path_factory.mktemp("contest"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERAPP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def bake(around: Ring, target: Path) -> BakeOff:
+    run = RunFolder(target)
+    run.begin({})
+    return bake_off(around.measurement, around.solved, around.config, around.shop, run, Silent())
+
+
+def network_of(around: Ring, outcome: BakeOff) -> Any:
+    return build_network(around.backbone, around.measurement.chosen, around.solved, outcome, "textures")
+
+
+def val_scores(around: Ring, network: Any) -> np.ndarray:
+    size = around.measurement.chosen.trunk.image_size
+    pixels = np.stack([center_pixels(record, size) for record in around.val.records])
+    return np.asarray(network(pixels.astype(np.float32), training=False))
+
+
+def accuracy(around: Ring, network: Any) -> float:
+    return float((val_scores(around, network).argmax(axis=1) == around.val.labels).mean())
+
+
+def timeless(outcome: BakeOff) -> list[Any]:
+    """The contenders, but for the time they took."""
+    return [
+        dataclasses.replace(c, seconds=0.0, history=tuple(dataclasses.replace(e, seconds=0.0) for e in c.history))
+        for c in outcome.contenders
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- what ships
+
+
+@pytest.fixture(scope="module")
+def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ring, BakeOff]:
+    """Two tails of a set that counts as large and different, the better of which ships whatever it is worth."""
+    around = ring(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2")
+    return around, bake(around, tmp_path_factory.mktemp("insisted") / "bundle")
+
+
+def test_every_contender_is_listed_with_what_came_of_it(insisted: tuple[Ring, BakeOff]) -> None:
+    around, outcome = insisted
+    names = ["solved classifier", "all but the first stages", "whole network"]
+    assert [contender.name for contender in outcome.contenders] == names
+    probe, *tuned = outcome.contenders
+    assert around.solved.validation is not None
+    assert probe.accuracy == around.solved.validation.accuracy
+    assert probe.cut == around.measurement.plan.cut
+    assert not probe.chosen
+    for contender, cut in zip(tuned, ("join1", "input"), strict=True):
+        assert contender.cut == cut
+        assert (contender.epochs, contender.planned_epochs, len(contender.history)) == (2, 2, 2)
+        assert (contender.learning_rate, contender.backbone_learning_rate) == (1e-2, 1e-3)
+        assert contender.seconds > sum(epoch.seconds for epoch in contender.history)
+        assert contender.reason.startswith(("+", "-"))
+        assert "points against the solved classifier" in contender.reason
+        assert contender.findings
+    assert sum(contender.chosen for contender in outcome.contenders) == 1
+    assert outcome.winner in tuned
+    assert outcome.winner.accuracy == max(contender.accuracy or 0 for contender in tuned)
+    assert "(epoch " in outcome.winner.reason
+
+
+def test_what_is_exported_is_the_winner_that_was_measured(insisted: tuple[Ring, BakeOff]) -> None:
+    around, outcome = insisted
+    assert outcome.validation is not None
+    network = network_of(around, outcome)
+    assert accuracy(around, network) == outcome.winner.accuracy == outcome.validation.accuracy
+    scores = val_scores(around, network)
+    loss = float(-np.log(scores[np.arange(len(scores)), around.val.labels]).mean())
+    # Tails are trained on activations in half precision.
+    assert loss == pytest.approx(outcome.winner.loss, abs=0.01) == outcome.validation.loss
+
+
+def test_the_figures_on_the_test_pictures_are_those_of_the_winner(insisted: tuple[Ring, BakeOff]) -> None:
+    around, outcome = insisted
+    network = network_of(around, outcome)
+    again = measured_again(around.solved, outcome, convert(network), "f32", around.measurement, Silent())
+    test = around.measurement.dataset.part("test")
+    size = around.measurement.chosen.trunk.image_size
+    pixels = np.stack([center_pixels(record, size) for record in test.records]).astype(np.float32)
+    np.testing.assert_allclose(again.test_probabilities, np.asarray(network(pixels)), atol=1e-5)
+    assert again.test is not None
+    assert again.test.num_images == len(test)
+    assert again.validation == outcome.validation
+    assert again.temperature == outcome.temperature
+
+
+def test_where_nothing_does_better_the_solved_classifier_ships_on_an_untouched_network(
+    root: Path, tmp_path: Path
+) -> None:
+    around = ring(root, tune="last-two", learning_rate="1", epochs=2)  # far too high: it must lose
+    pristine = around.backbone.get_weights()
+    outcome = bake(around, tmp_path / "bundle")
+    probe, tuned = outcome.contenders
+    assert outcome.winner is probe
+    assert probe.chosen
+    assert probe.reason == "nothing that was tuned does better on the validation pictures"
+    assert tuned.reason.startswith("-")
+    assert (outcome.head, outcome.members, outcome.temperature) == (None, (), None)
+    for ours, theirs in zip(around.backbone.get_weights(), pristine, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    network = network_of(around, outcome)
+    chosen = around.measurement.chosen
+    pixels = np.stack([center_pixels(record, chosen.trunk.image_size) for record in around.val.records])
+    features = np.asarray(split_at(around.backbone, chosen.cut)[0](pixels.astype(np.float32))).mean(axis=(1, 2))
+    expected = softmax(around.solved.probe.logits(features) / around.solved.temperature, axis=1)
+    np.testing.assert_allclose(val_scores(around, network), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_snapshots_ship_together_where_the_validation_pictures_gain(tmp_path: Path) -> None:
+    # Enough validation pictures for an ensemble to be able to tell; which seed it is that gains is left to the arithmetic.
+    root = draw_textures(tmp_path / "many", per_class=50)
+    for seed in (1, 2, 0, 3):
+        around = ring(
+            root,
+            tune="last",
+            rule_only=True,
+            schedule="sgdr",
+            cycles=3,
+            epochs=3,
+            learning_rate="1e-1",
+            val_fraction=0.6,
+            average=0.0,
+            seed=seed,
+        )
+        outcome = bake(around, tmp_path / f"bundle{seed}")
+        if outcome.members:
+            break
+    assert len(outcome.members) == 3
+    assert "3 snapshots averaged, each adding its tail to the cost of a request" in outcome.winner.reason
+    best_alone = max(epoch.val_accuracy for epoch in outcome.winner.history)
+    assert outcome.winner.accuracy is not None
+    assert outcome.winner.accuracy > best_alone
+    together = network_of(around, outcome)
+    alone = []
+    for weights in outcome.members:
+        lone = dataclasses.replace(outcome, members=(weights, weights))
+        alone.append(val_scores(around, network_of(around, lone)))
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    np.testing.assert_allclose(val_scores(around, together), np.mean(alone, axis=0), atol=1e-5)
+    assert accuracy(around, together) == outcome.winner.accuracy
+
+
+# --------------------------------------------------------------------------------------------------------- budget and rates
+
+
+def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_path: Path) -> None:
+    around = ring(root, budget="0.2s", epochs=8)
+    outcome = bake(around, tmp_path / "bundle")
+    probe, left_out = outcome.contenders
+    assert outcome.winner is probe
+    assert probe.reason == "nothing else could be trained in the time there was"
+    assert left_out.reason == "left out: there was no time, and fewer than 3 are not worth it"
+    assert (left_out.accuracy, left_out.epochs, left_out.history) == (None, 0, ())
+    with pytest.raises(TrainingError, match=r"could not be trained: left out: there was no time.*--budget") as caught:
+        bake(ring(root, budget="0s", rule_only=True), tmp_path / "insisted")
+    assert caught.value.exit_code == 6
+
+
+def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_path: Path) -> None:
+    around = ring(root, budget="1h", epochs=3)
+    assert bake(around, tmp_path / "bundle").contenders[1].planned_epochs == 3
+    run = RunFolder(tmp_path / "bundle")
+    run.begin({})
+    assert run.decide("join2/plan", None) == {"epochs": 3, "views": 3, "batch_size": 16}
+
+
+def test_a_rate_is_found_used_and_remembered(root: Path, tmp_path: Path) -> None:
+    around = ring(root, learning_rate="find")
+    outcome = bake(around, tmp_path / "bundle")
+    contender = outcome.contenders[1]
+    run = RunFolder(tmp_path / "bundle")
+    run.begin({})
+    rate, reason = run.decide("join2/learning-rate", None)
+    assert contender.learning_rate == rate <= 1e-2
+    assert contender.backbone_learning_rate == pytest.approx(rate / 10)
+    assert contender.history[0].learning_rate <= rate
+    assert reason in contender.reason
+    assert "by a range test: the loss" in reason
+    assert timeless(bake(around, tmp_path / "bundle")) == timeless(outcome)
+    # What was decided is not looked for again.
+    other = RunFolder(tmp_path / "other")
+    other.begin({})
+    other.decide("join2/learning-rate", [1e-5, "chosen by hand"])
+    assert bake(around, tmp_path / "other").contenders[1].learning_rate == 1e-5
+
+
+# --------------------------------------------------------------------------------------------------------------- mishaps
+
+
+@pytest.mark.slow
+def test_a_contender_that_diverges_leaves_the_others_alone(root: Path, tmp_path: Path) -> None:
+    around = ring(root, tune="auto", rule_only=True, epochs=1)
+    run = RunFolder(tmp_path / "bundle")
+    run.begin({})
+    # The first contender's activations are no numbers.
+    bench_store = run.path / "activations-join1"
+    bake(around, tmp_path / "bundle")
+    rows = bench_store / "rows.float16"
+    rows.write_bytes(np.full(rows.stat().st_size // 2, np.nan, np.float16).tobytes())
+    for path in (run.path / "join1").iterdir():
+        path.unlink()
+    outcome = bake(around, tmp_path / "bundle")
+    broken, whole = outcome.contenders[1:]
+    assert broken.reason.startswith("failed: Training diverged in its first epoch")
+    assert broken.accuracy is None
+    assert outcome.winner.name == whole.name == "whole network"
+
+
+def test_where_all_diverge_that_is_an_error(root: Path, tmp_path: Path) -> None:
+    around = ring(root, epochs=1)
+    bake(around, tmp_path / "bundle")
+    run = RunFolder(tmp_path / "bundle")
+    rows = run.path / "activations-join2" / "rows.float16"
+    rows.write_bytes(np.full(rows.stat().st_size // 2, np.nan, np.float16).tobytes())
+    for path in (run.path / "join2").iterdir():
+        path.unlink()
+    with pytest.raises(TrainingError, match="diverged in its first epoch") as caught:
+        bake(around, tmp_path / "bundle")
+    assert caught.value.exit_code == 6
+
+
+def test_a_contender_too_large_for_the_memory_is_left_out(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    real = keras.Model.fit
+
+    def fit(model: Any, *arguments: Any, **options: Any) -> Any:
+        if model.input_shape[1:] == (32, 32, 3):  # whole networks only
+            raise MemoryError
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    outcome = bake(ring(root, tune="auto", rule_only=True, epochs=1), tmp_path / "bundle")
+    assert outcome.winner.name == "all but the first stages"
+    assert outcome.contenders[2].reason.startswith("failed: There is not enough memory to train with batches of 4")
+    with pytest.raises(ResourceError) as caught:
+        bake(ring(root, tune="all", epochs=1), tmp_path / "alone")
+    assert caught.value.exit_code == 5
+
+
+# ------------------------------------------------------------------------------------------------------------------ resume
+
+
+class Killed(BaseException):
+    """As a signal would end it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs_until", [1, 3])
+def test_an_interrupted_bake_off_ends_as_if_nothing_had_happened(
+    root: Path, tmp_path: Path, insisted: tuple[Ring, BakeOff], monkeypatch: pytest.MonkeyPatch, epochs_until: int
+) -> None:
+    from transferapp.training.checkpoint import CheckpointStore
+
+    _, uninterrupted = insisted
+    around = ring(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2")
+    save, saved = CheckpointStore.save, 0
+
+    def dying(*arguments: Any) -> None:
+        nonlocal saved
+        save(*arguments)
+        saved += 1
+        if saved == epochs_until:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", dying)
+        with pytest.raises(Killed):
+            bake(around, tmp_path / "bundle")
+    resumed = bake(ring(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2"), tmp_path / "bundle")
+    assert timeless(resumed) == timeless(uninterrupted)
+    assert resumed.validation == uninterrupted.validation
+    assert resumed.temperature == uninterrupted.temperature
+
+
+# ----------------------------------------------------------------------------------------------------------- from scratch
+
+
+@pytest.mark.slow
+def test_from_scratch_nothing_of_what_was_pretrained_is_left(root: Path, tmp_path: Path) -> None:
+    around = ring(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3")
+    assert around.config.tune == "all"
+    pretrained = around.backbone.get_weights()
+    outcome = bake(around, tmp_path / "bundle")
+    winner = outcome.winner
+    assert winner.name == "whole network", "whatever it is worth"
+    assert winner.backbone_learning_rate == winner.learning_rate, "random weights need no sparing"
+    conv = [i for i, v in enumerate(around.backbone.weights) if v.path.endswith("kernel")]
+    for index in conv:
+        correlation = np.corrcoef(around.backbone.get_weights()[index].ravel(), pretrained[index].ravel())[0, 1]
+        assert abs(correlation) < 0.5
+    moving = [i for i, v in enumerate(around.backbone.weights) if "moving" in v.path]
+    assert moving
+    assert all(np.abs(around.backbone.get_weights()[i]).max() > 0 for i in moving), "statistics were learned"
+    network = network_of(around, outcome)
+    assert accuracy(around, network) == winner.accuracy
+    again = bake(ring(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3"), tmp_path / "again")
+    assert timeless(again) == timeless(outcome), "the seed decides the random weights"

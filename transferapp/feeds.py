@@ -1,0 +1,189 @@
+"""What a contender of the bake-off is fed with: cached activations above a cut, or fresh views of the pictures themselves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transferapp.activations import CutTrunk, cut_trunk
+from transferapp.backbones.stages import Stage, stage_named
+from transferapp.config import FitConfig
+from transferapp.data.dataset import Dataset
+from transferapp.engine import BATCH_SIZE, resolve_engine
+from transferapp.features import CENTER, FeatureStore, random_view_name
+from transferapp.measurement import Candidate, worker_count
+from transferapp.policy.budget import MAX_CACHED_VIEWS
+from transferapp.policy.proposals import INPUT
+from transferapp.progress import Progress
+from transferapp.run import RunFolder
+
+if TYPE_CHECKING:
+    import keras
+
+    from transferapp.training.settings import Batches, MakeBatches
+
+_TIMED_PICTURES = 24
+"""Pictures of whose views the trunk is timed: with eight views each, a second or less of work that is needed anyway."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Data to train and to validate on.
+
+    Attributes:
+        make_batches: From a batch size to the training data.
+        validation: The centre views of the validation pictures, in order: what `model.predict` takes.
+    """
+
+    make_batches: MakeBatches
+    validation: Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A little of a feed, to time a training step on.
+
+    Attributes:
+        make_batches: As of a `Feed`, of fewer pictures.
+        seconds_per_view: What it takes to bring one view of one picture through the trunk; 0 where there is none.
+    """
+
+    make_batches: MakeBatches
+    seconds_per_view: float
+
+
+class Feeds:
+    """The feeds of all cuts. The backbone must have its pretrained weights whenever a cut is asked for the first time.
+
+    Args:
+        chosen: The backbone that was chosen.
+        dataset: Audited and split.
+        config: Has the augmentation, the seed, and what runs the trunk.
+        backbone: The Keras model.
+        run: Where activations are kept.
+        progress: Who is told.
+    """
+
+    def __init__(
+        self,
+        chosen: Candidate,
+        dataset: Dataset,
+        config: FitConfig,
+        backbone: keras.Model,
+        run: RunFolder,
+        progress: Progress,
+    ) -> None:
+        self._chosen, self._config, self._backbone = chosen, config, backbone
+        self._train, self._val = dataset.part("train"), dataset.part("val")
+        self._run, self._progress = run, progress
+        self._stores: dict[str, tuple[CutTrunk, FeatureStore]] = {}
+        self._full: dict[str, Feed] = {}
+
+    def stage(self, cut: str) -> Stage | None:
+        """The last frozen stage of a cut; None for `INPUT`."""
+        return None if cut == INPUT else stage_named(self._chosen.trunk.stages, cut)
+
+    def max_views(self, cut: str) -> int:
+        """Views of each picture that are cached at most; 0 where nothing is."""
+        return 0 if cut == INPUT else MAX_CACHED_VIEWS
+
+    def full(self, cut: str, views: int) -> Feed:
+        """Everything, with so many cached views of each picture."""
+        if cut not in self._full:
+            self._full[cut] = self._pictures() if cut == INPUT else self._activations(cut, views)
+        return self._full[cut]
+
+    def sample(self, cut: str) -> Sample:
+        """A little, and how long the trunk takes."""
+        if cut == INPUT:
+            return Sample(self.full(cut, 0).make_batches, 0.0)
+        trunk, store = self._store(cut)
+        trunk.rows(np.zeros((BATCH_SIZE, *trunk.image_size, 3), np.uint8))  # the first pass is slow
+        spread = np.linspace(0, len(self._train) - 1, min(_TIMED_PICTURES, len(self._train))).astype(int)
+        records = [self._train.records[i] for i in np.unique(spread)]
+        started = time.perf_counter()
+        rows, positions = store.locate(records, self._view_names(min(self._config.epochs, MAX_CACHED_VIEWS)))
+        seconds = (time.perf_counter() - started) / positions.size
+        # Each view counts as a picture of its own here, so that there are enough for a batch.
+        labels = np.repeat([record.label for record in records], positions.shape[1])
+        return Sample(self._cached(trunk, rows, positions.reshape(-1, 1), labels), seconds)
+
+    def _pictures(self) -> Feed:
+        from transferapp.training.decoded import training_pictures
+        from transferapp.training.pictures import CenterBatches, PictureBatches
+
+        size, config = self._chosen.trunk.image_size, self._config
+        chance = self._chosen.store.chance
+        cache = training_pictures(size, chance.augmentation)
+
+        def make(batch_size: int) -> Batches:
+            return PictureBatches(
+                self._train.records,
+                self._train.labels,
+                image_size=size,
+                batch_size=batch_size,
+                seed=config.seed,
+                augmentation=chance.augmentation,
+                pca=chance.pca,
+                cache=cache,
+                workers=worker_count(),
+            )
+
+        return Feed(
+            make,
+            CenterBatches(
+                self._val.records,
+                self._val.labels,
+                image_size=size,
+                batch_size=config.batch_size,
+                workers=worker_count(),
+            ),
+        )
+
+    def _activations(self, cut: str, views: int) -> Feed:
+        from transferapp.training.tail import CachedCenters
+
+        trunk, store = self._store(cut)
+        count = len(self._train) * views
+        with self._progress.task(f"{trunk.name}: {views} random views each", count) as advance:
+            rows, positions = store.locate(self._train.records, self._view_names(views), advance)
+        val_rows, val_positions = store.locate(self._val.records, [CENTER])
+        validation = CachedCenters(val_rows, val_positions[:, 0], trunk.shape, batch_size=self._config.batch_size)
+        return Feed(self._cached(trunk, rows, positions, self._train.labels), validation)
+
+    def _cached(self, trunk: CutTrunk, rows: np.ndarray, positions: np.ndarray, labels: np.ndarray) -> MakeBatches:
+        from transferapp.training.tail import CachedBatches
+
+        def make(batch_size: int) -> Batches:
+            return CachedBatches(rows, positions, labels, trunk.shape, batch_size=batch_size, seed=self._config.seed)
+
+        return make
+
+    def _store(self, cut: str) -> tuple[CutTrunk, FeatureStore]:
+        if cut not in self._stores:
+            stage, whole, config = self.stage(cut), self._chosen.trunk, self._config
+            assert stage is not None
+            trunk = cut_trunk(
+                self._backbone,
+                stage,
+                whole.key,
+                image_size=whole.image_size,
+                engine=resolve_engine(config.engine),
+                precision=config.precision,
+                streams=worker_count(),
+            )
+            store = FeatureStore(
+                trunk,
+                workers=worker_count(),
+                dtype="float16",
+                chance=self._chosen.store.chance,
+                folder=self._run.path / f"activations-{cut}",
+            )
+            self._stores[cut] = trunk, store
+        return self._stores[cut]
+
+    def _view_names(self, count: int) -> list[str]:
+        return [random_view_name(index, self._config.seed) for index in range(count)]

@@ -1,0 +1,246 @@
+"""Train a network epoch by epoch through `model.fit`, so that a kill costs one epoch at most and the best weights are kept.
+
+After each epoch the raw weights and their Polyak average are judged on the validation pictures; whichever is better counts.
+Then everything that the rest of the run depends on is saved as one generation. Order and views of the pictures follow from the
+seed and the epoch's number alone, so there is no generator whose state could be lost.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transferapp.errors import TrainingError
+from transferapp.training.checkpoint import CheckpointStore, Generation
+from transferapp.training.session import Session, smaller_batch
+from transferapp.training.settings import Epoch, MakeBatches, TrainingSettings, Weights, merit
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Outcome of `train`.
+
+    Attributes:
+        weights: The best epoch's, in the order of `model.weights`.
+        epoch: Which it was, from 1.
+        averaged: Whether they are the Polyak average.
+        accuracy, loss: On the validation pictures.
+        logits: float32, shape (n, num_classes): what those were given.
+        snapshots: Weights at the end of each cycle of `sgdr`.
+        history: Every epoch.
+        batch_size: What it was trained with in the end.
+        notes: What happened on the way: stopped early, halved the batch.
+        diverged: Whether it ended because the loss was no number any more.
+    """
+
+    weights: Weights
+    epoch: int
+    averaged: bool
+    accuracy: float
+    loss: float
+    logits: np.ndarray
+    snapshots: tuple[Weights, ...]
+    history: tuple[Epoch, ...]
+    batch_size: int
+    notes: tuple[str, ...] = ()
+    diverged: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation, epochs alone."""
+        return sum(epoch.seconds for epoch in self.history)
+
+
+@dataclass
+class _State:
+    """What a generation holds."""
+
+    batch_size: int
+    history: list[Epoch]
+    best: Weights
+    best_epoch: int
+    best_averaged: bool
+    best_logits: np.ndarray
+    snapshots: list[Weights]
+    notes: list[str]
+
+
+def train(
+    model: keras.Model,
+    make_batches: MakeBatches,
+    validation: Any,
+    val_labels: np.ndarray,
+    settings: TrainingSettings,
+    *,
+    batch_size: int,
+    multipliers: Mapping[str, float],
+    checkpoints: CheckpointStore,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Trained:
+    """Train to the end, or until nothing improves any more, going on from the newest generation where there is one.
+
+    Args:
+        model: Gives logits of shape (batch, num_classes).
+        make_batches: Makes the training data for a batch size.
+        validation: What `model.predict` takes: the validation pictures, in order.
+        val_labels: int, shape (n,).
+        settings: How to train.
+        batch_size: Halved when memory does not suffice.
+        multipliers: Of the learning rate, by variable path; see `make_optimizer`.
+        checkpoints: Where the state is kept; the caller removes it when the run is over.
+        on_epoch: Called after each epoch.
+
+    Raises:
+        TrainingError: The first epoch already gave no numbers.
+        ResourceError: The disk is full, or memory does not suffice for the smallest batch.
+        DataError: A picture cannot be read any more.
+    """
+
+    def begin(batch_size: int) -> Session:
+        return Session(model, make_batches, validation, settings, multipliers=multipliers, batch_size=batch_size)
+
+    generation = checkpoints.latest()
+    if generation is None:
+        session = begin(batch_size)
+        state = _State(batch_size, [], session.weights(), 0, False, np.empty((0, 0), np.float32), [], [])
+    else:
+        state = _restored(generation)
+        session = begin(state.batch_size)
+        session.restore(generation)
+    diverged = False
+    while len(state.history) < settings.epochs and not _exhausted(state, settings):
+        number = len(state.history) + 1
+        started = time.perf_counter()
+        try:
+            logs = session.fit_epoch(number)
+        except Exception as error:
+            state.batch_size = smaller_batch(state.batch_size, error)
+            state.notes.append(f"out of memory in epoch {number}: the batch was halved to {state.batch_size}")
+            session = begin(state.batch_size)
+            # What the failed epoch has done is taken back. The optimizer's state does not depend on the batch's size, but
+            # its clock counts steps, of which an epoch now has more.
+            if (last := checkpoints.latest()) is not None:
+                session.restore(last)
+            else:
+                session.assign(state.best)
+            session.skip_to(number)
+            continue
+        record, logits = _judged(session, logs, number, val_labels, started)
+        state.history.append(record)
+        accuracy, loss, averaged = record.best
+        if not math.isfinite(record.loss) or not math.isfinite(loss):
+            diverged = True
+            state.notes.append(f"diverged in epoch {number}: the loss is no number any more")
+            break
+        if state.best_epoch == 0 or merit(accuracy, loss) > merit(*_best_figures(state)):
+            state.best, state.best_epoch, state.best_averaged = session.weights(averaged), number, averaged
+            state.best_logits = logits
+        if number in session.snapshot_epochs:
+            state.snapshots.append(session.weights())
+        checkpoints.save(number, {**session.arrays(), **_arrays(state)}, _facts(state))
+        if on_epoch is not None:
+            on_epoch(record)
+    if state.best_epoch == 0:
+        raise TrainingError(
+            "Training diverged in its first epoch",
+            expected="a finite loss",
+            got=", ".join(state.notes),
+            hint="Choose a smaller --learning-rate",
+        )
+    accuracy, loss = _best_figures(state)
+    notes = list(state.notes)
+    if not diverged and len(state.history) < settings.epochs:
+        notes.append(f"stopped after epoch {len(state.history)}: none of the last {settings.patience} was better")
+    return Trained(
+        weights=state.best,
+        epoch=state.best_epoch,
+        averaged=state.best_averaged,
+        accuracy=accuracy,
+        loss=loss,
+        logits=state.best_logits,
+        snapshots=tuple(state.snapshots),
+        history=tuple(state.history),
+        batch_size=state.batch_size,
+        notes=tuple(notes),
+        diverged=diverged,
+    )
+
+
+def _exhausted(state: _State, settings: TrainingSettings) -> bool:
+    """Whether the last `patience` epochs brought nothing better."""
+    return not settings.restarts and len(state.history) - state.best_epoch >= settings.patience
+
+
+def _best_figures(state: _State) -> tuple[float, float]:
+    accuracy, loss, _ = state.history[state.best_epoch - 1].best
+    return accuracy, loss
+
+
+def _judged(
+    session: Session, logs: dict[str, float], number: int, labels: np.ndarray, started: float
+) -> tuple[Epoch, np.ndarray]:
+    """The epoch's line of history, and the validation logits of the better of raw and averaged weights."""
+    logits, loss, accuracy = session.validate(labels)
+    record = Epoch(
+        epoch=number,
+        learning_rate=session.rate_at(number),
+        loss=logs["loss"],
+        accuracy=logs["accuracy"],
+        val_loss=loss,
+        val_accuracy=accuracy,
+        averaged_val_loss=None,
+        averaged_val_accuracy=None,
+        seconds=0.0,
+    )
+    average = session.averaged()
+    if average is not None:
+        raw = session.weights()
+        session.assign(average)
+        averaged_logits, loss, accuracy = session.validate(labels)
+        session.assign(raw)
+        record = replace(record, averaged_val_loss=loss, averaged_val_accuracy=accuracy)
+        logits = averaged_logits if record.best[2] else logits
+    return replace(record, seconds=round(time.perf_counter() - started, 3)), logits
+
+
+def _arrays(state: _State) -> dict[str, np.ndarray]:
+    return {
+        **{f"best/{i}": w for i, w in enumerate(state.best)},
+        "best_logits": state.best_logits,
+        **{f"snapshot/{s}/{i}": w for s, weights in enumerate(state.snapshots) for i, w in enumerate(weights)},
+    }
+
+
+def _facts(state: _State) -> dict[str, Any]:
+    return {
+        "batch_size": state.batch_size,
+        "history": [asdict(epoch) for epoch in state.history],
+        "best_epoch": state.best_epoch,
+        "best_averaged": state.best_averaged,
+        "num_weights": len(state.best),
+        "num_snapshots": len(state.snapshots),
+        "notes": state.notes,
+    }
+
+
+def _restored(generation: Generation) -> _State:
+    facts, arrays = generation.facts, generation.arrays
+    count = range(facts["num_weights"])
+    return _State(
+        batch_size=facts["batch_size"],
+        history=[Epoch(**epoch) for epoch in facts["history"]],
+        best=[arrays[f"best/{i}"] for i in count],
+        best_epoch=facts["best_epoch"],
+        best_averaged=facts["best_averaged"],
+        best_logits=arrays["best_logits"],
+        snapshots=[[arrays[f"snapshot/{s}/{i}"] for i in count] for s in range(facts["num_snapshots"])],
+        notes=list(facts["notes"]),
+    )

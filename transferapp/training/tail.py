@@ -1,0 +1,225 @@
+"""What trains above a cut: the tail of the backbone with its head on top, fed from the trunk's cached activations.
+
+Cut at a stage, the trunk has run once over several views of every picture; only what lies above the cut is a Keras model
+here, and an epoch is a pass over small tensors. Cut at the input, there is no trunk, and the same model takes pixels.
+
+The head starts from the solved linear probe, so that the first gradients do not tear up pretrained features (LP-FT; Kumar et
+al., 2022, arXiv:2202.10054). BatchNorm runs in inference mode: batches are too small to estimate its statistics anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from transferapp.backbones.stages import Stage, stage_tensor
+from transferapp.backbones.stages import cut as split_at
+from transferapp.probe import LinearProbe
+
+INPUT = "input"
+"""The name of the cut below which there is nothing: the whole network trains."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A trainable tail and its parts.
+
+    Attributes:
+        model: From the cut's feature map (or pixels) to logits, shape (batch, num_classes).
+        head: Its last layer.
+        stages: Layers of the backbone in it, by stage, earliest first; for rates that fall towards the input.
+    """
+
+    model: keras.Model
+    head: keras.layers.Dense
+    stages: tuple[tuple[keras.layers.Layer, ...], ...]
+
+    def multipliers(self, backbone_ratio: float, layer_decay: float = 1.0) -> dict[str, float]:
+        """Learning-rate multipliers by variable path.
+
+        Args:
+            backbone_ratio: The last stage's rate over the head's, at most 0.1 by the rule.
+            layer_decay: Each stage's rate over that of the stage above it; 1 for the same rate throughout.
+        """
+        rates: dict[str, float] = {}
+        for above, layers in enumerate(reversed(self.stages)):
+            for layer in layers:
+                for variable in layer.trainable_variables:
+                    rates[variable.path] = backbone_ratio * layer_decay**above
+        return rates
+
+
+class InferenceMode(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Runs a network as in prediction, whatever is done with the model around it.
+
+    BatchNorm keeps its statistics, dropout is off; weights can be trained all the same. The usual way to say so,
+    `network(x, training=False)` in a functional model, is overruled by Keras 3.15: there `fit` hands its own mode down to
+    every layer of the graph. What a layer calls within its own `call`, it does not reach.
+
+    Args:
+        network: What to run.
+    """
+
+    def __init__(self, network: keras.Model, **options: Any) -> None:
+        super().__init__(**options)
+        self.network = network
+
+    def call(self, inputs: Any) -> Any:
+        return self.network(inputs, training=False)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        shape: tuple[int | None, ...] = self.network.compute_output_shape(input_shape)
+        return shape
+
+
+def build_tail(
+    backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None, probe: LinearProbe, *, from_scratch: bool = False
+) -> Tail:
+    """Put a head on the top stage and set free what lies above the cut.
+
+    Args:
+        backbone: From `load_backbone`; shares its layers with the tail, so training changes it.
+        stages: Its stages, earliest first.
+        cut: The last stage that stays frozen; None trains the whole network.
+        probe: Solved on the top stage's pooled features.
+        from_scratch: The backbone's weights are random: BatchNorm must learn its statistics, and so runs in training mode.
+    """
+    body = tail_body(backbone, stages, cut)
+    inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
+    run = body if from_scratch else InferenceMode(body, name="body")
+    model, head = _with_head(inputs, run(inputs), probe)
+    return Tail(model, head, _by_stage(body, stages))
+
+
+def tail_body(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None) -> keras.Model:
+    """The part of a backbone from a cut, or from the pixels, to the top stage; it shares the backbone's layers.
+
+    All of it trains, but for layers that are used below the cut too: there the cached activations rely on them.
+    """
+    whole = keras.Model(backbone.inputs[0], stage_tensor(backbone, stages[-1]), name="body")
+    # Both, for TensorFlow takes no notice where a flag is set to what it is, and would not pass it on to the layers within.
+    whole.trainable = False
+    whole.trainable = True
+    if cut is None:
+        return whole
+    below, body = split_at(whole, cut)
+    for layer in below.layers:
+        layer.trainable = False
+    return body
+
+
+def plain_tail(
+    backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None, probe: LinearProbe, name: str
+) -> keras.Model:
+    """A tail as `build_tail` makes it, with layers of its own and not for training; its weights are in the same order."""
+    body = keras.models.clone_model(tail_body(backbone, stages, cut))
+    inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
+    model, _ = _with_head(inputs, body(inputs), probe)
+    model.name = name
+    return model
+
+
+def _with_head(inputs: Any, features: Any, probe: LinearProbe) -> tuple[keras.Model, keras.layers.Dense]:
+    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(features)
+    standardise = keras.layers.Normalization(mean=probe.mean, variance=np.square(probe.std), name="head_standardise")
+    head = keras.layers.Dense(len(probe.bias), name="head_logits", dtype="float32")
+    model = keras.Model(inputs, head(standardise(x)))
+    head.set_weights([probe.kernel, probe.bias])
+    return model, head
+
+
+def _by_stage(body: keras.Model, stages: Sequence[Stage]) -> tuple[tuple[keras.layers.Layer, ...], ...]:
+    """The body's layers that train, grouped by the stage that they end in."""
+    ends = {stage.name for stage in stages}
+    groups: list[list[keras.layers.Layer]] = [[]]
+    for layer in body.layers:
+        if layer.trainable_variables:
+            groups[-1].append(layer)
+        if layer.name in ends and groups[-1]:
+            groups.append([])
+    return tuple(tuple(group) for group in groups if group)
+
+
+def tuned_probe(tail: Tail, probe: LinearProbe) -> LinearProbe:
+    """The head as it is now, in the form in which heads are put on backbones."""
+    kernel, bias = (np.asarray(array, dtype=np.float32) for array in tail.head.get_weights())
+    return LinearProbe(probe.mean, probe.std, kernel, bias, l2=0.0, iterations=0)
+
+
+class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+    """Training data from cached activations: every picture once an epoch, each time in the next of its views.
+
+    Order and views follow from the seed and the epoch alone. Items are (float32 (n, height, width, channels), int32 (n,)).
+
+    Args:
+        rows: float16 or float32, shape (num_rows, height * width * channels), memory-mapped: all cached views.
+        positions: int64, shape (n, views): where each picture's views are in `rows`.
+        labels: int, shape (n,).
+        shape: (height, width, channels) of an activation.
+        batch_size: Pictures in a batch.
+        seed: Decides the order.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        labels: np.ndarray,
+        shape: tuple[int, int, int],
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(workers=1)
+        self._rows, self._positions, self._shape = rows, positions, shape
+        self._labels = np.asarray(labels, dtype=np.int32)
+        self._batch_size, self._seed = batch_size, seed
+        # Each picture begins with another of its views, so that an epoch holds all kinds of them.
+        self._offset = np.random.default_rng([seed, 0]).permutation(len(labels)) % positions.shape[1]
+        self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose batches are handed out, counted from 0."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._labels))
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self._labels) / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        view = (self._epoch + self._offset[chosen]) % self._positions.shape[1]
+        batch = self._rows[self._positions[chosen, view]].astype(np.float32)
+        return batch.reshape(len(chosen), *self._shape), self._labels[chosen]
+
+
+class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
+    """Validation data from cached activations: the centre view of every picture, in order. Arguments as `CachedBatches`."""
+
+    def __init__(
+        self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, int, int], *, batch_size: int
+    ) -> None:
+        super().__init__(workers=1)
+        self._rows, self._positions, self._shape, self._batch_size = rows, positions, shape, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._positions) / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        chosen = self._positions[index * self._batch_size : (index + 1) * self._batch_size]
+        return (self._rows[chosen].astype(np.float32).reshape(len(chosen), *self._shape),)

@@ -1,0 +1,164 @@
+"""The bake-off: fine-tune what the plan proposes, within a time budget, and let the validation pictures choose what ships.
+
+Every contender starts from the same solved probe and the same pretrained weights. Cut at a stage, it trains on activations
+that the trunk computed once; cut at the input, on fresh views of the pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import softmax
+
+from transferapp.bench import Bench, Contender, Entry
+from transferapp.config import FitConfig
+from transferapp.data.dataset import Dataset
+from transferapp.errors import TrainingError
+from transferapp.evaluation.metrics import Metrics, fit_temperature, measure
+from transferapp.measurement import Measurement, Workshop
+from transferapp.probe import LinearProbe
+from transferapp.progress import Progress
+from transferapp.run import RunFolder
+from transferapp.solving import Solved
+from transferapp.training.settings import Weights, merit
+
+if TYPE_CHECKING:
+    from transferapp.training.tail import Tail
+
+
+@dataclass(frozen=True)
+class BakeOff:
+    """Outcome of `bake_off`.
+
+    Attributes:
+        contenders: The probe first, then what was tuned or left out.
+        winner: What ships.
+        head: The winner's head on the top stage; None where the probe ships. The backbone then holds the winner's weights.
+        members: Weights of several tails whose probabilities are averaged, a snapshot ensemble; empty for one tail.
+        temperature: Calibrated on the validation pictures; None where the probe ships.
+        validation: The winner's figures.
+    """
+
+    contenders: tuple[Contender, ...]
+    winner: Contender
+    head: LinearProbe | None = None
+    members: tuple[Weights, ...] = ()
+    temperature: float | None = None
+    validation: Metrics | None = None
+
+
+def bake_off(
+    measurement: Measurement,
+    solved: Solved,
+    config: FitConfig,
+    shop: Workshop,
+    run: RunFolder,
+    progress: Progress,
+) -> BakeOff:
+    """Train each proposal of the plan as far as the time allows, and choose by accuracy on the validation pictures.
+
+    Args:
+        measurement: Data, backbone and plan.
+        solved: The probe, which ships if nothing does better, and from which every contender starts.
+        config: How to train, and for how long.
+        shop: Has the backbone.
+        run: Keeps what is decided and trained.
+        progress: Who is told.
+
+    Returns:
+        All that was compared, and the winner.
+
+    Raises:
+        TrainingError: Nothing could be trained, for the loss was no number from the start; or, with `rule_only` or
+            `scratch`, for whatever reason.
+        ResourceError: Nothing could be trained for want of memory; or the disk is full.
+    """
+    deadline = time.monotonic() + config.budget_seconds
+    figures = solved.validation
+    assert figures is not None, "a bake-off needs validation pictures"
+    probe = Contender("solved classifier", measurement.chosen.cut.name, figures.accuracy, figures.loss)
+    bench = Bench(measurement, config, shop, run, progress)
+    entries = []
+    for proposal in measurement.plan.proposals:
+        begun = time.monotonic()
+        entry = bench.attempt(proposal, deadline - begun)
+        # What was trained before an interruption has had its share of the time too.
+        deadline -= max(0.0, entry.contender.seconds - (time.monotonic() - begun))
+        entries.append(entry)
+    finished = [entry for entry in entries if entry.trained is not None]
+    insist = config.rule_only or config.scratch
+    if not finished:
+        failed = [entry.error for entry in entries if entry.error]
+        if failed:
+            raise failed[0]
+        if insist:
+            raise TrainingError(
+                "What the rule proposes could not be trained: " + "; ".join(e.contender.reason for e in entries),
+                hint="Give it more time with --budget, or leave out --rule-only to ship the solved classifier",
+            )
+        return _keep(bench, probe, entries, "nothing else could be trained in the time there was")
+    best = max(finished, key=lambda entry: merit(entry.contender.accuracy or 0.0, entry.contender.loss or 0.0))
+    if (best.contender.accuracy or 0.0) <= figures.accuracy and not insist:
+        return _keep(bench, probe, entries, "nothing that was tuned does better on the validation pictures")
+    return _crown(bench, best, probe, entries, measurement.dataset)
+
+
+def _keep(bench: Bench, probe: Contender, entries: Sequence[Entry], reason: str) -> BakeOff:
+    """Let the probe ship: the backbone gets back what training has changed."""
+    bench.pristine()
+    winner = replace(probe, chosen=True, reason=reason)
+    return BakeOff((winner, *(_compared(e.contender, probe) for e in entries)), winner)
+
+
+def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry], dataset: Dataset) -> BakeOff:
+    """Make the winner ready to be built: weights in the backbone, its head, its temperature, its figures."""
+    from transferapp.training.tail import tuned_probe
+
+    trained = best.trained
+    assert trained is not None
+    labels = dataset.part("val").labels
+    tail = bench.tail(best.contender.cut)
+    members, logits = _snapshots(bench, best, tail, labels)
+    tail.model.set_weights(trained.weights)
+    temperature = fit_temperature(logits, labels)
+    figures = measure(softmax(logits / temperature, axis=-1).mean(axis=0), labels, dataset.class_names)
+    which = f"epoch {trained.epoch}{', averaged weights' if trained.averaged else ''}"
+    if members:
+        which = f"{len(members)} snapshots averaged, each adding its tail to the cost of a request"
+    winner = replace(best.contender, chosen=True, accuracy=figures.accuracy, loss=figures.loss)
+    winner = _compared(winner, probe, f" ({which})")
+    contenders = [winner if entry is best else _compared(entry.contender, probe) for entry in entries]
+    head = tuned_probe(tail, bench.head)
+    return BakeOff((probe, *contenders), winner, head, members, temperature, figures)
+
+
+def _snapshots(bench: Bench, best: Entry, tail: Tail, labels: np.ndarray) -> tuple[tuple[Weights, ...], np.ndarray]:
+    """The members of the snapshot ensemble with their logits, shape (members, n, classes); none, and the logits of the
+    best epoch, shape (1, n, classes), where the ensemble does no better than that."""
+    trained = best.trained
+    assert trained is not None
+    alone = trained.logits[None]
+    if len(trained.snapshots) < 2:
+        return (), alone
+    validation = bench.feeds.full(best.contender.cut, best.views).validation
+    logits = []
+    for weights in trained.snapshots:
+        tail.model.set_weights(weights)
+        logits.append(np.asarray(tail.model.predict(validation, verbose=0), np.float32))
+    together = np.stack(logits)
+    mean = softmax(together / fit_temperature(together, labels), axis=-1).mean(axis=0)
+    if (mean.argmax(axis=1) == labels).mean() <= trained.accuracy:
+        return (), alone
+    return tuple(trained.snapshots), together
+
+
+def _compared(contender: Contender, probe: Contender, remark: str = "") -> Contender:
+    """With how much better than the probe it is."""
+    if contender.accuracy is None or probe.accuracy is None:
+        return contender
+    gain = 100 * (contender.accuracy - probe.accuracy)
+    return contender.because(f"{gain:+.1f} points against the solved classifier{remark}")
