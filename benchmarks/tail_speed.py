@@ -1,0 +1,309 @@
+"""How much faster does a tail train on cached activations than through the whole network, and does it learn the same?
+
+Both train the same layers, those above the cut, from the same weights and the same solved head, through plain `model.fit`: the
+same views of the same pictures in the same order, batch size, optimizer and schedule. One is fed with the activations at the
+cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every picture in every epoch. Its
+views are cut and decoded beforehand, so the network is all that is compared; in real life it would have to make them, too.
+
+Epochs alternate, so a noisy machine slows both alike, and the figure to look at is the ratio: that of the median epoch, the
+first left out because it traces the graph. The ratio of processor time is given beside it, which other programs disturb less.
+Both are judged on the validation pictures after the last epoch. What computing the activations has cost is told apart, and the
+ratio with that cost counted in as well.
+
+    python benchmarks/tail_speed.py [--data DIR] [--pictures N] [--cut STAGE] [--epochs E] [--image-size S]
+
+Without `--data` the pictures are those of woven textile in the package conformal-clip-data. Results go to
+benchmarks/results/tail_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+from transferapp.backbones.registry import backbone_spec
+from transferapp.backbones.stages import stage_named
+from transferapp.data.audit import DATASET_LIMITS
+from transferapp.data.dataset import Dataset
+from transferapp.features import CENTER, WITHOUT_COLOUR, FeatureStore, center_pixels, random_view_name, view_pixels
+from transferapp.images import decode_image
+from transferapp.trunk import Trunk
+from transferapp.views import short_side_to_decode
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGE = "conformal_clip_data"
+PICTURES = Path("data", "textile_images", "simulated")
+TARGET = 3.0
+HEAD_RATE = 1e-3
+BACKBONE_RATIO = 0.1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder with one sub-folder a class; default: woven textile")
+    parser.add_argument(
+        "--pictures", type=int, default=400, help="how many to use at most, evenly spread (%(default)s)"
+    )
+    parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
+    parser.add_argument("--cut", default="block10", help="the last frozen stage (%(default)s)")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the network's input (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures in a step (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the pictures, 2 or more (%(default)s)")
+    parser.add_argument("--views", type=int, default=4, help="views of each picture, taken in turn (%(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "tail_speed.json", help="where the figures go")
+    options = parser.parse_args(arguments)
+    if options.epochs < 2:
+        parser.error("--epochs must be 2 or more: the first is not counted")
+    document = run(options)
+    print_table(document)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, from the pictures to the figures."""
+    from transferapp.activations import cut_trunk
+    from transferapp.backbones.loading import load_backbone
+    from transferapp.training.tail import CachedBatches, CachedCenters, build_tail
+    from transferapp.trunk import load_trunk
+
+    size = (options.image_size, options.image_size)
+    spec = backbone_spec(options.backbone)
+    dataset = read_pictures(packaged_pictures() if options.data is None else options.data, options.pictures)
+    train, val = dataset.part("train"), dataset.part("val")
+    # Two networks of their own: what trains in one must not change the other.
+    backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
+    trunk = load_trunk(spec, lambda: backbones["cached"], image_size=size, streams=threads())
+    stage = stage_named(trunk.stages, options.cut)
+    probe = solved_head(trunk, train)
+    tails = {
+        "cached": build_tail(backbones["cached"], trunk.stages, stage, probe),
+        "whole": frozen_below(build_tail(backbones["whole"], trunk.stages, None, probe), backbones["whole"], stage),
+    }
+    views = [random_view_name(index, 0) for index in range(options.views)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        started = time.perf_counter()
+        below = cut_trunk(backbones["cached"], stage, trunk.key, image_size=size, streams=threads())
+        store = FeatureStore(below, workers=threads(), dtype="float16", folder=folder / "activations")
+        rows, positions = store.locate(train.records, views)
+        filling = time.perf_counter() - started
+        val_rows, val_positions = store.locate(val.records, [CENTER])
+        pixels, val_pixels = render_all(train, views, size, folder), render_centers(val, size)
+        grid = np.arange(len(pixels)).reshape(len(train), len(views))
+        shape, batch_size = (*size, 3), options.batch_size
+        make = {"labels": train.labels, "batch_size": batch_size, "seed": 0}
+        contenders = {
+            "cached": Contender(
+                tails["cached"],
+                CachedBatches(rows, positions, shape=below.shape, **make),
+                CachedCenters(val_rows, val_positions[:, 0], below.shape, batch_size=batch_size),
+            ),
+            "whole": Contender(
+                tails["whole"],
+                CachedBatches(pixels, grid, shape=shape, **make),
+                CachedCenters(val_pixels, np.arange(len(val)), shape, batch_size=batch_size),
+            ),
+        }
+        before = {key: contender.accuracy(val.labels) for key, contender in contenders.items()}
+        train_in_turn(list(contenders.values()), options.epochs)
+        after = {key: contender.accuracy(val.labels) for key, contender in contenders.items()}
+    seconds = {key: contender.seconds for key, contender in contenders.items()}
+    ratios = quotients(contenders["whole"].seconds, contenders["cached"].seconds)
+    return {
+        "data": "textile" if options.data is None else options.data.name,
+        "backbone": spec.name,
+        "cut": stage.name,
+        "cut_shape": list(stage.shape),
+        "image_size": list(size),
+        "batch_size": batch_size,
+        "num_train": len(train),
+        "num_val": len(val),
+        "views": len(views),
+        "trained_parameters": sum(int(np.prod(v.shape)) for v in tails["cached"].model.trainable_variables),
+        "seconds_per_epoch": {key: statistics.median(each[1:]) for key, each in seconds.items()},
+        "seconds_of_each_epoch": seconds,
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+        "ratio_of_processor_time": statistics.median(
+            quotients(contenders["whole"].processor_seconds, contenders["cached"].processor_seconds)
+        ),
+        "filling_seconds": filling,
+        "ratio_with_filling": sum(seconds["whole"]) / (filling + sum(seconds["cached"])),
+        "target": TARGET,
+        "val_accuracy_before": before,
+        "val_accuracy": after,
+    }
+
+
+@dataclass
+class Contender:
+    """A tail with its data.
+
+    Attributes:
+        tail: From `build_tail`.
+        batches, validation: Of what it is fed with.
+        seconds: Of each epoch so far.
+        processor_seconds: Likewise, on all cores together.
+    """
+
+    tail: Any
+    batches: Any
+    validation: Any
+
+    def __post_init__(self) -> None:
+        self.seconds: list[float] = []
+        self.processor_seconds: list[float] = []
+
+    def compile(self, epochs: int) -> None:
+        """Adam with a cosine from the head's rate, a tenth of it below the head."""
+        import keras
+
+        from transferapp.training.optimizers import make_optimizer
+        from transferapp.training.schedules import make_schedule
+
+        schedule = make_schedule("cosine", HEAD_RATE, epochs * len(self.batches))
+        self.tail.model.compile(
+            optimizer=make_optimizer("adam", schedule, multipliers=self.tail.multipliers(BACKBONE_RATIO)),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+
+    def train_epoch(self, number: int) -> None:
+        """One call of `fit`; `number` counts from 0."""
+        from transferapp.training.pictures import FollowEpochs
+
+        started, used = time.perf_counter(), time.process_time()
+        self.tail.model.fit(
+            self.batches,
+            initial_epoch=number,
+            epochs=number + 1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[FollowEpochs(self.batches)],
+        )
+        self.seconds.append(time.perf_counter() - started)
+        self.processor_seconds.append(time.process_time() - used)
+
+    def accuracy(self, labels: np.ndarray) -> float:
+        """Share of the validation pictures that are named right."""
+        logits = self.tail.model.predict(self.validation, verbose=0)
+        return float((logits.argmax(axis=1) == labels).mean())
+
+
+def quotients(slow: list[float], fast: list[float]) -> list[float]:
+    """Epoch by epoch, without the first."""
+    return [whole / cached for whole, cached in zip(slow[1:], fast[1:], strict=True)]
+
+
+def train_in_turn(contenders: list[Contender], epochs: int) -> None:
+    """An epoch of each, and then the next, beginning with another one each time."""
+    for contender in contenders:
+        contender.compile(epochs)
+    for number in range(epochs):
+        for contender in contenders[:: 1 if number % 2 == 0 else -1]:
+            contender.train_epoch(number)
+
+
+def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
+    """A tail that is the whole network, with the layers below the cut frozen, as one would by hand."""
+    from transferapp.backbones.stages import cut
+
+    for layer in cut(backbone, stage)[0].layers:
+        layer.trainable = False
+    return whole
+
+
+def solved_head(trunk: Trunk, train: Dataset) -> Any:
+    """The linear probe on the top stage that both start from."""
+    from transferapp.probe import cross_validate, fit_probe
+
+    columns = trunk.row_slices[trunk.top.index]
+    features = FeatureStore(trunk, workers=threads()).collect(train.records, [CENTER])[:, 0, columns]
+    l2 = cross_validate(features, train.labels, len(train.class_names), seed=0).l2
+    return fit_probe(features, train.labels, len(train.class_names), l2)
+
+
+def read_pictures(data: Path, limit: int) -> Dataset:
+    """At most `limit` of a folder's pictures, the same share of every class, split into train and val."""
+    from transferapp.config import make_config
+    from transferapp.data.sources import open_source
+    from transferapp.measurement import audit_and_split
+    from transferapp.progress import Silent
+
+    dataset = open_source(str(data))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))
+    dataset = dataset.with_records([dataset.records[index] for index in chosen])  # records come class by class
+    return audit_and_split(dataset, make_config({"data": str(data), "test_fraction": 0.0}), Silent())
+
+
+def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], folder: Path) -> np.ndarray:
+    """The pixels of every view as the store cuts it, flattened, in a mapped file: uint8, (pictures * views, size)."""
+    shape = (len(train) * len(views), size[0] * size[1] * 3)
+    pixels: np.ndarray = np.memmap(folder / "pixels", np.uint8, "w+", shape=shape)
+    needed = short_side_to_decode(WITHOUT_COLOUR.augmentation.short_sides[1], size)
+    for index, record in enumerate(train.records):
+        image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
+        for turn, view in enumerate(views):
+            pixels[index * len(views) + turn] = view_pixels(image, view, record.sha256, size).ravel()
+    return np.asarray(pixels)
+
+
+def render_centers(val: Dataset, size: tuple[int, int]) -> np.ndarray:
+    """The centre views, flattened: uint8, (pictures, size)."""
+    return np.stack([center_pixels(record, size).ravel() for record in val.records])
+
+
+def packaged_pictures() -> Path:
+    """The class folders in the package conformal-clip-data, found without importing it."""
+    spec = importlib.util.find_spec(PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / PICTURES).is_dir():
+            return Path(location) / PICTURES
+    raise SystemExit("There are no pictures: pip install conformal-clip-data==0.1.4, or name a folder with --data.")
+
+
+def threads() -> int:
+    from transferapp.accelerators import cpu_cores
+
+    return cpu_cores()
+
+
+def print_table(document: dict[str, Any]) -> None:
+    print(
+        f"{document['num_train']} training pictures, {document['backbone']} cut at {document['cut']}, "
+        f"{document['trained_parameters']:,} parameters trained"
+    )
+    print(f"{'fed with':<20} {'seconds an epoch':>16} {'accuracy before':>16} {'and after':>10}")
+    for key, label in (("cached", "cached activations"), ("whole", "pixels, whole net")):
+        print(
+            f"{label:<20} {document['seconds_per_epoch'][key]:16.2f} {document['val_accuracy_before'][key]:16.3f} "
+            f"{document['val_accuracy'][key]:10.3f}"
+        )
+    low, high = document["ratio_range"]
+    print(
+        f"ratio {document['ratio']:.2f} ({low:.2f} to {high:.2f}), of processor time "
+        f"{document['ratio_of_processor_time']:.2f}; wanted: {document['target']:.0f} or more"
+    )
+    print(
+        f"ratio {document['ratio_with_filling']:.2f} over all {len(document['seconds_of_each_epoch']['cached'])} epochs with "
+        f"the {document['filling_seconds']:.1f} s counted in that filling the cache took"
+    )
+
+
+if __name__ == "__main__":
+    main()
