@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
 from PIL import Image
+
+from transferapp.cli.terminal import quiet_libraries
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-6
@@ -203,17 +203,18 @@ def generate(folder: Path, per_class: int = 30) -> Path:
 
 def small_network(path: Path) -> Path:
     """A residual network of some thousand parameters with four stages, saved as `path`."""
-    import keras
+    with quiet_libraries():
+        import keras
 
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    pixels = keras.Input((SIDE, SIDE, 3))
-    x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
-    for filters in (12, 16, 24):
-        x = layers.Conv2D(filters, 3, 2, padding="same")(x)
-        branch = layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same", use_bias=False)(x))
-        x = layers.Add()([x, layers.ReLU()(branch)])
-    keras.Model(pixels, layers.Conv2D(32, 1, activation="relu")(x), name="small").save(path)
+        keras.utils.set_random_seed(0)
+        layers = keras.layers
+        pixels = keras.Input((SIDE, SIDE, 3))
+        x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+        for filters in (12, 16, 24):
+            x = layers.Conv2D(filters, 3, 2, padding="same")(x)
+            branch = layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same", use_bias=False)(x))
+            x = layers.Add()([x, layers.ReLU()(branch)])
+        keras.Model(pixels, layers.Conv2D(32, 1, activation="relu")(x), name="small").save(path)
     return path
 
 

@@ -74,7 +74,7 @@ def test_devices_are_named_as_jax_names_them(
     signs.touch()
     card = SimpleNamespace(platform="gpu", id=0, device_kind="NVIDIA H100", compute_capability=told)
     chip = SimpleNamespace(platform="tpu", id=1, device_kind="TPU v4")
-    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    monkeypatch.setattr(engine_module, "keras_backend", lambda: "jax")
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "tpu:1"])
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [card, chip]))
     assert accelerator_devices() == (Device("gpu:0", "NVIDIA H100", capability), Device("tpu:1", "TPU v4"))
@@ -86,7 +86,7 @@ def test_what_is_detected_follows_from_the_cards(signs: Path, monkeypatch: pytes
     found = detect()
     assert (found.kind, found.count, found.devices) == ("gpu", 2, ("gpu:0", "gpu:1"))
     assert found.names == ("NVIDIA A100", "NVIDIA A100")
-    assert found.dtype_policy == "mixed_float16"
+    assert found.dtype_policy == "mixed_bfloat16"
     assert not found.idle
 
 
@@ -134,6 +134,8 @@ def test_cores_are_those_that_this_process_may_use() -> None:
         ([(7, 0)], "mixed_float16"),
         ([(9, 0)], "mixed_float16"),
         ([(12, 0)], "mixed_float16"),
+        ([(9, 0), (8, 0)], "mixed_bfloat16"),  # float16 is not safe on several
+        ([(7, 5), (7, 5)], "float32"),
         ([(9, 0), (6, 0)], "float32"),  # the slowest card sets the pace
         ([None], "float32"),
         ([(8, 0), None], "float32"),
@@ -160,12 +162,19 @@ def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
         ),
         (
             hardware_of([Device(f"gpu:{i}", "NVIDIA A100", (8, 0)) for i in range(4)], cores=16),
-            "4 GPUs (NVIDIA A100): each takes 1/4 of every batch, and training computes in mixed_float16, with its weights "
+            "4 GPUs (NVIDIA A100): each takes 1/4 of every batch, and training computes in mixed_bfloat16, with its weights "
             "kept in float32",
         ),
         (
             hardware_of([Device("gpu:0", "GeForce GTX 1080", (6, 1))], cores=16),
             "1 GPU (GeForce GTX 1080): training computes in float32, for half precision would not be faster there",
+        ),
+        (
+            hardware_of(
+                [Device(f"gpu:{i}", name, (7, 5)) for i, name in enumerate(("Tesla T4", "Quadro RTX"))], cores=16
+            ),
+            "2 GPUs (Tesla T4, Quadro RTX): each takes 1/2 of every batch, and training computes in float32, for half "
+            "precision would not be faster, or not be safe, on several of these",
         ),
     ],
 )
@@ -200,6 +209,6 @@ def test_on_one_device_nothing_is_distributed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_backend_without_a_strategy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_backend", lambda: "torch")
+    monkeypatch.setattr(engine_module, "keras_backend", lambda: "torch")
     with pytest.raises(ResourceError, match=r"Training on 2 devices is not to be had from Keras on torch"):
         data_parallel(["gpu:0", "gpu:1"])

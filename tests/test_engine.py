@@ -291,7 +291,7 @@ def test_a_backend_that_cannot_list_devices_counts_as_a_cpu(signs: Path, monkeyp
 @pytest.mark.slow
 def test_under_another_backend_a_process_with_tensorflow_converts(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, converted = tiny
-    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    monkeypatch.setattr(engine_module, "keras_backend", lambda: "jax")
     elsewhere = convert(model)
     pixels = noise_pixels(3)
     engine = OpenVINOEngine(elsewhere, precision="f32")
@@ -302,7 +302,7 @@ def test_under_another_backend_a_process_with_tensorflow_converts(tiny: Any, mon
 def test_a_conversion_that_fails_elsewhere_says_why(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keras.py").write_text("raise ImportError('no framework in here')\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}")
-    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    monkeypatch.setattr(engine_module, "keras_backend", lambda: "jax")
     with pytest.raises(
         ResourceError, match=r"with TensorFlow failed \(ImportError: no framework in here\).*KERAS_BACKEND"
     ):
@@ -319,7 +319,7 @@ def test_under_jax_batches_have_one_of_few_sizes(tiny: Any, monkeypatch: pytest.
 
     pixels = noise_pixels(11)
     expected = KerasEngine(model)(pixels)
-    monkeypatch.setattr(engine_module, "_backend", lambda: "jax")
+    monkeypatch.setattr(engine_module, "keras_backend", lambda: "jax")
     monkeypatch.setattr(model, "predict_on_batch", recorded)
     engine = KerasEngine(model)
     for count in (1, 5, 8, 11):

@@ -193,6 +193,7 @@ def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_p
     assert caught.value.exit_code == 6
 
 
+@pytest.mark.slow
 def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_path: Path) -> None:
     around = ring(root, budget="1h", epochs=3)
     assert bake(around, tmp_path / "bundle").contenders[1].planned_epochs == 3
@@ -243,6 +244,7 @@ def test_a_contender_that_diverges_leaves_the_others_alone(root: Path, tmp_path:
     assert outcome.winner.name == whole.name == "whole network"
 
 
+@pytest.mark.slow
 def test_where_all_diverge_that_is_an_error(root: Path, tmp_path: Path) -> None:
     around = ring(root, epochs=1)
     bake(around, tmp_path / "bundle")

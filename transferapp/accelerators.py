@@ -21,6 +21,9 @@ TENSOR_CORES = (7, 0)
 """NVIDIA's compute capability from which cards multiply half-precision matrices several times faster than single-precision
 ones (Volta, 2017). Below it, mixed precision saves memory and costs time."""
 
+BFLOAT_CORES = (8, 0)
+"""From which they do so with bfloat16 as well, as fast (Ampere, 2020)."""
+
 _SPELLED = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}
 
 
@@ -62,7 +65,8 @@ class Hardware:
         what = f"{self.count} {spelled}{'s' if self.count > 1 else ''} ({names})"
         shared = f"each takes 1/{self.count} of every batch, and " if self.count > 1 else ""
         if self.dtype_policy == "float32":
-            return f"{what}: {shared}training computes in float32, for half precision would not be faster there"
+            why = "not be faster there" if self.count == 1 else "not be faster, or not be safe, on several of these"
+            return f"{what}: {shared}training computes in float32, for half precision would {why}"
         return f"{what}: {shared}training computes in {self.dtype_policy}, with its weights kept in float32"
 
     def to_json(self) -> dict[str, Any]:
@@ -100,9 +104,13 @@ def hardware_of(devices: Sequence[Device], *, cores: int, idle: bool = False) ->
 
 
 def _dtype_policy(kind: str, devices: Sequence[Device]) -> str:
+    """On several cards never float16: it needs the loss scaled, and Keras' optimizer for that (3.15) asks TensorFlow's first
+    device alone whether its gradients are finite, so that an overflow on another makes every weight NaN (seen)."""
     if kind == "tpu":
         return "mixed_bfloat16"
-    slowest = min((device.compute_capability or (0, 0) for device in devices), default=(0, 0))
+    slowest = min(device.compute_capability or (0, 0) for device in devices)
+    if len(devices) > 1:
+        return "mixed_bfloat16" if slowest >= BFLOAT_CORES else "float32"
     return "mixed_float16" if slowest >= TENSOR_CORES else "float32"
 
 

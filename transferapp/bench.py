@@ -185,8 +185,10 @@ class Bench:
         config, name = self._config, f"{proposal.cut}/plan"
         wanted, max_views = config.epochs, self.feeds.max_views(proposal.cut)
         if not self._run.decided(name):
-            outlook, batch_size = affordable(Cost(0.0), seconds, wanted, max_views), config.batch_size
-            if 0 < seconds < np.inf:
+            outlook, batch_size = Outlook(wanted, min(wanted, max_views)), config.batch_size
+            if seconds <= 0:
+                outlook = Outlook(0, 0)
+            elif np.isfinite(seconds):
                 outlook, batch_size = self._timed(proposal, tail, multipliers, seconds)
             self._run.decide(name, {**asdict(outlook), "batch_size": batch_size})
         decided = self._run.decide(name, None)

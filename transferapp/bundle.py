@@ -171,8 +171,8 @@ def writing(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         staging = _beside(target, _STAGING, secrets.token_hex(4))
-        staging.mkdir()
         try:
+            staging.mkdir()
             yield staging
             assert (staging / MANIFEST).is_file(), "write_manifest comes last"
             for file in staging.iterdir():
@@ -181,7 +181,11 @@ def writing(target: Path) -> Iterator[Path]:
             sync_directory(staging)
             _swap(staging, target)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            try:
+                shutil.rmtree(staging, ignore_errors=True)
+            except BaseException:  # Ctrl-C while this was going on, which comes as an exception, and once
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
 
 
 def check_target(target: Path) -> None:

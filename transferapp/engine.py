@@ -143,7 +143,7 @@ class KerasEngine:
     def __init__(self, model: keras.Model) -> None:
         self.precision = str(model.compute_dtype)
         self._model = model
-        self._multiple = BATCH_SIZE if _backend() == "jax" else 1  # JAX compiles anew for each size of a batch
+        self._multiple = BATCH_SIZE if keras_backend() == "jax" else 1  # JAX compiles anew for each size of a batch
         self._lock = threading.Lock()  # Keras' predict function is not made for several threads
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
@@ -195,7 +195,7 @@ def accelerator_devices() -> tuple[Device, ...]:
 def _described() -> dict[str, Device]:
     """What the backend knows of its devices, by Keras' name for them."""
     found = {}
-    if _backend() == "jax":
+    if keras_backend() == "jax":
         import jax
 
         for device in jax.devices():
@@ -203,7 +203,7 @@ def _described() -> dict[str, Device]:
             found[name] = Device(
                 name, str(device.device_kind), _capability(getattr(device, "compute_capability", None))
             )
-    elif _backend() == "tensorflow":
+    elif keras_backend() == "tensorflow":
         import tensorflow as tf
 
         for index, card in enumerate(tf.config.list_physical_devices("GPU")):
@@ -243,22 +243,23 @@ def data_parallel(devices: Sequence[str]) -> AbstractContextManager[Any]:
     import keras
 
     strategy: Any
-    if _backend() == "tensorflow":
+    if keras_backend() == "tensorflow":
         import tensorflow as tf
 
         strategy = tf.distribute.MirroredStrategy([device.upper() for device in devices])
-    elif _backend() == "jax":
+    elif keras_backend() == "jax":
         strategy = keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)
     else:
         raise ResourceError(
-            f"Training on {len(devices)} devices is not to be had from Keras on {_backend()}",
+            f"Training on {len(devices)} devices is not to be had from Keras on {keras_backend()}",
             hint="Unset KERAS_BACKEND, or show it one device only",
         )
     scope: AbstractContextManager[Any] = strategy.scope()
     return scope
 
 
-def _backend() -> str:
+def keras_backend() -> str:
+    """The framework that Keras runs on: `tensorflow`, `jax` or another. Imports Keras."""
     import keras
 
     return str(keras.backend.backend())
@@ -289,7 +290,7 @@ def convert(model: keras.Model) -> Any:
     Raises:
         ResourceError: The other process failed, for want of memory, disk or TensorFlow.
     """
-    if _backend() != "tensorflow":
+    if keras_backend() != "tensorflow":
         return _convert_elsewhere(model)
     import tensorflow as tf
 

@@ -260,6 +260,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on_from_the_last_epoch(
     assert trained.history[-1].learning_rate < 0.2 * SETTINGS.learning_rate, "the cosine ends where the run does"
 
 
+@pytest.mark.slow
 def test_the_state_of_the_optimizer_survives_a_lack_of_memory(tmp_path: Path) -> None:
     """As if the run had been interrupted after the first epoch, and gone on with the smaller batch."""
     model = toy_model()
@@ -283,7 +284,11 @@ def test_the_state_of_the_optimizer_survives_a_lack_of_memory(tmp_path: Path) ->
 
 def test_where_the_smallest_batch_is_too_large_that_is_said(tmp_path: Path) -> None:
     model = toy_model()
-    starve(model, *range(1, 9))
+
+    def fit(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    model.fit = fit
     with pytest.raises(ResourceError, match="not enough memory to train with batches of 4") as caught:
         run(tmp_path, model=model)
     assert caught.value.exit_code == 5
@@ -343,7 +348,9 @@ def test_a_run_that_diverges_at_once_is_an_error(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("after", [(1, 2), (3,), (4,)])
+@pytest.mark.parametrize(
+    "after", [(1, 2), pytest.param((3,), marks=pytest.mark.slow), pytest.param((4,), marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_ends_as_if_nothing_had_happened(
     tmp_path: Path, full_run: FullRun, after: tuple[int, ...]
 ) -> None:
@@ -375,6 +382,7 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(
             np.testing.assert_array_equal(own, other)
 
 
+@pytest.mark.slow
 def test_where_both_generations_are_lost_the_run_begins_anew(tmp_path: Path, full_run: FullRun) -> None:
     with pytest.raises(Killed):
         run(tmp_path, HARD, model=hard_model(), on_epoch=killed)

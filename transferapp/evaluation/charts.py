@@ -312,7 +312,9 @@ def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int
             for point in known
             if point
         ]
-    shown = {1, epochs} | ({best} if best and min(best - 1, epochs - best) > epochs / 6 else set())
+    shown = {1, epochs}
+    if best is not None and min(best - 1, epochs - best) > _NEAR * (epochs - 1):
+        shown.add(best)
     for epoch in sorted(shown):
         x = _percent(across(epoch - 1))
         marks.append(Markup('<text class="small" x="{}" y="136" text-anchor="middle">{}</text>').format(x, epoch))
