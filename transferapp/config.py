@@ -29,7 +29,8 @@ MAX_SEED = 2**32 - 1
 
 SOLVED_HEAD_FACTOR = 3.0
 """The classifier starts solved and bears a higher rate than a random one; the backbone's, a tenth of it, is then 3e-4 for Adam.
-With 1e-4 a few epochs end 3 points lower (CIFAR-10, last two stages, five epochs of 4,000 pictures: .817 against .843)."""
+With 1e-4 a few epochs ended 3 points lower (CIFAR-10, last two stages, five epochs of 4,000 pictures: .817 against .843).
+Single runs, taken before BatchNorm was held in inference mode: to be taken again."""
 
 
 def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
