@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transferapp.bundle import Bundle, check_target, read_bundle, write_manifest, writing
-from transferapp.engine import KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
-from transferapp.errors import BundleError, TrainingError, UsageError
-from transferapp.evaluation.parity import Parity, compare
+from transferapp.engine import convert, save_converted
+from transferapp.errors import BundleError, UsageError
+from transferapp.evaluation.parity import Parity
+from transferapp.export import served_precision
 from transferapp.manifest import library_versions
 from transferapp.storage import disk_errors
 
@@ -123,19 +124,14 @@ def _parity(
     coarse = rng.integers(0, 256, (PARITY_PICTURES, 8, 8, 3)).astype(np.float32)
     rows, columns = (np.arange(side) * 8 // side for side in size)
     pixels = coarse[:, rows][:, :, columns].astype(np.uint8)
-    reference = KerasEngine(network)(pixels)
-    wanted = resolve_precision(precision)
-    parity = {
-        name: compare(reference, OpenVINOEngine(converted, precision=name)(pixels), name)
-        for name in dict.fromkeys(["f32", wanted])
-    }
-    if not parity["f32"].acceptable:
-        raise TrainingError(
-            f"The exported ensemble differs from its members by {parity['f32'].max_difference:.3g} in a probability",
-            expected="agreement to rounding",
-            hint="Please report this with the names of the members' backbones",
-        )
-    return parity, wanted if parity[wanted].acceptable else "f32"
+    return served_precision(
+        network,
+        converted,
+        pixels,
+        precision,
+        differs="The exported ensemble differs from its members",
+        report="the names of the members' backbones",
+    )
 
 
 def _merged_split(bundles: Sequence[Bundle]) -> str:

@@ -65,19 +65,47 @@ def check_parity(
     """
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
     records = _spread(part.records, PARITY_PICTURES)
-    pixels = np.stack([center_pixels(record, chosen.trunk.image_size) for record in records])
-    wanted = resolve_precision(config.precision)
+    return served_precision(
+        network,
+        converted,
+        np.stack([center_pixels(record, chosen.trunk.image_size) for record in records]),
+        config.precision,
+        differs="The exported network differs from the trained one",
+        report="the name of the backbone; --backbone efficientnet_lite0 is known to export well",
+    )
+
+
+def served_precision(
+    network: keras.Model, converted: Any, pixels: np.ndarray, precision: str, *, differs: str, report: str
+) -> tuple[dict[str, Parity], str]:
+    """How far an exported network is from the Keras model, and the precision to serve it in: what is wanted, if it agrees.
+
+    Args:
+        network: The Keras model.
+        converted: The same for OpenVINO.
+        pixels: Pictures to compare on: uint8, shape (n, height, width, 3).
+        precision: What is wanted: `f32`, `bf16` or `auto`.
+        differs: How an error begins that says they do not agree.
+        report: What to report then.
+
+    Returns:
+        The figures by precision, and the name of one of them.
+
+    Raises:
+        TrainingError: In f32 they differ by more than rounding.
+    """
+    wanted = resolve_precision(precision)
     # Keras spends most of its time in tracing, on one core: OpenVINO has the other meanwhile.
     with ThreadPoolExecutor(1) as pool:
         keras_scores = pool.submit(KerasEngine(network), pixels)
         scores = {p: OpenVINOEngine(converted, precision=p)(pixels) for p in dict.fromkeys(["f32", wanted])}
         reference = keras_scores.result()
-    parity = {precision: compare(reference, given, precision) for precision, given in scores.items()}
+    parity = {name: compare(reference, given, name) for name, given in scores.items()}
     if not parity["f32"].acceptable:
         raise TrainingError(
-            f"The exported network differs from the trained one by {parity['f32'].max_difference:.3g} in a probability",
+            f"{differs} by {parity['f32'].max_difference:.3g} in a probability",
             expected="agreement to rounding",
-            hint="Please report this with the name of the backbone; --backbone efficientnet_lite0 is known to export well",
+            hint=f"Please report this with {report}",
         )
     return parity, wanted if parity[wanted].acceptable else "f32"
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferapp.augmentation import LECTURE_AUGMENTATION, Augmentation, seeded_generator
+from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
@@ -21,9 +22,6 @@ from transferapp.views import RESAMPLE, SHORT_SIDE, center_view, render, short_s
 
 CACHE_BYTES = 1_000_000_000
 """What decoded pictures may take of the memory. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if it is smaller."""
-
-_LIMITS = ImageLimits(max_pixels=100_000_000)
-"""As in the audit: training pictures may be larger than uploads."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -88,7 +86,7 @@ def training_pictures(
     augmentation: Augmentation = LECTURE_AUGMENTATION,
     *,
     max_bytes: int = CACHE_BYTES,
-    limits: ImageLimits = _LIMITS,
+    limits: ImageLimits = DATASET_LIMITS,
 ) -> DecodedCache:
     """A cache of whole pictures, reduced to what the largest training scale needs.
 
@@ -112,7 +110,7 @@ def training_pictures(
 
 
 def center_views(
-    image_size: tuple[int, int], *, max_bytes: int = CACHE_BYTES, limits: ImageLimits = _LIMITS
+    image_size: tuple[int, int], *, max_bytes: int = CACHE_BYTES, limits: ImageLimits = DATASET_LIMITS
 ) -> DecodedCache:
     """A cache of centre views, with the very pixels that a served model sees. Arguments as of `training_pictures`."""
     short_side = short_side_to_decode(SHORT_SIDE, image_size)
