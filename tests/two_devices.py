@@ -68,7 +68,7 @@ def trained(count: int, hardware: Any) -> dict[str, Any]:
         ready = prepare(tail.model, make_batches, tail.multipliers(0.1, 0.5), hardware, validation)
         model = ready.model
         model.compile(
-            optimizer=make_optimizer("adam", 1e-2, multipliers=ready.multipliers, average=0.9),
+            optimizer=make_optimizer("adam", 1e-2, multipliers=ready.multipliers, average=0.9, clip_norm=0.05),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             weighted_metrics=["accuracy"],
             jit_compile="auto" if keras.backend.backend() == "jax" else False,

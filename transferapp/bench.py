@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transferapp.accelerators import detect, distributed
 from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError, TransferAppError
 from transferapp.features import CENTER
-from transferapp.feeds import Feed, Feeds
+from transferapp.feeds import Feeds
 from transferapp.measurement import Measurement, Workshop
 from transferapp.policy.budget import Cost, Outlook, affordable
 from transferapp.policy.proposals import MIN_EPOCHS, Proposal
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import keras
 
     from transferapp.training.loop import Trained
+    from transferapp.training.parallel import Prepared
     from transferapp.training.tail import Tail
 
 MAX_FOUND_RATE = 1e-2
@@ -111,6 +113,7 @@ class Bench:
         self._train, self._val = measurement.dataset.part("train"), measurement.dataset.part("val")
         self._class_names = measurement.dataset.class_names
         self._config, self._run, self._progress = config, run, progress
+        self._hardware = detect()
         self._backbone: keras.Model = shop.model(self._chosen.spec)
         self._pristine = self._random_weights() if config.scratch else self._backbone.get_weights()
         self.head = self._blank_head() if config.scratch else self._top_probe()
@@ -129,6 +132,7 @@ class Bench:
 
     def _attempt(self, contender: Contender, proposal: Proposal, seconds: float) -> Entry:
         from transferapp.training.loop import train
+        from transferapp.training.parallel import prepare
 
         started = time.perf_counter()
         tail = self.tail(proposal.cut)
@@ -138,22 +142,24 @@ class Bench:
         if outlook.epochs < min(MIN_EPOCHS, self._config.epochs):
             return Entry(contender.because(_too_little_time(outlook.epochs)))
         feed = self.feeds.full(proposal.cut, outlook.views)
-        rate, found = self._rate(proposal, tail, feed, multipliers, batch_size)
-        contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * self._ratio)
-        spent = time.perf_counter() - started
-        with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
-            trained = train(
-                tail.model,
-                feed.make_batches,
-                feed.validation,
-                self._val.labels,
-                self._settings(outlook.epochs, rate),
-                batch_size=batch_size,
-                multipliers=multipliers,
-                checkpoints=self._run.checkpoints(proposal.cut),
-                on_epoch=lambda epoch: advance(epoch.epoch),
-            )
-            advance(outlook.epochs)
+        with distributed(self._hardware):
+            ready = prepare(tail.model, feed.make_batches, multipliers, self._hardware, feed.validation)
+            rate, found = self._rate(proposal, ready, batch_size)
+            contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * self._ratio)
+            spent = time.perf_counter() - started
+            with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
+                trained = train(
+                    ready.model,
+                    ready.make_batches,
+                    ready.validation,
+                    self._val.labels,
+                    self._settings(outlook.epochs, rate),
+                    batch_size=batch_size,
+                    multipliers=ready.multipliers,
+                    checkpoints=self._run.checkpoints(proposal.cut),
+                    on_epoch=lambda epoch: advance(epoch.epoch),
+                )
+                advance(outlook.epochs)
         contender = replace(
             contender,
             accuracy=trained.accuracy,
@@ -197,17 +203,20 @@ class Bench:
     def _timed(
         self, proposal: Proposal, tail: Tail, multipliers: dict[str, float], seconds: float
     ) -> tuple[Outlook, int]:
+        from transferapp.training.parallel import prepare
         from transferapp.training.session import time_step
 
         config, started = self._config, time.perf_counter()
         sample = self.feeds.sample(proposal.cut)
-        step, batch_size = time_step(
-            tail.model,
-            sample.make_batches,
-            self._settings(config.epochs, config.head_learning_rate),
-            multipliers=multipliers,
-            batch_size=config.batch_size,
-        )
+        with distributed(self._hardware):
+            ready = prepare(tail.model, sample.make_batches, multipliers, self._hardware)
+            step, batch_size = time_step(
+                ready.model,
+                ready.make_batches,
+                self._settings(config.epochs, config.head_learning_rate),
+                multipliers=ready.multipliers,
+                batch_size=config.batch_size,
+            )
         passes = 2 if config.average else 1  # raw and averaged weights are both judged
         cost = Cost(
             epoch=step * (len(self._train) + _FORWARD * passes * len(self._val)),
@@ -224,9 +233,7 @@ class Bench:
             outlook = affordable(cost, left, config.epochs, max_views)
         return outlook, batch_size
 
-    def _rate(
-        self, proposal: Proposal, tail: Tail, feed: Feed, multipliers: dict[str, float], batch_size: int
-    ) -> tuple[float, str]:
+    def _rate(self, proposal: Proposal, ready: Prepared, batch_size: int) -> tuple[float, str]:
         """The head's learning rate, and how it was found, where it was: decided once a run."""
         config, name = self._config, f"{proposal.cut}/learning-rate"
         if config.learning_rate != "find":
@@ -236,10 +243,10 @@ class Bench:
 
             with self._progress.task(f"{proposal.name}: looking for a learning rate", 0):
                 found = suggest_rate(
-                    tail.model,
-                    feed.make_batches,
+                    ready.model,
+                    ready.make_batches,
                     self._settings(config.epochs, config.head_learning_rate),
-                    multipliers=multipliers,
+                    multipliers=ready.multipliers,
                     batch_size=batch_size,
                 )
             rate = min(found.suggestion, MAX_FOUND_RATE)

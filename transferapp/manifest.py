@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transferapp.accelerators import detect
 from transferapp.backbones.registry import weights_fingerprint
 from transferapp.config import FitConfig
 from transferapp.data.dataset import SPLITS, Dataset
+from transferapp.engine import keras_backend
 from transferapp.evaluation.parity import Parity
 from transferapp.measurement import Candidate, Measurement
 from transferapp.probe import L2_PATH
@@ -95,6 +97,7 @@ def describe(
         "parity": {precision: figures.to_json() for precision, figures in parity.items()},
         "precision": {"served": served},
         "config": config.to_json(),
+        "hardware": {**detect().to_json(), "backend": keras_backend()},
         "versions": library_versions(),
     }
 
@@ -117,7 +120,7 @@ def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:
 
 def library_versions() -> dict[str, str]:
     found = {}
-    for package in ("transferapp", "tensorflow", "keras", "openvino", "numpy", "scipy", "pillow"):
+    for package in ("transferapp", "tensorflow", "jax", "keras", "openvino", "numpy", "scipy", "pillow"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

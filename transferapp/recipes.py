@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from transferapp.accelerators import detect
 from transferapp.bundle import check_target, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
@@ -158,7 +159,14 @@ def run_identity(config: FitConfig, measurement: Measurement) -> dict[str, Any]:
         "data": measurement.dataset.fingerprint(),
         "chosen backbone": measurement.chosen.trunk.key,
         "chosen cut": measurement.chosen.cut.name,
+        "hardware": _hardware(),
     }
+
+
+def _hardware() -> str:
+    """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another."""
+    hardware = detect()
+    return f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}"
 
 
 @contextmanager

@@ -78,6 +78,7 @@ def show_card(
     candidates: Sequence[Mapping[str, Any]],
     ignored: Sequence[Mapping[str, Any]],
     contenders: Sequence[Mapping[str, Any]] = (),
+    hardware: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the decision card: what was measured, which quadrant, what follows, what came of it, what would change it."""
     console = _console()
@@ -86,7 +87,7 @@ def show_card(
         "",
         _quadrants(plan, console),
         "",
-        _grid(_argument(plan, candidates)),
+        _grid(_argument(plan, candidates, hardware)),
         "",
         _Candidates(candidates),
         "",
@@ -114,13 +115,17 @@ def _heading(plan: Mapping[str, Any]) -> Text:
     )
 
 
-def _argument(plan: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, RenderableType]]:
+def _argument(
+    plan: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], hardware: Mapping[str, Any] | None
+) -> list[tuple[str, RenderableType]]:
     """The reasons in the order of the argument, and what is done because of them."""
     rows: list[tuple[str, RenderableType]] = []
     for label, sentences in labelled(plan["reasons"]):
         rows += [(label if first else "", Text(printable(s))) for first, s in _first(sentences)]
     if len(candidates) > 1:
         rows.append(("backbone", Text(printable(f"{plan['backbone']}. {backbone_reason(candidates)}"))))
+    if hardware is not None:
+        rows.append(("hardware", Text(printable(hardware["sentence"]))))
     rows.append(("method", Text(printable(f"{plan['method']}, on {plan['backbone']} cut at {plan['cut']}"), "bold")))
     return rows
 

@@ -30,5 +30,11 @@ def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) 
         print_json(result.manifest)
         return
     manifest = result.manifest
-    show_card(manifest["plan"], manifest["candidates"], manifest["data"]["ignored"], manifest["contenders"])
+    show_card(
+        manifest["plan"],
+        manifest["candidates"],
+        manifest["data"]["ignored"],
+        manifest["contenders"],
+        manifest["hardware"],
+    )
     show_outcome(manifest, result.path, time.perf_counter() - started)

@@ -17,6 +17,7 @@ from transferapp.cli.streams import print_json
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Measure pictures, show what would be trained, and why."""
     config = config_from(config_file, flags)
+    from transferapp.accelerators import detect
     from transferapp.cli.card import show_card
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.manifest import candidate_json
@@ -30,4 +31,4 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json(document)
     else:
-        show_card(measurement.plan.to_json(), candidates, ignored)
+        show_card(measurement.plan.to_json(), candidates, ignored, hardware=detect().to_json())

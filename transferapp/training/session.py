@@ -18,6 +18,7 @@ from transferapp.probe import log_softmax
 from transferapp.training.checkpoint import Generation
 from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
 from transferapp.training.optimizers import averaged_weights, make_optimizer
+from transferapp.training.parallel import replicas, unwrapped
 from transferapp.training.pictures import CenterBatches, FollowEpochs, PictureBatches, original_errors
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
@@ -59,7 +60,8 @@ class Session:
         self.model = model
         self._batches = make_batches(batch_size)
         self._validation = validation
-        self._watched = [b for b in (self._batches, validation) if isinstance(b, PictureBatches | CenterBatches)]
+        fed = map(unwrapped, (self._batches, validation))
+        self._watched = [batches for batches in fed if isinstance(batches, PictureBatches | CenterBatches)]
         self._steps = len(self._batches)
         total = self._steps * settings.epochs
         warmup = min(round(WARMUP_FRACTION * total), total - 1)
@@ -96,7 +98,7 @@ class Session:
     def validate(self, labels: np.ndarray) -> tuple[np.ndarray, float, float]:
         """(logits, mean loss in nats, accuracy) on the validation pictures."""
         with original_errors(*self._watched):
-            logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)
+            logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)[: len(labels)]
         loss = float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
         return logits, loss, float((logits.argmax(axis=1) == labels).mean())
 
@@ -163,7 +165,8 @@ def time_step(
                 for index in range(_TIMED_STEPS + 1):
                     started = time.perf_counter()
                     batch = batches[index % len(batches)]
-                    model.train_on_batch(*batch)
+                    share = -(-len(batch[1]) // replicas(model))
+                    model.train_on_batch(*(part[:share] for part in batch))
                     seconds.append((time.perf_counter() - started) / len(batch[1]))
                 return float(np.median(seconds[1:])), batch_size
             except Exception as error:
@@ -232,12 +235,13 @@ def _compile(
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],  # what fills a batch up for several devices has no weight
         # XLA on the CPU is ten times slower than TensorFlow's plain graph on depthwise convolutions (measured).
         jit_compile="auto" if keras.backend.backend() == "jax" else False,
     )
-    optimizer.build(model.trainable_variables)
-    return optimizer
+    # In half precision Keras has put an optimizer around it that scales the loss.
+    model.optimizer.build(model.trainable_variables)
+    return model.optimizer
 
 
 def _array(variable: Any) -> np.ndarray:
