@@ -108,7 +108,7 @@ def run(folder: Path, kills: int, backbone: str | None, epochs: int, seed: int, 
         raise SystemExit("The undisturbed fit failed; run with --debug in its command to see why.")
     seconds = time.monotonic() - started
     if talk:
-        print(f"The undisturbed fit took {seconds:.1f} s.")
+        print(f"The undisturbed fit took {seconds:.1f} s.", flush=True)
     rng = random.Random(seed)
     outcome = []
     for number in range(kills):

@@ -337,3 +337,40 @@ def test_from_scratch_nothing_of_what_was_pretrained_is_left(root: Path, tmp_pat
     assert accuracy(around, network) == winner.accuracy
     again = bake(ring(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3"), tmp_path / "again")
     assert timeless(again) == timeless(outcome), "the seed decides the random weights"
+
+
+# -------------------------------------------------------------------------------------------------------- room on the disk
+
+
+def test_with_little_room_on_the_disk_fewer_views_are_cached(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = ring(root, tune="last", rule_only=True, epochs=3)
+    stage = around.measurement.chosen.trunk.stages[-2]
+    pictures = len(around.val) + 2.5 * len(
+        around.measurement.dataset.part("train")
+    )  # room for two views each, not three
+    room = int(np.prod(stage.shape) * 2 * pictures / 0.8)
+    monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: room)
+    outcome = bake(around, tmp_path / "bundle")
+    assert outcome.winner.epochs == 3
+    run = RunFolder(tmp_path / "bundle")
+    run.begin({})
+    assert run.decide(f"{stage.name}/plan", None)["views"] == 2
+
+
+def test_without_room_on_the_disk_a_contender_is_left_out_and_says_so(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = ring(root, tune="last", epochs=2)
+    monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: 1000)
+    outcome = bake(around, tmp_path / "bundle")
+    assert outcome.winner.name == "solved classifier"
+    assert "not enough room on the disk" in outcome.contenders[1].reason
+    assert "MB free" in outcome.contenders[1].reason
+
+
+def test_random_weights_are_given_all_their_epochs(root: Path, tmp_path: Path) -> None:
+    around = ring(root, tune="auto", scratch=True, epochs=6, learning_rate="1e-9")  # nothing improves
+    outcome = bake(around, tmp_path / "bundle")
+    assert outcome.winner.epochs == 6

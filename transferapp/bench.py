@@ -17,7 +17,7 @@ from transferapp.accelerators import detect, distributed
 from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError, TransferAppError
 from transferapp.features import CENTER
-from transferapp.feeds import Feeds
+from transferapp.feeds import NO_ROOM, Feeds
 from transferapp.measurement import Measurement, Workshop
 from transferapp.policy.budget import Cost, Outlook, affordable
 from transferapp.policy.proposals import MIN_EPOCHS, Proposal
@@ -26,7 +26,7 @@ from transferapp.progress import Progress
 from transferapp.run import RunFolder
 from transferapp.training.diagnosis import Curves, Finding, diagnose
 from transferapp.training.finder import STEPS
-from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingSettings, Weights
+from transferapp.training.settings import OUT_OF_MEMORY, PATIENCE, Epoch, TrainingSettings, Weights
 
 if TYPE_CHECKING:
     import keras
@@ -126,6 +126,8 @@ class Bench:
         try:
             return self._attempt(contender, proposal, seconds)
         except (TrainingError, ResourceError) as error:
+            if isinstance(error, ResourceError) and error.code == NO_ROOM:
+                return Entry(contender.because(f"left out: {error}"))
             if isinstance(error, ResourceError) and error.code != OUT_OF_MEMORY:
                 raise
             return Entry(contender.because(f"failed: {error}"), error=error)
@@ -182,6 +184,8 @@ class Bench:
             cycles=min(config.cycles, epochs),
             average=config.average,
             weight_decay=config.weight_decay,
+            # Random weights stand still for epochs before they learn: a curve to compare with is not cut off for that.
+            patience=config.epochs if config.scratch else PATIENCE,
         )
 
     def _outlook(
@@ -189,13 +193,14 @@ class Bench:
     ) -> tuple[Outlook, int]:
         """Epochs and views that the time left allows, timed on a few steps, and the batch size: decided once a run."""
         config, name = self._config, f"{proposal.cut}/plan"
-        wanted, max_views = config.epochs, self.feeds.max_views(proposal.cut)
         if not self._run.decided(name):
-            outlook, batch_size = Outlook(wanted, min(wanted, max_views)), config.batch_size
+            views = min(config.epochs, self.feeds.max_views(proposal.cut))
+            outlook, batch_size = Outlook(config.epochs, views), config.batch_size
             if seconds <= 0:
                 outlook = Outlook(0, 0)
             elif np.isfinite(seconds):
-                outlook, batch_size = self._timed(proposal, tail, multipliers, seconds)
+                with self._progress.task(f"{proposal.name}: timing a training step", 0):
+                    outlook, batch_size = self._timed(proposal, tail, multipliers, seconds)
             self._run.decide(name, {**asdict(outlook), "batch_size": batch_size})
         decided = self._run.decide(name, None)
         return Outlook(decided["epochs"], decided["views"]), decided["batch_size"]
@@ -225,13 +230,8 @@ class Bench:
             + (step * batch_size * STEPS if config.learning_rate == "find" else 0.0),
         )
         left = _SPARE * seconds - (time.perf_counter() - started)
-        max_views = self.feeds.max_views(proposal.cut)
-        outlook = affordable(cost, proposal.share * left, config.epochs, max_views)
-        if outlook.epochs < min(
-            MIN_EPOCHS, config.epochs
-        ):  # one contender that is trained is worth more than two that are not
-            outlook = affordable(cost, left, config.epochs, max_views)
-        return outlook, batch_size
+        # One contender that is trained to its end is worth more than two that are not, so none leaves time for the next.
+        return affordable(cost, left, config.epochs, self.feeds.max_views(proposal.cut)), batch_size
 
     def _rate(self, proposal: Proposal, ready: Prepared, batch_size: int) -> tuple[float, str]:
         """The head's learning rate, and how it was found, where it was: decided once a run."""

@@ -116,10 +116,10 @@ def view_pixels(
     return augmented_pixels(image, rng, image_size, chance.augmentation, chance.pca)
 
 
-def center_pixels(record: Record, image_size: tuple[int, int]) -> np.ndarray:
+def center_pixels(record: Record, image_size: tuple[int, int], limits: ImageLimits = DATASET_LIMITS) -> np.ndarray:
     """The centre view of an audited picture: uint8, shape (height, width, 3)."""
     needed = short_side_to_decode(SHORT_SIDE, image_size)
-    image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
+    image = decode_image(record.path, limits=limits, min_short_side=needed).image
     return view_pixels(image, CENTER, record.sha256, image_size)
 
 

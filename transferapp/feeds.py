@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,28 @@ from transferapp.backbones.stages import Stage, stage_named
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.engine import BATCH_SIZE, resolve_engine
+from transferapp.errors import ResourceError
 from transferapp.features import CENTER, FeatureStore, random_view_name
 from transferapp.measurement import Candidate, worker_count
 from transferapp.policy.budget import MAX_CACHED_VIEWS
 from transferapp.policy.proposals import INPUT
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
+from transferapp.storage import free_bytes
 
 if TYPE_CHECKING:
     import keras
 
     from transferapp.training.settings import Batches, MakeBatches
+
+NO_ROOM = "no_room"
+"""Code of the error that there is no room for activations."""
+
+_DISK_SHARE = 0.8
+"""Share of the free disk that activations may take: other programs, and the bundle, need some too."""
+
+_CACHED_AS = "float16"
+"""Half precision: the activations of a stage are rounded less by it than from one random view to the next."""
 
 _TIMED_PICTURES = 24
 """Pictures of whose views the trunk is timed: with eight views each, a second or less of work that is needed anyway."""
@@ -87,8 +99,27 @@ class Feeds:
         return None if cut == INPUT else stage_named(self._chosen.trunk.stages, cut)
 
     def max_views(self, cut: str) -> int:
-        """Views of each picture that are cached at most; 0 where nothing is."""
-        return 0 if cut == INPUT else MAX_CACHED_VIEWS
+        """Views of each picture that are cached at most, as far as there is room on the disk; 0 where nothing is.
+
+        Raises:
+            ResourceError: There is no room for a single one.
+        """
+        if cut == INPUT:
+            return 0
+        stage = stage_named(self._chosen.trunk.stages, cut)
+        picture = math.prod(stage.shape) * np.dtype(_CACHED_AS).itemsize
+        free = free_bytes(self._run.path)
+        room = int(free * _DISK_SHARE - picture * len(self._val)) // (picture * len(self._train))
+        if room < 1:
+            needed = picture * (len(self._train) + len(self._val)) / _DISK_SHARE
+            raise ResourceError(
+                "There is not enough room on the disk for its activations",
+                expected=f"{needed / 1e6:,.0f} MB free beside {self._run.path}",
+                got=f"{free / 1e6:,.0f} MB",
+                hint="Free some space, or choose another place with --out",
+                code=NO_ROOM,
+            )
+        return min(room, MAX_CACHED_VIEWS)
 
     def full(self, cut: str, views: int) -> Feed:
         """Everything, with so many cached views of each picture."""
@@ -178,7 +209,7 @@ class Feeds:
             store = FeatureStore(
                 trunk,
                 workers=worker_count(),
-                dtype="float16",
+                dtype=_CACHED_AS,
                 chance=self._chosen.store.chance,
                 folder=self._run.path / f"activations-{cut}",
             )

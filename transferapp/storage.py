@@ -73,13 +73,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         full = error.errno in _DISK_FULL
         free = ""
         with contextlib.suppress(OSError):
-            parent = next(p for p in (path, *path.parents) if p.exists())
-            free = f", {shutil.disk_usage(parent).free / 1e6:.0f} MB free there" if full else ""
+            free = f", {free_bytes(path) / 1e6:.0f} MB free there" if full else ""
         raise ResourceError(
             f"Could not write {path}: {error.strerror or error}{free}",
             hint=f"{'Free some space or choose' if full else 'Choose'} another place, then run the same command again; "
             "nothing that was there is lost",
         ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """What there is room for on the disk where `path` is, or would be."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
 
 
 def cache_directory() -> Path:

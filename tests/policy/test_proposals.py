@@ -10,10 +10,8 @@ from transferapp.policy.proposals import INPUT, propose
 LITE = ("block2", "block4", "block7", "block10", "block14", "top")
 
 
-def cuts(
-    size: str, similarity: str, stages: tuple[str, ...] = LITE, tune: str = "auto"
-) -> list[tuple[str, str, float]]:
-    return [(p.name, p.cut, p.share) for p in propose(size, similarity, stages, tune)]
+def cuts(size: str, similarity: str, stages: tuple[str, ...] = LITE, tune: str = "auto") -> list[tuple[str, str]]:
+    return [(p.name, p.cut) for p in propose(size, similarity, stages, tune)]
 
 
 @pytest.mark.parametrize("similarity", ["similar", "different"])
@@ -23,13 +21,13 @@ def test_small_sets_tune_nothing(similarity: str) -> None:
 
 def test_large_and_similar_tunes_the_last_stages() -> None:
     assert cuts("large", "similar") == [
-        ("last two stages", "block10", 0.4),
-        ("all but the first stages", "block4", 1.0),
+        ("last two stages", "block10"),
+        ("all but the first stages", "block4"),
     ]
 
 
 def test_large_and_different_tunes_everything() -> None:
-    assert cuts("large", "different") == [("all but the first stages", "block4", 0.4), ("whole network", INPUT, 1.0)]
+    assert cuts("large", "different") == [("all but the first stages", "block4"), ("whole network", INPUT)]
 
 
 @pytest.mark.parametrize(
@@ -37,8 +35,8 @@ def test_large_and_different_tunes_everything() -> None:
 )
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_a_person_may_insist(size: str, tune: str, cut: str) -> None:
-    ((_, found, share),) = cuts(size, "similar", tune=tune)
-    assert (found, share) == (cut, 1.0)
+    ((_, found),) = cuts(size, "similar", tune=tune)
+    assert found == cut
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
@@ -61,8 +59,7 @@ def test_short_backbones_are_not_cut_twice_at_one_place(
 ) -> None:
     for similarity, expected in (("similar", similar), ("different", different)):
         found = cuts("large", similarity, stages)
-        assert [cut for _, cut, _ in found] == expected
-        assert [share for *_, share in found] == [0.4] * (len(expected) - 1) + [1.0], "the last takes what is left"
+        assert [cut for _, cut in found] == expected
 
 
 @pytest.mark.parametrize(("tune", "stages"), [("last", ("a",)), ("last-two", ("a", "b")), ("most", ("a",))])

@@ -18,7 +18,7 @@ from transferapp.augmentation import Augmentation
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError
 from transferapp.images import decode_image
-from transferapp.training.decoded import DecodedCache, center_views, sample_pixels, training_pictures
+from transferapp.training.decoded import DecodedCache, center_views, training_pictures
 from transferapp.views import center_view, render
 
 SIZE = (32, 32)
@@ -180,45 +180,3 @@ def test_a_kept_picture_outlives_its_file(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
-
-
-@pytest.fixture
-def plain_pictures(tmp_path: Path) -> list[Record]:
-    """Twelve pictures of one colour each: red is ten times the number."""
-    records = []
-    for number in range(12):
-        path = tmp_path / f"{number}.png"
-        Image.new("RGB", (40 + number, 40), (10 * number, 255 - number, number)).save(path)
-        records.append(record_of(path))
-    return records
-
-
-def test_samples_are_so_many_pixels_of_so_many_pictures(plain_pictures: list[Record]) -> None:
-    samples = sample_pixels(plain_pictures, training_pictures(SIZE), num_pictures=5, num_pixels=7)
-    assert samples.shape == (35, 3)
-    assert samples.dtype == np.uint8
-    reds, counts = np.unique(samples[:, 0], return_counts=True)
-    assert counts.tolist() == [7] * 5
-    assert set(reds) <= set(range(0, 120, 10))
-
-
-def test_all_pictures_are_sampled_where_there_are_few(plain_pictures: list[Record]) -> None:
-    samples = sample_pixels(plain_pictures, training_pictures(SIZE), num_pixels=3)
-    assert sorted(samples[:, 0].tolist()) == sorted(list(range(0, 120, 10)) * 3)
-
-
-def test_samples_come_from_all_over_a_picture(tmp_path: Path) -> None:
-    ramp = np.zeros((40, 50, 3), np.uint8)
-    ramp[..., 0], ramp[..., 1] = np.arange(50), np.arange(40)[:, None]
-    Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    samples = sample_pixels([record_of(tmp_path / "ramp.png")], training_pictures(SIZE), num_pixels=4000)
-    assert set(samples[:, 0]) == set(range(50))
-    assert set(samples[:, 1]) == set(range(40))
-
-
-def test_the_seed_alone_decides_the_samples(plain_pictures: list[Record]) -> None:
-    def samples(seed: int, workers: int, max_bytes: int) -> bytes:
-        cache = training_pictures(SIZE, max_bytes=max_bytes)
-        return sample_pixels(plain_pictures, cache, num_pictures=6, seed=seed, workers=workers).tobytes()
-
-    assert samples(1, 1, 0) == samples(1, 4, 10**6) != samples(2, 1, 0)

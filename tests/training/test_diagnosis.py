@@ -341,16 +341,6 @@ def test_curves_of_unequal_length_are_refused_by_name() -> None:
         Curves((1.0, 0.9), val_loss=(1.0,))
 
 
-def test_a_keras_history_is_read() -> None:
-    history = {
-        "loss": [1.0, 0.5],
-        "accuracy": [0.5, 0.75],
-        "val_loss": [1.1, 0.6],
-        "learning_rate": np.array([0.1, 0.2]),
-    }
-    assert Curves.from_history(history) == Curves((1.0, 0.5), (0.5, 0.75), (1.1, 0.6), (), (0.1, 0.2))
-
-
 FINITE_OR_NOT = st.floats(0, 1e6) | st.sampled_from([math.nan, math.inf])
 
 

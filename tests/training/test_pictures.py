@@ -18,7 +18,7 @@ from transferapp.colour import ColourJitter, PCAColour, fit_pca_colour
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError
 from transferapp.images import decode_image
-from transferapp.training.decoded import DecodedCache, center_views, sample_pixels, training_pictures
+from transferapp.training.decoded import DecodedCache, center_views, training_pictures
 from transferapp.training.pictures import CenterBatches, FollowEpochs, PictureBatches, original_errors
 from transferapp.views import center_view, render
 
@@ -45,7 +45,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def pca(records: list[Record]) -> PCAColour:
-    return fit_pca_colour(sample_pixels(records, training_pictures(SIZE)))
+    return colours_of(records)
+
+
+def colours_of(records: list[Record]) -> PCAColour:
+    """The colour components of all their pixels."""
+    pictures = [np.asarray(Image.open(record.path).convert("RGB")).reshape(-1, 3) for record in records]
+    return fit_pca_colour(np.concatenate(pictures))
 
 
 @pytest.fixture
@@ -264,7 +270,7 @@ def test_a_network_learns_from_it_with_two_workers(tmp_path: Path) -> None:
         Image.fromarray((noise + colour).astype(np.uint8)).save(path)
         records.append(Record(path, path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
     labels = [record.label for record in records]
-    pca = fit_pca_colour(sample_pixels(records, training_pictures(SIZE)))
+    pca = colours_of(records)
     train = PictureBatches(records, labels, image_size=SIZE, batch_size=8, seed=0, pca=pca, workers=2)
     validation = CenterBatches(records, labels, image_size=SIZE, batch_size=8, workers=2)
     layers = [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
@@ -331,7 +337,7 @@ def test_no_pictures_and_wrong_labels_are_refused(records: list[Record], pca: PC
         PictureBatches(records, [0, 1, 2], image_size=SIZE, batch_size=4, seed=0, pca=pca)
     with pytest.raises(ValueError, match="batch_size"):
         make(records, pca, batch_size=0)
-    with pytest.raises(ValueError, match="sample_pixels"):
+    with pytest.raises(ValueError, match="fit_pca_colour"):
         make(records, None)
 
 

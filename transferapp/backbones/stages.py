@@ -64,7 +64,7 @@ class _Point:
         return int(self.tensor.shape[3])
 
 
-def _nodes(model: keras.Model) -> list[Any]:
+def graph_nodes(model: keras.Model) -> list[Any]:
     """Every call of a layer, inputs first."""
     depths = model._nodes_by_depth  # Keras has no public walk over nodes; this is what `Functional.call` itself follows
     return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
@@ -78,7 +78,7 @@ def _articulation_points(model: keras.Model) -> list[_Point]:
     """
     import keras
 
-    nodes = _nodes(model)
+    nodes = graph_nodes(model)
     last_use = {id(tensor): len(nodes) for tensor in model.outputs}
     for position, node in enumerate(nodes):
         for tensor in node.input_tensors:
@@ -205,7 +205,7 @@ def cut(model: keras.Model, stage: Stage) -> tuple[keras.Model, keras.Model]:
     # The tail's layers are called anew: ``keras.Model(tensor, output)`` fails where a layer is used on both sides of the cut.
     start = keras.Input(tensor.shape[1:], dtype=tensor.dtype, name="features")
     known = {id(tensor): start}
-    for node in _nodes(model):
+    for node in graph_nodes(model):
         if not node.is_input and all(id(t) in known for t in node.input_tensors):
             arguments, options = node.arguments.fill_in(known)
             called = node.operation(*arguments, **options)

@@ -23,12 +23,10 @@ class Proposal:
     Attributes:
         name: For people.
         cut: The last stage that stays frozen, or `INPUT`.
-        share: Of the time that is left when its turn comes, how much it may take at most.
     """
 
     name: str
     cut: str
-    share: float
 
 
 def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto") -> tuple[Proposal, ...]:
@@ -44,7 +42,8 @@ def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto
         tune: `auto` for the rule, or one of `TUNE_CHOICES` to overrule it.
 
     Returns:
-        Proposals, cheapest first; empty where only a classifier is to be trained.
+        Proposals, cheapest first, and in that order each is given the time that it needs; empty where only a classifier is
+        to be trained.
 
     Raises:
         UsageError: The backbone has too few stages for what is asked.
@@ -65,14 +64,8 @@ def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto
                 f"--tune {tune} does not fit this backbone", got=f"{len(stages)} stages", hint="Try --tune all"
             )
         cuts = {"all": INPUT}  # nothing can be left frozen of a single stage
-    return tuple(
-        Proposal(_NAMES[name], cut, _SHARE if position < len(cuts) else 1.0)
-        for position, (name, cut) in enumerate(cuts.items(), start=1)
-    )
+    return tuple(Proposal(_NAMES[name], cut) for name, cut in cuts.items())
 
-
-_SHARE = 0.4
-"""Of the time left, for a contender that others come after."""
 
 _NAMES = {
     "last": "last stage",

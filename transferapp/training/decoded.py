@@ -7,18 +7,18 @@ largest training scale needs, and kept as bytes. Knows nothing of Keras.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from transferapp.augmentation import LECTURE_AUGMENTATION, Augmentation, seeded_generator
+from transferapp.augmentation import LECTURE_AUGMENTATION, Augmentation
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ImageError
+from transferapp.features import center_pixels
 from transferapp.images import ImageLimits, decode_image
-from transferapp.views import RESAMPLE, SHORT_SIDE, center_view, render, short_side_to_decode
+from transferapp.views import RESAMPLE, short_side_to_decode
 
 CACHE_BYTES = 1_000_000_000
 """What decoded pictures may take of the memory. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if it is smaller."""
@@ -113,48 +113,4 @@ def center_views(
     image_size: tuple[int, int], *, max_bytes: int = CACHE_BYTES, limits: ImageLimits = DATASET_LIMITS
 ) -> DecodedCache:
     """A cache of centre views, with the very pixels that a served model sees. Arguments as of `training_pictures`."""
-    short_side = short_side_to_decode(SHORT_SIDE, image_size)
-
-    def make(record: Record) -> Pixels:
-        image = decode_image(record.path, limits=limits, min_short_side=short_side).image
-        return render(image, center_view(image.size, image_size), image_size)
-
-    return DecodedCache(make, max_bytes=max_bytes)
-
-
-def sample_pixels(
-    records: Sequence[Record],
-    cache: DecodedCache,
-    *,
-    num_pictures: int = 300,
-    num_pixels: int = 300,
-    seed: int = 0,
-    workers: int = 2,
-) -> Pixels:
-    """Pixels from all over the training set, for `fit_pca_colour`.
-
-    The defaults give 90,000 values, but neighbouring pixels are alike, so it is the number of pictures that decides: the
-    standard error of a variance from 300 is about 8 %, and no more is needed of the size of a random offset.
-
-    Args:
-        records: The training pictures, one or more.
-        cache: From `training_pictures`; what is read here need not be read again in the first epoch.
-        num_pictures: How many to look at; all, where there are fewer.
-        num_pixels: How many of each, drawn with replacement.
-        seed: Decides which.
-        workers: Threads.
-
-    Returns:
-        uint8 (n, 3), RGB.
-    """
-    chosen = seeded_generator("pictures", seed).permutation(len(records))[:num_pictures]
-
-    def draw(position: int) -> Pixels:
-        record = records[position]
-        pixels = cache.get(record).reshape(-1, 3)
-        rng = seeded_generator("pixels", seed, position, record.sha256)
-        drawn: Pixels = pixels[rng.integers(len(pixels), size=num_pixels)]
-        return drawn
-
-    with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(draw, chosen.tolist())))
+    return DecodedCache(lambda record: center_pixels(record, image_size, limits), max_bytes=max_bytes)

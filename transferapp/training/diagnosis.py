@@ -98,13 +98,6 @@ class Curves:
                     got=str(length),
                 )
 
-    @classmethod
-    def from_history(cls, history: Mapping[str, Sequence[float]]) -> Curves:
-        """From the `history` of Keras' `fit`, compiled with accuracy; `learning_rate` is read where a callback logged it."""
-        named = {"train_loss": "loss", "train_accuracy": "accuracy", "val_loss": "val_loss"}
-        named |= {"val_accuracy": "val_accuracy", "learning_rate": "learning_rate"}
-        return cls(**{field: tuple(float(x) for x in history.get(key, ())) for field, key in named.items()})
-
 
 @dataclass(frozen=True)
 class Finding:

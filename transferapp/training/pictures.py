@@ -179,7 +179,7 @@ class PictureBatches(_Batches):
         batch_size: Pictures in a batch.
         seed: Decides order and views.
         augmentation: What varies.
-        pca: The training set's colour components (`sample_pixels`, `fit_pca_colour`); needed unless `pca_std` is 0.
+        pca: The training set's colour components (`fit_pca_colour`); needed unless `pca_std` is 0.
         cache: From `training_pictures`; None makes one.
         workers: Threads.
         epoch: The epoch to begin with, counted from 0 as by `fit(initial_epoch=...)`.
@@ -204,7 +204,7 @@ class PictureBatches(_Batches):
         epoch: int = 0,
     ) -> None:
         if augmentation.colour.pca_std and pca is None:
-            raise ValueError("Offsets along principal components need the components: see sample_pixels.")
+            raise ValueError("Offsets along principal components need the components: see fit_pca_colour.")
         cache = training_pictures(image_size, augmentation) if cache is None else cache
         super().__init__(records, labels, image_size, batch_size, cache, workers)
         self._augmentation = augmentation

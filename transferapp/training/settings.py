@@ -19,6 +19,9 @@ Weights = list[np.ndarray]
 OUT_OF_MEMORY = "out_of_memory"
 """Code of the error that says so."""
 
+PATIENCE = 4
+"""Epochs without a better one after which training stops."""
+
 
 class Batches(Protocol):
     """Training data: a `keras.utils.PyDataset` whose batches follow from the number of the epoch, counted from 0."""
@@ -58,7 +61,7 @@ class TrainingSettings:
     average: float = POLYAK_DECAY
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    patience: int = 4
+    patience: int = PATIENCE
 
     @property
     def restarts(self) -> bool:
