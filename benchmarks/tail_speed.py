@@ -4,6 +4,7 @@ Both train the same layers, those above the cut, from the same weights and the s
 same views of the same pictures in the same order, batch size, optimizer and schedule. One is fed with the activations at the
 cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every picture in every epoch. Its
 views are cut and decoded beforehand, so the network is all that is compared; in real life it would have to make them, too.
+BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, as this project does.
 
 Epochs alternate, so a noisy machine slows both alike, and the figure to look at is the ratio: that of the median epoch, the
 first left out because it traces the graph. The ratio of processor time is given beside it, which other programs disturb less.
@@ -19,6 +20,7 @@ benchmarks/results/tail_speed.json.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -220,12 +222,29 @@ def train_in_turn(contenders: list[Contender], epochs: int) -> None:
 
 
 def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
-    """A tail that is the whole network, with the layers below the cut frozen, as one would by hand."""
+    """A tail that is the whole network, with the layers below the cut frozen, as one would by hand: run by Keras layer by
+    layer, without this project's folding of BatchNorm."""
+    import keras
+
     from transferapp.backbones.stages import cut
+
+    class LayerByLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+        """In inference mode, which `fit` would otherwise overrule."""
+
+        def __init__(self, network: Any) -> None:
+            super().__init__()
+            self.network = network
+
+        def call(self, inputs: Any) -> Any:
+            return self.network(inputs, training=False)
 
     for layer in cut(backbone, stage)[0].layers:
         layer.trainable = False
-    return whole
+    inputs, body, *head = whole.model.layers
+    x = LayerByLayer(body.network)(inputs.output)
+    for layer in head:
+        x = layer(x)
+    return dataclasses.replace(whole, model=keras.Model(inputs.output, x))
 
 
 def solved_head(trunk: Trunk, train: Dataset) -> Any:
