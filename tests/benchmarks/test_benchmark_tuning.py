@@ -1,0 +1,60 @@
+"""`benchmarks/regret.py` and `tuning_defaults.py`: who is compared on what, and how figures are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import regret, tuning_defaults
+
+
+def folders(root: Path, *names: str, count: int) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            (root / name / f"{index:02}.png").write_bytes(f"{name} {index}".encode())
+    return root
+
+
+def contents(folder: Path) -> set[str]:
+    return {path.read_text() for path in folder.rglob("*.png")}
+
+
+def test_every_fifth_picture_is_for_testing_however_many_are_trained_on(tmp_path: Path) -> None:
+    data = folders(tmp_path / "data", "a", "b", count=20)
+    regret.link(data, tmp_path / "some", 16)
+    regret.link(data, tmp_path / "all", 0)
+    for name in ("some", "all"):
+        assert contents(tmp_path / name / "test") == {f"{c} {i}" for c in "ab" for i in (0, 5, 10, 15)}
+    assert len(contents(tmp_path / "some" / "train")) == 16
+    assert len(contents(tmp_path / "all" / "train")) == 32
+    assert not contents(tmp_path / "all" / "train") & contents(tmp_path / "all" / "test")
+
+
+def test_given_test_pictures_stay_what_they_are(tmp_path: Path) -> None:
+    data = folders(tmp_path / "data", "train/a", "train/b", "test/a", "test/b", count=10)
+    regret.link(data, tmp_path / "linked", 4)
+    assert len(contents(tmp_path / "linked" / "test")) == 20
+    assert {text.split("/")[0] for text in contents(tmp_path / "linked" / "train")} == {"train"}
+    assert len(list((tmp_path / "linked" / "train" / "a").iterdir())) == 2
+
+
+def test_a_manifest_is_read() -> None:
+    solved = {"name": "solved classifier", "accuracy": 0.7, "chosen": False}
+    tuned = {"name": "last stage", "accuracy": 0.8, "loss": 0.5, "chosen": True, "history": [{"accuracy": 0.9}]}
+    manifest = {"contenders": [solved, tuned], "metrics": {"test": {"accuracy": 0.75}}}
+    figures = tuning_defaults.read_figures(manifest)
+    assert figures == {"solved": 0.7, "validation": 0.8, "loss": 0.5, "test": 0.75, "last_train": 0.9}
+    assert tuning_defaults.means([figures, {**figures, "test": 0.85}])["test"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("module", [regret, tuning_defaults])
+def test_a_folder_that_is_not_there_is_named(
+    module: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(tmp_path / "nowhere")] + (["--pictures", "10"] if module is regret else [])
+    with pytest.raises(SystemExit) as caught:
+        module.main(words)  # type: ignore[attr-defined]
+    assert caught.value.code == 2
+    assert "nowhere" in capsys.readouterr().err
