@@ -122,10 +122,11 @@ def fit(folder: Path, options: argparse.Namespace, *words: str) -> dict[str, Any
 
 
 def line(row: dict[str, Any]) -> str:
+    gain = f"{100 * row['gain']:+.1f} ± {100 * row['standard_error']:.1f} points"
+    seconds = row["seconds"]
     return (
         f"{row['num_train']:6,} training pictures, D {row['divergence']:.2f}, {row['quadrant']:<17} "
-        f"solved {row['solved']:.3f}  tuned {row['tuned']:.3f}  {100 * row['gain']:+.1f} ± {100 * row['standard_error']:.1f} points  "
-        f"{row['seconds']['solved']:.0f} s and {row['seconds']['tuned']:.0f} s"
+        f"solved {row['solved']:.3f}  tuned {row['tuned']:.3f}  {gain}  {seconds['solved']:.0f} s and {seconds['tuned']:.0f} s"
     )
 
 
