@@ -146,6 +146,12 @@ def fine_tune(
         progress.note(f"Going on with the unfinished fit in {run.path}")
     if not tunes:
         return None
+    assert solved.validation is not None
+    limit = "" if config.budget == "none" else f", for {config.budget} at most"
+    progress.note(
+        f"The solved classifier is right on {solved.validation.accuracy:.1%} of the validation pictures; now parts of the "
+        f"backbone are tuned{limit} (--tune none leaves that out)"
+    )
     from transferapp.tuning import bake_off
 
     return bake_off(measurement, solved, config, shop, run, progress)

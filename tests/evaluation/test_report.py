@@ -385,13 +385,13 @@ def test_says_when_the_verdict_is_not_the_measurement() -> None:
     assert "against the measurement: --similarity different." in words
 
 
-def test_large_by_its_median_class() -> None:
+def test_small_by_its_median_class() -> None:
     manifest = make_manifest(["ant", "bee"])
-    manifest["plan"] = {**manifest["plan"], "size": "large", "num_images": 3000}
-    manifest["data"] = {**manifest["data"], "counts": {"train": {"ant": 1500, "bee": 1500}, "val": {}, "test": {}}}
+    manifest["plan"] = {**manifest["plan"], "size": "small", "num_images": 3000}
+    manifest["data"] = {**manifest["data"], "counts": {"train": {"ant": 20, "bee": 24}, "val": {}, "test": {}}}
     words = page(manifest).words()
-    assert "in the median class. Here it has 1,500." in words
-    assert "It counts as large by its median class" in words
+    assert "30 in the median class or more. Here it has 22." in words
+    assert "It counts as small by its median class" in words
 
 
 def test_what_was_to_be_tuned_and_was_not() -> None:
@@ -544,7 +544,7 @@ def test_places_on_a_scale() -> None:
     assert report.DIVERGENCE_SCALE.position(1.3) == 1.0
     assert report.SIZE_SCALE.position(1000) == pytest.approx(0.4)  # 10 to 1,000,000: a fifth each factor of ten
     assert report.SIZE_SCALE.position(0) == 0.0
-    assert 'x1="53.98%"' in charts.scale_chart(report.SIZE_SCALE, 300, "300 pictures", "small")  # log10(500) / 5
+    assert 'x1="40.00%"' in charts.scale_chart(report.SIZE_SCALE, 300, "300 pictures", "small")  # log10(100) / 5
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ SIZE_SCALE = charts.Scale(
     LARGE_TOTAL,
     f"{LARGE_TOTAL:,}",
     ("small", "large"),
-    ((10, "10"), (100, "100"), (1_000, "1,000"), (10_000, "10,000"), (100_000, "100,000"), (1_000_000, "")),
+    ((10, "10"), (100, "100"), (10_000, "10,000"), (100_000, "100,000"), (1_000_000, "")),
     logarithmic=True,
 )
 
@@ -288,12 +288,12 @@ def _size(manifest: Mapping[str, Any]) -> dict[str, Any]:
     plan, settings = manifest["plan"], manifest["config"]
     counts = list(manifest["data"]["counts"]["train"].values())
     median = statistics.median(counts) if counts else 0
-    by_total = plan["num_images"] >= LARGE_TOTAL
+    enough = plan["num_images"] >= LARGE_TOTAL
     note = ""
-    if settings.get("size") == plan["size"] and (plan["size"] == "large") != (by_total or median >= LARGE_PER_CLASS):
+    if settings.get("size") == plan["size"] and (plan["size"] == "large") != (enough and median >= LARGE_PER_CLASS):
         note = f"Set by hand, against the measurement: --size {plan['size']}."
-    elif plan["size"] == "large" and not by_total:
-        note = "It counts as large by its median class, not by its total."
+    elif plan["size"] == "small" and enough:
+        note = "It counts as small by its median class, not by its total."
     return {"median": median, "note": note}
 
 

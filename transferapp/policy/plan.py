@@ -202,13 +202,16 @@ def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: 
     """What other measurements would have led elsewhere."""
     notes = []
     if size.size == "small":
+        few, thin = size.num_images < LARGE_TOTAL, size.median_per_class < LARGE_PER_CLASS
+        more = f"{LARGE_TOTAL - size.num_images:,} more training pictures" if few else ""
+        fuller = f"{LARGE_PER_CLASS:,} in the median class" if thin else ""
         notes.append(
-            f"{LARGE_TOTAL - size.num_images:,} more training pictures, or {LARGE_PER_CLASS:,} in the median class, would "
-            "make the set large, and part of the backbone would be tuned"
+            f"{' and '.join(filter(None, (more, fuller)))} would make the set large, and part of the backbone would be tuned"
         )
     else:
         notes.append(
-            f"fewer than {LARGE_TOTAL:,} training pictures and {LARGE_PER_CLASS:,} a class would freeze the backbone"
+            f"fewer than {LARGE_TOTAL:,} training pictures, or {LARGE_PER_CLASS:,} in the median class, would freeze the "
+            "backbone"
         )
     measured = f"(D is {similarity.divergence:.2f})"
     if similarity.similarity == "similar":

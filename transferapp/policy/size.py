@@ -9,12 +9,14 @@ from typing import Literal
 
 Size = Literal["small", "large"]
 
-LARGE_TOTAL = 5_000
-"""Training pictures in all from which a set counts as large. CS231n gives no number; BiT's rule (Kolesnikov et al., 2020,
-arXiv:1912.11370) puts its own first border at 20,000, for networks trained on far larger sets than ImageNet."""
+LARGE_TOTAL = 1_000
+"""Training pictures in all from which a set counts as large, if its classes are large enough too. CS231n gives no number, and
+BiT's rule (Kolesnikov et al., 2020, arXiv:1912.11370) puts its first border at 20,000, for networks trained on far larger sets
+than ImageNet. Here it is where tuning a part of the backbone begins to pay for the minutes that it takes
+(`benchmarks/regret.py`, docs/decisions/0012-size.md)."""
 
-LARGE_PER_CLASS = 1_000
-"""Training pictures in the median class from which a set counts as large."""
+LARGE_PER_CLASS = 30
+"""Training pictures in the median class that a large set has: below, there is little to tune by, however many classes."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,11 @@ def measure_size(class_counts: Sequence[int]) -> SizeFinding:
     """
     total = sum(class_counts)
     median = statistics.median(class_counts)
-    by_total, by_class = total >= LARGE_TOTAL, median >= LARGE_PER_CLASS
-    middle = f"{median:,.1f}".removesuffix(".0")  # 999.5 must not read as the border it is below
+    middle = f"{median:,.1f}".removesuffix(".0")  # 29.5 must not read as the border it is below
     counts = f"{total:,} training pictures, {middle} in the median class"
-    if by_total or by_class:
-        border = f"{LARGE_TOTAL:,} in all" if by_total else f"{LARGE_PER_CLASS:,} a class"
-        return SizeFinding("large", total, median, f"{counts}: large, from {border}")
-    return SizeFinding(
-        "small", total, median, f"{counts}: small, below {LARGE_TOTAL:,} in all and {LARGE_PER_CLASS:,} a class"
-    )
+    few = f"{LARGE_TOTAL:,} in all" if total < LARGE_TOTAL else ""
+    thin = f"{LARGE_PER_CLASS:,} a class" if median < LARGE_PER_CLASS else ""
+    if few or thin:
+        return SizeFinding("small", total, median, f"{counts}: small, below {' and '.join(filter(None, (few, thin)))}")
+    borders = f"{LARGE_TOTAL:,} in all and {LARGE_PER_CLASS:,} a class"
+    return SizeFinding("large", total, median, f"{counts}: large, from {borders}")
