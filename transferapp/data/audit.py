@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from transferapp.data.dataset import Dataset, Ignored, Record
+from transferapp.data.signature import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
 
@@ -53,7 +54,8 @@ def audit(
         min_per_class: Usable pictures that every class must have.
 
     Returns:
-        The dataset with `sha256` filled in, less the pictures that cannot be used, which are in `ignored` with reasons.
+        The dataset with what the audit finds out about each picture filled in, `sha256` and the rest, less the pictures that
+        cannot be used, which are in `ignored` with reasons.
 
     Raises:
         DataError: Too many pictures are unreadable, or a class is left with too few.
@@ -76,7 +78,15 @@ def audit(
         if record.name in sampled:
             colours = picture.image.resize(COLOUR_GRID, Image.Resampling.NEAREST).tobytes()
         digest = hashlib.sha256(data).hexdigest()
-        return dataclasses.replace(record, sha256=digest, size=picture.original_size, colours=colours)
+        return dataclasses.replace(
+            record,
+            sha256=digest,
+            size=picture.original_size,
+            colours=colours,
+            form=picture.format,
+            notes=picture.notes,
+            signature=signature(picture.image),
+        )
 
     kept: list[Record] = []
     refused: list[Ignored] = []
