@@ -30,7 +30,8 @@ class Record:
         colours: RGB values of some of its pixels, three bytes each, for the colour components of the set; only of a sample
             of the pictures.
         form: What its bytes are, such as `JPEG`, whatever its name says; empty until the audit has read it.
-        notes: Codes from `transferapp.images.NOTES`: what had to be done to make plain RGB of it.
+        notes: Codes of what is odd about it: from `transferapp.images.NOTES`, what had to be done to make plain RGB of it, or
+            `featureless`.
         signature: From `transferapp.data.signature`; empty where it has none, and once its copies are found.
         cluster: Names the copies and near copies that it is one of; empty where it is alone.
         group: What the person says must stay together, such as a patient; empty where nothing is said.

@@ -115,7 +115,9 @@ def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return result
 
 
-def similar_rows(features: np.ndarray, threshold: float = MIN_COSINE) -> list[tuple[int, int, float]]:
+def similar_rows(
+    features: np.ndarray, others: np.ndarray | None = None, *, threshold: float = MIN_COSINE
+) -> list[tuple[int, int, float]]:
     """Pairs of pictures whose features point the same way.
 
     Memory is flat: rows are compared block by block. Many rows are compared by random projections first (Johnson and
@@ -123,34 +125,42 @@ def similar_rows(features: np.ndarray, threshold: float = MIN_COSINE) -> list[tu
 
     Args:
         features: float32, shape (n, num_features).
+        others: float32, shape (m, num_features): what to compare them with; None for each other.
         threshold: Least cosine.
 
     Returns:
-        (first, second, cosine), first below second, most alike first.
+        (first, second, cosine), most alike first; first is an index into `features`, second into `others`, or, without them,
+        one above first into `features`.
     """
-    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    narrow, slack = units, 0.0
-    if len(units) > _DIRECT_ROWS and units.shape[1] > _PROJECTED:
-        projection = np.random.default_rng(0).normal(size=(units.shape[1], _PROJECTED)).astype(np.float32)
-        narrow, slack = units @ projection, _PROJECTION_SLACK
-        narrow /= np.maximum(np.linalg.norm(narrow, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    left = _units(features)
+    right = left if others is None else _units(others)
+    near_left, near_right, slack = left, right, 0.0
+    if len(left) + len(right) > 2 * _DIRECT_ROWS and left.shape[1] > _PROJECTED:
+        projection = np.random.default_rng(0).normal(size=(left.shape[1], _PROJECTED)).astype(np.float32)
+        near_left, slack = _units(left @ projection), _PROJECTION_SLACK
+        near_right = near_left if others is None else _units(right @ projection)
     found: list[tuple[int, int, float]] = []
-    for i, j in _near_by_blocks(narrow, threshold - slack):
-        cosine = np.einsum("nf,nf->n", units[i], units[j])
+    for i, j in _near_by_blocks(near_left, near_right, threshold - slack):
+        cosine = np.einsum("nf,nf->n", left[i], right[j])
         kept = cosine >= threshold
         found += zip(i[kept].tolist(), j[kept].tolist(), cosine[kept].tolist(), strict=True)
     return sorted(found, key=lambda pair: (-pair[2], pair[:2]))
 
 
-def _near_by_blocks(rows: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs i < j whose product is at least the threshold, block by block."""
+def _units(rows: np.ndarray) -> np.ndarray:
+    result: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return result
+
+
+def _near_by_blocks(rows: np.ndarray, others: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs whose product is at least the threshold, block by block; i < j where rows are compared with each other."""
+    itself = rows is others
     for top in range(0, len(rows), _ROWS_AT_ONCE):
-        for left in range(top, len(rows), _ROWS_AT_ONCE):
-            products = rows[top : top + _ROWS_AT_ONCE] @ rows[left : left + _ROWS_AT_ONCE].T
-            near = products >= threshold
-            if left == top:
+        for start in range(top if itself else 0, len(others), _ROWS_AT_ONCE):
+            near = rows[top : top + _ROWS_AT_ONCE] @ others[start : start + _ROWS_AT_ONCE].T >= threshold
+            if itself and start == top:
                 near = np.triu(near, 1)
             near &= np.cumsum(near, axis=1, dtype=np.int32) <= _MOST_ALIKE
             i, j = np.nonzero(near)
             if len(i):
-                yield i + top, j + left
+                yield i + top, j + start

@@ -10,6 +10,7 @@ mirror images are found without hashing twice.
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +83,8 @@ def read_signatures(signatures: list[bytes]) -> Signatures:
 def _cosines() -> np.ndarray:
     """The first cosines of the transform (DCT-II, not normalised): float32, shape (8, 32)."""
     frequency, position = np.mgrid[0:_FREQUENCIES, 0:_GREY_SIDE]
-    return np.cos(np.pi * frequency * (2 * position + 1) / (2 * _GREY_SIDE)).astype(np.float32)
+    basis: np.ndarray = np.cos(np.pi * frequency * (2 * position + 1) / (2 * _GREY_SIDE)).astype(np.float32)
+    return basis
 
 
 @functools.cache
@@ -98,4 +100,4 @@ def _bit_order() -> np.ndarray:
 def _mirror_bits() -> np.uint64:
     """The bits that a mirror image has the other way round: those of odd horizontal frequencies."""
     odd = _bit_order() % _FREQUENCIES % 2 == 1
-    return np.uint64(np.packbits(odd).view(np.uint64)[0])
+    return np.uint64(int.from_bytes(bytes(np.packbits(odd)), sys.byteorder))
