@@ -267,7 +267,8 @@ def read_pictures(data: Path, limit: int) -> Dataset:
     dataset = open_source(str(data))
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))
     dataset = dataset.with_records([dataset.records[index] for index in chosen])  # records come class by class
-    return audit_and_split(dataset, make_config({"data": str(data), "test_fraction": 0.0}), Silent())
+    divided, _ = audit_and_split(dataset, make_config({"data": str(data), "test_fraction": 0.0}), Silent())
+    return divided
 
 
 def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], folder: Path) -> np.ndarray:

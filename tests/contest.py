@@ -19,10 +19,12 @@ from transferapp.backbones.registry import backbone_spec
 from transferapp.config import FitConfig, make_config
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
+from transferapp.data.findings import summarise
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.features import CENTER, Chance, FeatureStore
 from transferapp.measurement import Candidate, Measurement, Workshop
+from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.input_size import choose_input_size
 from transferapp.policy.plan import make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity
@@ -32,6 +34,7 @@ from transferapp.progress import Silent
 from transferapp.selection import ViewChoice
 from transferapp.solving import Solved, solve
 from transferapp.trunk import load_trunk
+from transferapp.weighting import Weighting
 
 CLASSES = ("across", "down", "rings")
 PER_CLASS = 24
@@ -124,7 +127,9 @@ def ring(root: Path, **changes: Any) -> Ring:
         epochs=config.epochs,
     )
     chosen = Candidate(spec, trunk, store, choose_input_size((), TINY_SIZE), validations, scores, plan, 1.0)
-    measurement = Measurement(dataset, (chosen,), chosen)
+    at_cut = validations[chosen.cut.index]
+    weighting = Weighting(None, WeightsFinding("none", "not asked"), at_cut, 1.0)
+    measurement = Measurement(dataset, (chosen,), chosen, summarise(dataset), weighting)
     choice = ViewChoice(0, validations[chosen.cut.index], (), "")
     return Ring(config, measurement, solve(measurement, choice, config, Silent()), shop)
 

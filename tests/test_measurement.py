@@ -239,3 +239,21 @@ def test_workers_are_the_cores_that_this_process_may_use(monkeypatch: pytest.Mon
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert worker_count() == 1
+
+
+# Classes of unlike size
+
+
+def test_weights_that_are_asked_for_reach_the_classifier_and_its_cross_validation(tmp_path: Path) -> None:
+    data = paint_hues(tmp_path / "uneven", {"red": 40, "green": 10, "blue": 10}, noise=60)
+    plain = measured(data, shop_of((DEFAULT_BACKBONE,)), backbone=DEFAULT_BACKBONE, class_weights="none")
+    weighed = measured(data, shop_of((DEFAULT_BACKBONE,)), backbone=DEFAULT_BACKBONE, class_weights="balanced")
+    assert plain.weighting.weights is None
+    weights = weighed.weighting.weights
+    assert weights is not None
+    assert weights @ weighed.dataset.part("train").counts() == pytest.approx(len(weighed.dataset.part("train")))
+    at = weighed.chosen.cut.index
+    assert weighed.chosen.validations[at] is weighed.weighting.validation
+    assert weighed.chosen in weighed.candidates
+    assert not np.array_equal(weighed.chosen.validations[at].logits, plain.chosen.validations[at].logits)
+    assert weighed.chosen.scores == plain.chosen.scores, "stages are compared without weights"

@@ -286,3 +286,54 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
 def test_log_softmax_by_hand() -> None:
     np.testing.assert_allclose(np.exp(log_softmax(np.log([[1.0, 3.0]]))), [[0.25, 0.75]])
     np.testing.assert_allclose(log_softmax(np.array([[1000.0, 0.0]])), [[0, -1000]])
+
+
+# Groups and weights
+
+
+def test_pictures_of_a_group_share_a_fold_and_the_others_stay_where_they_were() -> None:
+    labels = np.repeat([0, 1], 30)
+    plain = stratified_folds(labels, 5, seed=1)
+    groups = np.arange(60)
+    groups[[7, 41, 52]] = 7
+    grouped = stratified_folds(labels, 5, seed=1, groups=groups)
+    assert grouped[7] == grouped[41] == grouped[52] == plain[7]
+    others = np.setdiff1d(np.arange(60), [41, 52])
+    np.testing.assert_array_equal(grouped[others], plain[others])
+    np.testing.assert_array_equal(stratified_folds(labels, 5, 1, np.zeros(60, int)), plain)
+
+
+def test_copies_are_not_known_from_the_other_folds() -> None:
+    rng = np.random.default_rng(0)
+    noise = np.repeat(rng.normal(size=(60, 40)), 2, axis=0).astype(np.float32)
+    labels = np.repeat(rng.integers(0, 2, 60), 2)
+    alone = cross_validate(noise, labels, 2, path=(1e-2,))
+    together = cross_validate(noise, labels, 2, path=(1e-2,), groups=np.repeat(np.arange(60), 2))
+    assert alone.accuracy > 0.8, "each picture's copy gives its label away"
+    assert together.accuracy < 0.65
+
+
+def test_class_weights_are_repeated_pictures() -> None:
+    rng = np.random.default_rng(2)
+    rows, labels = rng.normal(size=(80, 5)).astype(np.float32), np.repeat([0, 1], [60, 20])
+    rows[:, 0] += labels
+    weights = np.array([1.0, 3.0])
+    # The same moments in both: a weight counts in the loss alone.
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    standard = ((rows - mean) / std).astype(np.float32)
+    weighted = fit_probe(standard, labels, 2, 0.1, sample_weight=weights[labels])
+    repeats = np.where(labels == 1, 3, 1)
+    repeated = fit_probe(np.repeat(standard, repeats, axis=0), np.repeat(labels, repeats), 2, 0.1)
+    own = weighted.logits(standard)
+    assert (own.argmax(axis=1) == 1).sum() > (
+        fit_probe(standard, labels, 2, 0.1).logits(standard).argmax(axis=1) == 1
+    ).sum()
+    assert np.mean(own.argmax(axis=1) == repeated.logits(standard).argmax(axis=1)) > 0.95
+
+
+def test_equal_class_weights_change_nothing() -> None:
+    rng = np.random.default_rng(3)
+    rows, labels = rng.normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
+    plain, equal = cross_validate(rows, labels, 3), cross_validate(rows, labels, 3, class_weights=np.ones(3))
+    np.testing.assert_array_equal(plain.logits, equal.logits)
+    assert plain.losses == equal.losses

@@ -111,7 +111,7 @@ class Bench:
     ) -> None:
         self._chosen = measurement.chosen
         self._train, self._val = measurement.dataset.part("train"), measurement.dataset.part("val")
-        self._class_names = measurement.dataset.class_names
+        self._class_names, self._weighting = measurement.dataset.class_names, measurement.weighting
         self._config, self._run, self._progress = config, run, progress
         self._hardware = detect()
         self._backbone: keras.Model = shop.model(self._chosen.spec)
@@ -186,6 +186,7 @@ class Bench:
             weight_decay=config.weight_decay,
             # Random weights stand still for epochs before they learn: a curve to compare with is not cut off for that.
             patience=config.epochs if config.scratch else PATIENCE,
+            class_weights=() if self._weighting.weights is None else tuple(self._weighting.weights.tolist()),
         )
 
     def _outlook(
@@ -294,7 +295,8 @@ class Bench:
         with self._progress.task("solving the head to start from", 0):
             rows = self._chosen.store.collect(self._train.records, [CENTER])[:, 0, columns]
             l2 = self._chosen.validations[top.index].l2
-            return fit_probe(rows, self._train.labels, len(self._class_names), l2)
+            labels = self._train.labels
+            return fit_probe(rows, labels, len(self._class_names), l2, sample_weight=self._weighting.of(labels))
 
 
 def _too_little_time(epochs: int) -> str:

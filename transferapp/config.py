@@ -19,6 +19,7 @@ from transferapp.augmentation import Augmentation
 from transferapp.colour import ColourJitter
 from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
+from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
 from transferapp.policy.proposals import TUNE_CHOICES
 from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY
 from transferapp.training.schedules import SCHEDULES
@@ -67,6 +68,12 @@ class FitConfig:
         "auto", "What OpenVINO computes in: bf16 where the CPU has it (auto), f32, or bf16.", PRECISIONS
     )
 
+    class_weights: str = _option(
+        "auto",
+        "Let small classes count as much as large ones: where that pays on cross-validation (auto), always, or never.",
+        CLASS_WEIGHT_CHOICES,
+    )
+    label_fixes: str = _option("", "A CSV that `transferapp doctor` wrote, with its fix column filled in.")
     image_size: int = _option(
         0, "Side of the network's input in pixels; 0 lets the pictures' own size decide (128 for tiny ones)."
     )

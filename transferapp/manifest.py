@@ -17,6 +17,7 @@ from transferapp.config import FitConfig
 from transferapp.data.dataset import SPLITS, Dataset
 from transferapp.engine import keras_backend
 from transferapp.evaluation.parity import Parity
+from transferapp.leaks import Leaks
 from transferapp.measurement import Candidate, Measurement
 from transferapp.probe import L2_PATH
 from transferapp.selection import ViewChoice
@@ -38,6 +39,7 @@ def describe(
     choice: ViewChoice,
     solved: Solved,
     tuned: BakeOff | None,
+    leaks: Leaks | None,
     parity: dict[str, Parity],
     served: str,
 ) -> dict[str, Any]:
@@ -89,7 +91,10 @@ def describe(
             },
             "ignored": [asdict(item) for item in dataset.ignored],
             "given_splits": list(dataset.given_splits),
+            "findings": measurement.findings.to_json(),
         },
+        "class_weights": measurement.weighting.to_json(),
+        "leaks": leaks.to_json() if leaks else None,
         "metrics": {
             "validation": solved.validation.to_json() if solved.validation else None,
             "test": solved.test.to_json() if solved.test else None,

@@ -25,6 +25,9 @@ from transferapp.colour import PCAColour, fit_pca_colour
 from transferapp.config import FitConfig
 from transferapp.data.audit import audit, peek_sizes
 from transferapp.data.dataset import Dataset
+from transferapp.data.duplicates import with_clusters
+from transferapp.data.findings import Findings, summarise
+from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.engine import resolve_engine
@@ -37,6 +40,7 @@ from transferapp.policy.size import measure_size
 from transferapp.probe import CrossValidation, cross_validate
 from transferapp.progress import Progress
 from transferapp.trunk import Trunk, load_trunk
+from transferapp.weighting import Weighting, weigh_classes
 
 if TYPE_CHECKING:
     import keras
@@ -101,12 +105,16 @@ class Measurement:
     Attributes:
         dataset: Audited and split.
         candidates: Backbones tried, in the order of their cost.
-        chosen: The one to go on with.
+        chosen: The one to go on with. Where classes are weighed, its cross-validation at the cut is with weights.
+        findings: What the audit found.
+        weighting: How much each class counts in training.
     """
 
     dataset: Dataset
     candidates: tuple[Candidate, ...]
     chosen: Candidate
+    findings: Findings
+    weighting: Weighting
 
     @property
     def plan(self) -> Plan:
@@ -221,7 +229,7 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
     shop.peeked = peek_sizes(dataset)
     for spec in dict.fromkeys([reference, *tried]):
         shop.order(spec)
-    dataset = audit_and_split(dataset, config, progress)
+    dataset, findings = audit_and_split(dataset, config, progress)
     trim_cache()
     train = dataset.part("train")
     augmentation = config.augmentation_for(tiny=shop.input_size(reference).tiny)
@@ -248,7 +256,27 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
             )
     times = _request_milliseconds([candidate.trunk for candidate in candidates])
     candidates = [replace(c, milliseconds=t) for c, t in zip(candidates, times, strict=True)]
-    return Measurement(dataset, tuple(candidates), choose_candidate(candidates))
+    chosen = choose_candidate(candidates)
+    with progress.task(f"{chosen.spec.name}: weighing the classes", 0):
+        weighting = _weigh(chosen, train, config)
+    at = candidates.index(chosen)
+    validations = list(chosen.validations)
+    validations[chosen.cut.index] = weighting.validation
+    candidates[at] = chosen = replace(chosen, validations=tuple(validations))
+    return Measurement(dataset, tuple(candidates), chosen, findings, weighting)
+
+
+def _weigh(chosen: Candidate, train: Dataset, config: FitConfig) -> Weighting:
+    sample = measured_sample(train)
+    return weigh_classes(
+        chosen.features(chosen.store.collect(sample.records, [CENTER])[:, 0]),
+        sample.labels,
+        train.counts(),
+        chosen.validations[chosen.cut.index],
+        config.class_weights,
+        groups=sample.kin(),
+        seed=config.seed,
+    )
 
 
 MEASURED_AT_MOST = 4_000
@@ -276,12 +304,18 @@ def _colour_components(train: Dataset) -> PCAColour:
     return fit_pca_colour(np.frombuffer(colours, np.uint8).reshape(-1, 3))
 
 
-def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> Dataset:
+def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> tuple[Dataset, Findings]:
+    """Correct the labels, look at every picture, and divide them so that no copy is on both sides."""
+    if config.label_fixes:
+        dataset = apply_label_fixes(dataset, Path(config.label_fixes))
     with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
         dataset = audit(dataset, workers=worker_count(), progress=advance)
-    return assign_splits(
+    dataset = with_clusters(dataset)
+    findings = summarise(dataset)
+    dataset = assign_splits(
         dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
     )
+    return dataset, findings
 
 
 def choose_candidate(candidates: list[Candidate]) -> Candidate:
@@ -311,11 +345,11 @@ def _try_backbone(
     input_size: InputSize,
     progress: Progress,
 ) -> Candidate:
-    labels, num_classes = sample.labels, len(sample.class_names)
+    labels, num_classes, kin = sample.labels, len(sample.class_names), sample.kin()
     validations = []
     with progress.task(f"{spec.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
         for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
-            validations.append(cross_validate(rows[:, columns], labels, num_classes, seed=config.seed))
+            validations.append(cross_validate(rows[:, columns], labels, num_classes, seed=config.seed, groups=kin))
             advance(stage.index + 1)
     scores = tuple(_stage_score(s, v, validations[-1]) for s, v in zip(trunk.stages, validations, strict=True))
     plan = make_plan(

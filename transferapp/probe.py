@@ -66,6 +66,7 @@ class CrossValidation:
     Attributes:
         l2: The best strength, by mean held-out loss.
         losses: Mean held-out loss in nats at each strength tried, in the order of `L2_PATH`; the path stops once it worsens.
+            Weighted, if the classes are.
         logits: float32, shape (n, num_classes): what each picture was given by the probe that had not seen it.
         correct: bool, shape (n,): whether that was right.
         loss: Mean held-out loss at `l2`.
@@ -88,8 +89,16 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def stratified_folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    """The fold of each picture: int64, shape (n,); every class is spread over the folds as evenly as it can be."""
+def stratified_folds(labels: np.ndarray, num_folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """The fold of each picture: int64, shape (n,); every class is spread over the folds as evenly as it can be.
+
+    Args:
+        labels: int, shape (n,).
+        num_folds: At least 2.
+        seed: Another seed, other folds.
+        groups: int, shape (n,): pictures of one number, such as copies of each other, are held out together, with the first
+            of them. Where all are of one group, that is left out of account.
+    """
     rng = np.random.default_rng(seed)
     folds = np.empty(len(labels), dtype=np.int64)
     offset = 0
@@ -97,7 +106,11 @@ def stratified_folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarra
         members = rng.permutation(np.flatnonzero(labels == label))
         folds[members] = (np.arange(len(members)) + offset) % num_folds
         offset += len(members)  # so that the left-overs of small classes do not all fall into the first fold
-    return folds
+    if groups is None:
+        return folds
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    together: np.ndarray = folds[first][group]
+    return together if together.min() != together.max() else folds
 
 
 def fit_probe(
@@ -148,6 +161,8 @@ def cross_validate(
     num_folds: int = NUM_FOLDS,
     seed: int = 0,
     path: Sequence[float] = L2_PATH,
+    groups: np.ndarray | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> CrossValidation:
     """Choose the L2 strength and estimate how well the probe does.
 
@@ -161,9 +176,13 @@ def cross_validate(
         num_folds: Folds; fewer where even the largest class has fewer pictures.
         seed: Seeds the folds.
         path: Strengths, strongest first.
+        groups: int, shape (n,): pictures of one number are held out together. None for each by itself.
+        class_weights: float, shape (num_classes,): how much a picture of each class counts, in training and in the loss that
+            the strength is chosen by. None for equal weights.
     """
     num_folds = max(2, min(num_folds, int(np.bincount(labels).max())))
-    folds = stratified_folds(labels, num_folds, seed)
+    folds = stratified_folds(labels, num_folds, seed, groups)
+    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
     stacked = features[:, None] if extra is None else np.concatenate([features[:, None], extra], axis=1)
     num_views = stacked.shape[1]
     flat = stacked.reshape(-1, stacked.shape[-1])
@@ -172,10 +191,11 @@ def cross_validate(
     losses: list[float] = []
     with working() as workers:
         rows, _ = principal_axes(_standardised(flat, mean, std), workers)
-        walk = _PathWalk(rows, np.repeat(labels, num_views), np.repeat(folds, num_views), num_classes, workers)
+        labels_of_rows, folds_of_rows, weights_of_rows = (np.repeat(x, num_views) for x in (labels, folds, weights))
+        walk = _PathWalk(rows, labels_of_rows, folds_of_rows, weights_of_rows, num_classes, workers)
         for l2 in path:
             logits = walk.step(l2)[::num_views]
-            losses.append(_mean_loss(logits, labels))
+            losses.append(_mean_loss(logits, labels, weights))
             if losses[-1] <= min(losses):
                 best_logits = logits
             elif losses[-1] > _HOPELESS * min(losses) or losses[-2] > min(losses):
@@ -194,7 +214,13 @@ class _PathWalk:
     """All folds' probes, carried from one strength to the next."""
 
     def __init__(
-        self, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, workers: Workers
+        self,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        folds: np.ndarray,
+        row_weights: np.ndarray,
+        num_classes: int,
+        workers: Workers,
     ) -> None:
         self._folds = folds
         self._num_classes = num_classes
@@ -203,7 +229,7 @@ class _PathWalk:
         self._groups = [range(first, min(first + together, num_folds)) for first in range(0, num_folds, together)]
         self._problems = []
         for group in self._groups:
-            trained_on = folds[:, None] != np.array(group)
+            trained_on = (folds[:, None] != np.array(group)) * row_weights[:, None]
             weights = trained_on / trained_on.sum(axis=0)
             self._problems.append(LogisticProblems(rows, labels, weights, num_classes, workers))
         self._starts = [problem.origin() for problem in self._problems]
@@ -244,5 +270,6 @@ def _standardised(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np
     return result
 
 
-def _mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+def _mean_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    losses = -log_softmax(logits)[np.arange(len(labels)), labels]
+    return float((weights * losses).mean() / weights.mean())

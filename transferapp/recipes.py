@@ -18,10 +18,12 @@ from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
 from transferapp.engine import convert, save_converted
 from transferapp.errors import DataError, ResourceError
-from transferapp.evaluation.report import Thumbnail, render_report, thumbnail
+from transferapp.evaluation.pages import Thumbnail, names_shown, thumbnail, thumbnails
+from transferapp.evaluation.report import render_report
 from transferapp.export import build_network, check_parity, measured_again
 from transferapp.features import CENTER
 from transferapp.images import decode_image
+from transferapp.leaks import find_leaks
 from transferapp.manifest import describe, history_table, split_table
 from transferapp.measurement import Measurement, Workshop, measure, measured_sample, workshop
 from transferapp.progress import Progress, Silent
@@ -112,17 +114,19 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             parity, served = check_parity(network, converted, dataset, chosen, config)
         if tuned is not None and tuned.head is not None:
             solved = measured_again(solved, tuned, converted, served, measurement, progress)
+        leaks = find_leaks(measurement, solved, progress)
         watch.lap("network")
         with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
             network.save(staging / "model.keras")
             save_converted(converted, staging / "model.xml")
             (staging / "history.csv").write_text(history_table(chosen, tuned), encoding="utf-8")
             (staging / "split.csv").write_text(split_table(dataset), encoding="utf-8")
-            manifest = describe(config, measurement, choice, solved, tuned, parity, served)
+            manifest = describe(config, measurement, choice, solved, tuned, leaks, parity, served)
             watch.lap("write")
             manifest["seconds"] = watch.seconds
             samples, mistakes = _gallery(dataset, solved)
-            report = render_report(manifest, samples=samples, mistakes=mistakes)
+            copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
+            report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
             (staging / "report.html").write_text(report, encoding="utf-8")
             write_manifest(staging, manifest)
         run.discard()
@@ -206,7 +210,8 @@ def choose_augmentation(measurement: Measurement, config: FitConfig, progress: P
         )
     chosen, train = measurement.chosen, measured_sample(measurement.dataset.part("train"))
     center = chosen.features(chosen.store.collect(train.records, [CENTER])[:, 0])
-    return choose_views(chosen, train, center, config.train_views, config.seed, progress)
+    weights = measurement.weighting.weights
+    return choose_views(chosen, train, center, config.train_views, config.seed, progress, weights)
 
 
 def _gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:

@@ -53,7 +53,13 @@ def random_rows(candidate: Candidate, part: Dataset, views: int, seed: int, prog
 
 
 def choose_views(
-    candidate: Candidate, train: Dataset, center: np.ndarray, wanted: str, seed: int, progress: Progress
+    candidate: Candidate,
+    train: Dataset,
+    center: np.ndarray,
+    wanted: str,
+    seed: int,
+    progress: Progress,
+    class_weights: np.ndarray | None = None,
 ) -> ViewChoice:
     """Find how many random views to train on.
 
@@ -64,12 +70,15 @@ def choose_views(
         wanted: `auto`, or a number that is then used as it is.
         seed: Seeds folds and views.
         progress: Who is told.
+        class_weights: float, shape (num_classes,), those that the candidate was cross-validated with; None for equal ones.
     """
-    labels, num_classes = train.labels, len(train.class_names)
+    labels, num_classes, kin = train.labels, len(train.class_names), train.kin()
 
     def validate(views: int) -> CrossValidation:
         extra = random_rows(candidate, train, views, seed, progress) if views else None
-        return cross_validate(center, labels, num_classes, extra=extra, seed=seed)
+        return cross_validate(
+            center, labels, num_classes, extra=extra, seed=seed, groups=kin, class_weights=class_weights
+        )
 
     best = candidate.validations[candidate.cut.index]
     if wanted != "auto":

@@ -54,7 +54,9 @@ def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progr
             extra = random_rows(chosen, part, choice.views, config.seed, progress)
             features = np.concatenate([features, extra], axis=1)
         labels = np.repeat(part.labels, features.shape[1])
-        return fit_probe(features.reshape(len(labels), -1), labels, num_classes, choice.validation.l2)
+        weights = measurement.weighting.of(labels)
+        rows = features.reshape(len(labels), -1)
+        return fit_probe(rows, labels, num_classes, choice.validation.l2, sample_weight=weights)
 
     def figures(probe: LinearProbe, part: Dataset, label: str) -> tuple[Metrics | None, np.ndarray]:
         if not len(part):

@@ -64,6 +64,11 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         sync_directory(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by text in UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's complaints about writing `path` into a `ResourceError` that says how to mend them."""

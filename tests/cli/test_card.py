@@ -209,7 +209,8 @@ def test_names_from_outside_neither_colour_nor_break_a_line(on_terminal: Show, i
 
 
 def figures(accuracy: float = 0.9, num_images: int = 150) -> dict[str, Any]:
-    return {"accuracy": accuracy, "accuracy_interval": [0.84, 0.94], "num_images": num_images}
+    macro = {"macro_recall": 0.92, "macro_f1": 0.91}
+    return {"accuracy": accuracy, "accuracy_interval": [0.84, 0.94], "num_images": num_images, **macro}
 
 
 def manifest(**metrics: Any) -> dict[str, Any]:
@@ -233,6 +234,28 @@ def test_the_outcome(in_pipe: Show) -> None:
     assert lines[-2:] == ["  transferapp predict 'models/my dogs' PICTURE...", "  transferapp serve 'models/my dogs'"]
 
 
+def leaks(**changes: Any) -> dict[str, Any]:
+    shared = {"split": "test", "others": ["train", "val"], "num_images": 150, "exact": 4, "near": 5, "group": 0}
+    return {"shared": shared, "num_alike": 1, "alike": [], "honest": figures(0.8, 140), **changes}
+
+
+def test_the_honest_figure_stands_beside_the_naive_one(in_pipe: Show) -> None:
+    document = {**manifest(test=figures()), "leaks": leaks()}
+    text = " ".join(" ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0)).split())
+    assert "test accuracy 0.900: 135 of 150 test pictures right" in text
+    assert "mean recall 0.920, mean F1 0.910: every class counts the same" in text
+    assert (
+        "honest 9 of 150 test pictures are among the training and validation pictures too: 4 byte for byte, 5" in text
+    )
+    assert "1 test picture more looks like one that was learned from" in text
+    assert "without these: accuracy 0.800, 112 of 140 pictures right, 95 % interval 0.84 to 0.94" in text
+    document["leaks"] = leaks(honest=None)
+    assert "no test picture is left" in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
+    nothing = {**leaks(num_alike=0)["shared"], "exact": 0, "near": 0}
+    document["leaks"] = leaks(shared=nothing, num_alike=0, honest=None)
+    assert "honest" not in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
+
+
 def test_the_outcome_without_held_back_pictures(in_pipe: Show) -> None:
     text = "\n".join(in_pipe(card.show_outcome, manifest(), Path("m"), 3.0))
     assert "accuracy" not in text
@@ -246,7 +269,6 @@ def evaluation(classes: int = 3, **changes: Any) -> dict[str, Any]:
     return {
         **figures(),
         "top5_accuracy": 1.0,
-        "macro_f1": 0.91,
         "loss": 0.3,
         "views": 10,
         "split": "test",

@@ -151,3 +151,77 @@ def test_a_class_that_is_only_tested_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="Class 'b' has no picture to train on") as caught:
         assign_splits(dataset(records, ("train", "test")))
     assert caught.value.exit_code == 3
+
+
+# What belongs together
+
+
+def in_groups(num_groups: int, size: int, label: int = 0) -> list[Record]:
+    return [
+        dataclasses.replace(record(label, 1000 * group + number), group=f"patient {label} {group}")
+        for group in range(num_groups)
+        for number in range(size)
+    ]
+
+
+def group_fates(split: Dataset) -> dict[str, set[Split | None]]:
+    found: dict[str, set[Split | None]] = {}
+    for r in split.records:
+        found.setdefault(r.group or r.cluster or r.sha256, set()).add(r.split)
+    return found
+
+
+def test_groups_are_never_torn_apart_and_shares_are_met_as_nearly_as_they_allow() -> None:
+    split = assign_splits(dataset(in_groups(20, 10) + in_groups(40, 5, label=1)))
+    assert all(len(splits) == 1 for splits in group_fates(split).values())
+    # 200 a class: 40 to test, 32 of the other 160 to validate: four and three groups of ten, eight and six of five.
+    assert sizes(split) == [(130, 30, 40), (130, 30, 40)]
+
+
+def test_near_copies_stay_together_across_classes() -> None:
+    records = [record(label, number) for label in (0, 1) for number in range(40)]
+    records += [dataclasses.replace(record(1, 100 + i), cluster=f"c{i}") for i in range(20)]
+    records[:20] = [dataclasses.replace(r, cluster=f"c{i}") for i, r in enumerate(records[:20])]
+    split = assign_splits(dataset(records))
+    assert all(len(splits) == 1 for splits in group_fates(split).values())
+    for count, (_, in_val, in_test) in zip((40, 60), sizes(split), strict=True):
+        assert abs(in_test - 0.2 * count) <= 3
+        assert abs(in_val - 0.16 * count) <= 3
+
+
+def test_a_class_of_two_large_groups_gives_one_of_them_and_of_one_group_none() -> None:
+    split = assign_splits(dataset(in_groups(2, 10) + in_groups(1, 10, label=1) + in_groups(3, 7, label=2)))
+    assert sizes(split) == [(10, 0, 10), (10, 0, 0), (7, 7, 7)]
+
+
+def test_a_group_that_shares_a_picture_with_another_goes_where_that_goes() -> None:
+    records = in_groups(10, 4)
+    records[4] = dataclasses.replace(records[4], sha256=records[0].sha256)
+    fates_of = group_fates(assign_splits(dataset(records)))
+    assert fates_of["patient 0 0"] == fates_of["patient 0 1"]
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=15), st.integers(0, 20), st.floats(0, 0.95))
+def test_whatever_the_groups_every_class_trains_and_none_is_torn(
+    group_sizes: list[int], seed: int, test: float
+) -> None:
+    records = [
+        dataclasses.replace(record(label, 100 * group + number), group=f"{group}")
+        for group, size in enumerate(group_sizes)
+        for number in range(size)
+        for label in (number % 3,)
+    ]
+    present = sorted({r.label for r in records})
+    records = [dataclasses.replace(r, label=present.index(r.label)) for r in records]
+    split = assign_splits(dataset(records), seed=seed, test_fraction=test)
+    assert all(len(splits) == 1 for splits in group_fates(split).values())
+    assert all(train >= 1 for train, _, _ in sizes(split))
+
+
+def test_few_groups_move_when_others_are_added() -> None:
+    shares = []
+    for seed in range(20):
+        old = group_fates(assign_splits(dataset(in_groups(50, 4)), seed=seed))
+        new = group_fates(assign_splits(dataset(in_groups(55, 4)), seed=seed))
+        shares.append(sum(new[group] != splits for group, splits in old.items()) / len(old))
+    assert sum(shares) / len(shares) <= 0.06

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferapp.evaluation import charts, report
+from transferapp.evaluation import charts, pages, report
 from transferapp.evaluation.metrics import Metrics, measure
-from transferapp.evaluation.report import Thumbnail, render_report, thumbnail
+from transferapp.evaluation.pages import Thumbnail, thumbnail
+from transferapp.evaluation.report import render_report
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -404,10 +405,10 @@ def test_what_was_to_be_tuned_and_was_not() -> None:
 
 
 def test_options_are_kept_in_one_piece_and_the_rest_is_escaped() -> None:
-    assert report.options("a < b; --size and --train-views overrule it") == (
+    assert pages.options("a < b; --size and --train-views overrule it") == (
         'a &lt; b; <span class="option">--size</span> and <span class="option">--train-views</span> overrule it'
     )
-    assert report.options("plain") == "plain"
+    assert pages.options("plain") == "plain"
 
 
 # The figures
@@ -533,10 +534,10 @@ def test_numbers() -> None:
     assert charts.points(-0.1234) == "−12.3"
     assert charts.points(0.05) == "+5.0"
     assert charts.span([0.89, 0.968]) == "89.0–96.8%"
-    assert report.plural(1, "class") == "1 class"
-    assert report.plural(2000, "class") == "2,000 classes"
-    assert report.day("yesterday") == "yesterday"
-    assert report.breakable("a_b/<i>") == "a_<wbr>b/&lt;i&gt;"
+    assert pages.plural(1, "class") == "1 class"
+    assert pages.plural(2000, "class") == "2,000 classes"
+    assert pages.day("yesterday") == "yesterday"
+    assert pages.breakable("a_b/<i>") == "a_<wbr>b/&lt;i&gt;"
 
 
 def test_places_on_a_scale() -> None:

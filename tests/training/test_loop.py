@@ -431,3 +431,27 @@ def test_a_rate_is_found_with_the_optimizer_that_will_train(tmp_path: Path) -> N
     assert 1e-3 < finding.suggestion <= 0.1
     for ours, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+# Weights by class
+
+
+def test_the_loss_of_weighed_classes_is_that_of_each_times_its_weight() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(12, 3)).astype(np.float32), np.arange(12) % 3
+    weights = (0.5, 1.0, 1.5)
+    plain = keras.ops.convert_to_numpy(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+    weighed = keras.ops.convert_to_numpy(sessions.cross_entropy(weights)(labels[:, None], logits))
+    np.testing.assert_allclose(weighed, plain * np.array(weights)[labels], rtol=1e-6)
+
+
+def test_training_with_weights_favours_what_weighs_more_and_reports_plain_figures(tmp_path: Path) -> None:
+    data = toy_data(noise=2.0)
+    runs = {
+        weights: run(tmp_path / str(len(weights)), dataclasses.replace(SETTINGS, class_weights=weights), data=data)
+        for weights in ((), (2.6, 0.2, 0.2))
+    }
+    said = {weights: (found.logits.argmax(axis=1) == 0).mean() for weights, found in runs.items()}
+    assert said[2.6, 0.2, 0.2] > said[()] + 0.1
+    found = runs[2.6, 0.2, 0.2]
+    assert found.accuracy == pytest.approx((found.logits.argmax(axis=1) == data[2]).mean())

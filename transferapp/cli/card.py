@@ -19,10 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from transferapp.cli.contest import contest
+from transferapp.cli.layout import grid, page_console, show
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
 from transferapp.evaluation.charts import percent
-from transferapp.evaluation.wording import backbone_reason, labelled
+from transferapp.evaluation.wording import backbone_reason, data_sentences, labelled, leak_sentences
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
@@ -32,8 +33,6 @@ _CELLS = {
 }
 _IGNORED_SHOWN = 10
 _CLASSES_SHOWN = 30
-_WIDTH = 110
-_PLAIN_WIDTH = 100
 _UNLIMITED = 10_000
 
 _WORDS = (
@@ -46,62 +45,37 @@ _WORDS = (
 """What the card's terms mean, for those who meet them for the first time."""
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    width = min(console.width, _WIDTH) if console.is_terminal else _PLAIN_WIDTH
-    return Console(highlight=False, width=width)
-
-
-def _print(console: Console, renderable: RenderableType) -> None:
-    """Print; what goes to a file or a pipe has no blanks at the ends of its lines."""
-    if console.is_terminal:
-        console.print(renderable)
-        return
-    with console.capture() as captured:
-        console.print(renderable)
-    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
-    console.file.flush()
-
-
-def _grid(rows: Sequence[tuple[str, RenderableType]], style: str = "cyan") -> Table:
-    """Labels, right-aligned, and beside each its text, which wraps under its own first line."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(justify="right", style=style, no_wrap=True)
-    grid.add_column()
-    for label, text in rows:
-        grid.add_row(printable(label), text)
-    return grid
-
-
 def show_card(
     plan: Mapping[str, Any],
     candidates: Sequence[Mapping[str, Any]],
     ignored: Sequence[Mapping[str, Any]],
     contenders: Sequence[Mapping[str, Any]] = (),
     hardware: Mapping[str, Any] | None = None,
+    findings: Mapping[str, Any] | None = None,
+    class_weights: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the decision card: what was measured, which quadrant, what follows, what came of it, what would change it."""
-    console = _console()
+    console = page_console()
     card = Group(
         _heading(plan),
         "",
         _quadrants(plan, console),
         "",
-        _grid(_argument(plan, candidates, hardware)),
+        grid([*_data_rows(findings, class_weights), *_argument(plan, candidates, hardware)]),
         "",
         _Candidates(candidates),
         "",
         *([contest(contenders), ""] if contenders else []),
         Text("What would change this", style="bold"),
-        _grid([("·", Text(printable(note))) for note in plan["would_change"]], style=""),
+        grid([("·", Text(printable(note))) for note in plan["would_change"]], style=""),
         "",
         Text("The words", style="bold"),
-        _grid([(word, Text(meaning, style="dim")) for word, meaning in _WORDS], style="dim"),
+        grid([(word, Text(meaning, style="dim")) for word, meaning in _WORDS], style="dim"),
     )
     if console.is_terminal:
-        _print(console, Panel(card, title="decision card", box=ROUNDED, padding=(1, 2)))
+        show(console, Panel(card, title="decision card", box=ROUNDED, padding=(1, 2)))
     else:
-        _print(console, Group("DECISION CARD", "", card))
+        show(console, Group("DECISION CARD", "", card))
     show_ignored(ignored, console)
 
 
@@ -130,6 +104,19 @@ def _argument(
     return rows
 
 
+def _data_rows(
+    findings: Mapping[str, Any] | None, class_weights: Mapping[str, Any] | None
+) -> list[tuple[str, RenderableType]]:
+    """What the audit found, and how much each class counts."""
+    sentences = data_sentences(findings) if findings else []
+    rows: list[tuple[str, RenderableType]] = [
+        ("data" if first else "", Text(printable(sentence))) for first, sentence in _first(sentences)
+    ]
+    if class_weights:
+        rows.append(("classes", Text(printable(class_weights["reason"]))))
+    return rows
+
+
 def _first(sentences: Sequence[str]) -> list[tuple[bool, str]]:
     return [(index == 0, sentence) for index, sentence in enumerate(sentences)]
 
@@ -142,7 +129,7 @@ def show_ignored(ignored: Sequence[Mapping[str, Any]], console: Console) -> None
     rows = [Text(printable(f"{item['name']}: {item['reason']}")) for item in ignored[:_IGNORED_SHOWN]]
     if len(ignored) > _IGNORED_SHOWN:
         rows.append(Text(f"... and {len(ignored) - _IGNORED_SHOWN:,} more"))
-    _print(console, _grid([("", row) for row in rows]))
+    show(console, grid([("", row) for row in rows]))
 
 
 def _quadrants(plan: Mapping[str, Any], console: Console) -> Table:
@@ -208,23 +195,28 @@ def _profile(candidate: Mapping[str, Any]) -> Text:
 
 def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> None:
     """Say how good the bundle is and what to do with it."""
-    console = _console()
+    console = page_console()
     rows: list[tuple[str, RenderableType]] = []
+    leaks = leak_sentences(manifest.get("leaks"))
     for split in ("validation", "test"):
         figures = manifest["metrics"][split]
         if figures:
             low, high = figures["accuracy_interval"]
             right = round(figures["accuracy"] * figures["num_images"])
+            kind = "test pictures" if split == "test" and leaks else "unseen pictures"
             rows.append(
                 (
                     split,
                     Text.assemble(
                         (f"accuracy {figures['accuracy']:.3f}", "bold"),
-                        f": {right} of {figures['num_images']} unseen pictures right by their centre view, 95 % interval "
+                        f": {right} of {figures['num_images']} {kind} right by their centre view, 95 % interval "
                         f"{low:.2f} to {high:.2f}",
                     ),
                 )
             )
+            rows.append(("", macro_words(figures)))
+    for first, sentence in _first(leaks):
+        rows.append(("honest" if first else "", Text(printable(sentence), "yellow")))
     parity = manifest["parity"][manifest["precision"]["served"]]
     rows += [
         (
@@ -236,16 +228,21 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
         ("bundle", Text(printable(f"{path}, after {duration(seconds)}"))),
     ]
     console.print()
-    _print(console, _grid(rows))
+    show(console, grid(rows))
     named = shlex.quote(str(path))
     console.print()
     for line in (f"transferapp predict {named} PICTURE...", f"transferapp serve {named}"):
         console.print(f"  {printable(line)}", style="cyan", markup=False, soft_wrap=True)
 
 
+def macro_words(figures: Mapping[str, Any]) -> str:
+    """The figures in which every class counts the same, beside the plain one."""
+    return f"mean recall {figures['macro_recall']:.3f}, mean F1 {figures['macro_f1']:.3f}: every class counts the same"
+
+
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:
     """Print the figures of `transferapp evaluate`."""
-    console = _console()
+    console = page_console()
     low, high = evaluation["accuracy_interval"]
     views = f"{evaluation['views']} view{'s' if evaluation['views'] > 1 else ''} each"
     rows: list[tuple[str, RenderableType]] = [
@@ -254,7 +251,7 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
             Text.assemble((f"{evaluation['accuracy']:.3f}", "bold"), f", 95 % interval {low:.2f} to {high:.2f}"),
         ),
         ("top 5", f"{evaluation['top5_accuracy']:.3f}"),
-        ("mean F1", f"{evaluation['macro_f1']:.3f}, every class counting the same"),
+        ("by class", macro_words(evaluation)),
         ("loss", f"{evaluation['loss']:.3f} nats"),
         ("measured on", f"{evaluation['num_images']:,} pictures, {views}, split: {evaluation['split']}"),
     ]
@@ -267,9 +264,9 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
         rows.append(
             ("note", Text(f"{evaluation['num_ignored']:,} files could not be read and were left out", "yellow"))
         )
-    _print(console, _grid(rows))
+    show(console, grid(rows))
     console.print()
-    _print(console, _per_class(evaluation["per_class"]))
+    show(console, _per_class(evaluation["per_class"]))
 
 
 def _per_class(per_class: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -287,7 +284,7 @@ def _per_class(per_class: Mapping[str, Mapping[str, Any]]) -> RenderableType:
 
 def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str, float]]) -> None:
     """Print a picture's classes, most probable first."""
-    console = _console()
+    console = page_console()
     said = f"  ({', '.join(notes)})" if notes else ""
     console.print(printable(f"{file}{said}"), markup=False, soft_wrap=True)
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -296,4 +293,4 @@ def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str
     table.add_column()
     for label, score in scores:
         table.add_row(Text(f"  {printable(label)}"), percent(score), "█" * round(30 * score))
-    _print(console, table)
+    show(console, table)

@@ -36,5 +36,7 @@ def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) 
         manifest["data"]["ignored"],
         manifest["contenders"],
         manifest["hardware"],
+        manifest["data"]["findings"],
+        manifest["class_weights"],
     )
     show_outcome(manifest, result.path, time.perf_counter() - started)

@@ -21,6 +21,8 @@ from transferapp.errors import ResourceError, TransferAppError
 COMMANDS = {
     "fit": "transferapp.cli.fit",
     "plan": "transferapp.cli.plan",
+    "audit": "transferapp.cli.audit",
+    "doctor": "transferapp.cli.doctor",
     "predict": "transferapp.cli.predict",
     "evaluate": "transferapp.cli.evaluate",
     "ensemble": "transferapp.cli.ensemble",
@@ -79,6 +81,7 @@ def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # `main` 
     """Turn a folder of pictures into an image classifier that you can trust, and serve it.
 
     \b
+    transferapp audit --data ./dogs        are the pictures all right?
     transferapp plan --data ./dogs         what would be done, and why
     transferapp fit --data ./dogs          do it: writes the bundle models/dogs
     transferapp predict models/dogs a.jpg  what is on this picture?

@@ -17,6 +17,7 @@ _METAVARS = {
     "data": "PATH",
     "out": "PATH",
     "weights": "PATH",
+    "label_fixes": "PATH",
     "backbone": "NAME",
     "train_views": "[auto|0-64]",
 }

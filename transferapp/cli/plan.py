@@ -27,8 +27,22 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
         measurement = plan(config, TerminalProgress(console))
     candidates = [candidate_json(c, c is measurement.chosen) for c in measurement.candidates]
     ignored = [vars(item) for item in measurement.dataset.ignored]
-    document = {**measurement.plan.to_json(), "candidates": candidates, "ignored": ignored}
+    findings, weights = measurement.findings.to_json(), measurement.weighting.to_json()
+    document = {
+        **measurement.plan.to_json(),
+        "candidates": candidates,
+        "ignored": ignored,
+        "findings": findings,
+        "class_weights": weights,
+    }
     if as_json:
         print_json(document)
     else:
-        show_card(measurement.plan.to_json(), candidates, ignored, hardware=detect().to_json())
+        show_card(
+            measurement.plan.to_json(),
+            candidates,
+            ignored,
+            hardware=detect().to_json(),
+            findings=findings,
+            class_weights=weights,
+        )

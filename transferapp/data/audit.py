@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from transferapp.data.dataset import Dataset, Ignored, Record
+from transferapp.data.signature import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
 
@@ -30,6 +31,9 @@ COLOUR_PICTURES = 500
 COLOUR_GRID = (16, 16)
 """... so many pixels each for the set's colour components: a hundred thousand values fix a 3 x 3 matrix well enough."""
 
+FEATURELESS = "featureless"
+"""Note on a picture that is all of one colour, or nearly."""
+
 Progress = Callable[[int], None]
 
 
@@ -41,6 +45,7 @@ def audit(
     workers: int = 2,
     progress: Progress | None = None,
     min_per_class: int = MIN_PICTURES_PER_CLASS,
+    refuse: bool = True,
 ) -> Dataset:
     """Decode and hash every picture.
 
@@ -51,9 +56,11 @@ def audit(
         workers: Threads.
         progress: Called with the number of pictures done so far.
         min_per_class: Usable pictures that every class must have.
+        refuse: Whether what cannot be learned from is an error; if not, call `check_usable` later.
 
     Returns:
-        The dataset with `sha256` filled in, less the pictures that cannot be used, which are in `ignored` with reasons.
+        The dataset with what the audit finds out about each picture filled in, `sha256` and the rest, less the pictures that
+        cannot be used, which are in `ignored` with reasons.
 
     Raises:
         DataError: Too many pictures are unreadable, or a class is left with too few.
@@ -76,7 +83,16 @@ def audit(
         if record.name in sampled:
             colours = picture.image.resize(COLOUR_GRID, Image.Resampling.NEAREST).tobytes()
         digest = hashlib.sha256(data).hexdigest()
-        return dataclasses.replace(record, sha256=digest, size=picture.original_size, colours=colours)
+        glance = signature(picture.image)
+        return dataclasses.replace(
+            record,
+            sha256=digest,
+            size=picture.original_size,
+            colours=colours,
+            form=picture.format,
+            notes=picture.notes if glance else (*picture.notes, FEATURELESS),
+            signature=glance,
+        )
 
     kept: list[Record] = []
     refused: list[Ignored] = []
@@ -89,7 +105,8 @@ def audit(
             if progress is not None:
                 progress(done)
     audited = dataclasses.replace(dataset, records=tuple(kept), ignored=(*dataset.ignored, *refused))
-    _check(dataset, audited, refused, min_per_class)
+    if refuse:
+        check_usable(dataset, audited, min_per_class)
     return audited
 
 
@@ -104,7 +121,18 @@ def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]
     return tuple(sizes)
 
 
-def _check(before: Dataset, after: Dataset, refused: list[Ignored], min_per_class: int) -> None:
+def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_PICTURES_PER_CLASS) -> None:
+    """Refuse a set that cannot be learned from.
+
+    Args:
+        before: What a source delivered.
+        after: What the audit made of it.
+        min_per_class: Usable pictures that every class must have.
+
+    Raises:
+        DataError: Too many pictures are unreadable, or a class is left with too few.
+    """
+    refused = after.ignored[len(before.ignored) :]
     if len(refused) > MAX_UNREADABLE_FRACTION * len(before) and len(refused) > 1:
         shown = "; ".join(f"{item.name} ({item.code})" for item in refused[:5])
         raise DataError(

@@ -29,6 +29,12 @@ class Record:
         size: (width, height) in pixels, as a person sees it; None until the audit has read it.
         colours: RGB values of some of its pixels, three bytes each, for the colour components of the set; only of a sample
             of the pictures.
+        form: What its bytes are, such as `JPEG`, whatever its name says; empty until the audit has read it.
+        notes: Codes of what is odd about it: from `transferapp.images.NOTES`, what had to be done to make plain RGB of it, or
+            `featureless`.
+        signature: From `transferapp.data.signature`; empty where it has none, and once its copies are found.
+        cluster: Names the copies and near copies that it is one of; empty where it is alone.
+        group: What the person says must stay together, such as a patient; empty where nothing is said.
     """
 
     path: Path
@@ -38,6 +44,11 @@ class Record:
     sha256: str = ""
     size: tuple[int, int] | None = None
     colours: bytes = b""
+    form: str = ""
+    notes: tuple[str, ...] = ()
+    signature: bytes = b""
+    cluster: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,33 @@ class Ignored:
     name: str
     code: str
     reason: str
+
+
+class UnionFind:
+    """Sets that are joined: who belongs together, directly or through others.
+
+    Args:
+        count: Members, each at first in a set of its own.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def join(self, left: int, right: int) -> None:
+        """Make one set of the sets of two members."""
+        left, right = self._root(left), self._root(right)
+        self._parent[max(left, right)] = min(left, right)
+
+    def roots(self) -> np.ndarray:
+        """The first member of each member's set: int64, shape (count,)."""
+        return np.array([self._root(member) for member in range(len(self._parent))], dtype=np.int64)
+
+    def _root(self, member: int) -> int:
+        parent = self._parent
+        while parent[member] != member:
+            parent[member] = parent[parent[member]]
+            member = parent[member]
+        return member
 
 
 @dataclass(frozen=True)
@@ -83,6 +121,19 @@ class Dataset:
         """Pictures a class, in label order."""
         counted = Counter(record.label for record in self.records)
         return [counted[label] for label in range(len(self.class_names))]
+
+    def kin(self) -> np.ndarray:
+        """Which pictures must stay together: int64, shape (n,), the same number for pictures of one content, cluster or group.
+
+        The number is the position of the first of them.
+        """
+        kin = UnionFind(len(self))
+        first: dict[tuple[str, str], int] = {}
+        for position, record in enumerate(self.records):
+            for kind in ("sha256", "cluster", "group"):
+                if value := getattr(record, kind):
+                    kin.join(first.setdefault((kind, value), position), position)
+        return kin.roots()
 
     def with_records(self, records: Sequence[Record]) -> Dataset:
         return dataclasses.replace(self, records=tuple(records))

@@ -37,6 +37,7 @@ class Metrics:
         accuracy_interval: Its 95 % Wilson interval.
         top5_accuracy: Share whose class is among the five most probable.
         loss: Mean negative log-likelihood in nats.
+        macro_recall: Mean of the classes' recall, known as balanced accuracy: every class counts the same.
         macro_f1: Mean of the classes' F1.
         calibration_error: Expected gap between confidence and accuracy, over ten bins (ECE; Naeini et al., 2015).
         classes: Per class, in label order.
@@ -48,6 +49,7 @@ class Metrics:
     accuracy_interval: tuple[float, float]
     top5_accuracy: float
     loss: float
+    macro_recall: float
     macro_f1: float
     calibration_error: float
     classes: tuple[ClassMetrics, ...]
@@ -61,6 +63,7 @@ class Metrics:
             "accuracy_interval": list(self.accuracy_interval),
             "top5_accuracy": self.top5_accuracy,
             "loss": self.loss,
+            "macro_recall": self.macro_recall,
             "macro_f1": self.macro_f1,
             "calibration_error": self.calibration_error,
             "per_class": {c.name: {k: v for k, v in vars(c).items() if k != "name"} for c in self.classes},
@@ -97,6 +100,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
         accuracy_interval=wilson_interval(int((predicted == labels).sum()), n),
         top5_accuracy=top5,
         loss=loss,
+        macro_recall=float(recall[present].mean()),
         macro_f1=float(f1[present].mean()),
         calibration_error=_calibration_error(probabilities.max(axis=1), predicted == labels),
         classes=tuple(

@@ -1,32 +1,25 @@
 """The report of a fit: one HTML page for people, made from the bundle's manifest and a few thumbnails.
 
-The page stands alone: style and pictures are in it, there is no script, and its own Content-Security-Policy forbids
-everything else. Names of classes and files come from outside and are escaped by the template; the wording is in
-`report.html.j2`, the figures are in `charts`, and what is computed from the manifest is here.
+What it shares with other pages is in `pages`; the wording is in `report.html.j2`, the figures are in `charts`, and what is
+computed from the manifest is here.
 """
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import io
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
-from PIL import Image, ImageOps
+from jinja2 import Template
 
 from transferapp.evaluation import charts
+from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
-from transferapp.evaluation.wording import backbone_reason, labelled
+from transferapp.evaluation.wording import backbone_reason, labelled, leak_sentences
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -38,9 +31,6 @@ ROWS_SHOWN = 15
 
 CONFUSIONS_LISTED = 20
 IGNORED_LISTED = 1000
-_JOINT = re.compile(r"(?<=[_/.-])(?=\w)")
-_OPTION = re.compile(r"(--[a-z][a-z-]*)")
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 DIVERGENCE_SCALE = charts.Scale(
     0.0, 1.0, SIMILAR_BELOW, f"{SIMILAR_BELOW:g}", ("similar", "different"), ((0.0, "0"), (1.0, "1"))
@@ -54,25 +44,6 @@ SIZE_SCALE = charts.Scale(
     ((10, "10"), (100, "100"), (10_000, "10,000"), (100_000, "100,000"), (1_000_000, "")),
     logarithmic=True,
 )
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A picture to show in the report.
-
-    Attributes:
-        name: The file, as people are told of it.
-        data_uri: From `thumbnail`.
-        label: Its true class.
-        predicted: What the classifier said, where that is shown.
-        score: How sure it was, in [0, 1].
-    """
-
-    name: str
-    data_uri: str
-    label: str
-    predicted: str | None
-    score: float | None
 
 
 @dataclass(frozen=True)
@@ -98,29 +69,20 @@ class _Confusion:
     num_images: int
 
 
-def thumbnail(image: Image.Image, size: int = 112) -> str:
-    """The middle square of an RGB picture as a small JPEG.
-
-    Args:
-        image: The picture, in mode RGB.
-        size: Its side in pixels.
-
-    Returns:
-        A `data:` URI.
-    """
-    small = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def render_report(manifest: Mapping[str, Any], *, samples: Sequence[Thumbnail], mistakes: Sequence[Thumbnail]) -> str:
+def render_report(
+    manifest: Mapping[str, Any],
+    *,
+    samples: Sequence[Thumbnail],
+    mistakes: Sequence[Thumbnail],
+    copies: Mapping[str, str] | None = None,
+) -> str:
     """Write the report.
 
     Args:
         manifest: `bundle.json`, before or after checksums are added.
         samples: Pictures of some of the classes.
         mistakes: Test pictures that the classifier got wrong, worst first; all of them or some.
+        copies: Thumbnails by name, for the pictures of `names_shown`.
 
     Returns:
         An HTML document that needs nothing else, and that UTF-8 can encode.
@@ -131,6 +93,8 @@ def render_report(manifest: Mapping[str, Any], *, samples: Sequence[Thumbnail], 
         headline=_headline(manifest),
         samples=samples,
         mistakes=mistakes,
+        copies=copies or {},
+        leaks=leak_sentences(manifest.get("leaks")),
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),
@@ -152,74 +116,14 @@ def render_report(manifest: Mapping[str, Any], *, samples: Sequence[Thumbnail], 
         large_per_class=LARGE_PER_CLASS,
         guess_loss=math.log(len(manifest["class_names"])),
     )
-    # File names can hold what HTML and UTF-8 cannot: control characters, and bytes that were no text.
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", page).encode("utf-8", "replace").decode("utf-8")
+    return harmless(page)
 
 
 @functools.cache
 def _template() -> Template:
-    # autoescape=True, not select_autoescape: that goes by the file's ending and would leave a .j2 unescaped.
-    environment = Environment(
-        loader=PackageLoader("transferapp.evaluation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=charts.percent,
-        span=charts.span,
-        decimal=charts.decimal,
-        significant=charts.significant,
-        points=charts.points,
-        plural=plural,
-        day=day,
-        csp_hash=csp_hash,
-        sentence=sentence,
-        breakable=breakable,
-        options=options,
-    )
+    environment = page_environment()
     environment.globals.update(class_rows=_class_rows, confusions=_confusions, heat=_heat)
     return environment.get_template("report.html.j2")
-
-
-def plural(count: int, noun: str) -> str:
-    """A count and its noun: `1 picture`, `2 pictures`, `2 classes`."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def sentence(text: str) -> str:
-    """With a capital first letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else ""
-
-
-def day(created: str) -> str:
-    """A date as people write it; as it is if it is not ISO 8601."""
-    try:
-        when = datetime.fromisoformat(created)
-    except ValueError:
-        return created
-    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
-
-
-def breakable(text: str) -> Markup:
-    """Escaped, and free to wrap after the characters that join words in names of classes and files."""
-    return Markup("<wbr>").join(_JOINT.split(text))
-
-
-def options(text: str) -> Markup:
-    """Escaped, and command-line options such as `--size` kept in one piece."""
-    parts = _OPTION.split(text)  # every second part is an option
-    return Markup("").join(
-        Markup('<span class="option">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts)
-    )
-
-
-def csp_hash(style: str) -> str:
-    """The source expression by which a Content-Security-Policy admits just this style sheet."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
 
 
 def _headline(manifest: Mapping[str, Any]) -> dict[str, Any]:

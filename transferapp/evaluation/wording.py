@@ -57,3 +57,95 @@ def backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
     if gap > 0:
         return f"It does {lead} points better than {best['backbone']}, at {price}."
     return f"{best['backbone']} does {lead} points better, too small a lead to pay for: this one answers at {price}."
+
+
+UNEVEN_FROM = 1.2
+"""The largest class over the smallest from which classes are said to differ in size."""
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A count and its noun: `1 picture`, `2,000 pictures`."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def data_sentences(findings: Mapping[str, Any]) -> list[str]:
+    """What an audit found, in a few sentences: the size of the set, its copies, its contradictions.
+
+    Args:
+        findings: `Findings.to_json()`.
+    """
+    sentences = []
+    counts = findings["counts"]
+    largest, smallest = (pick(counts, key=counts.__getitem__, default="") for pick in (max, min))
+    said = f"{counted(findings['num_images'], 'picture')} in {counted(len(counts), 'class', 'classes')}"
+    if counts and findings["imbalance"] >= UNEVEN_FROM:
+        said += (
+            f", {findings['imbalance']:.1f} times as many of {largest} ({counts[largest]:,}) as of {smallest} "
+            f"({counts[smallest]:,})"
+        )
+    sentences.append(said)
+    exact, near = findings["exact_copies"], findings["near_copies"]
+    if exact or near:
+        kinds = [counted(exact, "exact copy", "exact copies")] if exact else []
+        kinds += [counted(near, "near copy", "near copies")] if near else []
+        sentences.append(f"{' and '.join(kinds)} of other pictures, in {counted(findings['num_clusters'], 'group')}")
+    else:
+        sentences.append("no copies")
+    if findings["conflicts"]:
+        sentences.append(
+            f"{counted(findings['conflicts'], 'group')} of copies with more than one label: one of them must be wrong"
+        )
+    if findings["num_alike"]:
+        sentences.append(f"{counted(findings['num_alike'], 'more pair')} of pictures that look alike to the network")
+    sentences += [shared_sentence(shared) for shared in findings["shared"] if shared_total(shared)]
+    return sentences
+
+
+def shared_total(shared: Mapping[str, Any]) -> int:
+    """Pictures of a split that are in others too, in whatever way."""
+    return int(shared["exact"] + shared["near"] + shared["group"])
+
+
+def shared_sentence(shared: Mapping[str, Any]) -> str:
+    """How many pictures of a split are in others too."""
+    kinds = [
+        f"{shared[kind]:,} {words}"
+        for kind, words in (("exact", "byte for byte"), ("near", "as near copies"), ("group", "by their group"))
+        if shared[kind]
+    ]
+    total, asked = shared_total(shared), f"{_WHOLE[shared['split']]} picture"
+    return (
+        f"{total:,} of {counted(shared['num_images'], asked)} "
+        f"{'is' if total == 1 else 'are'} among the {' and '.join(_WHOLE[s] for s in shared['others'])} pictures too"
+        + (f": {', '.join(kinds)}" if kinds else "")
+    )
+
+
+_WHOLE = {"train": "training", "val": "validation", "test": "test"}
+
+
+def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
+    """What the test shares with what was learned from, and the honest figure; nothing where it shares nothing.
+
+    Args:
+        leaks: `Leaks.to_json()`.
+    """
+    if not leaks or not (shared_total(leaks["shared"]) or leaks["num_alike"]):
+        return []
+    sentences = [shared_sentence(leaks["shared"])] if shared_total(leaks["shared"]) else []
+    if leaks["num_alike"]:
+        sentences.append(
+            f"{counted(leaks['num_alike'], 'test picture')} more look{'s' if leaks['num_alike'] == 1 else ''} like one that "
+            "was learned from"
+        )
+    honest = leaks["honest"]
+    if honest is None:
+        sentences.append("no test picture is left that shares nothing, so there is no honest figure")
+    else:
+        low, high = honest["accuracy_interval"]
+        right = round(honest["accuracy"] * honest["num_images"])
+        sentences.append(
+            f"without these: accuracy {honest['accuracy']:.3f}, {right:,} of {counted(honest['num_images'], 'picture')} right, "
+            f"95 % interval {low:.2f} to {high:.2f}"
+        )
+    return sentences

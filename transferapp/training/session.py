@@ -234,7 +234,7 @@ def _compile(
     )
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=cross_entropy(settings.class_weights),
         weighted_metrics=["accuracy"],  # what fills a batch up for several devices has no weight
         # XLA on the CPU is ten times slower than TensorFlow's plain graph on depthwise convolutions (measured).
         jit_compile="auto" if keras.backend.backend() == "jax" else False,
@@ -242,6 +242,26 @@ def _compile(
     # In half precision Keras has put an optimizer around it that scales the loss.
     model.optimizer.build(model.trainable_variables)
     return model.optimizer
+
+
+def cross_entropy(class_weights: Sequence[float] = ()) -> Any:
+    """Cross-entropy of logits with class indices, each picture weighed by its class.
+
+    The weights are in the loss and not in the data, so that metrics stay without them, and what pads a batch keeps its own.
+
+    Args:
+        class_weights: One a class; none of them for equal weights.
+    """
+    if not class_weights:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    weights = np.asarray(class_weights, dtype=np.float32)
+
+    def weighted_cross_entropy(labels: Any, logits: Any) -> Any:
+        labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
+        losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        return keras.ops.take(keras.ops.convert_to_tensor(weights), labels) * losses
+
+    return weighted_cross_entropy
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -51,6 +51,8 @@ class TrainingSettings:
         clip_norm: Bound on the norm of the gradient; 0 for none.
         patience: Epochs without a better one after which training stops; a schedule that restarts is never stopped, for
             after each restart it is worse before it is better.
+        class_weights: How much a picture of each class counts in the loss, mean 1 over the training pictures; none of them
+            where all count the same. Losses and accuracies that are reported are without weights, but for the training loss.
     """
 
     optimizer: str = "adam"
@@ -62,6 +64,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     patience: int = PATIENCE
+    class_weights: tuple[float, ...] = ()
 
     @property
     def restarts(self) -> bool:

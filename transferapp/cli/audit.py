@@ -1,0 +1,39 @@
+"""`transferapp audit`: are the pictures all right?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("audit")
+@click.option("--data", required=True, metavar="PATH", help="The pictures, as for fit.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
+)
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures (HTML).")
+@click.option("--fast", is_flag=True, help="Leave out what needs the network: heavier crops and turns are then missed.")
+@click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
+def command(data: str, json_file: Path | None, page: Path | None, fast: bool, label_fixes: str) -> None:
+    """Find what is wrong with pictures before they are learned from."""
+    from transferapp.checkup import check_up
+    from transferapp.cli.findings import show_findings
+    from transferapp.cli.terminal import TerminalProgress, quiet_libraries
+    from transferapp.evaluation.audit_page import render_audit
+    from transferapp.evaluation.pages import names_shown, thumbnails
+    from transferapp.storage import write_text
+
+    with quiet_libraries() as console:
+        checkup = check_up(data, fast=fast, label_fixes=label_fixes, progress=TerminalProgress(console))
+    document = checkup.to_json()
+    if json_file:
+        write_text(json_file, json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+    if page:
+        pictures = thumbnails(checkup.dataset.records, names_shown(document))
+        refusal = str(checkup.refusal or "")
+        write_text(page, render_audit(data, document, document["ignored"], pictures, refusal))
+    show_findings(document)
+    if checkup.refusal is not None:  # all is shown first: this is what the command is for
+        raise checkup.refusal

@@ -1,0 +1,51 @@
+"""`transferapp doctor`: which labels are probably wrong?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from transferapp.cli.streams import print_json
+
+
+@click.command("doctor")
+@click.option("--data", required=True, metavar="PATH", help="The pictures, as for fit.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("labels.csv"),
+    metavar="FILE",
+    help="The list to look at and fill in; a page with pictures goes beside it. [default:\N{NO-BREAK SPACE}labels.csv]",
+)
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="PATH", help="Judge by this bundle's backbone and cut."
+)
+@click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json: bool) -> None:
+    """Find labels that are probably wrong, for a person to look at.
+
+    Fill in the fix column of the list: the right class, `drop` to leave the picture out, or nothing to keep it. Then give it
+    to `transferapp fit --label-fixes`.
+    """
+    from transferapp.cli.findings import show_diagnosis
+    from transferapp.cli.terminal import TerminalProgress, quiet_libraries
+    from transferapp.data.label_fixes import check_list_target
+    from transferapp.doctor import diagnose
+    from transferapp.evaluation.audit_page import labels_shown, render_doctor
+    from transferapp.evaluation.pages import thumbnails
+    from transferapp.storage import write_text
+
+    check_list_target(out)
+    with quiet_libraries() as console:
+        diagnosis = diagnose(data, bundle, label_fixes=label_fixes, progress=TerminalProgress(console))
+    document = diagnosis.to_json()
+    page = out.with_suffix(".html")
+    write_text(out, diagnosis.to_csv())
+    pictures = thumbnails(diagnosis.dataset.records, labels_shown(document))
+    write_text(page, render_doctor(document, pictures, str(out)))
+    if as_json:
+        print_json(document)
+    else:
+        show_diagnosis(document, [str(out), str(page)])

@@ -1,0 +1,311 @@
+"""What an audit has found, in numbers and names: for the terminal, for JSON, and for the pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from transferapp.data.audit import FEATURELESS
+from transferapp.data.dataset import Dataset, Record, Split
+from transferapp.images import NOTES
+
+TINY_SIDE = 32
+"""Pixels of the shorter side below which a picture is listed as tiny."""
+ELONGATED = 4.0
+"""Ratio of its sides from which a picture is listed as elongated: a square crop shows little of it."""
+
+CLUSTERS_LISTED = 100
+MEMBERS_LISTED = 12
+EXAMPLES_LISTED = 20
+
+SENTENCES = {
+    **NOTES,
+    FEATURELESS: "the picture is all of one colour, or nearly",
+    "misnamed": "the file is something else than its name says; it was read as what it is",
+    "tiny": f"the shorter side has fewer than {TINY_SIDE} pixels",
+    "elongated": f"one side is at least {ELONGATED:g} times the other; a square crop shows little of it",
+}
+"""What is odd about pictures that are used all the same, by code."""
+
+_FORMS = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "PNG": {".png"},
+    "WEBP": {".webp"},
+    "GIF": {".gif"},
+    "BMP": {".bmp", ".dib"},
+    "TIFF": {".tif", ".tiff"},
+    "AVIF": {".avif"},
+    "HEIF": {".heic", ".heif"},
+}
+
+Kind = Literal["exact", "near", "group"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One picture of a cluster: its name, its class, and the split that it came in, if the data came split."""
+
+    name: str
+    label: str
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Copies of one picture.
+
+    Attributes:
+        kind: `exact` where all are the same bytes.
+        num_images: How many there are.
+        num_labels: How many classes they are in: more than one, and at least one label is wrong or the classes overlap.
+        num_splits: How many of the given splits they are in.
+        members: Some of them, or all.
+    """
+
+    kind: Kind
+    num_images: int
+    num_labels: int
+    num_splits: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """Pictures that are used but are not what one might expect: a code of `SENTENCES`, how many, and the names of some."""
+
+    code: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Two pictures that the network sees nearly the same in, though their signatures differ: a heavier crop or turn, perhaps.
+
+    Attributes:
+        first, second: The pictures.
+        cosine: Of their features.
+    """
+
+    first: Member
+    second: Member
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Pictures of one split of which there are copies in others.
+
+    Attributes:
+        split: The split that is asked.
+        others: What is learned from.
+        num_images: Pictures in `split`.
+        exact, near, group: How many have the same bytes there; have a near copy there; belong to a group that is there.
+    """
+
+    split: Split
+    others: tuple[Split, ...]
+    num_images: int
+    exact: int
+    near: int
+    group: int
+
+    @property
+    def total(self) -> int:
+        return self.exact + self.near + self.group
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an audit has found.
+
+    Attributes:
+        num_images: Pictures that can be used.
+        num_ignored: Files that were left out; `Dataset.ignored` says why.
+        counts: Pictures by class.
+        imbalance: The largest class over the smallest.
+        sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None where there are no pictures.
+        forms: Pictures by format.
+        odd: What is unusual, commonest first.
+        exact_copies: Pictures that could go, for the same bytes are there once more.
+        near_copies: Pictures that could go for a near copy, beyond those.
+        conflicts: Clusters that carry more than one label.
+        num_clusters: Clusters in all.
+        clusters: Some of them or all: those with several labels first, then those across splits, then the largest.
+        shared: Of the splits that the data came with.
+        alike: Pairs beyond the clusters that look alike to the network, or some of them; None where it was not asked.
+        num_alike: How many there are.
+    """
+
+    num_images: int
+    num_ignored: int
+    counts: dict[str, int]
+    imbalance: float
+    sizes: dict[str, list[int]] | None
+    forms: dict[str, int]
+    odd: tuple[Oddity, ...]
+    exact_copies: int
+    near_copies: int
+    conflicts: int
+    num_clusters: int
+    clusters: tuple[Cluster, ...]
+    shared: tuple[Shared, ...]
+    alike: tuple[Alike, ...] | None = None
+    num_alike: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for JSON."""
+        document = dataclasses.asdict(self)
+        document["odd"] = [{**dataclasses.asdict(odd), "reason": SENTENCES[odd.code]} for odd in self.odd]
+        return document
+
+
+def summarise(dataset: Dataset) -> Findings:
+    """Put together what the audit has found.
+
+    Args:
+        dataset: Audited, with clusters, and with the splits that it came with, if any.
+    """
+    clusters = _clusters(dataset)
+    contents = len({record.sha256 for record in dataset.records})
+    kin = len({record.cluster or record.sha256 for record in dataset.records})
+    counts = dataset.counts()
+    learned: list[tuple[Split, tuple[Split, ...]]] = [("val", ("train",)), ("test", ("train", "val"))]
+    shared = [
+        shared_pictures(dataset, split, tuple(other for other in others if other in dataset.given_splits))
+        for split, others in learned
+        if split in dataset.given_splits
+    ]
+    return Findings(
+        num_images=len(dataset),
+        num_ignored=len(dataset.ignored),
+        counts=dict(zip(dataset.class_names, counts, strict=True)),
+        imbalance=max(counts) / max(min(counts), 1) if counts else 1.0,
+        sizes=_sizes(dataset.records),
+        forms=dict(Counter(record.form for record in dataset.records).most_common()),
+        odd=_oddities(dataset.records),
+        exact_copies=len(dataset) - contents,
+        near_copies=contents - kin,
+        conflicts=sum(cluster.num_labels > 1 for cluster in clusters),
+        num_clusters=len(clusters),
+        clusters=tuple(clusters[:CLUSTERS_LISTED]),
+        shared=tuple(each for each in shared if each.others),
+    )
+
+
+def with_look_alikes(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:
+    """The findings with pairs from `similar_rows`, less those that are of one cluster."""
+    kin = dataset.kin()
+    beyond = [(i, j, cosine) for i, j, cosine in pairs if kin[i] != kin[j]]
+    alike = tuple(
+        Alike(member(dataset, i), member(dataset, j), round(cosine, 4)) for i, j, cosine in beyond[:CLUSTERS_LISTED]
+    )
+    return dataclasses.replace(findings, alike=alike, num_alike=len(beyond))
+
+
+def member(dataset: Dataset, position: int) -> Member:
+    """A picture as the findings name it."""
+    record = dataset.records[position]
+    return Member(record.name, dataset.class_names[record.label], record.split)
+
+
+def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
+    """For each picture of a split, in order: whether it, a near copy, or another of its group is in the other splits too."""
+    kin = dataset.kin()
+    learned = [
+        (record, root) for record, root in zip(dataset.records, kin.tolist(), strict=True) if record.split in others
+    ]
+    contents = {record.sha256 for record, _ in learned}
+    clusters = {record.cluster for record, _ in learned} - {""}
+    roots = {root for _, root in learned}
+
+    def kind(record: Record, root: int) -> Kind | None:
+        if record.sha256 in contents:
+            return "exact"
+        if record.cluster in clusters:
+            return "near"
+        return "group" if root in roots else None
+
+    return [
+        kind(record, root) for record, root in zip(dataset.records, kin.tolist(), strict=True) if record.split == split
+    ]
+
+
+def shared_pictures(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Shared:
+    """How many pictures of a split are also, or nearly, in the others."""
+    kinds = shared_kinds(dataset, split, others)
+    found = Counter(kinds)
+    return Shared(split, others, len(kinds), found["exact"], found["near"], found["group"])
+
+
+def _clusters(dataset: Dataset) -> list[Cluster]:
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in dataset.records:
+        if record.cluster:
+            members[record.cluster].append(record)
+    return sorted(
+        (_cluster(dataset.class_names, records) for records in members.values()),
+        key=lambda cluster: (cluster.num_labels == 1, cluster.num_splits <= 1, -cluster.num_images),
+    )
+
+
+def _cluster(class_names: Sequence[str], records: Sequence[Record]) -> Cluster:
+    return Cluster(
+        kind="exact" if len({record.sha256 for record in records}) == 1 else "near",
+        num_images=len(records),
+        num_labels=len({record.label for record in records}),
+        num_splits=len({record.split for record in records} - {None}),
+        members=tuple(
+            Member(record.name, class_names[record.label], record.split) for record in records[:MEMBERS_LISTED]
+        ),
+    )
+
+
+def _sizes(records: Sequence[Record]) -> dict[str, list[int]] | None:
+    sizes: list[tuple[int, int]] = [record.size for record in records if record.size is not None]
+    if not sizes:
+        return None
+    by_area = sorted(sizes, key=_area)
+    return {
+        "smallest": list(by_area[0]),
+        "median": [int(statistics.median(size[axis] for size in sizes)) for axis in (0, 1)],
+        "largest": list(by_area[-1]),
+    }
+
+
+def _area(size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    return size[0] * size[1], size
+
+
+def _oddities(records: Sequence[Record]) -> tuple[Oddity, ...]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for code in (*record.notes, *_odd_shapes(record)):
+            found[code].append(record.name)
+    return tuple(
+        Oddity(code, len(names), tuple(names[:EXAMPLES_LISTED]))
+        for code, names in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+
+
+def _odd_shapes(record: Record) -> list[str]:
+    codes = []
+    suffix = PurePosixPath(record.name).suffix.lower()
+    if (
+        record.form in _FORMS
+        and suffix not in _FORMS[record.form]
+        and any(suffix in known for known in _FORMS.values())
+    ):
+        codes.append("misnamed")
+    if record.size is not None:
+        short, long = sorted(record.size)
+        if short < TINY_SIDE:
+            codes.append("tiny")
+        if long >= ELONGATED * short:
+            codes.append("elongated")
+    return codes

@@ -1,0 +1,80 @@
+"""The pages of `transferapp audit` and `transferapp doctor`: pictures of what was found, in one file each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transferapp.data.duplicates import MIN_COSINE
+from transferapp.evaluation.pages import harmless, page_environment
+from transferapp.evaluation.wording import data_sentences
+
+LABELS_SHOWN = 120
+"""Pictures with doubtful labels that the page shows, of those suspected and of the others: the CSV has all of the list."""
+
+
+def render_audit(
+    origin: str,
+    findings: Mapping[str, Any],
+    ignored: Sequence[Mapping[str, Any]],
+    thumbnails: Mapping[str, str],
+    refusal: str = "",
+) -> str:
+    """Write the page of an audit.
+
+    Args:
+        origin: What `--data` named.
+        findings: `Findings.to_json()`.
+        ignored: Files that were left out: `name`, `code`, `reason`.
+        thumbnails: `data:` URIs by name, for those of `names_shown`.
+        refusal: Why a fit would refuse the set, if it would.
+
+    Returns:
+        An HTML document that needs nothing else.
+    """
+    template = page_environment().get_template("audit.html.j2")
+    return harmless(
+        template.render(
+            title=_title(origin),
+            origin=origin,
+            f=findings,
+            ignored=ignored,
+            codes=Counter(item["code"] for item in ignored).most_common(),
+            thumbnails=thumbnails,
+            refusal=refusal,
+            sentences=data_sentences(findings),
+            min_cosine=MIN_COSINE,
+        )
+    )
+
+
+def render_doctor(diagnosis: Mapping[str, Any], thumbnails: Mapping[str, str], csv_name: str) -> str:
+    """Write the page of the label doctor.
+
+    Args:
+        diagnosis: `Diagnosis.to_json()`.
+        thumbnails: `data:` URIs by path.
+        csv_name: The file that the list is in.
+
+    Returns:
+        An HTML document that needs nothing else.
+    """
+    template = page_environment().get_template("doctor.html.j2")
+    page = template.render(
+        title=_title(diagnosis["data"]), d=diagnosis, thumbnails=thumbnails, csv=csv_name, shown=LABELS_SHOWN
+    )
+    return harmless(page)
+
+
+def labels_shown(diagnosis: Mapping[str, Any]) -> list[str]:
+    """The pictures that the doctor's page shows."""
+    pictures = diagnosis["pictures"]
+    suspected = [picture["path"] for picture in pictures if picture["suspected"]]
+    others = [picture["path"] for picture in pictures if not picture["suspected"]]
+    return [*suspected[:LABELS_SHOWN], *others[:LABELS_SHOWN]]
+
+
+def _title(origin: str) -> str:
+    return Path(origin).resolve().name or origin
