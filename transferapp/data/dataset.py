@@ -16,12 +16,12 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One picture.
+    """One picture. There may be a million of them, so it is small: see `benchmarks/scale.py`.
 
     Attributes:
-        path: The file.
+        location: The file, as text: a `Path` takes several times as much memory. `path` gives one.
         name: Its path below the data folder, with `/`: how people are told of it.
         label: Index into the dataset's `class_names`.
         split: What it is used for; None until that is decided.
@@ -29,18 +29,25 @@ class Record:
         size: (width, height) in pixels, as a person sees it; None until the audit has read it.
         colours: RGB values of some of its pixels, three bytes each, for the colour components of the set; only of a sample
             of the pictures.
+        group: What it has in common with others that must share its split, such as a patient; empty where nothing is known.
     """
 
-    path: Path
+    location: str
     name: str
     label: int
     split: Split | None = None
     sha256: str = ""
     size: tuple[int, int] | None = None
     colours: bytes = b""
+    group: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.location)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """A file that is left out, and why: a stable `code` and a sentence."""
 
@@ -86,6 +93,11 @@ class Dataset:
 
     def with_records(self, records: Sequence[Record]) -> Dataset:
         return dataclasses.replace(self, records=tuple(records))
+
+    def in_order_of_content(self) -> Dataset:
+        """The pictures of each class by their content: however the files are called, and whatever kind of source they came
+        from, folds and figures are then the same. They must have been audited."""
+        return self.with_records(sorted(self.records, key=lambda record: (record.label, record.sha256, record.name)))
 
     def fingerprint(self) -> str:
         """Twelve hex digits of what the data are: contents, labels and class names, in any order."""
