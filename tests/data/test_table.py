@@ -245,6 +245,14 @@ def test_a_file_with_two_labels_is_left_out_and_says_in_which_rows(root: Path) -
     assert item.reason == "has several labels: 'cat' (row 2), 'dog' (row 4)"
 
 
+def test_links_are_followed_and_loops_among_them_are_survived(root: Path) -> None:
+    (root / "pictures" / "link.png").symlink_to("001.png")
+    (root / "pictures" / "loop.png").symlink_to("loop.png")
+    dataset = read(root, "path,label\npictures/000.png,cat\npictures/link.png,dog\npictures/loop.png,dog\n")
+    assert found(dataset) == {"000": "cat", "link": "dog"}
+    assert codes(dataset) == {"pictures/loop.png": "missing_file"}
+
+
 def test_a_row_that_is_there_twice_counts_once(root: Path) -> None:
     dataset = read(root, "path,label\npictures/000.png,cat\npictures/001.png,dog\npictures/000.png,cat\n")
     assert found(dataset) == CATS_AND_DOGS
@@ -313,8 +321,10 @@ def test_what_is_no_table_is_refused_in_one_line(root: Path, data: bytes, said: 
 
 
 def test_an_encoding_that_breaks_late_is_noticed(root: Path) -> None:
-    filler = "".join(f"pictures/{i}.png,cat\n" for i in range(90_000))
-    dataset = read(root, (TEXT + filler).encode() + "pictures/002.png,Müsli\n".encode("cp1252"))
+    filler = 20 * f"pictures/gone.png,cat,{100_000 * 'x'}\n"
+    dataset = read(
+        root, (TEXT.replace("label", "label,note") + filler).encode() + "pictures/002.png,Müsli\n".encode("cp1252")
+    )
     assert "Müsli" in dataset.class_names
 
 

@@ -361,12 +361,13 @@ class _Unpacking:
         """The file to write. What comes twice is replaced; what the disk takes for the same name is listed."""
         try:
             return open(target, "wb" if target in self._written else "xb")
-        except FileExistsError:
+        except (FileExistsError, IsADirectoryError) as error:
+            if os.path.isdir(target):
+                what = f"{self._archive} has a file and a folder of one name, {printable(name)}"
+                raise DataError(what) from error
             reason = "differs from another name by case alone, which this disk cannot tell"
             self.ignored.append([printable(name), "case_clash", reason])
             return open(os.devnull, "wb")
-        except IsADirectoryError as error:
-            raise DataError(f"{self._archive} has a file and a folder of one name, {printable(name)}") from error
         except OSError as error:
             with disk_errors(Path(target)):
                 raise error

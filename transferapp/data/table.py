@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from array import array
 from collections import defaultdict
@@ -45,6 +46,9 @@ SPLIT_NAMES = ("split", "subset", "partition")
 
 _SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 """What is tried behind a path without one that pictures have."""
+
+_NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
+"""Disks there take other cases and Unicode forms for the same name."""
 
 _IS_INDEX = re.compile(r"$|unnamed\d|indexlevel\d")
 """Columns that pandas writes for its own index, less blanks and punctuation."""
@@ -308,6 +312,7 @@ class _Lookup:
         likely = [p for n, p in folders.items() if holds_pictures_only(n) or like_table.match(n.lower())]
         self._bases = [self.root, *sorted(likely if len(folders) > 1 else folders.values())]
         self._suffixes = list(_SUFFIXES_TRIED)
+        self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, path: str) -> str | None:
         """The file; None where it is not there, and empty where it may not be used."""
@@ -327,14 +332,26 @@ class _Lookup:
         return printable(inner.replace(os.sep, "/"))
 
     def _with_suffix(self, path: str) -> str | None:
-        if os.path.isfile(path):
+        if self._is_file(path):
             return path
         if suffix_of(path) not in IMAGE_SUFFIXES:
             for suffix in self._suffixes:
-                if os.path.isfile(path + suffix):
+                if self._is_file(path + suffix):
                     self._first(self._suffixes, suffix)
                     return path + suffix
         return None
+
+    def _is_file(self, path: str) -> bool:
+        """Whether it is there. Each folder is listed once: asking for a million files one by one takes far longer."""
+        folder, name = os.path.split(path)
+        if (names := self._listings.get(folder)) is None:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    names = frozenset(entry.name for entry in entries if _is_file(entry))
+            except (OSError, ValueError):  # ValueError: a NUL in the name
+                names = frozenset()
+            self._listings[folder] = names
+        return name in names or (_NAMES_ARE_LOOSE and os.path.isfile(path))
 
     def _allowed(self, path: str) -> bool:
         return self._within is None or os.path.realpath(path).startswith(self._within + os.sep)
@@ -345,6 +362,13 @@ class _Lookup:
         if choices[0] != choice:
             choices.remove(choice)
             choices.insert(0, choice)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _spellings(path: str) -> Iterator[str]:

@@ -100,7 +100,7 @@ def _builder(name: str, data_dir: str) -> Any:
     try:
         return tensorflow_datasets.builder(name, data_dir=data_dir or None)
     except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
-        known = tensorflow_datasets.list_builders()
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)
         similar = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, 3)
         raise DataError(
             f"tensorflow-datasets knows no dataset {name!r}, and none was prepared in {_place(data_dir)}",
@@ -170,7 +170,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
         raise DataError(
             f"{name} is no set of pictures with one label each",
             expected="one Image and one ClassLabel among its features",
-            got=f"{', '.join(map(str, table)) if hasattr(table, 'items') else type(table).__name__}",
+            got=f"{', '.join(sorted(map(str, table))) if hasattr(table, 'items') else type(table).__name__}",
         )
     return images[0], labels[0]
 
@@ -193,12 +193,13 @@ def _write(builder: Any, folder: Path, splits: list[str], image: str, label: str
     wanted = tensorflow_datasets.decode.PartialDecoding(
         {image: True, label: True}, decoders={image: tensorflow_datasets.decode.SkipDecoding()}
     )
+    reading = tensorflow_datasets.ReadConfig(try_autocache=False)  # each picture is read once
     unlabelled: Counter[str] = Counter()
     done = 0
     for split in splits:
         try:
             examples = tensorflow_datasets.as_numpy(
-                builder.as_dataset(split=split, decoders=wanted, shuffle_files=False, batch_size=None)
+                builder.as_dataset(split=split, decoders=wanted, shuffle_files=False, read_config=reading)
             )
             for number, example in enumerate(examples):
                 done += 1
