@@ -103,7 +103,8 @@ def _open_place(
         with progress.task(f"reading {printable(table.name)}", 0) as advance:
             name = f"{origin} ({printable(table.name)})"
             within = str(folder) if foreign else None
-            return read_table(table, options, min_classes, origin=name, within=within, progress=advance)
+            dataset = read_table(table, options, min_classes, origin=name, within=within, progress=advance)
+        return dataclasses.replace(dataset, origin=origin)
     options.refuse(TABLE_OPTIONS, "class folders")
     with progress.task("looking for pictures", 0) as advance:
         dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
