@@ -104,7 +104,7 @@ def _builder(name: str, data_dir: str) -> Any:
         similar = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, 3)
         raise DataError(
             f"tensorflow-datasets knows no dataset {name!r}, and none was prepared in {_place(data_dir)}",
-            hint=f"Did you mean {' or '.join(similar)}?" if similar else "Name its folder with --data-dir",
+            hint=f"Names like it: {', '.join(similar)}" if similar else "Name its folder with --data-dir",
         ) from error
     except Exception as error:  # its own checks are assertions
         raise DataError(f"The dataset {name!r} cannot be opened ({_first_line(error)})") from error
