@@ -125,7 +125,11 @@ def our_epochs(folder: Path, workers: int, warm: bool) -> Callable[[], Iterable[
     class_names = sorted(path.name for path in folder.iterdir())
     records = [
         Record(
-            path, path.name, class_names.index(path.parent.name), "train", hashlib.sha256(path.read_bytes()).hexdigest()
+            str(path),
+            path.name,
+            class_names.index(path.parent.name),
+            "train",
+            hashlib.sha256(path.read_bytes()).hexdigest(),
         )
         for path in sorted(folder.rglob("*"))
         if path.is_file()

@@ -88,5 +88,5 @@ def write_pictures(folder: Path, count: int, size: tuple[int, int] = (90, 70), s
     for index, pixels in enumerate(noise_pixels(count, size, seed)):
         path = folder / f"{seed}-{index:03}.png"
         Image.fromarray(pixels).save(path)
-        records.append(Record(path, path.name, index % 2, "train", sha256_file(path)))
+        records.append(Record(str(path), path.name, index % 2, "train", sha256_file(path)))
     return records

@@ -134,6 +134,11 @@ def test_weights_are_of_a_backbone_that_must_be_named() -> None:
         ("/", "", "models/model"),
         ("...", "", "models/model"),
         ("собаки", "", "models/собаки"),
+        ("pictures/dogs.zip", "", "models/dogs"),
+        ("dogs.tar.gz", "", "models/dogs"),
+        ("study/Labels.CSV", "", "models/Labels"),
+        ("v1.2", "", "models/v1.2"),
+        ("tfds:dogs/small:3.0.1", "", "models/dogs_small_3.0.1"),
         ("pictures/dogs", "elsewhere/d", "elsewhere/d"),
     ],
 )

@@ -90,7 +90,7 @@ def seen_by(counts: tuple[int, ...], flipped: int, seed: int) -> tuple[Look, np.
     labels = truth.copy()
     wrong = rng.choice(len(truth), flipped, replace=False)
     labels[wrong] = (labels[wrong] + 1) % len(counts)
-    records = [Record(Path(f"{i}"), f"{i}", int(k), sha256=f"{i}") for i, k in enumerate(labels)]
+    records = [Record(f"{i}", f"{i}", int(k), sha256=f"{i}") for i, k in enumerate(labels)]
     data = Dataset("points", tuple("abcdef"[: len(counts)]), tuple(records))
     trunk = dataclasses.replace(numeric_trunk("numeric"), stages=(Stage("top", 0, (1, 1, 12), True),), num_logits=0)
     return Look(data, data, trunk, rows), wrong

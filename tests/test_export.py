@@ -135,7 +135,7 @@ def center_pixels(image: Image.Image) -> np.ndarray:
 
 
 def dataset_of(*parts: tuple[str, list[Record]]) -> Dataset:
-    records = [Record(r.path, r.name, r.label, split, r.sha256) for split, rs in parts for r in rs]  # type: ignore[arg-type]
+    records = [Record(r.location, r.name, r.label, split, r.sha256) for split, rs in parts for r in rs]  # type: ignore[arg-type]
     return Dataset("here", CLASSES, tuple(records))
 
 
@@ -184,7 +184,7 @@ def write_near_twins(folder: Path, count: int) -> tuple[list[Record], np.ndarray
     for index, pixels in enumerate(twins.astype(np.uint8)):
         path, image = folder / f"{index:02}.png", Image.fromarray(pixels)
         image.save(path)
-        records.append(Record(path, path.name, index % 2))
+        records.append(Record(str(path), path.name, index % 2))
         views.append(center_pixels(image))
     return records, np.array(views)
 

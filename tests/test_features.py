@@ -193,7 +193,7 @@ def test_another_trunk_finds_nothing(records: list[Record]) -> None:
 def test_pictures_of_the_same_content_are_computed_once(records: list[Record], tmp_path: Path) -> None:
     twin = tmp_path / "twin.png"
     twin.write_bytes(records[3].path.read_bytes())
-    with_twin = [*records, dataclasses.replace(records[3], path=twin, name="twin.png", label=1)]
+    with_twin = [*records, dataclasses.replace(records[3], location=str(twin), name="twin.png", label=1)]
     engine = Means()
     rows = make_store(engine).collect(with_twin, VIEWS)
     assert engine.views == 60
@@ -248,7 +248,7 @@ def test_random_views_are_the_same_under_other_names_and_in_other_company(
     for index, record in enumerate(records[10:15]):
         path = tmp_path / f"renamed{index}.png"
         path.write_bytes(record.path.read_bytes())
-        moved.append(dataclasses.replace(record, path=path, name=path.name, label=0))
+        moved.append(dataclasses.replace(record, location=str(path), name=path.name, label=0))
     np.testing.assert_array_equal(make_store().collect(moved[::-1], views), expected[10:15][::-1])
 
 
@@ -257,7 +257,7 @@ def test_a_views_pixels_do_not_depend_on_what_else_is_asked_for(tmp_path: Path) 
     path = tmp_path / "large.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((900, 700)).save(path, quality=90)
-    record = Record(path, path.name, 0, "train", sha256_file(path))
+    record = Record(str(path), path.name, 0, "train", sha256_file(path))
     alone = [make_store(key=view).collect([record], [view])[0, 0] for view in VIEWS]
     together = make_store(key="together").collect([record], VIEWS)[0]
     np.testing.assert_array_equal(together, alone)

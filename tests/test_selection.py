@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +41,7 @@ def example(draw: Draw, n: int = 60) -> tuple[Any, Dataset, np.ndarray]:
     labels = np.sort(np.arange(n) % 3)
     means = rng.normal(size=(3, NUM_FEATURES))[labels]
     center = (means + 2 * rng.normal(size=(n, NUM_FEATURES))).astype(np.float32)
-    records = tuple(Record(Path(str(i)), str(i), int(label), "train", f"{i:064}") for i, label in enumerate(labels))
+    records = tuple(Record(str(i), str(i), int(label), "train", f"{i:064}") for i, label in enumerate(labels))
     candidate = SimpleNamespace(
         spec=SimpleNamespace(name="numeric"),
         store=Store(center, draw),

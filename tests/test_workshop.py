@@ -64,7 +64,7 @@ def test_a_size_that_a_file_does_not_take_is_refused(file: Path, tmp_path: Path)
 def dataset(counts: list[int]) -> Dataset:
     rng = np.random.default_rng(0)
     records = [
-        Record(Path("x"), f"{label}-{i}", label, "train", sha256=rng.bytes(32).hex())
+        Record("x", f"{label}-{i}", label, "train", sha256=rng.bytes(32).hex())
         for label, count in enumerate(counts)
         for i in range(count)
     ]

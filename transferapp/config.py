@@ -17,6 +17,7 @@ from typing import Any
 
 from transferapp.augmentation import Augmentation
 from transferapp.colour import ColourJitter
+from transferapp.data.options import SourceOptions
 from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
@@ -43,13 +44,20 @@ class FitConfig:
     """The settings of one fit. Construct through `make_config`, which checks them."""
 
     data: str = _option(
-        "", "The pictures: a folder with one sub-folder a class, or with train/, val/, test/ of that form."
+        "",
+        "The pictures: a folder with one sub-folder a class (or train/, val/, test/ of that form), a .csv or .parquet of "
+        "paths and labels, a zip or tar of these, or tfds:NAME.",
     )
     out: str = _option("", "Where the bundle goes. Default: models/ and the name of the data folder.")
     backbone: str = _option(
         "auto",
         "auto (try every embedded one), a name that `transferapp backbones` lists, or the path of a .keras file.",
     )
+    path_column: str = _option("", "The column of a table that names the pictures, where its name does not tell.")
+    label_column: str = _option("", "The column with their classes, where its name does not tell.")
+    split_column: str = _option("", "The column that says train, val or test.")
+    group_column: str = _option("", "The column of what must not be split apart, such as a patient.")
+    data_dir: str = _option("", "Where tensorflow-datasets keeps prepared data, for tfds:NAME.")
     weights: str = _option("", "A file of pretrained weights for the backbone, instead of the usual one.")
     size: str = _option("auto", "Overrule what is measured of the data's size.", ("auto", "small", "large"))
     similarity: str = _option(
@@ -108,6 +116,11 @@ class FitConfig:
     pca_std: float = _option(0.1, "Strength of random colour along the set's principal components.")
 
     @property
+    def source(self) -> SourceOptions:
+        """What was said about the data beside their name."""
+        return SourceOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(SourceOptions)})
+
+    @property
     def augmentation(self) -> Augmentation:
         """What varies in training views of pictures of ordinary size."""
         return self.augmentation_for(tiny=False)
@@ -143,7 +156,11 @@ class FitConfig:
         """The folder that the bundle is written to."""
         if self.out:
             return Path(self.out)
-        name = re.sub(r"[^\w.-]+", "_", Path(self.data).resolve().name).strip("._") or "model"
+        name = self.data if self.data.startswith("tfds:") else Path(self.data).resolve().name
+        name = re.sub(
+            r"^tfds:|\.(csv|tsv|parquet|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", "", name, flags=re.IGNORECASE
+        )
+        name = re.sub(r"[^\w.-]+", "_", name).strip("._") or "model"
         return Path("models") / name
 
     def to_json(self) -> dict[str, Any]:

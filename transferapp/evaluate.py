@@ -14,6 +14,7 @@ import numpy as np
 from transferapp.bundle import Bundle
 from transferapp.data.audit import DATASET_LIMITS, audit
 from transferapp.data.dataset import Dataset, Record
+from transferapp.data.options import SourceOptions
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError
 from transferapp.evaluation.metrics import Metrics, measure
@@ -53,6 +54,7 @@ def evaluate(
     path: Path,
     data: str,
     *,
+    source: SourceOptions | None = None,
     views: int | None = None,
     include_seen: bool = False,
     progress: Progress | None = None,
@@ -61,7 +63,9 @@ def evaluate(
 
     Args:
         path: The bundle.
-        data: Class folders, named as the bundle's classes. Of train, val and test folders, test alone is used.
+        data: Anything that a fit takes, with classes named as the bundle's. Of train, val and test splits, test alone is
+            used.
+        source: Columns and places that the person named.
         views: 1, 10 or 50; None for the bundle's default.
         include_seen: Count pictures that the bundle was trained on.
         progress: Who is told.
@@ -74,7 +78,7 @@ def evaluate(
     workers = worker_count()
     predictor = Predictor.load(path, streams=workers, limits=DATASET_LIMITS)
     views = predictor.check_views(views)
-    dataset = open_source(data, min_classes=1)
+    dataset = open_source(data, 1, source, progress=progress)
     split = "test" if "test" in dataset.given_splits else "all"
     if split == "test":
         dataset = dataset.part("test")

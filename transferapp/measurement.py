@@ -225,7 +225,7 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
     """
     tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
     reference = backbone_spec(DEFAULT_BACKBONE)
-    dataset = open_source(config.data)
+    dataset = open_source(config.data, options=config.source, progress=progress)
     shop.peeked = peek_sizes(dataset)
     for spec in dict.fromkeys([reference, *tried]):
         shop.order(spec)
@@ -310,7 +310,7 @@ def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> 
         dataset = apply_label_fixes(dataset, Path(config.label_fixes))
     with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
         dataset = audit(dataset, workers=worker_count(), progress=advance)
-    dataset = with_clusters(dataset)
+    dataset = with_clusters(dataset.in_order_of_content())
     findings = summarise(dataset)
     dataset = assign_splits(
         dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction

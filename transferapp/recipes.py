@@ -161,9 +161,13 @@ def fine_tune(
     return bake_off(measurement, solved, config, shop, run, progress)
 
 
+_PLACES = ("data", "out", "data_dir")
+"""Settings that say where things are. What the data are, their fingerprint says."""
+
+
 def run_identity(config: FitConfig, measurement: Measurement) -> dict[str, Any]:
     """All that the outcome of training depends on."""
-    settings = {name: value for name, value in config.to_json().items() if name not in ("data", "out")}
+    settings = {name: value for name, value in config.to_json().items() if name not in _PLACES}
     return {
         **{name.replace("_", "-"): value for name, value in settings.items()},
         "data": measurement.dataset.fingerprint(),

@@ -9,8 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from transferapp.cli.options import config_from, fit_options
+from transferapp.cli.options import config_from, fit_options, source_options
 from transferapp.config import FitConfig
+from transferapp.data.options import SourceOptions
 
 
 def settings(*words: str, file: str | None = None, folder: Path | None = None) -> FitConfig:
@@ -59,6 +60,24 @@ def test_a_flag_sets_its_setting_and_no_other(words: list[str], name: str, value
     if name == "scratch":
         changed["tune"] = "all"
     assert settings(*words) == FitConfig(**{"data": "pictures", **changed})
+
+
+def test_what_is_said_of_the_data_reaches_the_source() -> None:
+    words = ["--path-column", "file", "--label-column", "breed", "--group-column", "dog", "--data-dir", "/data"]
+    source = settings(*words).source
+    assert source == SourceOptions(path_column="file", label_column="breed", group_column="dog", data_dir="/data")
+    assert settings().source == SourceOptions()
+
+
+def test_commands_without_a_fit_take_the_options_of_a_source_alone() -> None:
+    @click.command()
+    @source_options
+    def command(**source: str) -> None:
+        click.echo(repr(SourceOptions(**source)))
+
+    outcome = CliRunner().invoke(command, ["--split-column", "part"])
+    assert outcome.output == f"{SourceOptions(split_column='part')!r}\n"
+    assert CliRunner().invoke(command, ["--epochs", "3"]).exit_code == 2
 
 
 def test_switches_come_from_a_file_and_flags_win(tmp_path: Path) -> None:

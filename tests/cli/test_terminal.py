@@ -106,6 +106,20 @@ def test_few_items_have_no_rate_and_none_at_all_no_harm(clock: Clock) -> None:
     assert stream.getvalue() == "  6 stages: 2.0 s\n  0 stages: 2.0 s\n"
 
 
+def test_a_count_that_nobody_knows_the_end_of_is_shown_as_it_grows(clock: Clock) -> None:
+    progress, stream = log(clock)
+    with progress.task("looking for pictures", 0) as advance:
+        for done in range(0, 100_001, 1000):
+            advance(done)
+            clock.now += 1
+    assert stream.getvalue().splitlines()[0] == "  looking for pictures: 30,000 so far, 1000/s"
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=100, highlight=False, legacy_windows=False)
+    with TerminalProgress(console, clock).task("looking for pictures", 0) as advance:
+        advance(12_000)
+    assert "12,000" in shown.getvalue()
+
+
 def test_a_task_that_fails_still_lets_its_error_through(clock: Clock) -> None:
     progress, stream = log(clock)
     with pytest.raises(ZeroDivisionError), progress.task("dividing", 10):

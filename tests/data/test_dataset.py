@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from transferapp.data.dataset import Dataset, Record
 
@@ -11,9 +10,9 @@ DATA = Dataset(
     "pictures",
     ("cats", "dogs", "none"),
     (
-        Record(Path("a"), "cats/a.png", 0, "train", "aa"),
-        Record(Path("b"), "cats/b.png", 0, "test", "bb"),
-        Record(Path("c"), "dogs/c.png", 1, "train", "cc"),
+        Record("a", "cats/a.png", 0, "train", "aa"),
+        Record("b", "cats/b.png", 0, "test", "bb"),
+        Record("c", "dogs/c.png", 1, "train", "cc"),
     ),
 )
 
@@ -38,7 +37,7 @@ def test_the_fingerprint_is_of_content_label_and_split_and_of_nothing_else() -> 
     print_of = DATA.fingerprint()
     assert len(print_of) == 12
     assert print_of == DATA.with_records(DATA.records[::-1]).fingerprint()
-    assert print_of == changed(path=Path("elsewhere"), name="renamed.png")
+    assert print_of == changed(location="elsewhere", name="renamed.png")
     assert print_of == dataclasses.replace(DATA, origin="moved").fingerprint()
     others = {changed(sha256="xx"), changed(label=1), changed(split="val"), print_of}
     assert len(others) == 4

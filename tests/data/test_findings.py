@@ -25,7 +25,7 @@ from transferapp.errors import DataError
 
 
 def record(name: str, label: int = 0, split: Split | None = None, **facts: str) -> Record:
-    return Record(Path(name), name, label, split, **{"sha256": name, **facts})  # type: ignore[arg-type]
+    return Record(name, name, label, split, **{"sha256": name, **facts})  # type: ignore[arg-type]
 
 
 def dataset(*records: Record, given: tuple[Split, ...] = ()) -> Dataset:

@@ -203,6 +203,35 @@ def test_a_nested_train_among_other_classes_is_a_class(tmp_path: Path) -> None:
     assert by_class(dataset) == {"bus": 1, "plane": 1, "train": 3}
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("validation", "val"), ("dev", "val"), ("Test_Images", "test"), ("holdout", "test"), ("val2017", "val")],
+)
+def test_splits_may_be_called_otherwise(tmp_path: Path, name: str, split: str) -> None:
+    folders = {f"{part}/{animal}": 1 for part in ("train_set", name) for animal in ("cats", "dogs")}
+    dataset = read_folder(str(tree(tmp_path, folders)))
+    assert by_class(dataset) == {"cats": 2, "dogs": 2}
+    assert set(dataset.given_splits) == {"train", split}
+
+
+def test_a_class_that_the_splits_spell_in_different_cases_is_one_class(tmp_path: Path) -> None:
+    dataset = read_folder(str(tree(tmp_path, {"train/Cats": 2, "train/dogs": 1, "val/cats": 1, "val/DOGS": 1})))
+    assert by_class(dataset) == {"Cats": 3, "dogs": 2}
+
+
+def test_two_classes_of_a_split_that_differ_by_case_alone_stay_two_in_all_splits(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/Rose": 2, "train/rose": 1, "val/rose": 1, "val/Rose": 1})
+    if len(list((tmp_path / "train").iterdir())) < 2:
+        pytest.skip("this file system does not tell case")
+    assert by_class(read_folder(str(tmp_path))) == {"Rose": 3, "rose": 2}
+
+
+def test_one_class_that_holds_folders_may_be_the_folder_that_was_meant(tmp_path: Path) -> None:
+    tree(tmp_path, {"pets/cats": 1, "pets/dogs": 1})
+    with pytest.raises(DataError, match=r"one class only, 'pets'.*If its sub-folders, such as 'cats', are the classes"):
+        read_folder(str(tmp_path))
+
+
 # Links
 
 

@@ -15,7 +15,7 @@ from transferapp.data.dataset import Dataset, Record
 
 
 def dataset(*paths: Path) -> Dataset:
-    return Dataset("here", ("a", "b"), tuple(Record(p, p.name, i % 2) for i, p in enumerate(paths)))
+    return Dataset("here", ("a", "b"), tuple(Record(str(p), p.name, i % 2) for i, p in enumerate(paths)))
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 10, 90)) -> Path:

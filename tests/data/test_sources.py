@@ -1,26 +1,196 @@
-"""What `--data` may name."""
+"""What `--data` may name, and how it is told apart."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.data.folders import paint, tree
+from transferapp.data.dataset import Dataset
+from transferapp.data.options import SourceOptions
 from transferapp.data.sources import open_source
-from transferapp.errors import DataError
+from transferapp.errors import DataError, UsageError
+
+TABLE = "path,label\nimages/000.png,cat\nimages/001.png,dog\nimages/002.png,cat\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def by_class(dataset: Dataset) -> dict[str, int]:
+    return dict(zip(dataset.class_names, dataset.counts(), strict=True))
+
+
+def codes(dataset: Dataset) -> dict[str, str]:
+    return {item.name: item.code for item in dataset.ignored}
+
+
+def table_of(root: Path, name: str = "labels.csv") -> Path:
+    """A table of two cats and a dog beside its folder of pictures."""
+    tree(root, {"images": 3})
+    (root / name).write_text(TABLE)
+    return root / name
+
+
+def zipped(folder: Path, to: Path) -> Path:
+    with zipfile.ZipFile(to, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return to
 
 
 def test_a_folder_is_read_as_class_folders(tmp_path: Path) -> None:
-    assert open_source(str(tree(tmp_path, {"cats": 1, "dogs": 1}))).class_names == ("cats", "dogs")
+    dataset = open_source(str(tree(tmp_path, {"cats": 1, "dogs": 1})))
+    assert dataset.class_names == ("cats", "dogs")
+    assert dataset.origin == str(tmp_path)
 
 
 def test_a_place_that_is_not_there_is_told_of(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no folder .*nowhere") as caught:
+    with pytest.raises(DataError, match=r"There is no file or folder .*nowhere") as caught:
         open_source(str(tmp_path / "nowhere"))
     assert caught.value.exit_code == 3
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.png is not a folder"):
+def test_a_picture_alone_is_no_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png is in no form that is read"):
         open_source(str(paint(tmp_path / "a.png")))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("a.xlsx", "Save it as CSV"), ("a.jsonl", "CSV"), ("a.txt", "ends in .csv")]
+)
+def test_files_that_people_have_and_that_are_not_read_say_what_to_do(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(DataError, match=hint):
+        open_source(str(tmp_path / name))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        open_source(str(tmp_path / "pipe"))
+
+
+def test_a_table_is_read_by_its_name_alone_or_by_that_of_its_folder(tmp_path: Path) -> None:
+    table = table_of(tmp_path)
+    for data in (table, tmp_path):
+        dataset = open_source(str(data))
+        assert by_class(dataset) == {"cat": 2, "dog": 1}
+        assert [record.name for record in dataset.records] == ["images/000.png", "images/002.png", "images/001.png"]
+
+
+def test_class_folders_win_over_a_table_and_it_is_listed(tmp_path: Path) -> None:
+    tree(tmp_path, {"ants": 2, "bees": 1})
+    (tmp_path / "notes.csv").write_text("path,label\nants/000.png,insect\n")
+    dataset = open_source(str(tmp_path))
+    assert by_class(dataset) == {"ants": 2, "bees": 1}
+    assert codes(dataset) == {"notes.csv": "table"}
+
+
+def test_split_folders_of_classes_win_over_a_table(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/ants": 2, "train/bees": 1, "test/ants": 1})
+    (tmp_path / "classes.csv").write_text("class_id,name\n0,ants\n")
+    assert open_source(str(tmp_path)).given_splits == ("test", "train")
+
+
+def test_flat_train_and_test_folders_beside_a_table_are_no_classes(tmp_path: Path) -> None:
+    tree(tmp_path, {"train": 2, "test": 1})
+    (tmp_path / "labels.csv").write_text("id,breed\n000,cat\n001,dog\n")
+    dataset = open_source(str(tmp_path))
+    assert by_class(dataset) == {"cat": 1, "dog": 1}
+
+
+def test_several_tables_are_for_the_person_to_choose_from(tmp_path: Path) -> None:
+    table_of(tmp_path)
+    shutil.copy(tmp_path / "labels.csv", tmp_path / "old.csv")
+    with pytest.raises(DataError, match=r"several tables: labels\.csv, old\.csv.* Name the table itself"):
+        open_source(str(tmp_path))
+
+
+def test_naming_a_column_asks_for_the_table_even_where_folders_could_be_classes(tmp_path: Path) -> None:
+    tree(tmp_path, {"ants": 2, "bees": 1})
+    (tmp_path / "notes.csv").write_text("path,label,colour\nants/000.png,x,red\nbees/000.png,y,blue\n")
+    dataset = open_source(str(tmp_path), options=SourceOptions(label_column="colour"))
+    assert dataset.class_names == ("blue", "red")
+
+
+@pytest.mark.parametrize(
+    ("data", "option"),
+    [
+        ("folders", "label_column"),
+        ("folders", "group_column"),
+        ("folders", "data_dir"),
+        ("table/labels.csv", "data_dir"),
+        ("folders.zip", "path_column"),
+        ("tfds:mnist", "split_column"),
+    ],
+)
+def test_settings_that_mean_nothing_for_a_source_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, option: str
+) -> None:
+    tree(tmp_path / "folders", {"ants": 1, "bees": 1})
+    zipped(tmp_path / "folders", tmp_path / "folders.zip")
+    table_of(tmp_path / "table")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} means nothing for") as caught:
+        open_source(data, options=SourceOptions(**{option: "x"}))
+    assert caught.value.exit_code == 2
+
+
+def test_an_archive_holds_class_folders_splits_or_a_table(tmp_path: Path) -> None:
+    tree(tmp_path / "a" / "pets", {"cats": 2, "dogs": 1})
+    tree(tmp_path / "b", {"train/cats": 2, "train/dogs": 1, "validation/cats": 1, "validation/dogs": 1})
+    table_of(tmp_path / "c" / "inner")
+    found = [open_source(str(zipped(tmp_path / name, tmp_path / f"{name}.zip"))) for name in "abc"]
+    assert [by_class(dataset) for dataset in found] == [
+        {"cats": 2, "dogs": 1},
+        {"cats": 3, "dogs": 2},
+        {"cat": 2, "dog": 1},
+    ]
+    assert [dataset.given_splits for dataset in found] == [(), ("train", "val"), ()]
+    assert found[0].origin == str(tmp_path / "a.zip")
+    assert [record.name for record in found[0].records] == ["cats/000.png", "cats/001.png", "dogs/000.png"]
+
+
+def test_a_table_in_an_archive_may_name_nothing_outside_of_it(tmp_path: Path) -> None:
+    secret = paint(tmp_path / "secret.png")
+    table = table_of(tmp_path / "pack")
+    up = os.path.relpath(secret, "/")
+    table.write_text(f"{TABLE}{secret},spy\n../../../../../../../../../../../{up},spy\n")
+    dataset = open_source(str(zipped(tmp_path / "pack", tmp_path / "pack.zip")))
+    assert dataset.class_names == ("cat", "dog")
+    assert codes(dataset) == {str(secret): "outside", f"../../../../../../../../../../../{up}": "outside"}
+    assert "spy" in open_source(str(table)).class_names, "the person's own table may"
+
+
+def test_an_empty_folder_and_an_empty_archive_say_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for data in (tmp_path / "empty", zipped(tmp_path / "empty", tmp_path / "empty.zip")):
+        with pytest.raises(DataError, match=r"has no class folders with pictures.*no pictures at all"):
+            open_source(str(data))
+
+
+def test_progress_is_shown_while_a_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import contextlib
+    from collections.abc import Callable, Iterator
+
+    monkeypatch.setattr("transferapp.data.folder.REPORT_EVERY", 2)
+    shown: list[tuple[str, int]] = []
+
+    class Watching:
+        def note(self, text: str) -> None:
+            raise AssertionError(text)
+
+        @contextlib.contextmanager
+        def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+            yield lambda done: shown.append((label, done))
+
+    open_source(str(tree(tmp_path, {"ants": 3, "bees": 2})), progress=Watching())
+    assert shown == [("looking for pictures", count) for count in (2, 4, 5)]

@@ -7,7 +7,6 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,7 +19,7 @@ from transferapp.errors import DataError
 
 def record(label: int, number: int, split: Split | None = None) -> Record:
     content = hashlib.sha256(f"{label} {number}".encode()).hexdigest()
-    return Record(Path(f"{label}-{number}"), f"{label}/{number}.png", label, split, content)
+    return Record(f"{label}-{number}", f"{label}/{number}.png", label, split, content)
 
 
 def dataset(records: Sequence[Record], given: tuple[Split, ...] = ()) -> Dataset:
@@ -76,7 +75,7 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
 
 def test_names_and_order_decide_nothing() -> None:
     data = unsplit(40, 25)
-    renamed = [dataclasses.replace(r, name=f"new/{i}", path=Path(f"new{i}")) for i, r in enumerate(data.records)]
+    renamed = [dataclasses.replace(r, name=f"new/{i}", location=f"new{i}") for i, r in enumerate(data.records)]
     random.Random(0).shuffle(renamed)
     assert fates(assign_splits(data)) == fates(assign_splits(data.with_records(renamed)))
 

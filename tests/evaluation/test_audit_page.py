@@ -110,7 +110,7 @@ def test_the_doctors_page_shows_suspects_and_then_the_rest() -> None:
 
 def test_only_some_pictures_of_many_copies_are_shown(tmp_path: Path) -> None:
     records = [
-        Record(Path("x"), f"{k}-{i}", 0, sha256=f"{k}-{i}", cluster=f"{k}")
+        Record("x", f"{k}-{i}", 0, sha256=f"{k}-{i}", cluster=f"{k}")
         for k in range(CLUSTERS_SHOWN + 3)
         for i in range(MEMBERS_SHOWN + 2)
     ]
@@ -123,7 +123,7 @@ def test_only_some_pictures_of_many_copies_are_shown(tmp_path: Path) -> None:
 
 def test_thumbnails_of_what_is_gone_are_left_out(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "a.png")
-    records = [Record(tmp_path / name, name, 0) for name in ("a.png", "gone.png")]
+    records = [Record(str(tmp_path / name), name, 0) for name in ("a.png", "gone.png")]
     assert list(thumbnails(records, ["a.png", "gone.png", "unknown.png"])) == ["a.png"]
 
 

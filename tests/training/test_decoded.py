@@ -26,7 +26,7 @@ SHORT_SIDE = 69  # ceil(480 · 32 / 224)
 
 
 def record_of(path: Path, label: int = 0) -> Record:
-    return Record(path, path.name, label, "train", hashlib.sha256(path.read_bytes()).hexdigest())
+    return Record(str(path), path.name, label, "train", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def saved(path: Path, size: tuple[int, int], seed: int = 0) -> Record:
@@ -50,7 +50,7 @@ class Counting:
 
 
 def named(*names: str) -> list[Record]:
-    return [Record(Path(name), name, label, "train", f"sha-{name}") for label, name in enumerate(names)]
+    return [Record(name, name, label, "train", f"sha-{name}") for label, name in enumerate(names)]
 
 
 # ----------------------------------------------------------------------------------------------------------- what is kept
@@ -71,7 +71,7 @@ def test_pictures_of_the_same_content_share_one_entry() -> None:
     make = Counting()
     cache = DecodedCache(make)
     (record,) = named("a")
-    twin = dataclasses.replace(record, path=Path("b"), name="b")
+    twin = dataclasses.replace(record, location="b", name="b")
     assert cache.get(twin) is cache.get(record)
     assert len(cache) == 1
 

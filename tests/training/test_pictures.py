@@ -34,7 +34,7 @@ def save_pictures(folder: Path, count: int) -> list[Record]:
         seeds = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
         path = folder / f"{number:02}.{'png' if number % 3 else 'jpg'}"
         Image.fromarray(seeds).resize((50 + 3 * number, 80), Image.Resampling.BICUBIC).save(path)
-        records.append(Record(path, path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
+        records.append(Record(str(path), path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
     return records
 
 
@@ -268,7 +268,7 @@ def test_a_network_learns_from_it_with_two_workers(tmp_path: Path) -> None:
         colour = (170, 70, 80) if number % 2 else (70, 80, 170)
         noise = np.random.default_rng(number).integers(-40, 40, (40, 40, 3))
         Image.fromarray((noise + colour).astype(np.uint8)).save(path)
-        records.append(Record(path, path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
+        records.append(Record(str(path), path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
     labels = [record.label for record in records]
     pca = colours_of(records)
     train = PictureBatches(records, labels, image_size=SIZE, batch_size=8, seed=0, pca=pca, workers=2)

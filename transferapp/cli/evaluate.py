@@ -6,25 +6,35 @@ from pathlib import Path
 
 import click
 
+from transferapp.cli.options import source_options
 from transferapp.cli.streams import print_json
+from transferapp.data.options import SourceOptions
 
 
 @click.command("evaluate")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", required=True, metavar="PATH", help="Class folders; of train/val/test folders, test is used.")
+@click.option("--data", required=True, metavar="PATH", help="Whatever fit takes; of train/val/test splits, test.")
+@source_options
 @click.option(
     "--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's,\N{NO-BREAK SPACE}10]"
 )
 @click.option("--include-seen", is_flag=True, help="Count pictures too that the bundle was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool) -> None:
+def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool, **source: str) -> None:
     """Measure a bundle on labelled pictures. Pictures that it was trained on are left out and counted."""
     from transferapp.cli.card import show_evaluation
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.evaluate import evaluate
 
     with quiet_libraries() as console:
-        evaluation = evaluate(bundle, data, views=views, include_seen=include_seen, progress=TerminalProgress(console))
+        evaluation = evaluate(
+            bundle,
+            data,
+            source=SourceOptions(**source),
+            views=views,
+            include_seen=include_seen,
+            progress=TerminalProgress(console),
+        )
     if as_json:
         print_json(evaluation.to_json())
     else:

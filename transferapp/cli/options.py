@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from transferapp.config import FitConfig, make_config, read_config_file
+from transferapp.data.options import TABLE_OPTIONS, SourceOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +21,8 @@ _METAVARS = {
     "label_fixes": "PATH",
     "backbone": "NAME",
     "train_views": "[auto|0-64]",
+    "data_dir": "PATH",
+    **dict.fromkeys(TABLE_OPTIONS, "NAME"),
 }
 _TYPES = {int: click.INT, float: click.FLOAT}
 
@@ -57,6 +60,17 @@ def fit_options(*leave_out: str) -> Callable[[F], F]:
         )(function)
 
     return decorate
+
+
+def source_options(function: F) -> F:
+    """A decorator that adds the options about a source, without the settings of a fit."""
+    names = {spec.name for spec in dataclasses.fields(SourceOptions)}
+    for spec in reversed(dataclasses.fields(FitConfig)):
+        if spec.name in names:
+            flag, help_text = f"--{spec.name.replace('_', '-')}", spec.metadata["help"]
+            metavar = _METAVARS.get(spec.name)
+            function = click.option(flag, spec.name, default="", metavar=metavar, help=help_text)(function)
+    return function
 
 
 def config_from(config_file: Path | None, flags: dict[str, Any]) -> FitConfig:

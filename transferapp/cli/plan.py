@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     with quiet_libraries() as console:
         measurement = plan(config, TerminalProgress(console))
     candidates = [candidate_json(c, c is measurement.chosen) for c in measurement.candidates]
-    ignored = [vars(item) for item in measurement.dataset.ignored]
+    ignored = [asdict(item) for item in measurement.dataset.ignored]
     findings, weights = measurement.findings.to_json(), measurement.weighting.to_json()
     document = {
         **measurement.plan.to_json(),

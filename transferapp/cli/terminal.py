@@ -82,11 +82,11 @@ class TerminalProgress:
         count = _Count(self._clock)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             with RichProgress(*self._columns(total), console=self._console, transient=True) as bars:
-                task = bars.add_task(label, total=total or None, rate="")
+                task = bars.add_task(label, total=total or None, rate="", so_far="")
 
                 def advance(value: int) -> None:
                     count(value)
-                    bars.update(task, completed=value, rate=count.rate())
+                    bars.update(task, completed=value, rate=count.rate(), so_far=f"{value:,}")
 
                 yield advance
         else:
@@ -95,9 +95,12 @@ class TerminalProgress:
             def advance(value: int) -> None:
                 nonlocal said
                 count(value)
-                if value < total and self._clock() - said >= QUIET_SECONDS:
+                if (value < total or not total) and self._clock() - said >= QUIET_SECONDS:
                     said = self._clock()
-                    self._line(f"{label}: {value:,} of {total:,}", count.rate(), count.time_left(total))
+                    if total:
+                        self._line(f"{label}: {value:,} of {total:,}", count.rate(), count.time_left(total))
+                    else:  # nobody knows how many there will be
+                        self._line(f"{label}: {value:,} so far", count.rate())
 
             yield advance
         if count.seconds >= _WORTH_A_LINE or total:
@@ -116,6 +119,8 @@ class TerminalProgress:
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
             ]
+        else:
+            columns.append(TextColumn("{task.fields[so_far]}"))
         return columns
 
     def _line(self, *parts: str) -> None:

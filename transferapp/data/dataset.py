@@ -16,12 +16,12 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One picture.
+    """One picture. There may be a million of them, so it is small: see `benchmarks/scale.py`.
 
     Attributes:
-        path: The file.
+        location: The file, as text: a `Path` takes several times as much memory. `path` gives one.
         name: Its path below the data folder, with `/`: how people are told of it.
         label: Index into the dataset's `class_names`.
         split: What it is used for; None until that is decided.
@@ -37,7 +37,7 @@ class Record:
         group: What the person says must stay together, such as a patient; empty where nothing is said.
     """
 
-    path: Path
+    location: str
     name: str
     label: int
     split: Split | None = None
@@ -50,8 +50,13 @@ class Record:
     cluster: str = ""
     group: str = ""
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.location)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """A file that is left out, and why: a stable `code` and a sentence."""
 
@@ -137,6 +142,11 @@ class Dataset:
 
     def with_records(self, records: Sequence[Record]) -> Dataset:
         return dataclasses.replace(self, records=tuple(records))
+
+    def in_order_of_content(self) -> Dataset:
+        """The pictures of each class by their content: however the files are called, and whatever kind of source they came
+        from, folds and figures are then the same. They must have been audited."""
+        return self.with_records(sorted(self.records, key=lambda record: (record.label, record.sha256, record.name)))
 
     def fingerprint(self) -> str:
         """Twelve hex digits of what the data are: contents, labels and class names, in any order."""

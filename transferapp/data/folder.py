@@ -1,93 +1,115 @@
-"""Class folders: one sub-folder of pictures a class, alone or within train, val and test folders."""
+"""Class folders: one sub-folder of pictures a class, alone or within train, val and test folders.
+
+A tree may hold a million files, so it is read with `os.scandir`, and a file is one string until it is a record.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from transferapp.data.dataset import Dataset, Ignored, Record, Split
+from transferapp.data.names import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    class_name,
+    is_litter,
+    printable,
+    split_named,
+    suffix_of,
+)
 from transferapp.errors import DataError
+from transferapp.progress import Advance
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .heic .heif".split()  # noqa: SIM905
-)
-"""Names that promise a picture. What a file really is, its bytes say; a file of another name is passed over."""
+REPORT_EVERY = 1000
+"""Files between two reports of progress."""
 
-_UNREAD_SUFFIXES = frozenset(
-    ".ai .arw .cr2 .cr3 .dcm .dng .emf .eps .exr .fit .fits .hdr .ico .j2k .jp2 .jxl .nef .orf .pbm .pcx .pdf .pgm .pnm "  # noqa: SIM905
-    ".ppm .ps .psd .raf .raw .rw2 .svg .svgz .tga .wmf .xcf".split()
-)
-"""Names of pictures in formats that are not read: someone may expect them to count, so they are listed."""
-
-_SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_LITTER = frozenset(
-    [
-        "thumbs.db",
-        "desktop.ini",
-        "__macosx",
-        "__pycache__",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-    ]
-)
+_Runs = dict[str, list[tuple[Split | None, list[str]]]]
+"""Of each class, what was found in each of its folders: a split, and the files in order."""
 
 
-def read_folder(data: str, min_classes: int = 2) -> Dataset:
+def read_folder(
+    data: str, min_classes: int = 2, *, origin: str | None = None, progress: Advance | None = None
+) -> Dataset:
     """Read class folders; pictures may lie at any depth below their class, and links are followed.
 
     A link that leads back to what is read anyway (the data folder, another class) is listed and not followed: its pictures
-    would turn up under two labels. Class names are in Unicode's composed form (NFC), however the disk spells them.
+    would turn up under two labels. Class names are in Unicode's composed form (NFC), however the disk spells them, and a
+    class that the splits spell in different cases is one class.
+
+    Args:
+        data: The folder.
+        min_classes: Classes there must be.
+        origin: What to call it in messages, where that is not the folder itself.
+        progress: Called now and then with the number of pictures found so far.
+
+    Raises:
+        DataError: It cannot be read, or has too few classes.
     """
-    root = Path(data)
+    root = os.fspath(Path(data))
+    origin = origin or data
     ignored: list[Ignored] = []
     roots = _split_folders(root, ignored)
     given = tuple(dict.fromkeys(split for split, _ in roots if split is not None))
     folders = [(split, child) for split, folder in roots for child in _children(folder, ignored, root)]
-    claimed = {os.path.realpath(folder) for _, folder in folders if not folder.is_symlink()}
-    by_class: dict[str, list[tuple[Split | None, Path]]] = {}
+    spelling = _spellings(folders)
+    claims = _Claims(folder for _, folder in folders if not os.path.islink(folder))
+    by_class: _Runs = defaultdict(list)
+    found = 0
     for split, folder in folders:
-        files = by_class.setdefault(unicodedata.normalize("NFC", _printable(folder.name)), [])
-        before = len(files) + len(ignored)
-        files.extend((split, file) for file in _pictures(folder, root, claimed, ignored))
-        if len(files) + len(ignored) == before:
+        before = len(ignored)
+        files = []
+        for file in _pictures(folder, root, claims, ignored):
+            files.append(file)
+            found += 1
+            if progress is not None and found % REPORT_EVERY == 0:
+                progress(found)
+        if files:
+            files.sort()
+            by_class[spelling[folder]].append((split, files))
+        elif len(ignored) == before:
             ignored.append(Ignored(_name(folder, root), "empty_class", "has no pictures"))
-    by_class = {name: files for name, files in by_class.items() if files}
-    _check_classes(data, list(by_class), ignored, min_classes)
+    if progress is not None:
+        progress(found)
+    _check_classes(origin, root, list(by_class), ignored, min_classes)
     class_names = tuple(sorted(by_class))
-    records = [
-        Record(path, _name(path, root), label, split)
-        for label, name in enumerate(class_names)
-        for split, path in sorted(by_class[name], key=lambda item: item[1].as_posix())
-    ]
-    return Dataset(data, class_names, tuple(records), tuple(ignored), given)
+    return Dataset(origin, class_names, tuple(_records(by_class, class_names, root)), tuple(ignored), given)
 
 
-def _split_folders(root: Path, ignored: list[Ignored]) -> list[tuple[Split | None, Path]]:
+def class_folders(root: str, at_most: int) -> list[str]:
+    """Names of sub-folders that hold pictures at any depth, the first few of them; litter does not count."""
+    found: list[str] = []
+    for folder in _subfolders(root):
+        if len(found) >= at_most:
+            break
+        if next(_pictures(folder, root, _Claims(()), []), None) is not None:
+            found.append(os.path.basename(folder))
+    return found
+
+
+def _records(by_class: _Runs, class_names: tuple[str, ...], root: str) -> Iterator[Record]:
+    """The records in order. What they are made from is given back class by class, so that it is never held twice."""
+    for label, name in enumerate(class_names):
+        for split, files in sorted(by_class.pop(name), key=lambda run: run[1]):
+            for file in files:
+                yield Record(file, _name(file, root), label, split)
+
+
+def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None, str]]:
     """The folders that hold class folders, and what each is for: train, val and test folders, or `root` itself.
 
     `train` and `test` can also be what classes are called. They are, if they hold pictures and no folders, or if other
     classes stand beside a lone one of them.
     """
-    folders = [child for child in _list(root) if _is_folder(child)]
-    named = [(split, folder) for folder in folders if (split := _SPLIT_NAMES.get(folder.name.lower()))]
-    nested = [(split, folder) for split, folder in named if any(_is_folder(child) for child in _list(folder))]
+    folders = list(_subfolders(root))
+    named = [(split, folder) for folder in folders if (split := split_named(os.path.basename(folder)))]
+    nested = [(split, folder) for split, folder in named if next(_subfolders(folder, strict=False), None)]
     has_train = any(split == "train" for split, _ in nested)
     if not nested or not (len(named) == len(folders) or (has_train and len(named) > 1)):
         return [(None, root)]
-    used, flat = [folder for _, folder in nested], [folder for _, folder in named]
+    used, flat = {folder for _, folder in nested}, {folder for _, folder in named}
     for child in _children(root, ignored, root):
         if child not in used:
             reason = "has no class folders" if child in flat else "lies beside the train, val and test folders"
@@ -96,110 +118,166 @@ def _split_folders(root: Path, ignored: list[Ignored]) -> list[tuple[Split | Non
     return [(None if {s for s, _ in nested} == {"train"} else split, folder) for split, folder in nested]
 
 
-def _check_classes(data: str, class_names: list[str], ignored: list[Ignored], min_classes: int) -> None:
+def _spellings(folders: list[tuple[Split | None, str]]) -> dict[str, str]:
+    """The class of each folder. Where each split has one spelling of a name, as `train/Cats` and `test/cats`, it is one
+    class; folders side by side that differ by case alone are two."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    beside: set[tuple[str, str]] = set()
+    clashing = set()
+    for _, folder in folders:
+        name = class_name(os.path.basename(folder))
+        folded = name.casefold()
+        place = (os.path.dirname(folder), folded)
+        if place in beside and name not in spellings[folded]:
+            clashing.add(folded)
+        beside.add(place)
+        spellings[folded].append(name)
+    return {
+        folder: name if name.casefold() in clashing else spellings[name.casefold()][0]
+        for _, folder in folders
+        for name in [class_name(os.path.basename(folder))]
+    }
+
+
+def _check_classes(data: str, root: str, class_names: list[str], ignored: list[Ignored], min_classes: int) -> None:
     if len(class_names) >= min_classes:
         return
     if not class_names:
         loose = sum(1 for item in ignored if item.code == "no_class")
         raise DataError(
             f"{data} has no class folders with pictures",
-            expected="one sub-folder a class, such as cats/ and dogs/",
+            expected="one sub-folder a class, such as cats/ and dogs/, or a table of paths and labels",
             got=f"{loose} loose picture{'' if loose == 1 else 's'}" if loose else "no pictures at all",
+        )
+    inner = os.path.join(root, class_names[0])
+    below = class_folders(inner, 2) if os.path.isdir(inner) else []
+    hint = "Add a folder of pictures of anything else that the classifier is to tell apart"
+    if len(below) > 1:
+        hint = (
+            f"If its sub-folders, such as {printable(below[0])!r}, are the classes, point --data at {printable(inner)}"
         )
     raise DataError(
         f"{data} has one class only, {class_names[0]!r}",
         expected="at least two classes, each a sub-folder of pictures",
-        hint="Add a folder of pictures of anything else that the classifier is to tell apart",
+        hint=hint,
     )
 
 
-def _children(folder: Path, ignored: list[Ignored], root: Path) -> list[Path]:
-    folders = []
-    for child in _list(folder):
-        if _is_folder(child):
-            folders.append(child)
-        elif child.suffix.lower() in IMAGE_SUFFIXES:
-            ignored.append(Ignored(_name(child, root), "no_class", "lies outside the class folders"))
-    return folders
+def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
+    """The class folders in a folder; loose pictures beside them are listed."""
+    folders, loose = [], []
+    for entry in _scan(folder):
+        if _is_folder(entry):
+            folders.append(entry.path)
+        elif suffix_of(entry.name) in IMAGE_SUFFIXES:
+            loose.append(entry.path)
+    for path in sorted(loose):
+        ignored.append(Ignored(_name(path, root), "no_class", "lies outside the class folders"))
+    return sorted(folders)
 
 
-def _pictures(folder: Path, root: Path, claimed: set[str], ignored: list[Ignored]) -> Iterator[Path]:
+def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:
+    """Sub-folders in the order of names; of one that cannot be read an error, or nothing if not `strict`."""
+    try:
+        yield from sorted(entry.path for entry in _scan(folder) if _is_folder(entry))
+    except DataError:
+        if strict:
+            raise
+
+
+def _pictures(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> Iterator[str]:
     """Every file below `folder` that is named like a picture; links are followed, each real folder once.
 
     Args:
         folder: A class folder.
         root: The data folder, for names.
-        claimed: Real paths of the class folders; a class folder that is a link adds its own.
+        claims: The class folders; a class folder that is a link adds its own.
         ignored: Gets what is left out.
     """
     own = os.path.realpath(folder)
     visited: set[str] = set()
-
-    def unreadable(error: OSError) -> None:
-        name = _name(Path(error.filename or folder), root)
-        ignored.append(Ignored(name, "unreadable", error.strerror or "cannot be read"))
-
-    for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        real = os.path.realpath(directory)
+    pending = [(folder, own, os.path.islink(folder))]
+    while pending:
+        directory, real, is_link = pending.pop()
         if real in visited:  # a link back up: walking it again would never end
-            subfolders.clear()
             continue
-        if Path(directory).is_symlink() and _leads_back(real, own, claimed):
-            ignored.append(Ignored(_name(Path(directory), root), "link", "leads back to folders that are read anyway"))
-            subfolders.clear()
+        if is_link and claims.leads_back(real, own):
+            ignored.append(Ignored(_name(directory, root), "link", "leads back to folders that are read anyway"))
             continue
-        if directory == os.fspath(folder):
-            claimed.add(own)
+        if directory == folder:
+            claims.add(own)
         visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not _is_litter(name))
-        for name in sorted(files):
-            path = Path(directory, name)
-            suffix = path.suffix.lower()
-            if _is_litter(name):
-                continue
-            if suffix in IMAGE_SUFFIXES:
-                yield path
-            elif suffix in _UNREAD_SUFFIXES:
-                ignored.append(Ignored(_name(path, root), "unsupported_format", f"{suffix} files are not read"))
+        subfolders = []
+        try:
+            for entry in _scan(directory, errors=OSError):
+                if _is_folder(entry):
+                    link = entry.is_symlink()
+                    target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
+                    subfolders.append((entry.path, target, link))
+                    continue
+                suffix = suffix_of(entry.name)
+                if suffix in IMAGE_SUFFIXES:
+                    yield entry.path
+                elif suffix in UNREAD_SUFFIXES:
+                    reason = f"{suffix} files are not read"
+                    ignored.append(Ignored(_name(entry.path, root), "unsupported_format", reason))
+        except OSError as error:
+            reason = error.strerror or "cannot be read"
+            ignored.append(Ignored(_name(directory, root), "unreadable", reason))
+        subfolders.sort(reverse=True)
+        pending.extend(subfolders)
 
 
-def _leads_back(real: str, own: str, claimed: set[str]) -> bool:
-    """Whether the target of a link is, contains, or lies in another class's folder, or contains its own."""
-    target = Path(real)
-    if target in Path(own).parents:
-        return True
-    return any(
-        real == other or target in Path(other).parents or Path(other) in target.parents
-        for other in claimed
-        if other != own or real == own
-    )
+class _Claims:
+    """Real paths of class folders, and whether the target of a link is what one of them reads anyway."""
+
+    def __init__(self, folders: Iterator[str] | tuple[()]) -> None:
+        self._claimed: set[str] = set()
+        self._above: set[str] = set()
+        for folder in folders:
+            self.add(os.path.realpath(folder))
+
+    def add(self, real: str) -> None:
+        self._claimed.add(real)
+        self._above.update(_parents(real))
+
+    def leads_back(self, real: str, own: str) -> bool:
+        """Whether a link's target is, contains, or lies in another class's folder, or contains its own.
+
+        Args:
+            real: The target.
+            own: The class folder that the link is in, or is.
+        """
+        if real in self._claimed or real in self._above or real in _parents(own):
+            return True
+        return any(parent in self._claimed and parent != own for parent in _parents(real))
 
 
-def _name(path: Path, root: Path) -> str:
-    """How people are told of a file: its path below the data folder, fit to be printed."""
-    return _printable(path.relative_to(root).as_posix())
+def _parents(path: str) -> list[str]:
+    return [str(parent) for parent in Path(path).parents]
 
 
-def _printable(name: str) -> str:
-    """A file name as text that every terminal and file can hold: bytes that are no UTF-8, and control characters, escaped."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def _is_litter(name: str) -> bool:
-    """What operating systems, editors and notebooks leave behind: .DS_Store, Thumbs.db, .ipynb_checkpoints."""
-    return name.startswith(".") or name.lower() in _LITTER
-
-
-def _is_folder(path: Path) -> bool:
+def _scan(folder: str, errors: type[Exception] = DataError) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, in any order and without litter."""
     try:
-        return path.is_dir()
-    except OSError:  # in a folder that can be listed but not entered
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not is_litter(entry.name):
+                    yield entry
+    except OSError as error:
+        if errors is OSError:
+            raise
+        raise DataError(f"{printable(folder)} cannot be read ({error.strerror or error})") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # in a folder that can be listed but not entered, or a link to itself
         return False
 
 
-def _list(folder: Path) -> list[Path]:
-    try:
-        return sorted(child for child in folder.iterdir() if not _is_litter(child.name))
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror or error})") from error
+def _name(path: str, root: str) -> str:
+    """How people are told of a file: its path below the data folder, fit to be printed."""
+    inner = path[len(root) :].lstrip(os.sep) if root != "." else path.removeprefix("." + os.sep)
+    return printable(inner.replace(os.sep, "/"))

@@ -1,49 +1,140 @@
 """Where pictures come from: whatever a person calls their data becomes a `Dataset`.
 
-`open_source` asks each source in turn whether the argument is of its kind. Class folders are the one kind so far; a new kind
-is one more entry in `SOURCES`.
+`open_source` chooses by what the argument is: a folder, a table, an archive of one of these, or a dataset of
+tensorflow-datasets. `docs/data.md` shows an example of each.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from transferapp.data.dataset import Dataset
-from transferapp.data.folder import read_folder
+from transferapp.data.archive import is_archive, unpack
+from transferapp.data.dataset import Dataset, Ignored
+from transferapp.data.folder import class_folders, read_folder
+from transferapp.data.names import TABLE_SUFFIXES, holds_pictures_only, is_litter, printable, split_named, suffix_of
+from transferapp.data.options import TABLE_OPTIONS, SourceOptions
+from transferapp.data.table import read_table
 from transferapp.errors import DataError
+from transferapp.progress import Progress, Silent
+
+EXPECTED = "a folder with one sub-folder of pictures a class, a .csv, .tsv or .parquet file, a zip or tar archive, or tfds:NAME"
+
+_CONVERTIBLE = {
+    ".xlsx": "Save it as CSV UTF-8",
+    ".xls": "Save it as CSV UTF-8",
+    ".ods": "Save it as CSV UTF-8",
+    ".txt": "If it is a table, give it a name that ends in .csv or .tsv",
+    ".json": "Write it as a CSV with the columns path and label",
+    ".jsonl": "Write it as a CSV with the columns path and label",
+    ".tfrecord": "Name a dataset of tensorflow-datasets, as in tfds:NAME, with --data-dir",
+}
+"""Files that people have and that are not read, and what to do."""
 
 
-class SourceKind(NamedTuple):
-    """A kind of source: whether an argument is of it, and how it is read."""
-
-    name: str
-    accepts: Callable[[str], bool]
-    read: Callable[[str, int], Dataset]
-
-
-def open_source(data: str, min_classes: int = 2) -> Dataset:
+def open_source(
+    data: str,
+    min_classes: int = 2,
+    options: SourceOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Dataset:
     """Read what `--data` names.
 
     Args:
-        data: A folder with one sub-folder a class, or with `train/`, `val/`, `test/` folders of that form.
+        data: A folder with one sub-folder a class, or with `train/`, `val/`, `test/` folders of that form; a `.csv`, `.tsv`
+            or `.parquet` file of paths and labels, or a folder with one such table beside its pictures; a zip or tar archive
+            of any of these; or `tfds:NAME[/CONFIG][:VERSION]`.
         min_classes: Classes there must be: two to learn from, one to be measured on.
+        options: Columns and places that the person named.
+        progress: Who is told.
 
     Returns:
-        The dataset. Nothing has been opened yet: see `transferapp.data.audit`.
+        The dataset. Nothing has been decoded yet: see `transferapp.data.audit`.
 
     Raises:
         DataError: There is nothing there, or nothing that can be classified.
+        UsageError: An option means nothing for this kind of source, or names a column that is not there.
+        ResourceError: The disk is full.
     """
-    for kind in SOURCES:
-        if kind.accepts(data):
-            return kind.read(data, min_classes)
+    options, progress = options or SourceOptions(), progress or Silent()
+    if data.startswith("tfds:") and not os.path.lexists(data):
+        options.refuse(TABLE_OPTIONS, "datasets of tensorflow-datasets")
+        from transferapp.data.tfds import read_tfds
+
+        return read_tfds(data, options.data_dir, min_classes, progress)
+    options.refuse(("data_dir",), "files and folders")
     path = Path(data)
+    if path.is_dir():
+        return _open_place(path, options, min_classes, progress, origin=data)
     if not path.exists():
-        raise DataError(f"There is no folder {data}", expected="a folder with one sub-folder of pictures a class")
-    raise DataError(f"{data} is not a folder", expected="a folder with one sub-folder of pictures a class")
+        raise DataError(f"There is no file or folder {printable(data)}", expected=EXPECTED)
+    if not path.is_file():
+        raise DataError(f"{printable(data)} is neither a file nor a folder", expected=EXPECTED)
+    if suffix_of(path.name) in TABLE_SUFFIXES:
+        with progress.task(f"reading {printable(path.name)}", 0) as advance:
+            return read_table(path, options, min_classes, origin=data, progress=advance)
+    if is_archive(data):
+        unpacked = unpack(path, progress)
+        dataset = _open_place(unpacked.folder, options, min_classes, progress, origin=data, foreign=True)
+        return dataclasses.replace(dataset, ignored=(*unpacked.ignored, *dataset.ignored))
+    hint = _CONVERTIBLE.get(suffix_of(path.name))
+    raise DataError(f"{printable(data)} is in no form that is read", expected=EXPECTED, hint=hint)
 
 
-SOURCES: tuple[SourceKind, ...] = (SourceKind("class folders", os.path.isdir, read_folder),)
+def _open_place(
+    folder: Path, options: SourceOptions, min_classes: int, progress: Progress, *, origin: str, foreign: bool = False
+) -> Dataset:
+    """A folder: as a table if it holds one beside its pictures, otherwise as class folders.
+
+    Args:
+        folder: Where to look.
+        options: What the person said.
+        min_classes: Classes there must be.
+        progress: Who is told.
+        origin: What to call it in messages.
+        foreign: It comes from elsewhere, so a table in it may name nothing outside.
+    """
+    tables = _tables(folder)
+    table = _the_table(folder, tables, options, origin) if tables else None
+    if table is not None:
+        with progress.task(f"reading {printable(table.name)}", 0) as advance:
+            name = f"{origin} ({printable(table.name)})"
+            within = str(folder) if foreign else None
+            dataset = read_table(table, options, min_classes, origin=name, within=within, progress=advance)
+        return dataclasses.replace(dataset, origin=origin)
+    options.refuse(TABLE_OPTIONS, "class folders")
+    with progress.task("looking for pictures", 0) as advance:
+        dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
+    left = [Ignored(printable(t.name), "table", "is not read: the folders give the classes") for t in tables]
+    return dataclasses.replace(dataset, ignored=(*dataset.ignored, *left))
+
+
+def _tables(folder: Path) -> list[Path]:
+    try:
+        names = [entry.name for entry in os.scandir(folder) if not is_litter(entry.name)]
+    except OSError as error:
+        raise DataError(f"{printable(str(folder))} cannot be read ({error.strerror or error})") from error
+    return [folder / name for name in sorted(names) if suffix_of(name) in TABLE_SUFFIXES and (folder / name).is_file()]
+
+
+def _the_table(folder: Path, tables: Sequence[Path], options: SourceOptions, origin: str) -> Path | None:
+    """The table that says what the pictures of a folder are; None where its sub-folders say it.
+
+    Sub-folders that hold pictures are classes, unless they are called what says nothing, such as `images` or `train`.
+    """
+    asked = any(getattr(options, name) for name in TABLE_OPTIONS)
+    holding = class_folders(str(folder), 32)
+    telling = [name for name in holding if not holds_pictures_only(name)]
+    parted = any(class_folders(str(folder / name), 1) for name in holding if split_named(name))
+    if not asked and (len(telling) > 1 or parted):
+        return None
+    if len(tables) > 1:
+        raise DataError(
+            f"{printable(origin)} has several tables: {', '.join(printable(t.name) for t in tables[:5])}",
+            expected="one table beside the pictures, or class folders",
+            hint="Name the table itself with --data",
+        )
+    return tables[0]

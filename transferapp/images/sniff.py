@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import IO, cast
@@ -10,7 +11,6 @@ from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
-    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -81,12 +81,12 @@ def identify(stream: Stream, subject: str) -> str:
         return form
     hint = "Convert it to JPEG or PNG"
     if form == "HEIF":
-        hint = "Convert it to JPEG, or install pillow-heif"
+        hint = "Convert it to JPEG, or install pillow-heif: pip install 'transferapp[heic]'"
     elif looks_like.startswith("a Git LFS"):
         hint = "Run `git lfs pull`"
     raise ImageError(
         f"{subject} is in no format that can be read",
-        expected=f"one of {', '.join(FORMATS)}",
+        expected=f"one of {', '.join([*FORMATS, *(['HEIC'] if _heif_reader() else [])])}",
         got=f"what looks like {looks_like}",
         hint=hint,
         code="unsupported_format",
@@ -128,14 +128,20 @@ def _sniff(head: bytes) -> tuple[str | None, str]:
     return None, "unknown binary data"
 
 
+@functools.cache
+def _heif_reader() -> Callable[[IO[bytes], str], ImageFile.ImageFile] | None:
+    """The reader of `pillow-heif`, without registering it with Pillow; None where it is not installed."""
+    try:
+        reader = importlib.import_module("pillow_heif").HeifImageFile
+    except (ImportError, OSError):  # OSError: its library lacks another
+        return None
+    return cast("Callable[[IO[bytes], str], ImageFile.ImageFile]", reader)
+
+
 def reader_for(form: str) -> Callable[[IO[bytes], str], ImageFile.ImageFile] | None:
     """Pillow's reader for a format, or None where this installation lacks it."""
     if form == "HEIF":
-        try:
-            importlib.import_module("pillow_heif").register_heif_opener()
-        except ImportError:
-            return None
-        return cast("Callable[[IO[bytes], str], ImageFile.ImageFile]", Image.OPEN["HEIF"][0])
+        return _heif_reader()
     if form in ("WEBP", "AVIF") and not features.check(form.lower()):
         return None
     return _READERS[form]

@@ -1,0 +1,370 @@
+"""Tables of paths and labels, as spreadsheets, scripts and strangers write them."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.data.folders import paint, tree
+from transferapp.data.dataset import Dataset
+from transferapp.data.options import SourceOptions
+from transferapp.data.table import class_order, read_table
+from transferapp.errors import DataError, UsageError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Six pictures, 000 to 005, in a folder of their own."""
+    return tree(tmp_path, {"pictures": 6})
+
+
+def read(root: Path, text: str | bytes, name: str = "labels.csv", **options: str) -> Dataset:
+    data = text.encode() if isinstance(text, str) else text
+    (root / name).write_bytes(data)
+    return read_table(root / name, SourceOptions(**options))
+
+
+def found(dataset: Dataset) -> dict[str, str]:
+    """The class of each file, by the file's own name."""
+    return {record.path.stem: dataset.class_names[record.label] for record in dataset.records}
+
+
+def codes(dataset: Dataset) -> dict[str, str]:
+    return {item.name: item.code for item in dataset.ignored}
+
+
+CATS_AND_DOGS = {"000": "cat", "001": "dog"}
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "path,label",
+        "Label,FileName",
+        "image_path,class",
+        "img,Category",
+        "file,target",
+        "id,breed",
+        "Image ID,Class Name",
+    ],
+)
+def test_columns_are_known_by_their_usual_names(root: Path, header: str) -> None:
+    first_is_label = header.lower().startswith("label")
+    rows = [("pictures/000.png", "cat"), ("pictures/001.png", "dog")]
+    lines = [",".join(reversed(row) if first_is_label else row) for row in rows]
+    assert found(read(root, "\n".join([header, *lines]))) == CATS_AND_DOGS
+
+
+def test_other_columns_do_not_disturb_and_a_better_name_wins(root: Path) -> None:
+    text = "id,width,path,label,note\n7,20,pictures/000.png,cat,a\n8,20,pictures/001.png,dog,b\n"
+    assert found(read(root, text)) == CATS_AND_DOGS
+
+
+def test_a_column_that_holds_picture_names_is_the_path_whatever_it_is_called(root: Path) -> None:
+    assert found(read(root, "Bild,Tier\npictures/000.png,cat\npictures/001.png,dog\n")) == CATS_AND_DOGS
+
+
+def test_a_table_without_names_of_columns_is_understood(root: Path) -> None:
+    assert found(read(root, "pictures/000.png,cat\npictures/001.png,dog\n")) == CATS_AND_DOGS
+    text = "pictures/000.png,3,cat\npictures/001.png,4,dog\n"
+    assert found(read(root, text, label_column="3")) == CATS_AND_DOGS
+
+
+def test_the_index_that_pandas_writes_is_no_label(root: Path) -> None:
+    assert found(read(root, ",path,animal\n0,pictures/000.png,cat\n1,pictures/001.png,dog\n")) == CATS_AND_DOGS
+
+
+def test_columns_can_be_named(root: Path) -> None:
+    text = "path,label,A,B\nx,y,pictures/000.png,cat\nx,y,pictures/001.png,dog\n"
+    assert found(read(root, text, path_column="A", label_column="b")) == CATS_AND_DOGS
+
+
+def test_a_column_that_was_named_and_is_not_there_is_a_usage_error(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"no column 'animal' \(--label-column\). Expected one of path, label"):
+        read(root, "path,label\npictures/000.png,cat\n", label_column="animal")
+
+
+def test_two_columns_that_could_be_the_label_are_told_of(root: Path) -> None:
+    with pytest.raises(DataError, match=r"several columns that could be the label. Got label, species"):
+        read(root, "path,label,species\npictures/000.png,1,cat\n")
+
+
+def test_no_column_that_could_be_the_label_lists_what_there_is(root: Path) -> None:
+    with pytest.raises(DataError, match=r"no column that is known to be the label.*got path, a, b.*--label-column"):
+        read(root, "path,a,b\npictures/000.png,1,cat\n")
+    with pytest.raises(DataError, match=r"no column that is known to be the path.*--path-column"):
+        read(root, "a,b\n1,2\n")
+
+
+def test_splits_are_detected_and_named_in_any_usual_way(root: Path) -> None:
+    splits = ["train", "TRAINING", "Val", "validation", "test", ""]
+    rows = [f"pictures/00{i}.png,{'ab'[i % 2]},{split}" for i, split in enumerate(splits)]
+    dataset = read(root, "\n".join(["path,label,split", *rows]))
+    assert dataset.given_splits == ("train", "val", "test")
+    assert {r.path.stem: r.split for r in dataset.records} == dict(
+        zip([f"00{i}" for i in range(6)], ["train", "train", "val", "val", "test", None], strict=True)
+    )
+
+
+def test_train_alone_is_no_split(root: Path) -> None:
+    dataset = read(root, "path,label,split\npictures/000.png,a,train\npictures/001.png,b,train\n")
+    assert dataset.given_splits == ()
+    assert {record.split for record in dataset.records} == {None}
+
+
+def test_a_split_column_that_holds_something_else_is_one_only_if_it_was_named(root: Path) -> None:
+    text = "path,label,split\npictures/000.png,a,0\npictures/001.png,b,1\n"
+    assert read(root, text).given_splits == ()
+    with pytest.raises(DataError, match="splits that are not known: '0', '1'"):
+        read(root, text, split_column="split")
+
+
+def test_rows_of_a_split_that_nobody_knows_are_listed(root: Path) -> None:
+    text = "path,label,split\npictures/000.png,a,train\npictures/001.png,b,test\npictures/002.png,b,spare\n"
+    dataset = read(root, text)
+    assert len(dataset) == 2
+    assert codes(dataset) == {"pictures/002.png": "unknown_split"}
+
+
+def test_groups_come_from_the_column_that_was_named(root: Path) -> None:
+    text = "path,label,patient\npictures/000.png,a,P1\npictures/001.png,b,P2\npictures/002.png,a,P1\n"
+    assert {r.path.stem: r.group for r in read(root, text, group_column="patient").records} == {
+        "000": "P1",
+        "001": "P2",
+        "002": "P1",
+    }
+    plain = read(root, "path,label,other\npictures/000.png,a,P1\npictures/001.png,b,P2\n")
+    assert {record.group for record in plain.records} == {""}
+
+
+# Labels
+
+
+def test_whole_numbers_keep_their_order(root: Path) -> None:
+    rows = [f"pictures/00{i}.png,{label}" for i, label in enumerate(("10", "9", "-1", "100", "2", "9"))]
+    assert read(root, "\n".join(["path,label", *rows])).class_names == ("-1", "2", "9", "10", "100")
+
+
+def test_other_labels_are_in_the_order_of_their_names(root: Path) -> None:
+    rows = [f"pictures/00{i}.png,{label}" for i, label in enumerate(("b", "10", "a", "9"))]
+    assert read(root, "\n".join(["path,label", *rows])).class_names == ("10", "9", "a", "b")
+
+
+def test_numbers_that_a_gap_has_made_fractions_are_whole_again() -> None:
+    assert class_order({"3.0", "10.", "2"}) == (["2", "3", "10"], {"3.0": "3", "10.": "10", "2": "2"})
+    assert class_order({"3.5", "10"})[0] == ["10", "3.5"]
+    assert class_order({"007", "7", "10"})[0] == ["007", "7", "10"]
+
+
+def test_labels_survive_alphabets_spaces_quotes_and_emoji(root: Path) -> None:
+    labels = ["Größe 12", "猫", "🐕 my dog", 'a"b', "x,y", "caf\u0065\u0301"]
+    rows = ['pictures/00{}.png,"{}"'.format(i, label.replace('"', '""')) for i, label in enumerate(labels)]
+    dataset = read(root, "\n".join(["path,label", *rows]))
+    assert found(dataset) == {f"00{i}": unicodedata.normalize("NFC", label) for i, label in enumerate(labels)}
+
+
+def test_blanks_around_labels_and_paths_do_not_count(root: Path) -> None:
+    assert found(read(root, "path , label\n pictures/000.png , cat\npictures/001.png,dog \n")) == CATS_AND_DOGS
+
+
+# Files
+
+
+def test_paths_are_looked_up_beside_the_table_and_in_folders_of_pictures(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png", 1)
+    paint(tmp_path / "Images" / "b.png", 2)
+    paint(tmp_path / "train" / "c.png", 3)
+    paint(tmp_path / "labels" / "d.png", 4)
+    paint(tmp_path / "other" / "e.png", 5)
+    (tmp_path / "away").mkdir()
+    outside = paint(tmp_path / "away" / "f.png", 6)
+    rows = ["a.png,x", "b.png,y", "c.png,x", "./d.png,y", "e.png,x", f"{outside},y", "other/e.png,y"]
+    dataset = read(tmp_path, "\n".join(["path,label", *rows]))
+    assert {record.name for record in dataset.records} == {
+        "a.png", "Images/b.png", "train/c.png", "labels/d.png", "away/f.png", "other/e.png",
+    }  # fmt: skip
+    assert codes(dataset) == {"e.png": "missing_file"}
+
+
+def test_ids_without_a_suffix_find_their_picture(tmp_path: Path) -> None:
+    for name in ("000bec.jpg", "1.2.3.png", "B.JPG"):
+        paint(tmp_path / "train" / "x.png").rename(tmp_path / "train" / name)
+    dataset = read(tmp_path, "id,breed\n000bec,cat\n1.2.3,dog\nB,cat\n")
+    assert {r.path.name for r in dataset.records} == {"000bec.jpg", "1.2.3.png", "B.JPG"}
+
+
+def test_paths_of_another_system_and_of_another_unicode_form_are_found(tmp_path: Path) -> None:
+    paint(tmp_path / "cats" / "a.png", 1)
+    paint(tmp_path / "cafe\u0301.png", 2)
+    paint(tmp_path / "th\u00e9.png", 3)
+    dataset = read(tmp_path, "path,label\ncats\\a.png,x\ncaf\u00e9.png,y\nthe\u0301.png,x\n")
+    assert len(dataset) == 3
+    assert dataset.ignored == ()
+
+
+def test_what_is_wrong_with_a_row_is_listed_and_the_rest_is_read(root: Path) -> None:
+    rows = [
+        "pictures/000.png,cat",
+        "pictures/gone.png,cat",
+        "pictures,dog",
+        ",dog",
+        "pictures/001.png,",
+        "pictures/002.png",
+        "pictures/scan.dcm,dog",
+        "pictures/\0.png,dog".replace("\0", "\x07"),
+        "",
+        "pictures/003.png,dog",
+    ]
+    dataset = read(root, "\n".join(["path,label", *rows]))
+    assert found(dataset) == {"000": "cat", "003": "dog"}
+    assert codes(dataset) == {
+        "pictures/gone.png": "missing_file",
+        "pictures": "missing_file",
+        "labels.csv, row 5": "no_path",
+        "pictures/001.png": "no_label",
+        "pictures/002.png": "no_label",
+        "pictures/scan.dcm": "unsupported_format",
+        "pictures/\\x07.png": "missing_file",
+    }
+    assert "row 3 of labels.csv" in dataset.ignored[0].reason
+
+
+def test_a_file_with_two_labels_is_left_out_and_says_in_which_rows(root: Path) -> None:
+    rows = ["pictures/000.png,cat", "pictures/001.png,dog", "./pictures/000.png,dog", "pictures/002.png,cat"]
+    dataset = read(root, "\n".join(["path,label", *rows]))
+    assert found(dataset) == {"001": "dog", "002": "cat"}
+    (item,) = dataset.ignored
+    assert (item.name, item.code) == ("pictures/000.png", "conflicting_labels")
+    assert item.reason == "has several labels: 'cat' (row 2), 'dog' (row 4)"
+
+
+def test_links_are_followed_and_loops_among_them_are_survived(root: Path) -> None:
+    (root / "pictures" / "link.png").symlink_to("001.png")
+    (root / "pictures" / "loop.png").symlink_to("loop.png")
+    dataset = read(root, "path,label\npictures/000.png,cat\npictures/link.png,dog\npictures/loop.png,dog\n")
+    assert found(dataset) == {"000": "cat", "link": "dog"}
+    assert codes(dataset) == {"pictures/loop.png": "missing_file"}
+
+
+def test_a_row_that_is_there_twice_counts_once(root: Path) -> None:
+    dataset = read(root, "path,label\npictures/000.png,cat\npictures/001.png,dog\npictures/000.png,cat\n")
+    assert found(dataset) == CATS_AND_DOGS
+    assert codes(dataset) == {"pictures/000.png": "duplicate_row"}
+
+
+def test_a_table_whose_pictures_are_elsewhere_says_where_it_looked(root: Path) -> None:
+    with pytest.raises(DataError, match=r"names no picture that is there.*2 files that are not there, such as a\.png"):
+        read(root, "path,label\na.png,cat\nb.png,dog\n")
+
+
+def test_one_class_is_too_few(root: Path) -> None:
+    with pytest.raises(DataError, match="at least two different labels, got 'cat'"):
+        read(root, "path,label\npictures/000.png,cat\n")
+
+
+def test_records_are_in_the_order_of_class_and_file_whatever_that_of_rows(root: Path) -> None:
+    rows = [f"pictures/00{i}.png,{'ba'[i % 2]}" for i in (5, 2, 0, 1, 4, 3)]
+    dataset = read(root, "\n".join(["path,label", *rows]))
+    assert [record.path.stem for record in dataset.records] == ["001", "003", "005", "000", "002", "004"]
+
+
+# How the file is written
+
+
+TEXT = "path,label\npictures/000.png,Käse\npictures/001.png,Brötchen\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_encodings_are_recognised(root: Path, encoding: str, ending: str) -> None:
+    dataset = read(root, TEXT.replace("\n", ending).encode(encoding))
+    assert dataset.class_names == ("Brötchen", "Käse")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["labels.csv", "labels.tsv"])
+def test_delimiters_are_recognised(root: Path, delimiter: str, name: str) -> None:
+    rows = ["path,label,note", 'pictures/000.png,cat,"a"', 'pictures/001.png,dog,"b"']
+    text = "\n".join(row.replace(",", delimiter) for row in rows)
+    assert found(read(root, text, name)) == CATS_AND_DOGS
+
+
+def test_the_line_that_excel_puts_first_is_understood(root: Path) -> None:
+    assert found(read(root, "sep=;\npath;label\npictures/000.png;cat\npictures/001.png;dog\n")) == CATS_AND_DOGS
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"path,label\n", "names no picture"),
+        (TEXT.encode("utf-16-le"), "not text that can be read.*Save it as CSV UTF-8"),
+        (b"\xff\xfepath\0", "not text that can be read"),
+        (b"path,label\n\x81\x8d,\xe9\n", "not text that can be read"),
+        (b'path,label\n"pictures/000.png,cat\npictures/001.png,dog\n', "no well-formed table: line"),
+        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "no well-formed table: line 2"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not text that can be read"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_line(root: Path, data: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        read(root, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoding_that_breaks_late_is_noticed(root: Path) -> None:
+    filler = 20 * f"pictures/gone.png,cat,{100_000 * 'x'}\n"
+    dataset = read(
+        root, (TEXT.replace("label", "label,note") + filler).encode() + "pictures/002.png,Müsli\n".encode("cp1252")
+    )
+    assert "Müsli" in dataset.class_names
+
+
+# Parquet
+
+
+def test_parquet_is_read_with_numbers_categories_and_gaps(root: Path) -> None:
+    table = pyarrow.table(
+        {
+            "file": [f"pictures/00{i}.png" for i in range(5)],
+            "label": pyarrow.array([10, 9, None, 2, 9], pyarrow.float64()),
+            "split": pyarrow.array(["train", "train", "train", "test", "test"]).dictionary_encode(),
+            "patient": [1, 2, 3, 1, 2],
+            "box": [[1, 2]] * 5,
+        }
+    )
+    parquet.write_table(table, root / "labels.parquet")
+    dataset = read_table(root / "labels.parquet", SourceOptions(group_column="patient"))
+    assert dataset.class_names == ("2", "9", "10")
+    assert found(dataset) == {"000": "10", "001": "9", "003": "2", "004": "9"}
+    assert codes(dataset) == {"pictures/002.png": "no_label"}
+    assert {r.path.stem: (r.split, r.group) for r in dataset.records}["003"] == ("test", "1")
+
+
+def test_parquet_that_holds_the_pictures_themselves_says_so(root: Path) -> None:
+    table = pyarrow.table({"image": [{"bytes": b"x", "path": "a"}] * 2, "label": [0, 1]})
+    parquet.write_table(table, root / "labels.parquet")
+    with pytest.raises(DataError, match="holds the pictures themselves"):
+        read_table(root / "labels.parquet", SourceOptions())
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1 and nothing more", b"path,label\n"])
+def test_what_is_no_parquet_is_refused_in_one_line(root: Path, data: bytes) -> None:
+    with pytest.raises(DataError, match="no Parquet file that can be read") as caught:
+        read(root, data, "labels.parquet")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_file_that_is_cut_is_refused(root: Path) -> None:
+    parquet.write_table(pyarrow.table({"path": ["a"] * 9999, "label": ["b"] * 9999}), root / "whole.parquet")
+    data = (root / "whole.parquet").read_bytes()
+    with pytest.raises(DataError, match="no Parquet file that can be read"):
+        read(root, data[: len(data) // 2], "labels.parquet")

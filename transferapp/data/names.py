@@ -1,0 +1,90 @@
+"""What file and folder names promise: pictures, splits, litter; and how a name is shown to people."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+from transferapp.data.dataset import Split
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .heic .heif".split()  # noqa: SIM905
+)
+"""Names that promise a picture. What a file really is, its bytes say; a file of another name is passed over."""
+
+UNREAD_SUFFIXES = frozenset(
+    ".ai .arw .cr2 .cr3 .dcm .dng .emf .eps .exr .fit .fits .hdr .ico .j2k .jp2 .jxl .nef .orf .pbm .pcx .pdf .pgm .pnm "  # noqa: SIM905
+    ".ppm .ps .psd .raf .raw .rw2 .svg .svgz .tga .wmf .xcf".split()
+)
+"""Names of pictures in formats that are not read: someone may expect them to count, so they are listed."""
+
+TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".parquet"))
+
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "holdout": "test",
+}
+_SAYS_NOTHING = frozenset("data dataset image images img imgs photos pictures set split".split())  # noqa: SIM905
+"""Words beside a split's name, as in `train_images` or `Test set`."""
+
+_PICTURE_FOLDERS = _SAYS_NOTHING | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
+_LITTER = frozenset(
+    [
+        "thumbs.db",
+        "desktop.ini",
+        "__macosx",
+        "__pycache__",
+        "@eadir",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+    ]
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in lower case, with its dot; empty where there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def split_named(name: str) -> Split | None:
+    """The split that a folder, or a value in a table, is named after: `train`, `Validation`, `test_images`, `train2017`."""
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    found = [_SPLITS[word] for word in words if word in _SPLITS]
+    if len(found) == 1 and all(word in _SPLITS or word in _SAYS_NOTHING for word in words):
+        return found[0]
+    return None
+
+
+def holds_pictures_only(name: str) -> bool:
+    """Whether a folder's name says that pictures are in it and not which: `images`, `train`, `JPEGImages`."""
+    return name.lower() in _PICTURE_FOLDERS or split_named(name) is not None
+
+
+def class_name(name: str) -> str:
+    """A folder's name, or a label in a table, as the name of a class: printable, in Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", printable(name))
+
+
+def printable(name: str) -> str:
+    """A file name as text that every terminal and file can hold: bytes that are no UTF-8, and control characters, escaped."""
+    if name.isascii() and name.isprintable():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def is_litter(name: str) -> bool:
+    """What operating systems, editors and notebooks leave behind: .DS_Store, Thumbs.db, .ipynb_checkpoints."""
+    return name.startswith(".") or name.lower() in _LITTER

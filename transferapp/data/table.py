@@ -1,0 +1,383 @@
+"""A table of paths and labels: which of its columns are which, where the pictures are, and what is wrong with its rows."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import unicodedata
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
+from transferapp.data.names import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    class_name,
+    holds_pictures_only,
+    is_litter,
+    printable,
+    split_named,
+    suffix_of,
+)
+from transferapp.data.options import SourceOptions
+from transferapp.data.table_files import TableFile, open_table
+from transferapp.errors import DataError, UsageError
+from transferapp.progress import Advance
+
+REPORT_EVERY = 1000
+"""Rows between two reports of progress."""
+
+PATH_NAMES = tuple(
+    "path filepath imagepath imgpath picturepath file filename imagefile imagename imgname image img picture photo "  # noqa: SIM905
+    "imageid imgid id".split()
+)
+"""What columns of paths are called, the best first; case, blanks and punctuation do not count."""
+
+LABEL_NAMES = frozenset(
+    "label labels class classname classlabel labelname category categoryname target species breed".split()  # noqa: SIM905
+)
+"""What columns of classes are called. Two of them in one table are for the person to choose from."""
+
+SPLIT_NAMES = ("split", "subset", "partition")
+
+_SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+"""What is tried behind a path without one that pictures have."""
+
+_NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
+"""Disks there take other cases and Unicode forms for the same name."""
+
+_IS_INDEX = re.compile(r"$|unnamed\d|indexlevel\d")
+"""Columns that pandas writes for its own index, less blanks and punctuation."""
+
+_NUMBER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Indices of the columns that are read; None for one that there is not."""
+
+    path: int
+    label: int
+    split: int | None
+    group: int | None
+    split_guessed: bool
+
+
+def read_table(
+    table: Path,
+    options: SourceOptions,
+    min_classes: int = 2,
+    *,
+    origin: str | None = None,
+    within: str | None = None,
+    progress: Advance | None = None,
+) -> Dataset:
+    """Read a table with one row a picture.
+
+    Paths are looked up beside the table and in folders there that are called `images` or the like. A row whose file is not
+    there, has no label, or is there twice is listed; a file with two different labels is left out whole, for nobody knows
+    which is right. Classes are in the order of their names, or of their numbers if all of them are whole numbers.
+
+    Args:
+        table: A .csv, .tsv or .parquet file.
+        options: Columns that the person named.
+        min_classes: Classes there must be.
+        origin: What to call it in messages, where that is not the table itself.
+        within: The pictures must be in this folder, for the table is a stranger's.
+        progress: Called now and then with the number of rows read so far.
+
+    Raises:
+        DataError: It cannot be read, has no such columns, or none of its pictures is there.
+        UsageError: A column that was named is not there.
+    """
+    name = origin or str(table)
+    file = open_table(table, name)
+    columns = choose_columns(file, options, name)
+    rows = _Rows(_Lookup(table, within), table.name)
+    wanted = [index for index in (columns.path, columns.label, columns.split, columns.group) if index is not None]
+    count = 0
+    for count, (line, cells) in enumerate(file.rows(wanted), start=1):
+        rest = cells[2:]
+        split = rest.pop(0) if columns.split is not None else ""
+        rows.add(line, cells[0], cells[1], split, rest[0] if rest else "")
+        if progress is not None and count % REPORT_EVERY == 0:
+            progress(count)
+    if progress is not None:
+        progress(count)
+    if not rows.locations:
+        missing = [item.name for item in rows.ignored if item.code == "missing_file"]
+        raise DataError(
+            f"{name} names no picture that is there",
+            expected=f"paths below {printable(rows.lookup.root)} in column {file.columns[columns.path]!r}",
+            got=f"{len(missing)} files that are not there, such as {missing[0]}" if missing else f"{count} rows",
+            hint="Put the table beside its pictures, or name another column with --path-column",
+        )
+    dataset = rows.dataset(name, columns)
+    if len(dataset.class_names) < min_classes:
+        found = ", ".join(map(repr, dataset.class_names)) or "none"
+        raise DataError(f"{name} has too few classes", expected="at least two different labels", got=found)
+    return dataset
+
+
+def choose_columns(file: TableFile, options: SourceOptions, name: str) -> Columns:
+    """Which columns are which: those that the person named, or else those whose names say it.
+
+    Raises:
+        DataError: No column, or more than one, could be the one.
+        UsageError: A column that was named is not there.
+    """
+    plain = [re.sub(r"[\W_]+", "", column.lower()) for column in file.columns]
+
+    def named(option: str) -> int | None:
+        wanted = getattr(options, option)
+        if not wanted:
+            return None
+        for spell in (str, lambda text: text.strip().casefold()):
+            for index, column in enumerate(file.columns):
+                if spell(column) == spell(wanted):
+                    return index
+        raise UsageError(
+            f"{name} has no column {wanted!r} (--{option.replace('_', '-')})",
+            expected=f"one of {', '.join(file.columns[:20])}",
+        )
+
+    split, group = named("split_column"), named("group_column")
+    guessed = split is None
+    if split is None:
+        split = next((plain.index(word) for word in SPLIT_NAMES if word in plain), None)
+    path, label = named("path_column"), named("label_column")
+    if path is None:
+        taken = {label, group, split}
+        path = next((i for word in PATH_NAMES for i, p in enumerate(plain) if p == word and i not in taken), None)
+    if path is None:
+        looks = [i for i in range(len(plain)) if any(suffix_of(row[i]) in IMAGE_SUFFIXES for row in file.sample)]
+        if len(looks) != 1:
+            raise _no_column(file, name, "path", "a column of paths, called path, file or image")
+        path = looks[0]
+    if label is None:
+        others = [i for i, p in enumerate(plain) if i not in (path, split, group) and not _IS_INDEX.match(p)]
+        found = [i for i in others if plain[i] in LABEL_NAMES]
+        if len(found) > 1:
+            raise DataError(
+                f"{name} has several columns that could be the label",
+                got=", ".join(file.columns[i] for i in found),
+                hint=f"Name one of them, as in --label-column {file.columns[found[0]]}",
+            )
+        label = found[0] if found else others[0] if len(others) == 1 else None
+    if label is None:
+        raise _no_column(file, name, "label", "a column of classes, called label, class or category")
+    return Columns(path, label, split if split not in (path, label) else None, group, guessed)
+
+
+def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataError:
+    return DataError(
+        f"{name} has no column that is known to be the {which}",
+        expected=expected,
+        got=", ".join(file.columns[:20]),
+        hint=f"Name it with --{which}-column",
+    )
+
+
+class _Rows:
+    """The rows that name a picture, kept small, and those that do not."""
+
+    def __init__(self, lookup: _Lookup, table: str) -> None:
+        self.lookup = lookup
+        self.ignored: list[Ignored] = []
+        self.locations: list[str] = []
+        self._table = table
+        self._lines = array("q")
+        self._labels, self._splits, self._groups = array("q"), array("q"), array("q")
+        self._words: dict[str, int] = {"": 0}  # each label, split and group once
+        self._first: dict[str, int] = {}
+        self._conflicts: dict[int, list[str]] = defaultdict(list)
+
+    def add(self, line: int, path: str, label: str, split: str, group: str) -> None:
+        shown = printable(path) or f"{self._table}, row {line}"
+        if not path:
+            self.ignored.append(Ignored(shown, "no_path", f"row {line} of {self._table} names no file"))
+            return
+        if not label:
+            self.ignored.append(Ignored(shown, "no_label", f"has no label in row {line} of {self._table}"))
+            return
+        if suffix_of(path) in UNREAD_SUFFIXES:
+            self.ignored.append(Ignored(shown, "unsupported_format", f"{suffix_of(path)} files are not read"))
+            return
+        location = self.lookup.find(path)
+        if location is None:
+            self.ignored.append(Ignored(shown, "missing_file", f"is in row {line} of {self._table} and is not there"))
+            return
+        if location == "":
+            self.ignored.append(Ignored(shown, "outside", "lies outside the archive that the table came in"))
+            return
+        words = self._words
+        row = (words.setdefault(class_name(label), len(words)), words.setdefault(split, len(words)))
+        first = self._first.setdefault(location, len(self.locations))
+        if first < len(self.locations):
+            if row[0] != self._labels[first]:
+                self._conflicts[first].append(f"{class_name(label)!r} (row {line})")
+            else:
+                reason = f"is in row {self._lines[first]} of {self._table} already"
+                self.ignored.append(Ignored(shown, "duplicate_row", reason))
+            return
+        self.locations.append(location)
+        self._lines.append(line)
+        self._labels.append(row[0])
+        self._splits.append(row[1])
+        self._groups.append(words.setdefault(group, len(words)))
+
+    def dataset(self, origin: str, columns: Columns) -> Dataset:
+        """Everything that was added; the rows are given up for it."""
+        words = list(self._words)
+        self._first.clear()
+        for index, others in self._conflicts.items():
+            labels = ", ".join([f"{words[self._labels[index]]!r} (row {self._lines[index]})", *others])
+            name = self.lookup.name(self.locations[index])
+            self.ignored.append(Ignored(name, "conflicting_labels", f"has several labels: {labels}"))
+        splits = self._known_splits(words, columns)
+        kept = [i for i in range(len(self.locations)) if i not in self._conflicts]
+        if splits:
+            unknown = {i for i in kept if self._splits[i] not in splits}
+            for i in sorted(unknown):
+                reason = f"{words[self._splits[i]]!r} is none of train, val and test"
+                self.ignored.append(Ignored(self.lookup.name(self.locations[i]), "unknown_split", reason))
+            kept = [i for i in kept if i not in unknown]
+        order, spelled = class_order({words[self._labels[i]] for i in kept})
+        position = {name: label for label, name in enumerate(order)}
+        number = [position.get(spelled.get(word, word), -1) for word in words]
+        kept.sort(key=lambda i: (number[self._labels[i]], self.locations[i]))
+        used = {splits.get(self._splits[i]) for i in kept}
+        given = tuple(split for split in SPLITS if split in used)
+        if given == ("train",):
+            given, splits = (), {}  # as with a train folder alone: it is where the pictures are
+        records = tuple(
+            Record(
+                self.locations[i],
+                self.lookup.name(self.locations[i]),
+                number[self._labels[i]],
+                splits.get(self._splits[i]),
+                group=words[self._groups[i]],
+            )
+            for i in kept
+        )
+        return Dataset(origin, tuple(order), records, tuple(self.ignored), given)
+
+    def _known_splits(self, words: Sequence[str], columns: Columns) -> dict[int, Split | None]:
+        """What each word in the split column means; empty where the column is no split column after all."""
+        if columns.split is None:
+            return {}
+        known: dict[int, Split | None] = {
+            word: split for word in set(self._splits) if (split := split_named(words[word])) is not None
+        }
+        if not known and columns.split_guessed:
+            return {}
+        unknown = sorted(words[word] for word in set(self._splits) - set(known) if words[word])
+        if unknown and not columns.split_guessed:
+            raise DataError(
+                f"{self._table} has splits that are not known: {', '.join(map(repr, unknown[:5]))}",
+                expected="train, val or test in the column named with --split-column",
+            )
+        return {0: None, **known}
+
+
+def class_order(labels: set[str]) -> tuple[list[str], dict[str, str]]:
+    """The classes in order, and how each label is spelt as one: by number if all are whole numbers, otherwise by name.
+
+    `3.0` is 3: so programs write whole numbers once one of them was missing.
+    """
+    if not all(_NUMBER.fullmatch(label) for label in labels):
+        return sorted(labels), {label: label for label in labels}
+    spelled = {label: label.partition(".")[0] for label in labels}
+    return sorted(set(spelled.values()), key=lambda label: (int(label), label)), spelled
+
+
+class _Lookup:
+    """Finds the files that a table names.
+
+    Args:
+        table: The table; its folder, and folders in it that hold pictures, are where paths start.
+        within: A folder that files must be in, or None.
+    """
+
+    def __init__(self, table: Path, within: str | None) -> None:
+        self.root = os.fspath(table.parent)
+        self._within = os.path.realpath(within) if within is not None else None
+        like_table = re.compile(rf"{re.escape(table.stem.lower())}($|[ _-])")
+        with os.scandir(self.root) as entries:
+            folders = {e.name: e.path for e in entries if not is_litter(e.name) and os.path.isdir(e.path)}
+        likely = [p for n, p in folders.items() if holds_pictures_only(n) or like_table.match(n.lower())]
+        self._bases = [self.root, *sorted(likely if len(folders) > 1 else folders.values())]
+        self._suffixes = list(_SUFFIXES_TRIED)
+        self._listings: dict[str, frozenset[str]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The file; None where it is not there, and empty where it may not be used."""
+        for spelt in _spellings(path):
+            for base in self._bases:
+                whole = os.path.join(base, spelt)
+                if (found := self._with_suffix(whole)) is not None:
+                    self._first(self._bases, base)
+                    return found if self._allowed(found) else ""
+                if os.path.isabs(spelt):
+                    break
+        return None
+
+    def name(self, location: str) -> str:
+        """How people are told of a file: below the table's folder, or in full."""
+        inner = location.removeprefix(self.root + os.sep) if self.root != "." else location.removeprefix("." + os.sep)
+        return printable(inner.replace(os.sep, "/"))
+
+    def _with_suffix(self, path: str) -> str | None:
+        if self._is_file(path):
+            return path
+        if suffix_of(path) not in IMAGE_SUFFIXES:
+            for suffix in self._suffixes:
+                if self._is_file(path + suffix):
+                    self._first(self._suffixes, suffix)
+                    return path + suffix
+        return None
+
+    def _is_file(self, path: str) -> bool:
+        """Whether it is there. Each folder is listed once: asking for a million files one by one takes far longer."""
+        folder, name = os.path.split(path)
+        if (names := self._listings.get(folder)) is None:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    names = frozenset(entry.name for entry in entries if _is_file(entry))
+            except (OSError, ValueError):  # ValueError: a NUL in the name
+                names = frozenset()
+            self._listings[folder] = names
+        return name in names or (_NAMES_ARE_LOOSE and os.path.isfile(path))
+
+    def _allowed(self, path: str) -> bool:
+        return self._within is None or os.path.realpath(path).startswith(self._within + os.sep)
+
+    @staticmethod
+    def _first(choices: list[str], choice: str) -> None:
+        """What was right for one row is tried first for the next."""
+        if choices[0] != choice:
+            choices.remove(choice)
+            choices.insert(0, choice)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """A path as the table has it, then as another system or Unicode form would have it."""
+    forms: list[Callable[[str], str]] = [str]
+    if "\\" in path:
+        forms.append(lambda text: text.replace("\\", "/"))
+    if not path.isascii():
+        forms += [lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFC", "NFD")]  # type: ignore[misc]
+    for form in forms:
+        spelt = form(path)
+        yield spelt if ".." in spelt else os.path.normpath(spelt)

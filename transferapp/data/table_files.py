@@ -1,0 +1,211 @@
+"""Tables as files: CSV in its dialects and encodings, and Parquet, as columns and rows of text."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transferapp.data.names import IMAGE_SUFFIXES, printable, suffix_of
+from transferapp.errors import DataError
+
+Row = tuple[int, list[str]]
+"""A row's number, as a person counts, and its cells."""
+
+SAMPLE_ROWS = 20
+"""Rows that are looked at to tell what a column holds."""
+
+_BATCH = 8192
+_DELIMITERS = ",;\t|"
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table that has been opened.
+
+    Attributes:
+        columns: Their names; `1`, `2`, ... where the first row is a picture already.
+        sample: The first rows.
+        rows: From indices of columns to all rows with these cells alone, in this order; cells that a row lacks are empty.
+            Row numbers are lines of the file where it has lines.
+    """
+
+    columns: tuple[str, ...]
+    sample: tuple[tuple[str, ...], ...]
+    rows: Callable[[Sequence[int]], Iterator[Row]]
+
+
+def open_table(path: Path, name: str) -> TableFile:
+    """Open a table by its suffix.
+
+    Args:
+        path: A .csv, .tsv or .parquet file.
+        name: What to call it in messages.
+
+    Raises:
+        DataError: It cannot be read, or is none.
+    """
+    try:
+        return _open_parquet(path, name) if suffix_of(path.name) == ".parquet" else _open_text(path, name)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror or error})") from error
+
+
+def _open_text(path: Path, name: str) -> TableFile:
+    encoding = _encoding(path, name)
+    first = _first_line(path, encoding, name)
+    skipped = 0
+    if match := re.fullmatch(r"sep=(.)", first.strip()):  # Excel's way of naming the delimiter
+        delimiter, skipped = match[1], 1
+    else:
+        delimiter = _delimiter(first, suffix_of(path.name))
+
+    def cells() -> Iterator[Row]:
+        with path.open(encoding=encoding, newline="") as stream:
+            for _ in range(skipped):
+                stream.readline()
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            try:
+                for row in reader:
+                    if any(cell.strip() for cell in row):
+                        yield reader.line_num + skipped, row
+            except csv.Error as error:
+                raise DataError(
+                    f"{name} is no well-formed table: line {reader.line_num + skipped}: {error}",
+                    hint="Mend that line; a quote that is opened must be closed",
+                ) from error
+            except UnicodeError as error:
+                raise _undecodable(name) from error
+
+    head = list(itertools.islice(cells(), SAMPLE_ROWS + 1))
+    if not head:
+        raise DataError(f"{name} is empty", expected="a row of column names, then one row a picture")
+    names = [cell.strip() for cell in head[0][1]]
+    headless = any(suffix_of(cell) in IMAGE_SUFFIXES for cell in names)
+    if headless:
+        names = [str(number) for number in range(1, len(names) + 1)]
+    sample = tuple(tuple(_padded(row, range(len(names)))) for _, row in head[0 if headless else 1 :])
+
+    def rows(columns: Sequence[int]) -> Iterator[Row]:
+        for line, row in itertools.islice(cells(), 0 if headless else 1, None):
+            yield line, _padded(row, columns)
+
+    return TableFile(tuple(names), sample, rows)
+
+
+def _padded(row: Sequence[str], columns: Sequence[int]) -> list[str]:
+    return [row[index].strip() if index < len(row) else "" for index in columns]
+
+
+def _encoding(path: Path, name: str) -> str:
+    """UTF-8, -16 or -32 by their marks; otherwise UTF-8 if that is what it is, or what Western Windows writes."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+        for mark, encoding in _BOMS:
+            if start.startswith(mark):
+                return encoding
+        stream.seek(0)
+        try_utf8, windows = codecs.getincrementaldecoder("utf-8")(), codecs.getincrementaldecoder("cp1252")()
+        utf8 = True
+        while chunk := stream.read(1 << 20):
+            if b"\0" in chunk:
+                raise _undecodable(name)
+            try:
+                if utf8:
+                    try_utf8.decode(chunk)
+            except UnicodeDecodeError:
+                utf8 = False
+                stream.seek(0)
+                continue
+            if not utf8:
+                try:
+                    windows.decode(chunk)
+                except UnicodeDecodeError as error:
+                    raise _undecodable(name) from error
+    return "utf-8" if utf8 else "cp1252"
+
+
+def _undecodable(name: str) -> DataError:
+    return DataError(f"{name} is not text that can be read", expected="a table in UTF-8", hint="Save it as CSV UTF-8")
+
+
+def _first_line(path: Path, encoding: str, name: str) -> str:
+    with path.open(encoding=encoding, newline="") as stream:
+        try:
+            return stream.readline(csv.field_size_limit())
+        except UnicodeError as error:
+            raise _undecodable(name) from error
+
+
+def _delimiter(header: str, suffix: str) -> str:
+    """Whatever parts the header into most columns; on a tie, what the suffix promises."""
+
+    def columns(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader([header], delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    promised = "\t" if suffix == ".tsv" else ","
+    return max(_DELIMITERS, key=lambda delimiter: (columns(delimiter), delimiter == promised))
+
+
+def _open_parquet(path: Path, name: str) -> TableFile:
+    import pyarrow
+    from pyarrow import parquet
+
+    def complaint(error: Exception) -> DataError:
+        return DataError(f"{name} is no Parquet file that can be read ({printable(str(error).splitlines()[0])[:160]})")
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = [str(column) for column in file.schema_arrow.names]
+            kinds = [file.schema_arrow.field(index).type for index in range(len(names))]
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise complaint(error) from error
+    flat = [i for i, kind in enumerate(kinds) if not (pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind))]
+    texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_dictionary)
+    if len(flat) < len(names) and not any(is_text(kinds[i]) for i in flat for is_text in texts):
+        raise DataError(
+            f"{name} holds the pictures themselves",
+            expected="a column with their paths",
+            hint="Write the pictures to files, in one folder a class",
+        )
+
+    def rows(columns: Sequence[int]) -> Iterator[Row]:
+        wanted = [names[flat[index]] for index in columns]
+        number = 0
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=_BATCH, columns=list(dict.fromkeys(wanted))):
+                    read = batch.to_pydict()
+                    for cells in zip(*(read[column] for column in wanted), strict=True):
+                        number += 1
+                        yield number, [_text(cell) for cell in cells]
+        except (pyarrow.ArrowException, ValueError) as error:
+            raise complaint(error) from error
+
+    sample = [tuple(row) for _, row in itertools.islice(rows(range(len(flat))), SAMPLE_ROWS)]
+    return TableFile(tuple(names[index] for index in flat), tuple(sample), rows)
+
+
+def _text(cell: Any) -> str:
+    """A cell as it would be written by hand: whole numbers without a fraction, nothing for what is missing."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()

@@ -1,0 +1,268 @@
+"""Datasets of tensorflow-datasets: `tfds:NAME[/CONFIG][:VERSION]`, from a data directory that is there or by download.
+
+The pictures are written to the cache once, as the encoded bytes that the dataset has, so that all that follows sees files.
+This is the one place that knows tensorflow-datasets; it is imported when such a dataset is asked for and not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import logging
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
+from transferapp.data.kept import kept_in_cache
+from transferapp.data.names import class_name, printable, split_named
+from transferapp.errors import DataError
+from transferapp.progress import Progress
+from transferapp.storage import disk_errors
+
+PREFIX = "tfds:"
+
+_REVISION = 1
+"""Raise this when what is written to the cache changes."""
+
+_NOISY = ("absl", "urllib3", "tensorflow", "tensorflow_datasets")
+
+
+def read_tfds(data: str, data_dir: str, min_classes: int, progress: Progress) -> Dataset:
+    """Read a dataset of tensorflow-datasets, downloading and preparing it where that was never done.
+
+    Classes are in the dataset's own order. Its splits are kept; one that is called neither train, validation nor test is
+    listed and left out.
+
+    Args:
+        data: `tfds:NAME[/CONFIG][:VERSION]`.
+        data_dir: Where prepared datasets are; empty for `TFDS_DATA_DIR`, or what tensorflow-datasets chooses.
+        min_classes: Classes there must be.
+        progress: Who is told.
+
+    Raises:
+        DataError: There is no such dataset, it cannot be downloaded, or it is not one of pictures with one label each.
+        ResourceError: The disk is full.
+    """
+    name = data.removeprefix(PREFIX)
+    if not name:
+        raise DataError("tfds: names no dataset", expected="tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
+    with _quiet():
+        with progress.task(f"looking for {name}", 0):
+            builder = _builder(name, data_dir)
+        if not builder.info.splits:
+            with progress.task(f"downloading and preparing {name}", 0):
+                _prepare(builder, name)
+        image, label = _features(builder, name)
+        splits = {split: split_named(split) for split in builder.info.splits}
+        if not any(splits.values()):
+            splits, unknown = dict.fromkeys(splits), []
+        else:
+            unknown = [split for split, meaning in splits.items() if meaning is None]
+        used = [split for split in splits if split not in unknown]
+        total = sum(builder.info.splits[split].num_examples for split in used)
+
+        def write(folder: Path) -> dict[str, int]:
+            with progress.task(f"unpacking {total} pictures of {name}", total) as advance:
+                return _write(builder, folder, used, image, label, advance)
+
+        kept = kept_in_cache(_key(builder), write)
+    ignored = [Ignored(split, "unknown_split", "is none of train, validation and test") for split in unknown]
+    for split, count in kept.note.items():
+        ignored.append(Ignored(split, "no_label", f"has {count} pictures without a label"))
+    return _dataset(data, kept.folder, splits, builder.info.features[label].names, ignored, min_classes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries from telling of retries and devices; what matters comes back as an exception."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    import tensorflow_datasets
+
+    tensorflow_datasets.disable_progress_bar()
+    try:
+        return tensorflow_datasets.builder(name, data_dir=data_dir or None)
+    except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)
+        similar = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, 3)
+        raise DataError(
+            f"tensorflow-datasets knows no dataset {name!r}, and none was prepared in {_place(data_dir)}",
+            hint=f"Names like it: {', '.join(similar)}" if similar else "Name its folder with --data-dir",
+        ) from error
+    except Exception as error:  # its own checks are assertions
+        raise DataError(f"The dataset {name!r} cannot be opened ({_first_line(error)})") from error
+
+
+def _prepare(builder: Any, name: str) -> None:
+    place = printable(str(builder.data_path))
+    hint = (
+        "Prepare it where there is internet (tfds build, or this command), copy that data directory here, "
+        "and name it with --data-dir or TFDS_DATA_DIR"
+    )
+    if _offline(builder):
+        raise DataError(
+            f"{name} is not prepared in {place}, and it cannot be downloaded: there is no connection to its servers",
+            hint=hint,
+        )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # anything: networks, checksums, manual downloads, missing packages, disks
+        raise DataError(
+            f"{name} is not prepared in {place}, and it could not be downloaded or prepared ({_first_line(error)})",
+            hint=hint,
+        ) from error
+
+
+def _offline(builder: Any) -> bool:
+    """Whether none of the servers that a dataset comes from has an address here.
+
+    Asked first because the downloads themselves try again for minutes. Nothing is said where a proxy would be asked, or
+    where something was downloaded already.
+    """
+    hosts = {urllib.parse.urlsplit(url).hostname for url in getattr(builder, "url_infos", None) or ()} - {None}
+    downloads = Path(str(builder.data_path)).parents[0]
+    with contextlib.suppress(AttributeError):
+        downloads = Path(str(builder._data_dir_root))
+    if not hosts or urllib.request.getproxies() or any((downloads / "downloads").glob("*.*")):
+        return False
+    for host in hosts:
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(host, 443)
+            return False
+    return True
+
+
+def _features(builder: Any, name: str) -> tuple[str, str]:
+    """The names of the picture and of its label: those that the dataset is supervised with, or the only ones."""
+    from tensorflow_datasets import features
+
+    table = builder.info.features
+    found = {
+        kind: [
+            key
+            for key, feature in (table.items() if hasattr(table, "items") else ())
+            if isinstance(feature, kind) and not isinstance(feature, features.LabeledImage)
+        ]
+        for kind in (features.Image, features.ClassLabel)
+    }
+    images, labels = found[features.Image], found[features.ClassLabel]
+    supervised: Any = builder.info.supervised_keys or ()
+    if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
+        return supervised[0], supervised[1]
+    if len(images) != 1 or len(labels) != 1:
+        raise DataError(
+            f"{name} is no set of pictures with one label each",
+            expected="one Image and one ClassLabel among its features",
+            got=f"{', '.join(sorted(map(str, table))) if hasattr(table, 'items') else type(table).__name__}",
+        )
+    return images[0], labels[0]
+
+
+def _key(builder: Any) -> str:
+    """Tells the prepared data from any other: their name and place, and the size and time of each file."""
+    place = str(builder.data_path)
+    digest = hashlib.sha256(f"{builder.info.full_name} {place}".encode("utf-8", "surrogateescape"))
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+            status = entry.stat()
+            digest.update(f"{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return f"tfds-{_REVISION}-{digest.hexdigest()[:32]}"
+
+
+def _write(builder: Any, folder: Path, splits: list[str], image: str, label: str, advance: Any) -> dict[str, int]:
+    """Write each picture to SPLIT/LABEL/NUMBER; gives how many of each split have no label."""
+    import tensorflow_datasets
+
+    wanted = tensorflow_datasets.decode.PartialDecoding(
+        {image: True, label: True}, decoders={image: tensorflow_datasets.decode.SkipDecoding()}
+    )
+    reading = tensorflow_datasets.ReadConfig(try_autocache=False)  # each picture is read once
+    unlabelled: Counter[str] = Counter()
+    done = 0
+    for split in splits:
+        try:
+            examples = tensorflow_datasets.as_numpy(
+                builder.as_dataset(split=split, decoders=wanted, shuffle_files=False, read_config=reading)
+            )
+            for number, example in enumerate(examples):
+                done += 1
+                advance(done)
+                if int(example[label]) < 0:
+                    unlabelled[split] += 1
+                    continue
+                content = bytes(example[image])
+                suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg" if content[:2] == b"\xff\xd8" else ""
+                target = os.path.join(folder, split, f"{int(example[label]):06}")
+                with disk_errors(folder):
+                    os.makedirs(target, exist_ok=True)
+                    with open(os.path.join(target, f"{number:09}{suffix}"), "wb") as stream:
+                        stream.write(content)
+        except Exception as error:  # TensorFlow's own exceptions: a shard that is damaged or gone
+            if hasattr(error, "exit_code"):
+                raise
+            raise DataError(
+                f"{builder.info.full_name} in {printable(str(builder.data_path))} cannot be read ({_first_line(error)})",
+                hint="Delete that folder and prepare it again",
+            ) from error
+    return dict(unlabelled)
+
+
+def _dataset(
+    data: str,
+    folder: Path,
+    splits: dict[str, Split | None],
+    names: list[str],
+    ignored: list[Ignored],
+    min_classes: int,
+) -> Dataset:
+    """The dataset of what was written to the cache."""
+    found: dict[int, list[str]] = {}
+    for split in sorted(os.listdir(folder)):
+        for label in sorted(os.listdir(os.path.join(folder, split))):
+            found.setdefault(int(label), []).append(split)
+    used = {splits[split] for placed in found.values() for split in placed}
+    given = tuple(split for split in SPLITS if split in used)
+    if given == ("train",):
+        given = ()  # as with a train folder alone: it is where the pictures are
+    class_names = [class_name(names[label]) for label in sorted(found)]
+    if len(class_names) < min_classes:
+        got = ", ".join(map(repr, class_names)) or "none"
+        raise DataError(f"{data} has too few classes", expected="at least two that have pictures", got=got)
+    records = tuple(
+        Record(
+            os.path.join(folder, split, f"{label:06}", file),
+            f"{split}/{class_names[index]}/{file}",
+            index,
+            splits[split] if given else None,
+        )
+        for index, label in enumerate(sorted(found))
+        for split in found[label]
+        for file in sorted(os.listdir(os.path.join(folder, split, f"{label:06}")))
+    )
+    return Dataset(data, tuple(class_names), records, tuple(ignored), given)
+
+
+def _place(data_dir: str) -> str:
+    return printable(data_dir or os.environ.get("TFDS_DATA_DIR") or "tensorflow-datasets' own folder")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(f"{type(error).__name__}: {lines[0]}"[:240] if lines else type(error).__name__)
