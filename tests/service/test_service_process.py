@@ -64,7 +64,7 @@ def start(bundle: Path) -> Iterator[Start]:
     started: list[Process] = []
 
     def begin(**environment: str) -> Process:
-        started.append(Process({"TRANSFERAPP_BUNDLE": str(bundle), **environment}))
+        started.append(Process({"TRANSFERAPP_MODELS": str(bundle), **environment}))
         return started[-1]
 
     yield begin
@@ -119,7 +119,7 @@ def test_killed_it_leaves_no_litter_and_starts_again(start: Start, bundle: Path)
 def test_a_bad_bundle_ends_it_with_one_line_and_4(start: Start, tmp_path: Path) -> None:
     damaged = make_tiny_bundle(tmp_path / "damaged")
     (damaged / "model.bin").write_bytes(b"altered")
-    process = start(TRANSFERAPP_BUNDLE=str(damaged))
+    process = start(TRANSFERAPP_MODELS=str(damaged))
     _, errors = process.popen.communicate(timeout=20)
     assert process.popen.returncode == 4
     said = [line for line in errors.splitlines() if "listening" not in line]
@@ -145,7 +145,7 @@ def test_an_address_that_is_not_ours() -> None:
 
 
 def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Path) -> None:
-    environment = {"TRANSFERAPP_BUNDLE": str(bundle.parent), "TRANSFERAPP_HOST": "127.0.0.2", "TRANSFERAPP_PORT": "0"}
+    environment = {"TRANSFERAPP_MODELS": str(bundle.parent), "TRANSFERAPP_HOST": "127.0.0.2", "TRANSFERAPP_PORT": "0"}
     process = subprocess.Popen(
         [sys.executable, "-m", "transferapp", "serve"],
         env={**os.environ, **environment},
@@ -167,7 +167,7 @@ def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Pa
 
 def test_the_factory_serves_by_the_environment_alone(start: Start, bundle: Path) -> None:
     code = "import uvicorn; uvicorn.run('service.app:create_app', factory=True, port=0, log_level='info')"
-    environment = {**os.environ, "TRANSFERAPP_BUNDLE": str(bundle)}
+    environment = {**os.environ, "TRANSFERAPP_MODELS": str(bundle)}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,
