@@ -93,7 +93,9 @@ class Server(uvicorn.Server):
         first, self._models.draining = not self._models.draining, True
         if first and sig == signal.SIGTERM and self._notice:
             self._captured_signals.append(sig)
-            threading.Timer(self._notice, self._stop).start()
+            timer = threading.Timer(self._notice, self._stop)
+            timer.daemon = True  # the end does not wait for it
+            timer.start()
             logger.info("draining", extra={"notice_seconds": self._notice})
         else:
             super().handle_exit(sig, frame)
