@@ -74,7 +74,7 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
 ENV HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    TRANSFERAPP_BUNDLE=/models \
+    TRANSFERAPP_MODELS=/models \
     TRANSFERAPP_CACHE=/tmp/transferapp \
     TRANSFERAPP_HOST=0.0.0.0
 USER 10001:10001

@@ -2,7 +2,7 @@
 
     python benchmarks/service_start.py BUNDLE PICTURE [--starts N]
 
-Starts `transferapp serve` N times, waits for /health from the moment the process is made, posts the picture ten times with ten
+Starts `transferapp serve` N times, waits for /readyz from the moment the process is made, posts the picture ten times with ten
 views each, and reads the resident memory (Linux). Results go to benchmarks/results/service_start.json.
 """
 
@@ -54,7 +54,7 @@ def one_start(bundle: Path, picture: bytes) -> dict[str, Any]:
     command = [sys.executable, "-m", "transferapp", "serve", str(bundle), "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        while get(f"{base}/health") is None:
+        while get(f"{base}/readyz") is None:
             if server.poll() is not None:
                 sys.exit(f"the service ended with {server.returncode}")
             time.sleep(0.01)

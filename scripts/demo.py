@@ -217,7 +217,7 @@ def serving(bundle: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     begun = time.perf_counter()
     with started("serve", bundle, "--port", str(port)) as process:
-        wait_until_ready(process, f"{url}/health")
+        wait_until_ready(process, f"{url}/readyz")
         print(f"(Ready after {time.perf_counter() - begun:.1f} seconds.)")
         yield url
         announce("kill", "-TERM", str(process.pid))
@@ -237,7 +237,7 @@ def free_port() -> int:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    """Ask /health until it answers 200.
+    """Ask /readyz until it answers 200.
 
     Raises:
         DemoError: The service has ended, having said why, or takes too long.

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service import problems
+from service import operations, problems
 from service.context import RequestContext
+from service.gate import OPEN_PATHS, Gate
 from service.limits import BodyLimits
 from service.logs import configure_logging
-from service.model import ModelSlot
-from service.routes import MAX_TOP_K, router
-from service.schemas import Problem
+from service.metrics import Metrics
+from service.models import Models
+from service.routes import router
+from service.schemas import MAX_TOP_K, JsonPicture, Problem
 from service.settings import Settings, read_settings
+from service.tracing import tracer
 from service.worker import WorkerPool
 from transferapp.images import ImageLimits
 from transferapp.views import VIEW_COUNTS
@@ -43,10 +46,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.model = ModelSlot(settings)
+    app.state.metrics = Metrics()
+    app.state.models = Models(settings, app.state.metrics)
+    app.state.limits = _limits(settings)
     app.include_router(router)
-    problems.install(app, _limits(settings))
+    app.include_router(operations.router)
+    problems.install(app, app.state.limits)
     # The last one added is the outermost: it sees every request first and every answer last.
+    app.add_middleware(Gate, keys=settings.api_keys, rate=settings.rate_limit, burst=settings.rate_burst)
     app.add_middleware(
         BodyLimits,
         max_bytes=settings.max_body_bytes,
@@ -54,21 +61,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         seconds=settings.body_seconds,
         min_rate=settings.body_min_rate,
     )
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, metrics=app.state.metrics, trace=tracer())
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents for additions
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the model beside the running server, so that /health can tell how far it is."""
+    """Load the models beside the running server, so that /readyz can tell how far it is, and watch for new ones."""
     settings: Settings = app.state.settings
     pool = app.state.pool = WorkerPool(settings.workers, settings.queue_size)
-    loading = asyncio.ensure_future(asyncio.to_thread(app.state.model.load))
+    app.state.metrics.watch_queue(pool)
+    watch = asyncio.ensure_future(app.state.models.watch())
     try:
         yield
     finally:
-        await loading
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
         pool.close()
 
 
@@ -81,16 +91,34 @@ def _limits(settings: Settings) -> dict[str, dict[str, Any]]:
         "aspect_ratio": {"max_aspect": image.max_aspect},
         "views": {"views": list(VIEW_COUNTS)},
         "top_k": {"max_top_k": MAX_TOP_K},
+        "too_many_files": {"max_files": settings.max_files},
     }
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description, and the schema of the problem documents, which no route returns by itself."""
+    """FastAPI's description, and what it cannot see: schemas that no route declares, keys, answers that any route may give."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, summary=app.summary, version=app.version, routes=app.routes)
-        schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        for model in (Problem, JsonPicture):
+            schema["components"]["schemas"][model.__name__] = model.model_json_schema()
+        if app.state.settings.api_keys:
+            describe_keys(schema)
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def describe_keys(schema: dict[str, Any]) -> None:
+    """Add to an OpenAPI description that a key is needed, in either of two headers."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    schema["components"]["securitySchemes"] = schemes
+    for path, operations_ in schema["paths"].items():
+        if path not in OPEN_PATHS:
+            for operation in operations_.values():
+                operation["security"] = [{name: []} for name in schemes]
+                operation["responses"].update({str(k): v for k, v in problems.documented("unauthorized").items()})
 
 
 def _version() -> str:

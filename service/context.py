@@ -1,4 +1,4 @@
-"""Around every request: an id, one log line, and the last resort for errors nobody foresaw.
+"""Around every request: an id, one log line, its count in the metrics, and the last resort for errors nobody foresaw.
 
 The outermost layer, so that the id is on every answer and the log line counts all the time that a request took.
 """
@@ -15,7 +15,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.metrics import Metrics
 from service.problems import internal_problem
+from service.tracing import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,10 @@ class RequestContext:
     `scope["state"]["log_level"]`.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, trace: Trace | None = None) -> None:
         self.app = app
+        self._metrics = metrics
+        self._trace = trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,6 +74,15 @@ class RequestContext:
                 raise
             await internal_problem(scope)(scope, receive, send_with_id)
         finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "other")  # never what the client wrote
+            code = scope["state"].get("code")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            if code:
+                self._metrics.problems.labels(code).inc()
+            if self._trace:
+                self._trace(scope, route, status, seconds)
             client = scope.get("client")
             logger.log(
                 logging.ERROR if failure else scope["state"].get("log_level", logging.INFO),
@@ -80,9 +93,9 @@ class RequestContext:
                     "method": scope["method"],
                     "path": scope["path"][:200],
                     "status": status,
-                    "seconds": round(time.perf_counter() - started, 4),
+                    "seconds": round(seconds, 4),
                     "client": client[0] if client else None,
-                    **({"code": scope["state"]["code"]} if "code" in scope["state"] else {}),
+                    **({"code": code} if code else {}),
                     **details,
                 },
             )

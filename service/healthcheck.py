@@ -16,17 +16,17 @@ _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not
 _SECONDS = 2.0
 
 
-def health_url(environment: Mapping[str, str]) -> str:
+def ready_url(environment: Mapping[str, str]) -> str:
     """Where the service answers from this machine, by the settings that it reads itself."""
     host = environment.get("TRANSFERAPP_HOST", "127.0.0.1")
     host = _EVERY_ADDRESS.get(host, host)
     port = environment.get("TRANSFERAPP_PORT", "8000")
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/health"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz"
 
 
 def main() -> int:
     """Ask once; say on stderr what is wrong, if anything is."""
-    url = health_url(os.environ)
+    url = ready_url(os.environ)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would ask its own machine
     try:
         with opener.open(url, timeout=_SECONDS):

@@ -38,8 +38,8 @@ class Kind(NamedTuple):
 _CONVERT = "Convert it to JPEG or PNG"
 _SEND_AGAIN = "Send the whole file again, or save the picture anew"
 _SEND = (
-    "Send the picture as the field `file` of a form (curl -F file=@picture.jpg URL) or as the body itself "
-    "(curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' URL)"
+    "Send the picture as the field `file` of a form (curl -F file=@picture.jpg URL), as the body itself "
+    "(curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' URL), or in base64 as `image` of a JSON object"
 )
 _WAIT = "Try again after the seconds that Retry-After names"
 _REPORT = "Try again; if it happens again, report the request_id to whoever runs the service"
@@ -58,7 +58,13 @@ PROBLEMS: Mapping[str, Kind] = {
     "views": Kind(422, "Unknown number of views", "Ask for views=1, 10 or 50, or leave it out"),
     "top_k": Kind(422, "top_k is out of range", "Ask for a number of classes from 1, or leave it out"),
     "missing_file": Kind(422, "No picture in the form", _SEND),
-    "too_many_files": Kind(422, "More than one picture", "Send one request for each picture"),
+    "too_many_files": Kind(422, "Too many pictures", "Send them in several requests"),
+    "label": Kind(422, "No such class", "GET /info lists the classes, or leave it out for the most probable one"),
+    "model_not_found": Kind(404, "No such model", "GET /models lists what there is"),
+    "unauthorized": Kind(
+        401, "A key is needed", "Send one of the service's keys as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
+    ),
+    "rate_limited": Kind(429, "Too many pictures in too short a time", _WAIT),
     "invalid_request": Kind(422, "The request cannot be understood", "GET /openapi.json says what it must be"),
     "malformed_body": Kind(
         400,
@@ -75,7 +81,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "overloaded": Kind(503, "Too many requests at once", _WAIT),
     "timeout": Kind(503, "The answer took too long", f"{_WAIT}, or ask for fewer views"),
     "resources": Kind(503, "Not enough memory", "Try again later, or send a smaller picture"),
-    "not_ready": Kind(503, "The model is not ready", "Try again in a second; GET /health tells when it is"),
+    "not_ready": Kind(503, "The model is not ready", "Try again in a second; GET /readyz tells when it is"),
     "model_output_invalid": Kind(500, "The model gave no usable answer", _REPORT),
     "internal": Kind(500, "Internal error", _REPORT),
 }
@@ -127,6 +133,15 @@ def problem_response(error: TransferAppError, scope: Scope, limits: Mapping[str,
     """
     code, kind = _classify(error)
     scope.setdefault("state", {})["code"] = code
+    document = problem_document(error, request_id_of(scope), limits)
+    return JSONResponse(document, kind.status, headers=getattr(error, "headers", None), media_type=MEDIA_TYPE)
+
+
+def problem_document(
+    error: TransferAppError, request_id: str | None, limits: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The members of a problem document; arguments as for `problem_response`."""
+    code, kind = _classify(error)
     detail = TransferAppError(error.what, expected=error.expected, got=error.got)
     document: dict[str, Any] = {
         "type": TYPE_PREFIX + code,
@@ -134,14 +149,14 @@ def problem_response(error: TransferAppError, scope: Scope, limits: Mapping[str,
         "status": kind.status,
         "detail": str(detail),
         "code": code,
-        "request_id": request_id_of(scope),
+        "request_id": request_id,
     }
     limit = getattr(error, "limit", None) or (limits or {}).get(code)
     if limit:
         document["limit"] = dict(limit)
     document["mend"] = (error.hint or kind.mend).rstrip(".") + "."
     document.update(getattr(error, "members", {}))
-    return JSONResponse(document, kind.status, headers=getattr(error, "headers", None), media_type=MEDIA_TYPE)
+    return document
 
 
 def internal_problem(scope: Scope) -> JSONResponse:
@@ -184,7 +199,7 @@ def install(app: FastAPI, limits: Mapping[str, Any]) -> None:
         name = str(first["loc"][-1])
         refusal = Refusal(
             f"{name}: {first['msg']}",
-            code=name if name in ("views", "top_k") else "invalid_request",
+            code=name if name in PROBLEMS else "invalid_request",
             got=repr(first.get("input"))[:100],
             limit=limits.get(name),
         )

@@ -1,146 +1,249 @@
-"""The three doors: `POST /predict`, `GET /health`, `GET /info`."""
+"""The doors that need the model: `/predict`, `/models/NAME/predict`, `/explain`; and `/models`, `/info`."""
 
 from __future__ import annotations
 
-import logging
-import time
+import math
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel
 
-from service.model import ModelSlot
+from service.answers import Answerer
+from service.models import Models
 from service.problems import documented
-from service.schemas import Health, Info, Limits, PredictionAnswer, ScoredLabel
+from service.schemas import (
+    MAX_TOP_K,
+    ExplanationAnswer,
+    Info,
+    Limits,
+    ModelList,
+    ModelState,
+    PredictionAnswer,
+    PredictionList,
+    Refused,
+)
 from service.settings import Settings
-from service.upload import FIELD, read_picture
+from service.upload import FIELD, LIST_FIELD, read_upload
 from service.worker import WorkerPool, while_connected
-from transferapp.predict import Prediction
+from transferapp.explain import FORWARD_PASSES, check_label
 from transferapp.views import VIEW_COUNTS
 
 router = APIRouter()
 
 DEFAULT_TOP_K = 5
-MAX_TOP_K = 10_000
-"""More than any model has classes; a request for more is a mistake, and says so. Fewer classes than asked for is
-none."""
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
-    "required": True,
-    "description": "One picture: as a form field or as the body itself. JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {FIELD: {"type": "string", "format": "binary", "description": "The picture."}},
-            }
-        },
-        "image/*": _BINARY,
-        "application/octet-stream": _BINARY,
+_FILE = {"type": "string", "format": "binary", "description": "The picture."}
+_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/JsonPicture"}}}
+
+
+def _body(description: str, properties: dict[str, Any], **form: Any) -> dict[str, Any]:
+    """OpenAPI's description of a body with a picture in any of the ways there are."""
+    schema = {"type": "object", "properties": properties, **form}
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"{description} JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
+            "content": {
+                "multipart/form-data": {"schema": schema},
+                "image/*": _BINARY,
+                "application/octet-stream": _BINARY,
+                **_JSON,
+            },
+        }
+    }
+
+
+_SEVERAL = {
+    FIELD: {
+        "description": "The picture; repeated, several.",
+        "anyOf": [{"type": "string", "format": "binary"}, {"type": "array", "minItems": 1, "items": _FILE}],
+    },
+    LIST_FIELD: {
+        "type": "array",
+        "minItems": 1,
+        "items": _FILE,
+        "description": "The same, and the answer is a list even for one.",
     },
 }
+_PREDICT_BODY = _body(
+    "Pictures as fields of a form, or one as the body itself or in base64.",
+    _SEVERAL,
+    anyOf=[{"required": [FIELD]}, {"required": [LIST_FIELD]}],
+)
+_EXPLAIN_BODY = _body(
+    "One picture: as a form field, as the body itself, or in base64.", {FIELD: _FILE}, required=[FIELD]
+)
+
+_PICTURE_CODES = (
+    "malformed_body",
+    "body_too_slow",
+    "body_too_large",
+    "too_many_pixels",
+    "model_not_found",
+    "unsupported_media_type",
+    "unsupported_format",
+    "missing_file",
+    "too_many_files",
+    "invalid_request",
+    "empty_file",
+    "truncated",
+    "undecodable",
+    "too_small",
+    "aspect_ratio",
+    "views",
+    "top_k",
+    "rate_limited",
+    "model_output_invalid",
+    "internal",
+    "overloaded",
+    "timeout",
+    "resources",
+    "not_ready",
+)
+
+Views = Annotated[
+    int | None,
+    Query(
+        description="Crops to average: more take longer and err less. Default: what the model was made for.",
+        json_schema_extra={"enum": list(VIEW_COUNTS)},
+    ),
+]
+TopK = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="How many classes to answer with, at most.")]
+Model = Annotated[str | None, Query(description="The model to ask. Default: the default one; GET /models says which.")]
 
 
 @router.post(
     "/predict",
-    summary="Classify one picture",
-    response_model=PredictionAnswer,
-    openapi_extra={"requestBody": _BODY},
-    responses=documented(
-        "malformed_body",
-        "body_too_slow",
-        "body_too_large",
-        "too_many_pixels",
-        "unsupported_media_type",
-        "unsupported_format",
-        "missing_file",
-        "too_many_files",
-        "empty_file",
-        "truncated",
-        "undecodable",
-        "too_small",
-        "aspect_ratio",
-        "views",
-        "top_k",
-        "model_output_invalid",
-        "internal",
-        "overloaded",
-        "timeout",
-        "not_ready",
-    ),
+    summary="Classify pictures",
+    response_model=PredictionAnswer | PredictionList,
+    openapi_extra=_PREDICT_BODY,
+    responses=documented(*_PICTURE_CODES),
 )
-async def predict(
-    request: Request,
-    views: Annotated[
-        int | None,
-        Query(
-            description="Crops to average: more take longer and err less. Default: what the model was made for.",
-            json_schema_extra={"enum": list(VIEW_COUNTS)},
-        ),
-    ] = None,
-    top_k: Annotated[
-        int, Query(ge=1, le=MAX_TOP_K, description="How many classes to answer with, at most.")
-    ] = DEFAULT_TOP_K,
-) -> PredictionAnswer:
+async def predict(request: Request, views: Views = None, top_k: TopK = DEFAULT_TOP_K, model: Model = None) -> Response:
     """Say what a picture shows: its most probable classes, and how probable each is.
 
-    Send the picture as the field `file` of a form, or as the body itself with its content type.
+    Send the picture as the field `file` of a form, as the body itself with its content type, or in base64 as `image` of a JSON
+    object. For several, repeat the field: the answer is then a list with one entry a picture, in order, and one that cannot be
+    used has its problem there. The field `files` always gets a list.
     """
+    return await _predict(request, model, views, top_k)
+
+
+@router.post(
+    "/models/{name}/predict",
+    summary="Classify pictures by a model of one's choice",
+    response_model=PredictionAnswer | PredictionList,
+    openapi_extra=_PREDICT_BODY,
+    responses=documented(*_PICTURE_CODES),
+)
+async def predict_by(
+    request: Request,
+    name: Annotated[str, Path(description="One of GET /models.")],
+    views: Views = None,
+    top_k: TopK = DEFAULT_TOP_K,
+) -> Response:
+    """As `/predict`, by the model of this name."""
+    return await _predict(request, name, views, top_k)
+
+
+async def _predict(request: Request, model: str | None, views: int | None, top_k: int) -> Response:
     settings: Settings = request.app.state.settings
     pool: WorkerPool = request.app.state.pool
-    model: ModelSlot = request.app.state.model
+    models: Models = request.app.state.models
     # Everything that can be refused without the picture is refused before it is read.
-    predictor = model.get()
+    slot = models.slot(model)
+    predictor = slot.get()
     views = predictor.check_views(views)
     pool.check()
-    picture = await read_picture(request)
-
-    queued = time.perf_counter()
-    begun = queued
-
-    def job() -> Prediction:
-        nonlocal begun
-        begun = time.perf_counter()
-        return predictor.predict(picture, views=views, top_k=top_k)
-
-    prediction = await while_connected(request.receive, pool.run(job, timeout=settings.request_timeout))
-    request.state.log |= {"views": views, "format": prediction.format}
-    width, height = prediction.size
-    return PredictionAnswer(
-        predictions=[ScoredLabel(label=score.label, score=score.score) for score in prediction.scores],
-        model=predictor.bundle.name,
-        model_version=predictor.bundle.version,
-        views=prediction.views,
-        format=prediction.format,
-        width=width,
-        height=height,
-        notes=list(prediction.notes),
-        seconds={name: round(seconds, 6) for name, seconds in {"queue": begun - queued, **prediction.seconds}.items()},
-    )
+    upload = await read_upload(request, settings.max_files)
+    views = predictor.check_views(upload.views or views)
+    top_k = upload.top_k or top_k
+    _pay(request, len(upload.pictures) * math.ceil(views / 10))
+    answerer = Answerer(request, slot.name, predictor)
+    answer: BaseModel
+    if upload.many:
+        answer = await while_connected(request.receive, answerer.predict_all(upload.pictures, views, top_k))
+    else:
+        answer = await while_connected(request.receive, answerer.predict(upload.pictures[0], views, top_k))
+    return _json(answer)
 
 
-@router.head("/health", include_in_schema=False)
-@router.get(
-    "/health",
-    summary="Whether the service is ready",
-    response_model=Health,
-    responses=documented("not_ready"),
+@router.post(
+    "/explain",
+    summary="Where the model looked",
+    response_model=ExplanationAnswer,
+    openapi_extra=_EXPLAIN_BODY,
+    responses=documented(*(code for code in _PICTURE_CODES if code not in ("views", "top_k")), "label"),
 )
-async def health(request: Request) -> Health:
-    """Answer 200 once the model has been loaded and has made its first predictions; 503 with the reason until then."""
-    bundle = request.app.state.model.get().bundle
-    request.state.log_level = logging.DEBUG  # asked every few seconds for as long as all is well
-    return Health(model=bundle.name, version=bundle.version)
+async def explain(
+    request: Request,
+    label: Annotated[str | None, Query(description="The class to explain. Default: the most probable one.")] = None,
+    model: Model = None,
+) -> Response:
+    """Say on which parts of a picture the score of a class rests, by covering them one after the other.
+
+    It takes as long as about eight predictions with ten views, whatever the picture.
+    """
+    pool: WorkerPool = request.app.state.pool
+    models: Models = request.app.state.models
+    slot = models.slot(model)
+    predictor = slot.get()
+    check_label(predictor, label)
+    pool.check()
+    upload = await read_upload(request, 1)
+    _pay(request, math.ceil(FORWARD_PASSES / 10))
+    answerer = Answerer(request, slot.name, predictor)
+    return _json(await while_connected(request.receive, answerer.explain(upload.pictures[0], label)))
 
 
-@router.get("/info", summary="The model and the limits", response_model=Info, responses=documented("not_ready"))
-async def info(request: Request) -> Info:
-    """Describe the model being served: its classes, its input, how it was tested; and what a request may be."""
-    predictor = request.app.state.model.get()
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+
+
+def _pay(request: Request, pictures: int) -> None:
+    """Let the rate limit know what the request costs, beyond the one picture that let it in."""
+    owe = getattr(request.state, "owe", None)
+    if owe is not None and pictures > 1:
+        owe(pictures - 1)
+
+
+@router.get("/models", summary="The models", response_model=ModelList)
+async def list_models(request: Request) -> ModelList:
+    """List every model, what is being served of it, and the last bundle that was refused in its place."""
+    models: Models = request.app.state.models
+    states = []
+    for slot in models.slots.values():
+        predictor = slot.current
+        refused = slot.refused
+        states.append(
+            ModelState(
+                name=slot.name,
+                default=slot.name == models.default,
+                phase=slot.phase.value,
+                version=predictor.bundle.version if predictor else None,
+                loaded=slot.loaded,
+                classes=len(predictor.class_names) if predictor else None,
+                refused=Refused(at=refused.at, code=refused.code, detail=refused.detail) if refused else None,
+            )
+        )
+    return ModelList(models=states)
+
+
+@router.get(
+    "/info",
+    summary="A model and the limits",
+    response_model=Info,
+    responses=documented("model_not_found", "not_ready"),
+)
+async def info(request: Request, model: Model = None) -> Info:
+    """Describe a model: its classes, its input, how it was tested; and what a request may be."""
+    settings: Settings = request.app.state.settings
+    slot = request.app.state.models.slot(model)
+    predictor = slot.get()
     manifest: dict[str, Any] = predictor.bundle.manifest
     return Info(
-        name=predictor.bundle.name,
+        name=slot.name,
         version=predictor.bundle.version,
         class_names=list(predictor.class_names),
         image_size=predictor.image_size,
@@ -150,11 +253,12 @@ async def info(request: Request) -> Info:
         backbone=manifest.get("backbone"),
         created=manifest.get("created"),
         limits=Limits(
-            max_body_bytes=request.app.state.settings.max_body_bytes,
+            max_body_bytes=settings.max_body_bytes,
             max_pixels=predictor.limits.max_pixels,
             min_side=predictor.limits.min_side,
             max_aspect=predictor.limits.max_aspect,
             max_top_k=MAX_TOP_K,
+            max_files=settings.max_files,
             views=list(VIEW_COUNTS),
         ),
     )

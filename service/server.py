@@ -14,12 +14,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
 from service.logs import configure_logging
+from service.models import Models
 from service.protocol import ServiceProtocol
 from service.settings import Settings
 from transferapp.errors import ResourceError
@@ -46,14 +48,14 @@ def run(settings: Settings) -> None:
         def stop() -> None:
             server.should_exit = True
 
-        app.state.model.on_failure = stop
+        app.state.models.on_failure = stop
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("listening", extra={"url": url, "pid": os.getpid()})
         with _quiet_sigterm():
             server.run(sockets=[listener])
-    if app.state.model.error:
-        raise app.state.model.error
+    if app.state.models.error:
+        raise app.state.models.error
     logger.info("stopped")
 
 
@@ -75,13 +77,40 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def build_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Uvicorn's server, which tells the application that it is stopping, and gives load balancers time to see it.
+
+    After SIGTERM /readyz answers 503 while everything else goes on, for `notice` seconds; then connections are no longer
+    accepted. A second signal, or Ctrl-C, ends the notice.
+    """
+
+    def __init__(self, config: uvicorn.Config, models: Models, notice: float) -> None:
+        super().__init__(config)
+        self._models = models
+        self._notice = notice
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        first, self._models.draining = not self._models.draining, True
+        if first and sig == signal.SIGTERM and self._notice:
+            self._captured_signals.append(sig)
+            timer = threading.Timer(self._notice, self._stop)
+            timer.daemon = True  # the end does not wait for it
+            timer.start()
+            logger.info("draining", extra={"notice_seconds": self._notice})
+        else:
+            super().handle_exit(sig, frame)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def build_server(app: FastAPI, settings: Settings) -> Server:
     """Uvicorn, set up for this service."""
 
     class Protocol(ServiceProtocol):
         header_seconds = settings.header_seconds
 
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -96,7 +125,9 @@ def build_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.drain_seconds,
-        )
+        ),
+        app.state.models,
+        settings.drain_notice_seconds,
     )
 
 

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from transferapp.errors import UsageError
 from transferapp.images import ImageLimits
 
 ENV_PREFIX = "TRANSFERAPP_"
+
+_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
+"""What RFC 6750 lets stand in a header, and long enough that nobody guesses it."""
 
 
 def available_cores() -> int:
@@ -36,7 +40,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
-    bundle: Path = Field(Path("models"), description="The bundle to serve, or a folder that holds exactly one.")
+    models: Path = Field(Path("models"), description="The bundle to serve, or a folder of bundles.")
+    default_model: str | None = Field(
+        None, description="The model that answers where a request names none. Default: the first by name at the start."
+    )
+    watch_seconds: float = Field(
+        1.0, ge=0, description="Seconds between two looks for new bundles, which take the place of old ones; 0: none."
+    )
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for every one.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(
@@ -48,6 +58,14 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         30.0, gt=0, description="Seconds a picture may wait and be worked on before 503 is answered."
     )
+    max_files: int = Field(16, ge=1, le=1000, description="Pictures in one request; more is 422.")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Keys, separated by commas, one of which a request must bring; none: no key is asked for."
+    )
+    rate_limit: float = Field(
+        0.0, ge=0, description="Pictures a second for each key, or each address without keys; beyond it 429. 0: any."
+    )
+    rate_burst: int = Field(20, ge=1, description="Pictures that may come at once before `rate_limit` holds them back.")
     precision: Literal["f32", "bf16"] | None = Field(
         None, description="Arithmetic of the network. Default: what the bundle was checked with."
     )
@@ -67,10 +85,28 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: int = Field(5, ge=1, description="Seconds an idle connection is kept open.")
     drain_seconds: int = Field(30, ge=0, description="Seconds that requests in flight get to finish after SIGTERM.")
+    drain_notice_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds that it goes on serving after SIGTERM, /readyz at 503, so that balancers notice.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="One JSON object a line, or text; auto is text on a terminal."
     )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, 1):
+            if not _KEY.fullmatch(key.get_secret_value()):
+                raise ValueError(f"key {number} is not 16 to 256 letters, digits, or signs of - . _ ~ + / =")
+        return keys
 
 
 def read_settings(**overrides: Any) -> Settings:
@@ -86,16 +122,15 @@ def read_settings(**overrides: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         source = f"--{name.replace('_', '-')}" if name in given else f"{ENV_PREFIX}{name.upper()}"
-        raise UsageError(
-            f"{source} cannot be used: {first['msg']}", got=repr(first.get("input")), hint=_description(name)
-        ) from error
+        got = None if name == "api_keys" else repr(first.get("input"))  # a key is shown to nobody
+        raise UsageError(f"{source} cannot be used: {first['msg']}", got=got, hint=_description(name)) from error
 
 
 def settings_table() -> str:
     """The settings as a Markdown table, for the documentation."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default_factory or field.default is None else f"`{field.default}`"
+        default = f"`{field.default}`" if field.default or field.default == 0 else ""
         rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
 

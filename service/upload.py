@@ -1,32 +1,67 @@
-"""The picture in a request, kept in memory: a form with a field `file`, or the picture itself as the body.
+"""The pictures in a request, kept in memory: a form, the picture itself as the body, or base64 in a JSON object.
 
-The form is parsed as it arrives and only the bytes of `file` are kept, so an upload never touches the disk and its name
+The form is parsed as it arrives and only the bytes of its pictures are kept, so an upload never touches the disk and its name
 is never used. How large a body may be, and how slow, is settled before it gets here (`limits`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from service.problems import Refusal
+from service.problems import PROBLEMS, Refusal
+from service.schemas import JsonPicture
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FIELD = "file"
-MAX_PARTS = 16
-"""Parts in one form. A browser sends one a field; hundreds are an attack on the parser."""
+"""The field of a form that holds the picture; repeated for several."""
+
+LIST_FIELD = "files"
+"""The same for clients that always want a list of answers, whether they send one picture or more."""
+
+OTHER_PARTS = 16
+"""Parts of a form besides its pictures. A browser sends one a field; hundreds are an attack on the parser."""
+
+_LARGE = 65_536
+"""Bytes of JSON beyond which it is read in a thread, so that the event loop goes on answering."""
 
 
-async def read_picture(request: Request) -> bytes:
-    """The bytes of the picture that a request brings. They may be none, or no picture: the decoder says so.
+@dataclass(frozen=True)
+class Upload:
+    """What a request brought.
+
+    Attributes:
+        pictures: The bytes of each, in order. They may be none, or no picture: the decoder says so.
+        many: Whether the answer is to be a list.
+        views: What the body asks for, if it does.
+        top_k: Likewise.
+    """
+
+    pictures: list[bytes]
+    many: bool = False
+    views: int | None = None
+    top_k: int | None = None
+
+
+async def read_upload(request: Request, max_files: int) -> Upload:
+    """Read the body of a request.
+
+    Args:
+        request: Whose body has not been touched.
+        max_files: Most pictures in it.
 
     Raises:
-        Refusal: The content type is another, the form is malformed or has no `file`, or the body is over a limit.
+        Refusal: The content type is another, the body is malformed or has no picture or too many, or it is over a limit.
         ClientDisconnect: The client left in the middle.
     """
     header = request.headers.get("content-type", "")
@@ -40,21 +75,48 @@ async def read_picture(request: Request) -> bytes:
         )
     kind = header.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _read_form(request, header)
+        return await _read_form(request, header, max_files)
+    if kind == "application/json":
+        body = await _read_all(request)
+        return await asyncio.to_thread(_read_json, body) if len(body) > _LARGE else _read_json(body)
     # Many clients name no type when they are given bytes. RFC 9110 (8.3) lets the bytes speak then, which they do anyway.
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
-        return b"".join([chunk async for chunk in request.stream()])
+        return Upload([await _read_all(request)])
     raise Refusal(
         "The body's content type is not accepted",
         code="unsupported_media_type",
-        expected="multipart/form-data, image/*, application/octet-stream or none",
+        expected="multipart/form-data, image/*, application/octet-stream, application/json or none",
         got=_shown(kind),
     )
 
 
-async def _read_form(request: Request, header: str) -> bytes:
+async def _read_all(request: Request) -> bytes:
+    return b"".join([chunk async for chunk in request.stream()])
+
+
+def _read_json(body: bytes) -> Upload:
+    try:
+        asked = JsonPicture.model_validate_json(body)
+        picture = base64.b64decode(asked.image, validate=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise Refusal(f"The body is no JSON: {_shown(first['msg'], 160)}", code="malformed_body") from error
+        name = str(first["loc"][0]) if first["loc"] else "the body"
+        code = name if name in PROBLEMS else "missing_file" if name == "image" else "invalid_request"
+        raise Refusal(f"{_shown(name)}: {_shown(first['msg'], 160)}", code=code) from error
+    except (binascii.Error, ValueError) as error:  # ValueError: letters that are not ASCII
+        raise Refusal(
+            "image: It is not base64",
+            code="invalid_request",
+            hint="Encode the file's bytes in base64, without line breaks",
+        ) from error
+    return Upload([picture], views=asked.views, top_k=asked.top_k)
+
+
+async def _read_form(request: Request, header: str, max_files: int) -> Upload:
     _, options = parse_options_header(header)
-    form = _Form()
+    form = _Form(max_files)
     try:
         parser = MultipartParser(options.get(b"boundary", b""), form.callbacks())
         async for chunk in request.stream():
@@ -63,19 +125,21 @@ async def _read_form(request: Request, header: str) -> bytes:
         raise _malformed(str(error)) from error
     if not form.ended:
         raise _malformed("it ends before its closing boundary")
-    if form.picture is None:
+    if not form.pictures:
         names = ", ".join(_shown(name) for name in form.names) or "no fields"
         raise Refusal(f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names)
-    return bytes(form.picture)
+    return Upload([bytes(picture) for picture in form.pictures], many=form.listed or len(form.pictures) > 1)
 
 
 class _Form:
-    """Collects one form's field `file` from the parser's events."""
+    """Collects one form's pictures from the parser's events."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_files: int) -> None:
         self.names: list[str] = []
-        self.picture: bytearray | None = None
+        self.pictures: list[bytearray] = []
+        self.listed = False
         self.ended = False
+        self._max_files = max_files
         self._header = bytearray()
         self._value = bytearray()
         self._disposition = b""
@@ -95,12 +159,12 @@ class _Form:
         }
 
     def part_begin(self) -> None:
-        if len(self.names) == MAX_PARTS:
+        if len(self.names) - len(self.pictures) == OTHER_PARTS:
             raise Refusal(
                 "The form has too many parts",
                 code="malformed_body",
-                limit={"parts": MAX_PARTS},
-                hint=f"Send one field, `{FIELD}`",
+                limit={"other_parts": OTHER_PARTS},
+                hint=f"Send nothing but the field `{FIELD}`",
             )
         self._disposition = b""
 
@@ -120,19 +184,22 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self.names.append(name)
-        self._collecting = name == FIELD
+        self._collecting = name in (FIELD, LIST_FIELD)
         if not self._collecting:
             return
-        if self.picture is not None:
+        if len(self.pictures) == self._max_files:
             raise Refusal(
-                f"The form has the field `{FIELD}` more than once",
+                "The form has too many pictures",
                 code="too_many_files",
+                expected=f"at most {self._max_files}",
+                limit={"max_files": self._max_files},
             )
-        self.picture = bytearray()
+        self.listed = self.listed or name == LIST_FIELD
+        self.pictures.append(bytearray())
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._collecting and self.picture is not None:
-            self.picture += data[start:end]
+        if self._collecting:
+            self.pictures[-1] += data[start:end]
 
     def part_end(self) -> None:
         self._collecting = False

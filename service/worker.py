@@ -61,8 +61,13 @@ class WorkerPool:
         """Whole seconds until the queue as it is now will have been worked off."""
         return max(1, math.ceil((self.waiting + 1) * self._mean_seconds / self.workers))
 
-    async def run(self, job: Callable[[], T], *, timeout: float) -> T:
+    async def run(self, job: Callable[[], T], *, timeout: float, admitted: bool = False) -> T:
         """Wait for a worker and let it do `job`.
+
+        Args:
+            job: Run in a thread.
+            timeout: Seconds for waiting and work together.
+            admitted: Whether it belongs to a request that has been let in before, and so waits even where the queue is full.
 
         Cancelling this while the job waits takes it out of the queue. A job that a thread has begun cannot be stopped;
         its worker is free again only when it has ended.
@@ -70,7 +75,8 @@ class WorkerPool:
         Raises:
             Refusal: The queue is full, or `timeout` seconds have passed.
         """
-        self.check()
+        if not admitted:
+            self.check()
         try:
             async with asyncio.timeout(timeout):
                 self.waiting += 1

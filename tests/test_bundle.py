@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,3 +428,63 @@ read_bundle(Path({str(made)!r})).file("model.xml")
 assert not {{"tensorflow", "keras", "openvino"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# What a stranger may have made
+
+
+def test_bytes_are_read_and_verified_as_one(made: Path) -> None:
+    bundle = read_bundle(made)
+    for name in FILES:
+        assert bundle.read(name) == (made / name).read_bytes()
+    (made / FILES[0]).write_bytes(b"altered")
+    with pytest.raises(BundleError, match="checksum differs") as refused:
+        bundle.read(FILES[0])
+    assert refused.value.code == "checksum_mismatch"
+    with pytest.raises(BundleError, match="has no other"):
+        bundle.read("other")
+
+
+def test_a_link_out_of_the_folder_is_judged_by_its_checksum(made: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(made)
+    (tmp_path / "secret").write_bytes(b"not for everyone")
+    (made / FILES[0]).unlink()
+    (made / FILES[0]).symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match="checksum differs"):
+        bundle.read(FILES[0])
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "pickle"])
+def test_an_archive_is_no_bundle_and_nothing_of_it_is_unpacked(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"model.{kind}"
+    marker = tmp_path / "written"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("../written", "x")
+            archive.writestr(MANIFEST, "{}")
+    elif kind == "tar":
+        with tarfile.open(path, "w:gz") as archive:
+            entry = tarfile.TarInfo("link")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "/"
+            archive.addfile(entry)
+            archive.addfile(tarfile.TarInfo("../written"), io.BytesIO())
+    else:
+
+        class Evil:
+            def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+                return Path.touch, (marker,)
+
+        path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(BundleError, match="There is no bundle"):
+        read_bundle(path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_manifest_that_is_a_pipe_or_a_bomb_is_refused_at_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_module, "MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(BundleError, match="too large"):
+        read_bundle(made)
+    (made / MANIFEST).unlink()
+    os.mkfifo(made / MANIFEST)
+    with pytest.raises(BundleError, match=r"no bundle\.json"):
+        read_bundle(made)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("transferapp.errors", "transferapp.progress"),
-    ("transferapp.storage",),
+    ("transferapp.storage", "transferapp.client"),
     ("transferapp.images", "transferapp.views", "transferapp.colour"),
     ("transferapp.data", "transferapp.augmentation"),
     ("transferapp.layers", "transferapp.backbones"),
@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transferapp.evaluation", "transferapp.config", "transferapp.weighting"),
     ("transferapp.measurement", "transferapp.run"),
     ("transferapp.selection", "transferapp.predict", "transferapp.feeds", "transferapp.looking"),
-    ("transferapp.solving", "transferapp.bench"),
+    ("transferapp.solving", "transferapp.bench", "transferapp.explain"),
     ("transferapp.tuning", "transferapp.leaks"),
     ("transferapp.export", "transferapp.manifest"),
     ("transferapp.search", "transferapp.evaluate", "transferapp.ensemble", "transferapp.doctor", "transferapp.checkup"),
@@ -48,7 +48,14 @@ PACKAGE = "transferapp"
 """The package itself holds nothing but its docstring; importing it is importing nothing."""
 
 SERVICE_MAY_USE = frozenset(
-    {"transferapp.bundle", "transferapp.errors", "transferapp.images", "transferapp.predict", "transferapp.views"}
+    {
+        "transferapp.bundle",
+        "transferapp.errors",
+        "transferapp.explain",
+        "transferapp.images",
+        "transferapp.predict",
+        "transferapp.views",
+    }
 )
 """What the server is built from: it knows no training and no Keras."""
 

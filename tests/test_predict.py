@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from tests.pictures import scene
 from tests.tiny_bundle import GAIN, SIZE, colour_network, make_tiny_bundle
 from transferapp import predict as predict_module
 from transferapp.bundle import MANIFEST, Bundle, read_bundle, write_manifest, writing
-from transferapp.engine import save_converted
+from transferapp.engine import read_network, save_converted
 from transferapp.errors import BundleError, ImageError, UsageError
 from transferapp.images import ImageLimits
 from transferapp.predict import ModelOutputError, Predictor
@@ -252,3 +253,38 @@ assert not {{"tensorflow", "keras", "scipy"}} & set(sys.modules), "too much was 
 """
     run = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert run.stdout == "red\n"
+
+
+# What a stranger may have made
+
+
+def test_nothing_but_the_network_is_read_of_a_bundle(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "tiny", CLASSES)
+    manifest = json.loads((path / MANIFEST).read_text())
+    for name in ("model.keras", "evil.py", "evil.pkl", "report.html"):
+        os.mkfifo(path / name)  # whoever opened it would wait for ever
+        manifest["files"][name] = {"sha256": "0" * 64, "bytes": 0}
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    assert Predictor.load(path).predict(colours("red")).label == "red"
+
+
+def test_a_network_that_names_other_files_reads_none_of_them(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "tiny", CLASSES)
+    (tmp_path / "secret").write_text("not for everyone")
+    network = (path / "model.xml").read_text()
+    start = network.index("<net")
+    entity = f'<!DOCTYPE net [<!ENTITY x SYSTEM "file://{tmp_path}/secret">]>'
+    spoilt = network[:start] + entity + network[start:].replace('name="tiny"', 'name="&x;"', 1)
+    assert spoilt != network
+    model = read_network(spoilt.encode(), (path / "model.bin").read_bytes(), "x")
+    assert "not for everyone" not in str(model)
+    assert model.get_friendly_name() == "&x;"  # as it stands there
+
+
+def test_files_may_be_overwritten_while_they_serve(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "tiny", CLASSES)
+    predictor = Predictor.load(path)
+    expected = predictor.predict(colours("red")).scores
+    (path / "model.bin").write_bytes(b"")  # in place: a mapped file would end the process here
+    (path / "model.xml").write_bytes(b"")
+    assert predictor.predict(colours("red")).scores == expected

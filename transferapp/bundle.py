@@ -37,6 +37,9 @@ MANIFEST = "bundle.json"
 NETWORK_FILES = ("model.xml", "model.bin")
 """What a server needs besides the manifest."""
 
+MAX_MANIFEST_BYTES = 32 << 20
+"""A manifest of ten thousand classes, each with its metrics, has 3 MB."""
+
 _STAGING = ".part-"
 _RETIRED = ".old-"
 
@@ -80,17 +83,42 @@ class Bundle:
         Raises:
             BundleError: It is missing, or its bytes are not those that were written.
         """
+        path, checksum = self._entry(name)
+        if sha256_file(path) != checksum:
+            raise _altered(path)
+        return path
+
+    def read(self, name: str) -> bytes:
+        """One of the bundle's files as bytes whose checksum has been verified: these very bytes.
+
+        What is read so cannot change any more, whatever is copied over the file afterwards.
+
+        Raises:
+            BundleError: It is missing, or its bytes are not those that were written.
+        """
+        path, checksum = self._entry(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror or error})") from error
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise _altered(path)
+        return data
+
+    def _entry(self, name: str) -> tuple[Path, str]:
         entry = self.manifest["files"].get(name)
         path = self.path / name
         if entry is None or not path.is_file():
             raise BundleError(f"{self.path} has no {name}", hint="The folder is incomplete: copy it again or fit again")
-        if sha256_file(path) != entry["sha256"]:
-            raise BundleError(
-                f"{path} is not the file that was written (its checksum differs)",
-                hint="The file was altered or damaged: copy the bundle again or fit again",
-                code="checksum_mismatch",
-            )
-        return path
+        return path, entry["sha256"]
+
+
+def _altered(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} is not the file that was written (its checksum differs)",
+        hint="The file was altered or damaged: copy the bundle again or fit again",
+        code="checksum_mismatch",
+    )
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -103,12 +131,16 @@ def read_bundle(path: Path) -> Bundle:
     manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"There is no bundle at {path}", expected="a folder that `transferapp fit --out` wrote")
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not manifest_path.is_file():  # a pipe by that name, too: reading one would wait for ever
         raise BundleError(
             f"{path} is not a bundle: it has no {MANIFEST}", expected="a folder that `transferapp fit --out` wrote"
-        ) from error
+        )
+    try:
+        with manifest_path.open("rb") as stream:
+            data = stream.read(MAX_MANIFEST_BYTES + 1)
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{manifest_path} is too large", expected=f"at most {MAX_MANIFEST_BYTES:,} bytes")
+        manifest = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{manifest_path} cannot be read ({error})", hint="Copy the bundle again or fit again"

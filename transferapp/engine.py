@@ -110,11 +110,7 @@ class OpenVINOEngine:
         try:
             self._compiled = openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
-            source = model if isinstance(model, (str, Path)) else "the network"
-            raise BundleError(
-                f"OpenVINO could not load {source} ({_complaint(error)})",
-                hint="Fit the bundle again, or install the OpenVINO version that bundle.json names",
-            ) from error
+            raise _unloadable(str(model) if isinstance(model, (str, Path)) else "the network", error) from error
         self._local = threading.local()
         self.input_shape: tuple[int, ...] = tuple(
             d.get_length() if d.is_static else -1 for d in self._compiled.input(0).partial_shape
@@ -128,6 +124,30 @@ class OpenVINOEngine:
         return np.array(
             request.get_output_tensor(0).data, dtype=np.float32
         )  # a copy: the request's own memory is reused
+
+
+def read_network(xml: bytes, weights: bytes, source: str) -> Any:
+    """Make an `openvino.Model` of a network's two files, given as bytes.
+
+    Args:
+        xml: The `.xml`.
+        weights: The `.bin`; copied.
+        source: What to call them in an error.
+
+    Raises:
+        BundleError: They are not a network that this version of OpenVINO can read.
+    """
+    try:
+        return import_openvino().Core().read_model(xml, weights)
+    except RuntimeError as error:
+        raise _unloadable(source, error) from error
+
+
+def _unloadable(source: str, error: RuntimeError) -> BundleError:
+    return BundleError(
+        f"OpenVINO could not load {source} ({_complaint(error)})",
+        hint="Fit the bundle again, or install the OpenVINO version that bundle.json names",
+    )
 
 
 def _complaint(error: RuntimeError) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.bundle import Bundle, read_bundle
-from transferapp.engine import Engine, OpenVINOEngine
+from transferapp.engine import Engine, OpenVINOEngine, read_network
 from transferapp.errors import BundleError, TransferAppError, UsageError
 from transferapp.images import DecodedImage, ImageLimits, decode_image
 from transferapp.views import (
@@ -99,9 +99,10 @@ class Predictor:
         self.limits = limits or ImageLimits()
         self.default_views = int(bundle.manifest["input"].get("default_views", 10))
         if engine is None:
-            bundle.file("model.bin")
+            # From bytes and not from the files, which OpenVINO would map: a copy over a bundle that is being served must
+            # neither change its weights nor pull them from under it.
             engine = OpenVINOEngine(
-                bundle.file("model.xml"),
+                read_network(bundle.read("model.xml"), bundle.read("model.bin"), str(bundle.path)),
                 precision=precision or str(bundle.manifest.get("precision", {}).get("served", "f32")),
                 streams=streams,
                 threads=threads,

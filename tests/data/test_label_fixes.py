@@ -13,9 +13,7 @@ from transferapp.errors import DataError, UsageError
 DATA = Dataset(
     "insects",
     ("ant", "bee", "Käfer"),
-    tuple(
-        Record(f"/x/{n}", n, label) for n, label in (("ant/1.jpg", 0), ("ant/2, old.jpg", 0), ("bee/1.jpg", 1))
-    ),
+    tuple(Record(f"/x/{n}", n, label) for n, label in (("ant/1.jpg", 0), ("ant/2, old.jpg", 0), ("bee/1.jpg", 1))),
 )
 HEADER = "path,given_label,suggested_label,confidence,fix\n"
 

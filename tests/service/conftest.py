@@ -54,7 +54,8 @@ class Served:
 
     def until(self, *phases: Phase) -> None:
         """Wait for the model to reach a phase."""
-        wait_for(lambda: self.app.state.model.phase in phases)
+        models = self.app.state.models
+        wait_for(lambda: models.default in models.slots and models.slots[models.default].phase in phases)
 
     def close(self) -> None:
         self.client.close()
@@ -78,7 +79,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(bundle: Path) -> Iterator[Served]:
     """One service with ordinary settings, for tests that leave it as it is."""
-    served = Served(Settings(bundle=bundle))
+    served = Served(Settings(models=bundle))
     served.until(Phase.READY)
     yield served
     served.close()
@@ -90,7 +91,7 @@ def serve(bundle: Path) -> Iterator[Callable[..., Served]]:
     started: list[Served] = []
 
     def start(*, wait: bool = True, prepare: Callable[[FastAPI], None] | None = None, **settings: Any) -> Served:
-        served = Served(Settings(**{"bundle": bundle, **settings}), prepare)
+        served = Served(Settings(**{"models": bundle, **settings}), prepare)
         started.append(served)
         if wait:
             served.until(Phase.READY)
@@ -124,7 +125,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Served], Gate]]:
     gates: list[Gate] = []
 
     def install(served: Served) -> Gate:
-        predictor = served.app.state.model.get()
+        predictor = served.app.state.models.get()
         gates.append(Gate(predictor.predict))
         monkeypatch.setattr(predictor, "predict", gates[-1])
         return gates[-1]

@@ -19,14 +19,19 @@ from transferapp.errors import UsageError
 
 @pytest.fixture(scope="module")
 def openapi(bundle: Path) -> dict[str, Any]:
-    schema = create_app(Settings(bundle=bundle)).openapi()
+    schema = create_app(Settings(models=bundle)).openapi()
     return dict(json.loads(json.dumps(schema)))
 
 
 def test_openapi_has_both_bodies_and_every_error(openapi: dict[str, Any]) -> None:
     predict = openapi["paths"]["/predict"]["post"]
-    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/octet-stream"}
-    assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503"}
+    assert set(predict["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "image/*",
+        "application/octet-stream",
+        "application/json",
+    }
+    assert set(predict["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"}
     for status, response in predict["responses"].items():
         if status != "200":
             content = response["content"]["application/problem+json"]
@@ -57,9 +62,9 @@ def test_answers_have_the_documented_members(service: Served, openapi: dict[str,
 
 
 def test_a_sane_request_id_is_kept_and_another_replaced(service: Served) -> None:
-    assert service.client.get("/health", headers={"x-request-id": "a-B_9.c"}).headers["x-request-id"] == "a-B_9.c"
+    assert service.client.get("/readyz", headers={"x-request-id": "a-B_9.c"}).headers["x-request-id"] == "a-B_9.c"
     for bad in ("x" * 65, "a b", '"', "a;b", ""):
-        made = service.client.get("/health", headers={"x-request-id": bad}).headers["x-request-id"]
+        made = service.client.get("/readyz", headers={"x-request-id": bad}).headers["x-request-id"]
         assert made != bad
         assert len(made) == 16
 
@@ -79,7 +84,7 @@ def test_one_log_line_a_request(service: Served) -> None:
         service.predict(paint(), views=1)
         service.client.post("/predict", files={"file": ('evil"\r\nname.jpg', b"")})
         service.client.get("/no%0d%0ainjected")
-        service.client.get("/health")  # asked every few seconds: told only to those who debug
+        service.client.get("/readyz")  # asked every few seconds: told only to those who debug
     finally:
         logger.removeHandler(keep)
         logger.setLevel(level)
@@ -95,10 +100,10 @@ def test_one_log_line_a_request(service: Served) -> None:
 
 
 def test_settings_come_from_the_environment_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERAPP_BUNDLE", "/models/dogs")
+    monkeypatch.setenv("TRANSFERAPP_MODELS", "/models/dogs")
     monkeypatch.setenv("TRANSFERAPP_PORT", "9000")
     settings = read_settings(port=9001, host=None)
-    assert (settings.bundle, settings.port, settings.host) == (Path("/models/dogs"), 9001, "127.0.0.1")
+    assert (settings.models, settings.port, settings.host) == (Path("/models/dogs"), 9001, "127.0.0.1")
 
 
 def test_a_setting_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

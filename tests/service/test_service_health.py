@@ -1,4 +1,4 @@
-"""`GET /health` and `GET /info` over the life of a service."""
+"""`/livez`, `/readyz` and `/info` over the life of a service."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from service.model import ModelSlot, Phase, find_bundle
-from tests.service.conftest import Served, paint
+from service.model import ModelSlot, Phase, find_bundles
+from tests.service.conftest import Served, paint, wait_for
 from tests.service.test_service_problems import check
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp.errors import BundleError
@@ -33,18 +33,20 @@ def test_from_loading_over_warming_to_ready(serve: Callable[..., Served], monkey
     monkeypatch.setattr(ModelSlot, "_warm", slow_warm)
     served = serve(wait=False)
     try:
-        for path in ("/health", "/info"):
+        assert served.client.get("/livez").json() == {"status": "alive"}  # though nothing is ready
+        for path in ("/readyz", "/info"):
             answer = served.client.get(path)
             assert check(answer, 503, "not_ready")["phase"] == "loading"
             assert answer.headers["retry-after"] == "1"
         check(served.predict(paint()), 503, "not_ready")
         may_build.set()
         served.until(Phase.WARMING)
-        assert check(served.client.get("/health"), 503, "not_ready")["phase"] == "warming"
+        assert check(served.client.get("/readyz"), 503, "not_ready")["phase"] == "warming"
+        assert served.client.get("/models").json()["models"][0]["phase"] == "warming"
         may_warm.set()
         served.until(Phase.READY)
-        version = served.app.state.model.get().bundle.version
-        answer = served.client.get("/health")
+        version = served.app.state.models.get().bundle.version
+        answer = served.client.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model": "tiny", "version": version})
     finally:
         may_build.set()
@@ -57,27 +59,30 @@ def test_a_bundle_that_cannot_be_loaded(serve: Callable[..., Served], tmp_path: 
     called: list[bool] = []
 
     def prepare(app: FastAPI) -> None:
-        app.state.model.on_failure = lambda: called.append(True)
+        app.state.models.on_failure = lambda: called.append(True)
 
-    served = serve(wait=False, bundle=damaged, prepare=prepare)
+    served = serve(wait=False, models=damaged, prepare=prepare)
     served.until(Phase.FAILED)
-    answer = served.client.get("/health")
+    wait_for(lambda: bool(called))
+    answer = served.client.get("/readyz")
     assert check(answer, 503, "not_ready")["phase"] == "failed"
     assert "retry-after" not in answer.headers
     assert called == [True]
-    assert isinstance(served.app.state.model.error, BundleError)
+    assert isinstance(served.app.state.models.error, BundleError)
+    assert served.client.get("/livez").status_code == 200
 
 
 def test_head_answers_without_a_body(service: Served) -> None:
-    answer = service.client.head("/health")
-    assert (answer.status_code, answer.content) == (200, b"")
+    for path in ("/livez", "/readyz"):
+        answer = service.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_info(service: Served) -> None:
     info = service.client.get("/info").json()
     assert info == {
         "name": "tiny",
-        "version": service.app.state.model.get().bundle.version,
+        "version": service.app.state.models.get().bundle.version,
         "class_names": ["red", "green", "blue"],
         "image_size": [224, 224],
         "default_views": 10,
@@ -91,18 +96,21 @@ def test_info(service: Served) -> None:
             "min_side": 16,
             "max_aspect": 20.0,
             "max_top_k": 10_000,
+            "max_files": 16,
             "views": [1, 10, 50],
         },
     }
 
 
-def test_the_only_bundle_in_a_folder_is_found(tmp_path: Path) -> None:
+def test_a_bundle_is_found_by_itself_and_every_one_in_a_folder(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle in"):
-        find_bundle(tmp_path)
+        find_bundles(tmp_path)
     first = make_tiny_bundle(tmp_path / "first")
     (tmp_path / "not a bundle").mkdir()
-    assert find_bundle(tmp_path) == first == find_bundle(first)
-    make_tiny_bundle(tmp_path / "second")
-    with pytest.raises(BundleError, match="first, second"):
-        find_bundle(tmp_path)
-    assert find_bundle(tmp_path / "gone") == tmp_path / "gone"  # the reader says what is wrong with it
+    assert find_bundles(tmp_path) == {"first": first} == find_bundles(first)
+    second = make_tiny_bundle(tmp_path / "second")
+    second.rename(tmp_path / "2nd")
+    assert find_bundles(tmp_path) == {"2nd": tmp_path / "2nd", "first": first}  # called as their folders are
+    assert find_bundles(tmp_path / "2nd") == {"second": tmp_path / "2nd"}  # alone, as its manifest says
+    with pytest.raises(BundleError, match="There is no bundle at"):
+        find_bundles(tmp_path / "gone")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.healthcheck import health_url
+from service.healthcheck import ready_url
 from service.model import Phase
 from tests.service.conftest import Served
 from tests.tiny_bundle import make_tiny_bundle
@@ -33,14 +33,14 @@ def ask(port: int, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("environment", "url"),
     [
-        ({}, "http://127.0.0.1:8000/health"),
-        ({"TRANSFERAPP_HOST": "0.0.0.0", "TRANSFERAPP_PORT": "9000"}, "http://127.0.0.1:9000/health"),
-        ({"TRANSFERAPP_HOST": "::"}, "http://[::1]:8000/health"),
-        ({"TRANSFERAPP_HOST": "10.0.0.7"}, "http://10.0.0.7:8000/health"),
+        ({}, "http://127.0.0.1:8000/readyz"),
+        ({"TRANSFERAPP_HOST": "0.0.0.0", "TRANSFERAPP_PORT": "9000"}, "http://127.0.0.1:9000/readyz"),
+        ({"TRANSFERAPP_HOST": "::"}, "http://[::1]:8000/readyz"),
+        ({"TRANSFERAPP_HOST": "10.0.0.7"}, "http://10.0.0.7:8000/readyz"),
     ],
 )
 def test_it_asks_where_the_service_listens(environment: dict[str, str], url: str) -> None:
-    assert health_url(environment) == url
+    assert ready_url(environment) == url
 
 
 def test_a_ready_service_is_healthy_whatever_the_proxy(service: Served) -> None:
@@ -51,7 +51,7 @@ def test_a_ready_service_is_healthy_whatever_the_proxy(service: Served) -> None:
 def test_one_that_cannot_load_its_model_is_not(serve: Callable[..., Served], tmp_path: Path) -> None:
     damaged = make_tiny_bundle(tmp_path / "damaged")
     (damaged / "model.bin").write_bytes(b"altered")
-    served = serve(wait=False, bundle=damaged)
+    served = serve(wait=False, models=damaged)
     served.until(Phase.FAILED)
     done = ask(served.address[1])
     assert done.returncode == 1

@@ -34,9 +34,9 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def ask_health(connection: socket.socket) -> bool:
+def ask_ready(connection: socket.socket) -> bool:
     """Whether a request on this connection is answered with 200; leaves it open."""
-    connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
         answer += connection.recv(4096)
@@ -116,7 +116,7 @@ def test_a_body_that_keeps_coming_earns_time(serve: Callable[..., Served]) -> No
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("first", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+@pytest.mark.parametrize("first", [b"", b"GET /rea", b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_slow_headers_are_cut(serve: Callable[..., Served], first: bytes) -> None:
     served = serve(header_seconds=0.3)
     with connect(served) as connection:
@@ -129,9 +129,9 @@ def test_slow_headers_are_cut(serve: Callable[..., Served], first: bytes) -> Non
 def test_slow_headers_of_a_later_request_are_cut(serve: Callable[..., Served]) -> None:
     served = serve(header_seconds=0.3, keep_alive_seconds=60)
     with connect(served) as connection:
-        assert ask_health(connection)
+        assert ask_ready(connection)
         time.sleep(0.5)  # a quiet connection is none of its business
-        assert ask_health(connection)
+        assert ask_ready(connection)
         connection.sendall(b"GET /")
         started = time.monotonic()
         assert read_all(connection) == b""
@@ -174,7 +174,7 @@ def test_bodies_together_are_bounded(serve: Callable[..., Served], gate: Callabl
 
 def test_answers_do_not_wait_to_be_acknowledged(service: Served) -> None:
     with socket.create_connection(service.address) as client:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
         client.recv(100)
         port = client.getsockname()[1]
         connection = next(c for c in service.server.server_state.connections if c.client and c.client[1] == port)

@@ -32,7 +32,7 @@ def test_bytes_without_a_content_type_are_a_picture(service: Served) -> None:
 
 def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Served) -> None:
     picture = paint("green", size=(300, 500))
-    predictor = Predictor.load(service.app.state.settings.bundle)
+    predictor = Predictor.load(service.app.state.settings.models)
     expected = [(score.label, score.score) for score in predictor.predict(picture).scores]
     for _ in range(10):
         answer = service.predict(picture).json()
@@ -41,7 +41,7 @@ def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Se
 
 def test_the_answer_says_what_was_done(service: Served) -> None:
     answer = service.predict(paint(size=(400, 200), form="GIF"), views=1, top_k=2).json()
-    predictor = service.app.state.model.get()
+    predictor = service.app.state.models.get()
     assert (answer["width"], answer["height"]) == (400, 200)
     assert (answer["model"], answer["model_version"]) == ("tiny", predictor.bundle.version)
     assert answer["views"] == 1

@@ -64,7 +64,7 @@ def start(bundle: Path) -> Iterator[Start]:
     started: list[Process] = []
 
     def begin(**environment: str) -> Process:
-        started.append(Process({"TRANSFERAPP_BUNDLE": str(bundle), **environment}))
+        started.append(Process({"TRANSFERAPP_MODELS": str(bundle), **environment}))
         return started[-1]
 
     yield begin
@@ -82,7 +82,9 @@ def test_sigterm_under_load_finishes_what_was_accepted_and_no_tensorflow(start: 
     def load() -> None:
         while True:  # a new connection for each request; a kept one may be closed between two, as HTTP allows
             try:
-                answers.append(httpx.post(f"{url}/predict?views=50", content=paint(), headers=headers).status_code)
+                answers.append(
+                    httpx.post(f"{url}/predict?views=50", content=paint(), headers=headers, timeout=60).status_code
+                )
             except httpx.ConnectError:
                 refused.set()
                 return
@@ -116,10 +118,56 @@ def test_killed_it_leaves_no_litter_and_starts_again(start: Start, bundle: Path)
     assert sorted(bundle.parent.rglob("*")) == before
 
 
+@pytest.mark.slow
+def test_killed_twenty_times_it_starts_again_each_time_and_leaves_no_litter(start: Start, bundle: Path) -> None:
+    before = sorted(bundle.parent.rglob("*"))
+    port = ""
+    for _ in range(20):
+        process = start(**({"TRANSFERAPP_PORT": port} if port else {}))
+        url = process.url()
+        port = url.rpartition(":")[2]
+        assert httpx.post(f"{url}/predict", content=paint(), timeout=30).status_code == 200
+        process.popen.kill()
+        process.popen.wait()
+    assert sorted(bundle.parent.rglob("*")) == before
+
+
+def test_it_tells_balancers_that_it_is_stopping_and_serves_meanwhile(start: Start) -> None:
+    process = start(TRANSFERAPP_DRAIN_NOTICE_SECONDS="60")
+    url = process.url()
+    assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+    process.popen.send_signal(signal.SIGTERM)
+    wait_for(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == 503)
+    answer = httpx.get(f"{url}/readyz", timeout=30)
+    assert (answer.json()["code"], answer.json()["phase"]) == ("not_ready", "draining")
+    assert httpx.get(f"{url}/livez", timeout=30).status_code == 200
+    assert httpx.post(f"{url}/predict", content=paint(), timeout=30).status_code == 200  # on a new connection
+    process.popen.send_signal(signal.SIGTERM)  # a second one ends the notice
+    process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 0
+
+
+def test_the_notice_ends_by_itself(start: Start) -> None:
+    process = start(TRANSFERAPP_DRAIN_NOTICE_SECONDS="0.3")
+    process.url()
+    process.popen.send_signal(signal.SIGTERM)
+    process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 0
+
+
+def test_a_named_default_that_is_not_there_ends_it_with_one_line_and_4(start: Start) -> None:
+    process = start(TRANSFERAPP_DEFAULT_MODEL="cats")
+    _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 4
+    assert [line for line in errors.splitlines() if "listening" not in line] == [
+        line for line in errors.splitlines() if "no model 'cats'" in line
+    ]
+
+
 def test_a_bad_bundle_ends_it_with_one_line_and_4(start: Start, tmp_path: Path) -> None:
     damaged = make_tiny_bundle(tmp_path / "damaged")
     (damaged / "model.bin").write_bytes(b"altered")
-    process = start(TRANSFERAPP_BUNDLE=str(damaged))
+    process = start(TRANSFERAPP_MODELS=str(damaged))
     _, errors = process.popen.communicate(timeout=20)
     assert process.popen.returncode == 4
     said = [line for line in errors.splitlines() if "listening" not in line]
@@ -145,7 +193,7 @@ def test_an_address_that_is_not_ours() -> None:
 
 
 def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Path) -> None:
-    environment = {"TRANSFERAPP_BUNDLE": str(bundle.parent), "TRANSFERAPP_HOST": "127.0.0.2", "TRANSFERAPP_PORT": "0"}
+    environment = {"TRANSFERAPP_MODELS": str(bundle.parent), "TRANSFERAPP_HOST": "127.0.0.2", "TRANSFERAPP_PORT": "0"}
     process = subprocess.Popen(
         [sys.executable, "-m", "transferapp", "serve"],
         env={**os.environ, **environment},
@@ -167,7 +215,7 @@ def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Pa
 
 def test_the_factory_serves_by_the_environment_alone(start: Start, bundle: Path) -> None:
     code = "import uvicorn; uvicorn.run('service.app:create_app', factory=True, port=0, log_level='info')"
-    environment = {**os.environ, "TRANSFERAPP_BUNDLE": str(bundle)}
+    environment = {**os.environ, "TRANSFERAPP_MODELS": str(bundle)}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,

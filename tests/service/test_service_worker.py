@@ -29,7 +29,7 @@ def test_beyond_the_queue_503_at_once(serve: Callable[..., Served], gate: Callab
             assert document["limit"] == {"queue_size": 2}
             assert int(answer.headers["retry-after"]) >= 1
         assert (pool.running, pool.waiting) == (1, 2)  # answered while all that was before them still waits
-        assert served.client.get("/health").status_code == 200
+        assert served.client.get("/readyz").status_code == 200
         held.open()
         assert [future.result().status_code for future in accepted] == [200] * 3
     wait_for(lambda: (pool.running, pool.waiting) == (0, 0))

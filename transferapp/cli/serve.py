@@ -8,21 +8,20 @@ import click
 
 
 @click.command("serve")
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("models", type=click.Path(path_type=Path), required=False)
 @click.option("--host", help="Address to listen on; 0.0.0.0 for every one.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one.  [default: 8000]")
 @click.option("--workers", type=click.IntRange(1), help="Threads that classify.  [default: one a core]")
-def command(bundle: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
-    """Serve a bundle over HTTP.
+def command(models: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve a bundle, or every bundle in a folder, over HTTP.
 
     What is not given here, and every further setting, comes from TRANSFERAPP_* environment variables (docs/service.md). With
-    neither BUNDLE nor TRANSFERAPP_BUNDLE the only bundle in models/ is served.
+    neither MODELS nor TRANSFERAPP_MODELS it is the folder models/.
     """
-    from service.model import find_bundle
+    from service.model import find_bundles
     from service.server import run
     from service.settings import read_settings
-    from transferapp.bundle import read_bundle
 
-    settings = read_settings(bundle=bundle, host=host, port=port, workers=workers)
-    read_bundle(find_bundle(settings.bundle))  # a wrong path is said before anything listens
+    settings = read_settings(models=models, host=host, port=port, workers=workers)
+    find_bundles(settings.models)  # a wrong path is said before anything listens
     run(settings)

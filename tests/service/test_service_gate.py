@@ -1,0 +1,162 @@
+"""API keys and rate limits: judged before the body is read."""
+
+from __future__ import annotations
+
+import hmac
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from service import gate as gate_module
+from service.gate import Buckets
+from service.model import Phase
+from service.settings import Settings, read_settings
+from tests.service.conftest import Served, paint
+from tests.service.test_service_problems import check
+from transferapp.errors import UsageError
+
+FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
+
+
+@pytest.fixture(scope="module")
+def keyed(bundle: Path) -> Iterator[Served]:
+    keys = (SecretStr(FIRST), SecretStr(SECOND))
+    served = Served(Settings(models=bundle, api_keys=keys))
+    served.until(Phase.READY)
+    yield served
+    served.close()
+
+
+def post(served: Served, **headers: str) -> httpx.Response:
+    return served.client.post("/predict", content=paint(), headers={"content-type": "image/jpeg", **headers})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong-key-0123456789"},
+        {"x-api-key": FIRST[:-1]},
+        {"authorization": f"Basic {FIRST}"},
+        {"authorization": "Bearer"},
+        {"x-api-key": "é"},
+    ],
+)
+def test_without_a_good_key_401(keyed: Served, headers: dict[str, str]) -> None:
+    encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = keyed.client.post("/predict", content=paint(), headers=encoded)
+    check(answer, 401, "unauthorized")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("key", [FIRST, SECOND])
+def test_each_key_opens_in_either_header(keyed: Served, key: str) -> None:
+    assert post(keyed, authorization=f"bearer {key}").status_code == 200
+    assert post(keyed, **{"x-api-key": key}).status_code == 200
+
+
+def test_a_request_without_a_key_is_answered_before_its_body_has_come(keyed: Served) -> None:
+    with socket.create_connection(keyed.address, timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 401")
+
+
+def test_what_tells_nothing_needs_no_key_and_all_else_does(keyed: Served) -> None:
+    for path in ("/livez", "/readyz", "/openapi.json", "/docs"):
+        assert keyed.client.get(path).status_code == 200
+    for path in ("/info", "/models", "/metrics", "/nothing"):
+        check(keyed.client.get(path), 401, "unauthorized")
+
+
+def test_the_description_says_that_a_key_is_needed(keyed: Served) -> None:
+    paths = keyed.client.get("/openapi.json").json()["paths"]
+    assert paths["/predict"]["post"]["security"] == [{"bearer": []}, {"header": []}]
+    assert "401" in paths["/predict"]["post"]["responses"]
+    assert "security" not in paths["/livez"]["get"]
+
+
+def test_every_key_is_compared_whole_and_in_constant_time(keyed: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return hmac.compare_digest(a, b)
+
+    class Watched:
+        compare_digest = staticmethod(compare)
+
+    monkeypatch.setattr(gate_module, "hmac", Watched)
+    for key in (FIRST, SECOND, "x"):
+        compared.clear()
+        post(keyed, **{"x-api-key": key})
+        assert len(compared) == 2  # the first one's fitting does not end the search
+        assert {len(side) for pair in compared for side in pair} == {32}
+
+
+def test_beyond_the_rate_429(serve: Callable[..., Served]) -> None:
+    served = serve(rate_limit=0.01, rate_burst=3)
+    assert [served.predict(paint(), views=1).status_code for _ in range(3)] == [200] * 3
+    answer = served.predict(paint())
+    assert check(answer, 429, "rate_limited")["limit"] == {"rate_limit": 0.01, "rate_burst": 3}
+    assert 90 <= int(answer.headers["retry-after"]) <= 100
+    for path in ("/livez", "/readyz", "/info", "/models", "/metrics"):
+        assert served.client.get(path).status_code == 200
+    with socket.create_connection(served.address, timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 429")
+
+
+def test_each_key_has_its_own_rate(serve: Callable[..., Served]) -> None:
+    served = serve(rate_limit=0.01, rate_burst=1, api_keys=f"{FIRST},{SECOND}")
+    assert post(served, **{"x-api-key": FIRST}).status_code == 200
+    assert post(served, **{"x-api-key": FIRST}).status_code == 429
+    assert post(served, **{"x-api-key": SECOND}).status_code == 200
+
+
+@pytest.mark.parametrize(("views", "pictures"), [(50, 1), (10, 5)])
+def test_a_request_is_charged_for_all_its_pictures(serve: Callable[..., Served], views: int, pictures: int) -> None:
+    served = serve(rate_limit=0.01, rate_burst=5)
+    files = [("file", paint())] * pictures
+    assert served.client.post(f"/predict?views={views}", files=files).status_code == 200
+    check(served.predict(paint()), 429, "rate_limited")
+
+
+def test_a_bucket_fills_again() -> None:
+    now = [0.0]
+    buckets = Buckets(rate=2, burst=3, now=lambda: now[0])
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]
+    assert buckets.take("a") == pytest.approx(0.5)
+    assert buckets.take("b") == 0
+    now[0] = 0.5
+    assert buckets.take("a") == 0
+    assert buckets.take("a") == pytest.approx(0.5)
+    now[0] = 100.0
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]  # no more than full, however long it waited
+    assert buckets.take("a") > 0
+    buckets.owe("a", 4)
+    assert buckets.take("a") == pytest.approx(2.5)
+
+
+def test_addresses_beyond_the_number_remembered_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "MAX_BUCKETS", 10)
+    buckets = Buckets(rate=0.001, burst=1, now=lambda: 0.0)
+    for number in range(1000):
+        assert buckets.take(str(number)) == 0
+    assert len(buckets._full_at) == 10
+    assert buckets.take("999") > 0
+
+
+def test_keys_that_are_too_short_are_refused_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_API_KEYS", f"{FIRST},secret")
+    with pytest.raises(UsageError, match="TRANSFERAPP_API_KEYS") as refused:
+        read_settings()
+    assert "secret" not in str(refused.value)
+    assert FIRST not in str(refused.value)
+    monkeypatch.setenv("TRANSFERAPP_API_KEYS", f"{FIRST}, {SECOND},")
+    settings = read_settings()
+    assert [key.get_secret_value() for key in settings.api_keys] == [FIRST, SECOND]
+    assert FIRST not in repr(settings)

@@ -1,0 +1,143 @@
+"""Several pictures in one request, and a picture in a JSON object."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.conftest import Gate, Served, paint, wait_for
+from tests.service.test_service_problems import check
+
+
+def send(served: Served, *fields: tuple[str, bytes], **parameters: Any) -> httpx.Response:
+    return served.client.post("/predict", files=list(fields), params=parameters or None)
+
+
+def send_json(served: Served, document: object, **parameters: Any) -> httpx.Response:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return served.client.post(
+        "/predict", content=body, headers={"content-type": "application/json"}, params=parameters or None
+    )
+
+
+def encoded(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+# Several pictures
+
+
+def test_a_repeated_field_gets_one_entry_a_picture_in_order(service: Served) -> None:
+    colours = ["red", "blue", "green", "blue"]
+    answer = send(service, *(("file", paint(colour)) for colour in colours), views=1, top_k=1)
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    assert [entry["predictions"][0]["label"] for entry in results] == colours
+    assert results[0] | {"seconds": 0} == service.predict(paint("red"), views=1, top_k=1).json() | {"seconds": 0}
+
+
+def test_a_bad_picture_has_its_own_problem_and_does_the_others_no_harm(service: Served) -> None:
+    answer = send(service, ("file", paint("red")), ("file", b"<html>"), ("file", b""), ("file", paint("blue")))
+    assert answer.status_code == 200
+    first, second, third, last = answer.json()["results"]
+    assert (first["predictions"][0]["label"], last["predictions"][0]["label"]) == ("red", "blue")
+    assert (second["status"], second["code"]) == (415, "unsupported_format")
+    assert (third["status"], third["code"]) == (422, "empty_file")
+    assert second["request_id"] == answer.headers["x-request-id"]
+    assert second["type"] == "urn:transferapp:problem:unsupported_format"
+
+
+def test_the_list_field_gets_a_list_for_one_picture_too(service: Served) -> None:
+    assert len(send(service, ("files", paint())).json()["results"]) == 1
+    assert "results" not in send(service, ("file", paint())).json()
+    assert len(send(service, ("files", paint()), ("file", paint())).json()["results"]) == 2
+
+
+def test_too_many_pictures(serve: Callable[..., Served]) -> None:
+    served = serve(max_files=2)
+    assert send(served, *[("file", paint())] * 2).status_code == 200
+    assert check(send(served, *[("file", paint())] * 3), 422, "too_many_files")["limit"] == {"max_files": 2}
+
+
+def test_a_request_takes_its_place_in_the_queue_once(
+    serve: Callable[..., Served], gate: Callable[[Served], Gate]
+) -> None:
+    served = serve(workers=1, queue_size=0)
+    held = gate(served)
+    held.open()
+    assert all("predictions" in entry for entry in send(served, *[("file", paint())] * 5).json()["results"])
+    assert len(held.calls) == 5
+
+
+def test_a_full_queue_refuses_the_request_as_a_whole(
+    serve: Callable[..., Served], gate: Callable[[Served], Gate]
+) -> None:
+    served = serve(workers=1, queue_size=0)
+    held = gate(served)
+    first = threading.Thread(target=served.predict, args=(paint(),))
+    first.start()
+    wait_for(lambda: served.app.state.pool.running == 1)
+    check(send(served, *[("file", paint())] * 2), 503, "overloaded")
+    held.open()
+    first.join()
+
+
+def test_what_is_not_done_in_time_says_so_in_its_entry(
+    serve: Callable[..., Served], gate: Callable[[Served], Gate]
+) -> None:
+    served = serve(workers=1, request_timeout=0.2)
+    held = gate(served)
+    results = send(served, ("file", paint()), ("file", paint())).json()["results"]
+    assert [entry["code"] for entry in results] == ["timeout", "timeout"]
+    held.open()
+    wait_for(lambda: served.app.state.pool.running == 0)
+
+
+# A picture in a JSON object
+
+
+def test_base64_in_json_gives_the_same_answer(service: Served) -> None:
+    picture = paint("green")
+    answer = send_json(service, {"image": encoded(picture), "views": 1, "top_k": 2})
+    expected = service.predict(picture, views=1, top_k=2).json()
+    assert answer.json() | {"seconds": 0} == expected | {"seconds": 0}
+
+
+def test_the_body_overrules_the_query(service: Served) -> None:
+    answer = send_json(service, {"image": encoded(paint()), "views": 1}, views=10, top_k=1).json()
+    assert (answer["views"], len(answer["predictions"])) == (1, 1)
+
+
+def test_a_large_json_body(service: Served) -> None:
+    picture = paint("blue", size=(800, 600), form="BMP")
+    assert send_json(service, {"image": encoded(picture)}).json()["predictions"][0]["label"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "code"),
+    [
+        (b"{", 400, "malformed_body"),
+        (b"[" * 100_000, 400, "malformed_body"),
+        (b"\xff\xfe", 400, "malformed_body"),
+        ([], 422, "invalid_request"),
+        ({}, 422, "missing_file"),
+        ({"image": 5}, 422, "missing_file"),
+        ({"image": "?"}, 422, "invalid_request"),
+        ({"image": "é" * 4}, 422, "invalid_request"),
+        ({"image": ""}, 422, "empty_file"),
+        ({"image": encoded(b"<html>")}, 415, "unsupported_format"),
+        ({"image": encoded(paint()), "views": 7}, 422, "views"),
+        ({"image": encoded(paint()), "views": "10"}, 422, "views"),
+        ({"image": encoded(paint()), "top_k": 0}, 422, "top_k"),
+        ({"image": encoded(paint()), "top_k": 10**30}, 422, "top_k"),
+        ({"image": encoded(paint()), "\x00\n": 1}, 422, "invalid_request"),
+    ],
+)
+def test_json_that_makes_no_sense(service: Served, document: object, status: int, code: str) -> None:
+    check(send_json(service, document), status, code)

@@ -1,0 +1,104 @@
+"""Occlusion: the map is bright where covering hurts, and its arithmetic is that of the paper."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny_bundle import make_tiny_bundle
+from transferapp.errors import UsageError
+from transferapp.explain import FORWARD_PASSES, GRID, explain, saliency
+from transferapp.predict import Predictor
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.load(make_tiny_bundle(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def halves(left: str, right: str, size: tuple[int, int] = (400, 300)) -> bytes:
+    picture = Image.new("RGB", size, right)
+    picture.paste(left, (0, 0, size[0] // 2, size[1]))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_the_map_is_bright_where_the_class_is(predictor: Predictor) -> None:
+    found = explain(predictor, halves("red", "blue"), label="red")
+    left, right = found.saliency[:, :3], found.saliency[:, 4:]
+    assert left.min() > right.max()
+    assert found.saliency.max() == 1
+    assert found.lowest_score < found.center_score
+    other = explain(predictor, halves("red", "blue"), label="blue")
+    assert other.saliency[:, 4:].min() > other.saliency[:, :3].max()
+
+
+def test_without_a_label_the_most_probable_class_is_explained(predictor: Predictor) -> None:
+    picture = halves("lime", "black")
+    found = explain(predictor, picture)
+    expected = predictor.predict(picture, views=10)
+    assert (found.label, found.score) == ("green", pytest.approx(expected.scores[0].score))
+    assert np.mean([crop.score for crop in found.crops]) == pytest.approx(found.score)
+
+
+def test_boxes_are_in_the_pixels_of_the_picture_as_a_person_sees_it(predictor: Predictor) -> None:
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (4096, 2048), "red").save(stream, "JPEG", exif=exif)
+    found = explain(predictor, stream.getvalue())
+    assert found.size == (2048, 4096)
+    side = 2048 * 224 / 256  # the ten crops' scale
+    assert found.box == pytest.approx(((2048 - side) / 2, (4096 - side) / 2, (2048 + side) / 2, (4096 + side) / 2))
+    assert len(found.crops) == 10
+    assert max(crop.box[3] for crop in found.crops) == pytest.approx(4096)
+    assert sum(crop.mirror for crop in found.crops) == 5
+
+
+def test_its_cost_is_what_it_says(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    engine = predictor.engine
+
+    def counting(batch: np.ndarray) -> np.ndarray:
+        seen.append(len(batch))
+        return engine(batch)
+
+    monkeypatch.setattr(predictor, "engine", counting)
+    explain(predictor, halves("red", "blue", (3000, 2000)))
+    assert sum(seen) == FORWARD_PASSES == 74
+    assert max(seen) == 10
+
+
+def test_a_picture_of_one_colour_has_an_empty_map(predictor: Predictor) -> None:
+    found = explain(predictor, halves("red", "red"))
+    assert not found.saliency.any()
+    assert found.lowest_score == pytest.approx(found.center_score)
+
+
+def test_a_class_that_is_none(predictor: Predictor) -> None:
+    with pytest.raises(UsageError) as refused:
+        explain(predictor, halves("red", "blue"), label="mauve")
+    assert refused.value.code == "label"
+
+
+def test_the_arithmetic_by_hand() -> None:
+    occluded = np.full((GRID + 1, GRID + 1), 0.5, np.float32)
+    occluded[2, 3] = 0.2  # the patch that covers rows 1-2 and columns 2-3
+    occluded[0, 0] = 0.3  # overhangs: covers one cell
+    occluded[5, 5] = 0.9  # a rise counts as nothing
+    cells = saliency(0.5, occluded)
+    largest, smaller = np.log(0.8 / 0.2), np.log(0.7 / 0.3)
+    expected = np.zeros((GRID, GRID))
+    expected[1:3, 2:4] = 1
+    expected[0, 0] = smaller / largest
+    np.testing.assert_allclose(cells, expected, rtol=1e-6)
+
+
+def test_certainty_is_no_infinity() -> None:
+    cells = saliency(1.0, np.zeros((GRID + 1, GRID + 1), np.float32))
+    assert np.isfinite(cells).all()
+    assert cells.max() == 1
