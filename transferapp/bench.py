@@ -184,8 +184,8 @@ class Bench:
             cycles=min(config.cycles, epochs),
             average=config.average,
             weight_decay=config.weight_decay,
-            # Random weights stand still for epochs before they learn: a curve to compare with is not cut off for that.
-            patience=config.epochs if config.scratch else PATIENCE,
+            # Random weights stand still for epochs before they learn, and so do epochs of few steps.
+            patience=epochs if config.scratch else max(PATIENCE, epochs // 3),
             class_weights=() if self._weighting.weights is None else tuple(self._weighting.weights.tolist()),
         )
 

@@ -20,6 +20,7 @@ from transferapp.colour import ColourJitter
 from transferapp.data.options import SourceOptions
 from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
+from transferapp.policy.budget import usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
 from transferapp.policy.proposals import TUNE_CHOICES
 from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY
@@ -91,7 +92,9 @@ class FitConfig:
     rule_only: bool = _option(False, "Ship what the rule proposes, without comparing it with the simpler classifier.")
     scratch: bool = _option(False, "Start from random weights, to see what pretraining is worth. Implies --tune all.")
     budget: str = _option("10m", "Time for fine-tuning, such as 90s, 10m, 2h; or none for no limit.")
-    epochs: int = _option(8, "Passes over the pictures when fine-tuning, as far as the budget goes.")
+    epochs: int = _option(
+        0, "Passes over the pictures when fine-tuning, as far as the budget goes; 0 for 8, and more for few pictures."
+    )
     batch_size: int = _option(64, "Pictures in a training step.")
     optimizer: str = _option("adam", "What fine-tunes.", tuple(n for n, s in OPTIMIZERS.items() if s.keras_class))
     learning_rate: str = _option(
@@ -151,6 +154,10 @@ class FitConfig:
             return SOLVED_HEAD_FACTOR * OPTIMIZERS[self.optimizer].learning_rate
         return float(self.learning_rate)
 
+    def for_pictures(self, num_train: int) -> FitConfig:
+        """The same with the number of epochs that so many training pictures need, where it was left open."""
+        return dataclasses.replace(self, epochs=self.epochs or usual_epochs(num_train, self.batch_size))
+
     @property
     def bundle_path(self) -> Path:
         """The folder that the bundle is written to."""
@@ -200,7 +207,7 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "image_size": (0, 1024, "0, or 32 to 1024 pixels"),
-    "epochs": (1, 10_000, "1 or more"),
+    "epochs": (0, 10_000, "1 or more, or 0 for as many as the pictures need"),
     "batch_size": (4, 4096, "4 to 4096"),
     "backbone_ratio": (0, 0.1, "0 to 0.1: a pretrained layer moves at no more than a tenth of a new one's rate"),
     "layer_decay": (0.01, 1.0, "0.01 to 1"),

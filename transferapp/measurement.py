@@ -363,7 +363,7 @@ def _try_backbone(
         tune=config.tune,
         rates=(config.head_learning_rate, config.head_learning_rate * config.backbone_ratio),
         find_rate=config.learning_rate == "find",
-        epochs=config.epochs,
+        epochs=config.for_pictures(len(train)).epochs,
         input_reason=input_size.reason,
     )
     return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)

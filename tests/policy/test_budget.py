@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from transferapp.policy.budget import Cost, Outlook, affordable
+from transferapp.policy.budget import Cost, Outlook, affordable, usual_epochs
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,11 @@ def test_without_a_trunk_there_are_no_views() -> None:
 
 def test_what_is_spent_in_any_case_comes_first() -> None:
     assert affordable(Cost(epoch=10.0, fixed=20.0), 45.0, 8, 0) == Outlook(2, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "batch_size", "epochs"),
+    [(8_000, 64, 8), (2_432, 64, 8), (2_368, 64, 9), (800, 64, 24), (800, 32, 12), (200, 64, 40), (0, 64, 40)],
+)
+def test_few_pictures_are_passed_over_more_often(num_train: int, batch_size: int, epochs: int) -> None:
+    assert usual_epochs(num_train, batch_size) == epochs

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transferapp.policy.budget import USUAL_EPOCHS
 from transferapp.policy.proposals import INPUT, Proposal, propose
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
@@ -16,9 +17,6 @@ TIE = 0.005
 HEAD_LEARNING_RATE = 1e-3
 BACKBONE_LEARNING_RATE = HEAD_LEARNING_RATE / 10
 """The lecture: a pretrained layer moves at no more than a tenth of the rate of a new one."""
-
-EPOCHS = 8
-"""Passes over the data when the backbone is tuned: from the solved probe, cosine schedule (measured on cached tails)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def make_plan(
     tune: str = "auto",
     rates: tuple[float, float] = (HEAD_LEARNING_RATE, BACKBONE_LEARNING_RATE),
     find_rate: bool = False,
-    epochs: int = EPOCHS,
+    epochs: int = USUAL_EPOCHS,
     input_reason: str = "",
 ) -> Plan:
     """Apply the four-quadrant rule.
