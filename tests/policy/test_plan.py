@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from transferapp.policy.budget import USUAL_EPOCHS
 from transferapp.policy.plan import (
     BACKBONE_LEARNING_RATE,
-    EPOCHS,
     HEAD_LEARNING_RATE,
     TIE,
     Plan,
@@ -69,7 +69,7 @@ def test_each_quadrant_cuts_and_tunes_as_the_lecture_says(
         assert decided.head_learning_rate is None
         assert (decided.backbone_learning_rate, decided.epochs) == (0.0, 0)
     else:
-        assert (decided.head_learning_rate, decided.epochs) == (HEAD_LEARNING_RATE, EPOCHS)
+        assert (decided.head_learning_rate, decided.epochs) == (HEAD_LEARNING_RATE, USUAL_EPOCHS)
         assert 0 < decided.backbone_learning_rate <= HEAD_LEARNING_RATE / 10
 
 
