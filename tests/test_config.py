@@ -207,7 +207,7 @@ def test_without_a_number_the_rate_is_three_times_the_usual_one_of_the_optimizer
         ("image_size", 31),
         ("image_size", 1025),
         ("image_size", -224),
-        ("epochs", 0),
+        ("epochs", -1),
         ("batch_size", 3),
         ("batch_size", 4097),
         ("backbone_ratio", 0.11),
