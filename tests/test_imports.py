@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("transferapp.errors", "transferapp.progress"),
+    ("transferapp.errors", "transferapp.progress", "transferapp.pools"),
     ("transferapp.storage", "transferapp.client"),
     ("transferapp.images", "transferapp.views", "transferapp.colour"),
     ("transferapp.data", "transferapp.augmentation"),

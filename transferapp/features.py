@@ -17,12 +17,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
@@ -35,6 +34,7 @@ from transferapp.data.dataset import Record
 from transferapp.engine import BATCH_SIZE
 from transferapp.errors import DataError, UsageError
 from transferapp.images import ImageLimits, decode_image
+from transferapp.pools import in_order
 from transferapp.storage import cache_directory, disk_errors, sha256_file
 from transferapp.views import SHORT_SIDE, center_view, render, short_side_to_decode
 
@@ -45,8 +45,6 @@ _PIXELS_REVISION = 2
 """Raise this when decoding or cropping changes what a view looks like."""
 
 _KEY_BYTES = 16
-T = TypeVar("T")
-R = TypeVar("R")
 DEFAULT_CACHE_LIMIT = 4_000_000_000
 """Bytes of features kept; `TRANSFERAPP_CACHE_LIMIT` overrides. Beyond it, the stores longest unused go first."""
 
@@ -243,7 +241,7 @@ class FeatureStore:
             keys.truncate(count * _KEY_BYTES)
             keys.seek(0, os.SEEK_END)
             with ThreadPoolExecutor(self._workers) as pool:
-                for batch_keys, batch_rows in _in_order(pool, self._run, _batches(missing), 2 * self._workers):
+                for batch_keys, batch_rows in in_order(pool, self._run, _batches(missing), 2 * self._workers):
                     assert batch_rows.shape == (len(batch_keys), self.trunk.row_size)
                     assert batch_rows.dtype == np.float32
                     rows.write(batch_rows.astype(self._dtype).tobytes())
@@ -308,21 +306,6 @@ def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Rec
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterator[T], window: int) -> Iterator[R]:
-    """`pool.map` that never has more than `window` items in hand, so that memory stays flat, and stops at once."""
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) >= window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
 
 
 def _lock(folder: Path, *, blocking: bool = True) -> BaseFileLock:

@@ -15,6 +15,7 @@ from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.data.signature import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
+from transferapp.pools import in_order
 
 MAX_UNREADABLE_FRACTION = 0.05
 """Above this, something is wrong with the folder and not with a few files, and going on would hide it. One file alone is
@@ -67,7 +68,6 @@ def audit(
     """
     limits = limits or DATASET_LIMITS
     step = max(1, len(dataset) // COLOUR_PICTURES)
-    sampled = {record.name for record in dataset.records[::step]}
 
     def check(record: Record) -> Record | Ignored:
         try:
@@ -79,10 +79,12 @@ def audit(
             return Ignored(record.name, error.code, str(error))
         except OSError as error:
             return Ignored(record.name, "unreadable", error.strerror or str(error))
-        colours = b""
-        if record.name in sampled:
-            colours = picture.image.resize(COLOUR_GRID, Image.Resampling.NEAREST).tobytes()
         digest = hashlib.sha256(data).hexdigest()
+        colours = b""
+        if (
+            int(digest[:8], 16) % step == 0
+        ):  # by content: the same sample whatever kind of source the pictures come from
+            colours = picture.image.resize(COLOUR_GRID, Image.Resampling.NEAREST).tobytes()
         glance = signature(picture.image)
         return dataclasses.replace(
             record,
@@ -97,7 +99,7 @@ def audit(
     kept: list[Record] = []
     refused: list[Ignored] = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, outcome in enumerate(pool.map(check, dataset.records), start=1):
+        for done, outcome in enumerate(in_order(pool, check, dataset.records, 8 * workers), start=1):
             if isinstance(outcome, Record):
                 kept.append(outcome)
             else:
