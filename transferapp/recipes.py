@@ -193,7 +193,7 @@ def _only_writer(target: Path) -> Iterator[None]:
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
     """How many random views of each picture to train on, at the cut that was chosen."""
-    if measurement.plan.proposals and config.train_views == "auto":
+    if measurement.plan.tails and config.train_views == "auto":
         at_cut = measurement.chosen.validations[measurement.chosen.cut.index]
         return ViewChoice(
             0, at_cut, (), "what is fine-tuned sees random views; the classifier that it starts from need not"
