@@ -41,7 +41,7 @@ from transferapp.data.sources import open_source
 from transferapp.features import CENTER, Chance, FeatureStore, random_view_name
 from transferapp.probe import cross_validate, fit_probe, moments, stratified_folds
 from transferapp.training.head_spec import Head, HeadSpec
-from transferapp.training.settings import TrainingSettings
+from transferapp.training.settings import Batches, MakeBatches, TrainingSettings
 
 RESULTS = Path(__file__).parent / "results"
 TEXTILE = ("conformal_clip_data", Path("data", "textile_images", "simulated"))
@@ -49,15 +49,14 @@ SOLVED = "linear, solved"
 HIDDEN = "256 relu"
 TAIL = "last two stages tuned"
 _ONE_LAYER = HeadSpec(hidden=(256,))
-_XAVIER = {"hidden": (256,), "initializer": "glorot"}
 
 HEADS: dict[str, HeadSpec] = {
     "linear, by gradient steps": HeadSpec(),
     HIDDEN: _ONE_LAYER,
     "256 leaky relu": HeadSpec(hidden=(256,), activation="leaky_relu"),
     "256 elu": HeadSpec(hidden=(256,), activation="elu"),
-    "256 tanh": HeadSpec(activation="tanh", **_XAVIER),
-    "256 sigmoid": HeadSpec(activation="sigmoid", **_XAVIER),
+    "256 tanh": HeadSpec(hidden=(256,), activation="tanh", initializer="glorot"),
+    "256 sigmoid": HeadSpec(hidden=(256,), activation="sigmoid", initializer="glorot"),
     "256 maxout": HeadSpec(hidden=(256,), activation="maxout"),
     "256-128 relu": HeadSpec(hidden=(256, 128)),
     "256 relu, batch norm": HeadSpec(hidden=(256,), batch_norm=True),
@@ -327,11 +326,12 @@ class Ablation:
 
         labels = self._labels[split.train]
 
-        def make(batch_size: int) -> Any:
+        def plain(batch_size: int) -> Batches:
             return CachedBatches(rows, positions, labels, shape, batch_size=batch_size, seed=split.seed)
 
+        make: MakeBatches = plain
         if settings.soft_labels:
-            make = soft(make, len(self._classes), mixup=settings.mixup, cutmix=settings.cutmix, seed=split.seed)
+            make = soft(plain, len(self._classes), mixup=settings.mixup, cutmix=settings.cutmix, seed=split.seed)
         Session(model, make, None, settings, multipliers=multipliers, batch_size=64)  # compiles it
         batches = make(64)
         model.fit(batches, epochs=settings.epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches)])

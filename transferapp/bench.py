@@ -245,9 +245,11 @@ class Bench:
             history=trained.history,
             findings=(*subject.findings, *_findings(trained.history, settings)),
         )
+        flat = self._config.stochastic_depth and not proposal.head_only and not subject.tail.residual_branches
+        shallow = "no residual branch that stochastic depth could leave out" if flat else ""
         smaller = f"batches of {batch_size}, for want of memory" if batch_size < self._config.batch_size else ""
         return Entry(
-            contender.because(found, smaller, *trained.notes),
+            contender.because(found, smaller, shallow, *trained.notes),
             trained,
             outlook.views,
             head=subject.head,

@@ -109,7 +109,14 @@ def _head(solved: Solved, ships: BakeOff | None, choice: ViewChoice) -> dict[str
     assert ships.head is not None
     spec = ships.head.spec
     kind = "trained" if ships.winner.name == TRAINED_HEAD else "fine-tuned"
-    return {"kind": kind, "form": spec.to_json(), "l2": spec.l2, "iterations": 0, **described}
+    return {
+        "kind": kind,
+        "description": spec.describe(),
+        "form": spec.to_json(),
+        "l2": spec.l2,
+        "iterations": 0,
+        **described,
+    }
 
 
 def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:

@@ -134,6 +134,8 @@ def fine_tune(
 ) -> BakeOff | None:
     """The bake-off, where the plan proposes to tune something; None otherwise."""
     tunes = bool(measurement.plan.proposals)
+    if config.stochastic_depth and not measurement.plan.tails:
+        progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
     if tunes and solved.validation is None:
         if config.rule_only or config.scratch:
             raise DataError(

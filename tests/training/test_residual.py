@@ -89,6 +89,8 @@ def test_a_tail_with_stochastic_depth_trains_and_ships_without(from_scratch: boo
     stages = find_stages(backbone)
     head = new_head(20, hidden=(6,), dropout=0.2)
     tail = build_tail(backbone, stages, None, head, from_scratch=from_scratch, stochastic_depth=0.5, seed=2)
+    assert tail.residual_branches == 2
+    assert build_tail(backbone, stages, stages[-2], head, stochastic_depth=0.5).residual_branches == 0
     pixels = noise_pixels(12).astype(np.float32)
     tail.model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = backbone.get_weights()

@@ -142,16 +142,15 @@ def make_plan(
     if head:
         reasons.append(
             f"head: {head}: no optimum to solve for, so it is trained on the features of {stands_on}, up to {HEAD_EPOCHS} "
-            f"epochs{', and tuning goes on from it' if tails else f' at a rate of {new_head_rate:g}'}"
+            f"epochs at a rate of {new_head_rate:g}; it ships only where it does better than the solved classifier"
         )
     if tune != "auto":
         reasons.append(f"tune: set to {tune} by --tune, whatever the rule says")
     if tails:
+        start = "that head or, where it is linear, from the solved classifier" if head else "the solved classifier"
         names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
         head_rate, backbone_rate = rates
-        reasons.append(
-            f"tuning: {names}, from the solved classifier; whichever does best on the validation pictures ships"
-        )
+        reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation pictures ships")
         reasons.append(
             f"rate: new classifier {'to be found by a range test' if find_rate else f'{head_rate:g}'}, backbone "
             f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained is "

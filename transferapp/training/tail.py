@@ -43,6 +43,11 @@ class Tail:
     head: tuple[keras.layers.Layer, ...]
     stages: tuple[tuple[keras.layers.Layer, ...], ...]
 
+    @property
+    def residual_branches(self) -> int:
+        """Branches that stochastic depth leaves out at times."""
+        return sum(len(layer.sums) for layer in self.model.layers if isinstance(layer, _Body))
+
     def multipliers(self, backbone_ratio: float, layer_decay: float = 1.0) -> dict[str, float]:
         """Learning-rate multipliers by variable path.
 
