@@ -154,18 +154,16 @@ def test_other_poolings_read_feature_maps(root: Path, tmp_path: Path, pooling: s
     assert loss == pytest.approx(outcome.winner.loss, abs=0.01)  # maps are cached in half precision
 
 
-def test_a_linear_head_without_its_regulariser_finds_the_optimum_that_is_solved_for(root: Path, tmp_path: Path) -> None:
-    # L1 next to nothing: the same convex problem, by gradient steps. The cross-validated L2 holds for it too.
-    around = small(root, l1=1e-9, rule_only=True, average=0.0, schedule="constant", batch_size=64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transferapp.bench.HEAD_EPOCHS", 60)
-        patch.setattr("transferapp.bench._HEAD_PATIENCE", 60)
-        outcome = bake(around, tmp_path / "bundle")
-    assert outcome.head is not None
+def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp_path: Path) -> None:
+    around = small(root, dropout=0.1, rule_only=True)
     chosen = around.measurement.chosen
-    assert outcome.head.spec.l2 == chosen.validations[chosen.cut.index].l2
-    assert around.solved.validation is not None
-    assert outcome.contenders[1].history[-1].val_loss == pytest.approx(around.solved.validation.loss, abs=0.1)
+    head = bake(around, tmp_path / "bundle").head
+    assert head is not None
+    assert head.spec == HeadSpec(dropout=0.1, l2=chosen.validations[chosen.cut.index].l2)
+    assert len(chosen.validations[chosen.cut.index].losses) > 1
+    pinned = small(root, dropout=0.1, l2="0.03", rule_only=True).measurement.chosen
+    assert pinned.validations[pinned.cut.index].l2 == 0.03
+    assert pinned.validations[pinned.cut.index].path == (0.03,)
 
 
 def test_without_time_it_is_left_out(root: Path, tmp_path: Path) -> None:

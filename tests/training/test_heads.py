@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from transferapp.errors import UsageError
+from transferapp.probe import fit_probe, moments
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
 from transferapp.training.heads import build_head
 from transferapp.training.signal import check_signal, signal_findings
@@ -104,6 +105,19 @@ def test_penalties_are_the_lectures() -> None:
     kernels = [w for w in model.get_weights() if w.ndim == 2]
     expected = sum(0.5 * np.abs(w).sum() + 0.25 / 2 * np.square(w).sum() for w in kernels)
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_steps_lead_a_linear_head_to_the_optimum_that_is_solved_for() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % CLASSES
+    features = (np.eye(CLASSES, 8)[labels] * 2 + rng.normal(size=(60, 8))).astype(np.float32)
+    probe = fit_probe(features, labels, CLASSES, l2=0.1)
+    new = Head(HeadSpec(l2=0.1), *moments(features), CLASSES)
+    model = lone_head(new, (8,), seed=0).model
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 300)
+    model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(features, labels, batch_size=60, epochs=300, verbose=0)
+    np.testing.assert_allclose(np.asarray(model(features)), probe.logits(features), atol=0.02)
 
 
 @pytest.mark.parametrize("spec", [HeadSpec(dropout=0.5), HeadSpec(dropconnect=0.5), HeadSpec(pooling="fractional_max")])
