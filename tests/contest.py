@@ -23,7 +23,7 @@ from transferapp.data.findings import summarise
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.features import CENTER, Chance, FeatureStore
-from transferapp.measurement import Candidate, Measurement, Workshop
+from transferapp.measurement import Candidate, Measurement, Workshop, l2_path
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.input_size import choose_input_size
 from transferapp.policy.plan import make_plan
@@ -109,7 +109,7 @@ def ring(root: Path, **changes: Any) -> Ring:
     store = FeatureStore(trunk, chance=Chance(config.augmentation))
     rows = store.collect(train.records, [CENTER])[:, 0]
     validations = tuple(
-        cross_validate(rows[:, columns], train.labels, len(CLASSES))
+        cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.kin())
         for columns in trunk.row_slices[: len(trunk.stages)]
     )
     scores = tuple(

@@ -15,11 +15,13 @@ from transferapp.engine import convert
 from transferapp.export import build_network, measured_again
 from transferapp.features import center_pixels
 from transferapp.manifest import contender_json
+from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.progress import Silent
 from transferapp.run import RunFolder
 from transferapp.training.head_spec import HeadSpec
 from transferapp.tuning import BakeOff, bake_off
+from transferapp.weighting import Weighting
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,18 @@ def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp
     pinned = small(root, dropout=0.1, l2="0.03", rule_only=True).measurement.chosen
     assert pinned.validations[pinned.cut.index].l2 == 0.03
     assert pinned.validations[pinned.cut.index].path == (0.03,)
+
+
+def test_classes_count_by_their_weights_where_labels_are_mixed_too(root: Path, tmp_path: Path) -> None:
+    around = small(root, hidden="8", mixup=0.2, label_smoothing=0.1, rule_only=True)
+    finding, validation = WeightsFinding("balanced", "asked for"), around.measurement.weighting.validation
+    weighting = Weighting(np.array([2.6, 0.2, 0.2]), finding, validation, 1.0)
+    weighed = dataclasses.replace(around, measurement=dataclasses.replace(around.measurement, weighting=weighting))
+    share = {}
+    for name, one in (("plain", around), ("weighed", weighed)):
+        _, scores = scores_of(one, bake(one, tmp_path / name))
+        share[name] = float((scores.argmax(axis=1) == 0).mean())
+    assert share["weighed"] > share["plain"] + 0.2
 
 
 def test_without_time_it_is_left_out(root: Path, tmp_path: Path) -> None:
