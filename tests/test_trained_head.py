@@ -278,3 +278,20 @@ def test_tails_with_a_linear_head_go_on_from_the_solved_one(root: Path, tmp_path
     assert outcome.winner in outcome.contenders[1:]
     _, scores = scores_of(around, outcome)
     assert float((scores.argmax(axis=1) == around.val.labels).mean()) == outcome.winner.accuracy
+
+
+@pytest.mark.parametrize(
+    ("losses", "mixup", "code"),
+    [
+        ([1.0, 0.4, 1.2, 0.3, 1.1, 0.4, 1.0], 0.0, "rate_too_high"),
+        ([1.0, 0.4, 1.2, 0.3, 1.1, 0.4, 1.0], 0.2, None),  # as the share that each batch draws
+        ([1.0, 0.4, float("nan")], 0.2, "rate_too_high"),
+    ],
+)
+def test_a_loss_that_bounces_by_mixing_is_no_fault_of_the_rate(losses: list[float], mixup: float, code: str) -> None:
+    from transferapp.bench import _findings
+    from transferapp.training.settings import Epoch, TrainingSettings
+
+    history = [Epoch(i, 1e-3, loss, 0.9, 0.3, 0.9, None, None, 1.0) for i, loss in enumerate(losses, start=1)]
+    codes = [finding.code for finding in _findings(history, TrainingSettings(mixup=mixup))]
+    assert ("rate_too_high" in codes) == (code is not None)

@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import pytest
 
+from transferapp.backbones.stages import find_stages
 from transferapp.errors import UsageError
 from transferapp.probe import fit_probe, moments
+from transferapp.training.classifiers import attach_head
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
 from transferapp.training.heads import build_head
 from transferapp.training.signal import check_signal, signal_findings
@@ -163,6 +165,20 @@ def test_a_head_keeps_its_numbers_when_it_is_built_again() -> None:
     x = rng.normal(size=(4, 8)).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(again.model(x)), np.asarray(tail.model(x)))
     assert head_layers(again.model) == again.head
+
+
+def test_a_backbone_may_call_its_own_layers_a_head() -> None:
+    start = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(6, 1, name="head_conv")(start)
+    x = keras.layers.BatchNormalization(name="head_bn")(x)
+    backbone = keras.Model(start, keras.layers.Conv2D(8, 1, name="head_last")(x))
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((8, 5), (5,), (5, CLASSES), (CLASSES,))]
+    head = Head(HeadSpec(hidden=(5,)), np.zeros(8, np.float32), np.ones(8, np.float32), CLASSES, tuple(weights))
+    pristine = backbone.get_weights()
+    whole = attach_head(backbone, find_stages(backbone)[-1], head, 1.0, "whole")
+    for ours, theirs in zip(whole.get_weights(), [*pristine, *weights], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
