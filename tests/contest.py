@@ -23,7 +23,7 @@ from transferapp.data.findings import summarise
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.features import CENTER, Chance, FeatureStore
-from transferapp.measurement import Candidate, Measurement, Workshop
+from transferapp.measurement import Candidate, Measurement, Workshop, l2_path
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.input_size import choose_input_size
 from transferapp.policy.plan import make_plan
@@ -109,7 +109,7 @@ def ring(root: Path, **changes: Any) -> Ring:
     store = FeatureStore(trunk, chance=Chance(config.augmentation))
     rows = store.collect(train.records, [CENTER])[:, 0]
     validations = tuple(
-        cross_validate(rows[:, columns], train.labels, len(CLASSES))
+        cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.kin())
         for columns in trunk.row_slices[: len(trunk.stages)]
     )
     scores = tuple(
@@ -125,6 +125,8 @@ def ring(root: Path, **changes: Any) -> Ring:
         size_override=None if config.size == "auto" else config.size,
         tune=config.tune,
         epochs=config.epochs,
+        head="" if config.scratch else config.trained_head,
+        new_head_rate=config.new_head_learning_rate,
     )
     chosen = Candidate(spec, trunk, store, choose_input_size((), TINY_SIZE), validations, scores, plan, 1.0)
     at_cut = validations[chosen.cut.index]

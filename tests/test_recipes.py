@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) 
 def test_a_fit_that_fails_leaves_the_old_bundle_and_lets_go_of_its_place(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle")
     before = {file.name: sha256_file(file) for file in bundle.iterdir()}
-    with pytest.raises(DataError, match="There is no folder"):
+    with pytest.raises(DataError, match="There is no file or folder"):
         recipes.fit(config(bundle, data=str(tmp_path / "nowhere")))
     assert {file.name: sha256_file(file) for file in bundle.iterdir()} == before
     with FileLock(tmp_path / ".bundle.lock", blocking=False):
@@ -211,12 +211,12 @@ def test_without_validation_pictures_nothing_is_tuned_and_that_is_said(tmp_path:
 
 
 def test_the_identity_of_a_run_is_every_setting_but_where_things_lie() -> None:
-    here, there = config(Path("a"), **TUNED), config(Path("b"), **{**TUNED, "data": "elsewhere"})
+    here, there = config(Path("a"), **TUNED), config(Path("b"), **{**TUNED, "data": "elsewhere", "data_dir": "d"})
     measurement: Any = SimpleNamespace(
         dataset=SimpleNamespace(fingerprint=lambda: "a1b2"),
         chosen=SimpleNamespace(trunk=SimpleNamespace(key="k"), cut=SimpleNamespace(name="top")),
     )
     identity = recipes.run_identity(here, measurement)
     assert identity == recipes.run_identity(there, measurement)
-    assert {name.replace("-", "_") for name in identity} >= here.to_json().keys() - {"data", "out"}
+    assert {name.replace("-", "_") for name in identity} >= here.to_json().keys() - {"data", "out", "data_dir"}
     assert (identity["data"], identity["chosen backbone"], identity["chosen cut"]) == ("a1b2", "k", "top")

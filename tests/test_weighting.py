@@ -56,3 +56,11 @@ def test_settings_overrule_the_measurement() -> None:
     assert document["imbalance"] == 16
     none = weighed((400, 25), 1.7, "none")
     assert (none.weights, none.finding.reason) == (None, "set by --class-weights none")
+
+
+def test_a_strength_that_was_chosen_holds_with_weights_too() -> None:
+    rows, labels = blobs((60, 20), 1.7)
+    plain = cross_validate(rows, labels, 2, seed=3, path=(0.03,))
+    found = weigh_classes(rows, labels, (60, 20), plain, "balanced", groups=np.arange(80), seed=3)
+    assert found.weights is not None
+    assert (found.validation.l2, found.validation.path) == (0.03, (0.03,))

@@ -65,11 +65,12 @@ class CrossValidation:
 
     Attributes:
         l2: The best strength, by mean held-out loss.
-        losses: Mean held-out loss in nats at each strength tried, in the order of `L2_PATH`; the path stops once it worsens.
+        losses: Mean held-out loss in nats at each strength tried, in the order of `path`; that stops once it worsens.
             Weighted, if the classes are.
         logits: float32, shape (n, num_classes): what each picture was given by the probe that had not seen it.
         correct: bool, shape (n,): whether that was right.
         loss: Mean held-out loss at `l2`.
+        path: Strengths to try, strongest first.
     """
 
     l2: float
@@ -77,6 +78,7 @@ class CrossValidation:
     logits: np.ndarray
     correct: np.ndarray
     loss: float
+    path: tuple[float, ...] = L2_PATH
 
     @property
     def accuracy(self) -> float:
@@ -133,7 +135,7 @@ def fit_probe(
     Raises:
         TrainingError: The features hold NaN or infinite numbers.
     """
-    mean, std = _moments(features)
+    mean, std = moments(features)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
     with working() as workers:
         rows, axes = principal_axes(_standardised(features, mean, std), workers)
@@ -187,7 +189,7 @@ def cross_validate(
     num_views = stacked.shape[1]
     flat = stacked.reshape(-1, stacked.shape[-1])
     # Mean, deviation and axes are taken once over all folds: they know nothing of the labels.
-    mean, std = _moments(flat)
+    mean, std = moments(flat)
     losses: list[float] = []
     with working() as workers:
         rows, _ = principal_axes(_standardised(flat, mean, std), workers)
@@ -207,6 +209,7 @@ def cross_validate(
         logits=best_logits,
         correct=best_logits.argmax(axis=1) == labels,
         loss=losses[best],
+        path=tuple(path),
     )
 
 
@@ -249,7 +252,14 @@ class _PathWalk:
         return logits
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What features are standardised by: mean and standard deviation of each column, float32, shape (num_features,).
+
+    A column that is constant counts as of deviation 1.
+
+    Raises:
+        TrainingError: The features hold NaN or infinite numbers.
+    """
     mean = features.mean(axis=0, dtype=np.float64)
     squares = np.zeros(len(mean))
     for start in range(0, len(features), _ROWS_AT_ONCE):  # in double precision, but not all of it at once

@@ -139,6 +139,8 @@ def fine_tune(
 ) -> BakeOff | None:
     """The bake-off, where the plan proposes to tune something; None otherwise."""
     tunes = bool(measurement.plan.proposals)
+    if config.stochastic_depth and not measurement.plan.tails:
+        progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
     if tunes and solved.validation is None:
         if config.rule_only or config.scratch:
             raise DataError(
@@ -153,9 +155,12 @@ def fine_tune(
         return None
     assert solved.validation is not None
     limit = "" if config.budget == "none" else f", for {config.budget} at most"
+    plan = measurement.plan
+    head = "a head is trained" if len(plan.proposals) > len(plan.tails) else ""
+    tail = "parts of the backbone are tuned" if plan.tails else ""
     progress.note(
-        f"The solved classifier is right on {solved.validation.accuracy:.1%} of the validation pictures; now parts of the "
-        f"backbone are tuned{limit} (--tune none leaves that out)"
+        f"The solved classifier is right on {solved.validation.accuracy:.1%} of the validation pictures; now "
+        f"{' and '.join(filter(None, (head, tail)))}{limit}{' (--tune none leaves the tuning out)' if tail else ''}"
     )
     from transferapp.tuning import bake_off
 
@@ -208,7 +213,7 @@ def _only_writer(target: Path) -> Iterator[None]:
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
     """How many random views of each picture to train on, at the cut that was chosen."""
-    if measurement.plan.proposals and config.train_views == "auto":
+    if measurement.plan.tails and config.train_views == "auto":
         at_cut = measurement.chosen.validations[measurement.chosen.cut.index]
         return ViewChoice(
             0, at_cut, (), "what is fine-tuned sees random views; the classifier that it starts from need not"

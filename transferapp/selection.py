@@ -77,7 +77,14 @@ def choose_views(
     def validate(views: int) -> CrossValidation:
         extra = random_rows(candidate, train, views, seed, progress) if views else None
         return cross_validate(
-            center, labels, num_classes, extra=extra, seed=seed, groups=kin, class_weights=class_weights
+            center,
+            labels,
+            num_classes,
+            extra=extra,
+            seed=seed,
+            path=best.path,
+            groups=kin,
+            class_weights=class_weights,
         )
 
     best = candidate.validations[candidate.cut.index]

@@ -28,6 +28,7 @@ class Solved:
         validation: Figures of the same recipe solved on the training pictures alone.
         test: Figures of what ships; None where no picture was kept for that.
         test_probabilities: Shape (n, num_classes); what `test` was computed from.
+        views: Random views of each picture that it was solved on, beside the centre view.
     """
 
     probe: LinearProbe
@@ -35,6 +36,7 @@ class Solved:
     validation: Metrics | None
     test: Metrics | None
     test_probabilities: np.ndarray
+    views: int = 0
 
 
 def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progress: Progress) -> Solved:
@@ -67,4 +69,4 @@ def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progr
     validation, _ = figures(solve_on(train), val, "validation") if len(val) else (None, None)
     probe = solve_on(dataset.part("train", "val"))
     test_metrics, probabilities = figures(probe, test, "test")
-    return Solved(probe, temperature, validation, test_metrics, probabilities)
+    return Solved(probe, temperature, validation, test_metrics, probabilities, choice.views)

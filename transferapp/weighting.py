@@ -60,7 +60,7 @@ def weigh_classes(
         features: float32, shape (n, num_features): the pictures that the decision is measured on.
         labels: Their classes: int, shape (n,).
         counts: Training pictures of each class.
-        plain: Cross-validation of the same pictures without weights.
+        plain: Cross-validation of the same pictures without weights; with them, the same strengths are tried.
         wanted: `auto`, `none` or `balanced`.
         groups: Which of the pictures stay together in cross-validation; shape (n,).
         seed: Seeds the folds.
@@ -74,7 +74,9 @@ def weigh_classes(
         )
         return Weighting(None, WeightsFinding("none", reason), plain, ratio)
     weights = balanced_weights(counts)
-    weighed = cross_validate(features, labels, len(counts), seed=seed, groups=groups, class_weights=weights)
+    weighed = cross_validate(
+        features, labels, len(counts), seed=seed, path=plain.path, groups=groups, class_weights=weights
+    )
     finding = judge_class_weights(labels, plain.correct, weighed.correct)
     if wanted == "balanced":
         finding = WeightsFinding(

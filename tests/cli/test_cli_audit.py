@@ -62,7 +62,7 @@ def test_what_cannot_be_learned_from_is_shown_first_and_then_refused(pictures: P
 
 
 def test_what_cannot_be_audited_is_one_clear_line(tmp_path: Path) -> None:
-    assert "There is no folder" in complaint(3, "audit", "--data", tmp_path / "none")
+    assert "There is no file or folder" in complaint(3, "audit", "--data", tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "no class folders with pictures" in complaint(3, "audit", "--data", tmp_path / "empty", "--fast")
     assert "Missing option '--data'" in complaint(2, "audit")

@@ -84,7 +84,7 @@ def test_a_command_line_that_makes_no_sense(folders: Path, words: list[str], sai
 
 @pytest.mark.parametrize("command", ["fit", "plan"])
 def test_a_wrong_path(folders: Path, command: str) -> None:
-    assert "There is no folder nowhere" in complaint(DATA, command, "--data", "nowhere", cwd=folders)
+    assert "There is no file or folder nowhere" in complaint(DATA, command, "--data", "nowhere", cwd=folders)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_wrong_path(folders: Path, command: str) -> None:
         ("empty", "empty has no class folders with pictures"),
         ("loose", "got 1 loose picture"),
         ("one", "one has one class only, 'cats'"),
-        ("typo.yaml", "typo.yaml is not a folder"),
+        ("typo.yaml", "typo.yaml is in no form that is read"),
         ("single", "Class 'cats' in single has 1 usable picture"),
         ("broken", "8 of 8 pictures in broken cannot be read: cats/0.jpg"),
     ],
@@ -210,4 +210,4 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(folders: Path) -> Non
     done = transferapp("plan", "--data", "nowhere", "--debug", cwd=folders)
     assert done.returncode == DATA
     assert "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("Error: There is no folder nowhere")
+    assert done.stderr.splitlines()[-1].startswith("Error: There is no file or folder nowhere")

@@ -11,12 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from tests.toys import toy_data, toy_model
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.training import session as sessions
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import Trained, train
+from transferapp.training.mixing import soft
 from transferapp.training.settings import Epoch, TrainingSettings, merit
 
 SETTINGS = TrainingSettings(epochs=4, learning_rate=5e-2, average=0.0)
@@ -440,9 +442,37 @@ def test_the_loss_of_weighed_classes_is_that_of_each_times_its_weight() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(12, 3)).astype(np.float32), np.arange(12) % 3
     weights = (0.5, 1.0, 1.5)
+    loss = sessions.cross_entropy(dataclasses.replace(SETTINGS, class_weights=weights))
     plain = keras.ops.convert_to_numpy(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
-    weighed = keras.ops.convert_to_numpy(sessions.cross_entropy(weights)(labels[:, None], logits))
+    weighed = keras.ops.convert_to_numpy(loss(labels[:, None], logits))
     np.testing.assert_allclose(weighed, plain * np.array(weights)[labels], rtol=1e-6)
+
+
+def test_what_is_mixed_counts_with_the_weight_of_each_class_for_its_share() -> None:
+    rng = np.random.default_rng(1)
+    logits, weights = rng.normal(size=(6, 3)).astype(np.float32), np.array([0.5, 1.0, 1.5])
+    first, second, smoothing = np.arange(6) % 3, (np.arange(6) + 1) % 3, 0.2
+    settings = dataclasses.replace(SETTINGS, mixup=1.0, label_smoothing=smoothing, class_weights=tuple(weights))
+
+    def smoothed(labels: np.ndarray) -> np.ndarray:
+        targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+        return -(targets * log_softmax(logits, axis=1)).sum(axis=1)
+
+    expected = 0.7 * weights[first] * smoothed(first) + 0.3 * weights[second] * smoothed(second)
+    blend = (0.7 * np.eye(3)[first] + 0.3 * np.eye(3)[second]).astype(np.float32)
+    losses = keras.ops.convert_to_numpy(sessions.cross_entropy(settings)(blend, logits))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_training_on_probabilities_that_are_sure_is_training_on_indices_with_the_same_weights(tmp_path: Path) -> None:
+    make, validation, labels = toy_data()
+    weighed = dataclasses.replace(SETTINGS, class_weights=(2.0, 0.5, 0.5))
+    indices = run(tmp_path / "indices", weighed, data=(make, validation, labels))
+    softened = soft(make, 3, mixup=0.0, cutmix=0.0, seed=0)
+    almost = dataclasses.replace(weighed, label_smoothing=1e-9)  # soft labels, and all but nothing is smoothed
+    probabilities = run(tmp_path / "probabilities", almost, data=(softened, validation, labels))
+    np.testing.assert_allclose(probabilities.logits, indices.logits, rtol=1e-3, atol=1e-4)
+    assert probabilities.history[-1].loss == pytest.approx(indices.history[-1].loss, rel=1e-3)
 
 
 def test_training_with_weights_favours_what_weighs_more_and_reports_plain_figures(tmp_path: Path) -> None:

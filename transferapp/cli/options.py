@@ -23,6 +23,8 @@ _METAVARS = {
     "train_views": "[auto|0-64]",
     "data_dir": "PATH",
     **dict.fromkeys(TABLE_OPTIONS, "NAME"),
+    "hidden": "UNITS",
+    "l2": "[auto|NUMBER]",
 }
 _TYPES = {int: click.INT, float: click.FLOAT}
 

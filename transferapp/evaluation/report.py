@@ -20,6 +20,7 @@ from transferapp.evaluation import charts
 from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
 from transferapp.evaluation.wording import backbone_reason, labelled, leak_sentences
+from transferapp.policy.proposals import TRAINED_HEAD
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -240,6 +241,7 @@ def _contest(contenders: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
         "winner": winner,
         "scratch": bool(config.get("scratch")),
         "rule_only": bool(config.get("rule_only")),
+        "head": any(c["name"] == TRAINED_HEAD for c in contenders),
         "tuned": winner is not None and bool(winner["epochs"]),
         "charts": drawn,
         "averages": any(epoch["averaged_val_loss"] is not None for epoch in epochs),

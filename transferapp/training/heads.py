@@ -1,75 +1,93 @@
-"""Put a head on a backbone: from a stage's feature map to class probabilities, as one Keras model."""
+"""Build a head on a stage's feature map: pooling, standardisation, hidden layers, logits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from transferapp.backbones.stages import Stage, stage_tensor
-from transferapp.probe import LinearProbe
-from transferapp.training.tail import plain_tail
+from transferapp.layers import DropConnect, FractionalMaxPooling2D, Maxout
+from transferapp.layers.fractional_pooling import evenly_pooled
+from transferapp.layers.maxout import PIECES, largest_of_pieces
+from transferapp.training.head_spec import HeadSpec
+
+BATCH_NORM_MOMENTUM = 0.9
+"""A head trains for a few hundred steps: with Keras' .99 the statistics would still be half those it began with."""
 
 
-def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temperature: float, name: str) -> keras.Model:
-    """The whole classifier: backbone up to the cut, average pooling, standardisation, linear layer, softmax.
+def build_head(
+    spec: HeadSpec,
+    inputs: Any,
+    num_classes: int,
+    mean: np.ndarray,
+    std: np.ndarray,
+    *,
+    seed: int = 0,
+    for_prediction: bool = False,
+) -> Any:
+    """Put a head on a tensor: pooling, standardisation, hidden layers, logits.
+
+    Each hidden layer is dense, batch normalisation (if any), activation; dropout acts on what enters a dense layer.
+    Weights come in the same order whatever `for_prediction` is.
 
     Args:
-        backbone: From `load_backbone`.
-        stage: The cut.
-        probe: Solved on that stage's pooled features.
-        temperature: What the logits are divided by.
-        name: The model's name.
+        spec: Its form.
+        inputs: A symbolic tensor: maps of shape (batch, height, width, channels), which are pooled, or features that are
+            pooled already, shape (batch, channels).
+        num_classes: Width of the output.
+        mean, std: float32, shape (channels,), of the pooled training features: standardisation is a part of the graph.
+        seed: Decides the initial weights, and what is left out in training.
+        for_prediction: Leave out what only training needs, and use Keras' own operations alone: such a model is loaded and
+            exported without this package.
 
     Returns:
-        A model from float32 pixels in [0, 255], shape (batch, height, width, 3), to probabilities, shape
-        (batch, num_classes).
+        The logits, a float32 symbolic tensor of shape (batch, num_classes).
     """
     layers = keras.layers
-    num_classes = len(probe.bias)
-    x = layers.GlobalAveragePooling2D(name="head_pool")(stage_tensor(backbone, stage))
-    standardise = layers.Normalization(mean=probe.mean, variance=np.square(probe.std), name="head_standardise")
-    classify = layers.Dense(num_classes, name="head_logits")
-    x = classify(standardise(x))
-    x = layers.Rescaling(1 / temperature, name="head_temperature")(x)
-    outputs = layers.Softmax(name="probabilities")(x)
-    classify.set_weights([probe.kernel, probe.bias])
-    model = keras.Model(backbone.inputs[0], outputs, name=name)
-    model.trainable = False
-    return model
+    x = pooled(spec.pooling, inputs, seed=seed, for_prediction=for_prediction) if len(inputs.shape) == 4 else inputs
+    x = layers.Normalization(mean=mean, variance=np.square(std), name="head_standardise")(x)
+    pieces = PIECES if spec.activation == "maxout" else 1
+    for index, units in enumerate(spec.hidden, start=1):
+        x = _dropped(spec, x, index, seed, for_prediction)
+        x = _dense(spec, units * pieces, f"head_hidden_{index}", seed + index, for_prediction)(x)
+        if spec.batch_norm:
+            x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"head_norm_{index}")(x)
+        x = _activated(spec.activation, x, f"head_activation_{index}", for_prediction)
+    x = _dropped(spec, x, len(spec.hidden) + 1, seed, for_prediction)
+    return _dense(spec, num_classes, "head_logits", seed, for_prediction)(x)
 
 
-def attach_ensemble(
-    backbone: keras.Model,
-    stages: Sequence[Stage],
-    cut: Stage | None,
-    head: LinearProbe,
-    members: Sequence[Sequence[np.ndarray]],
-    temperature: float,
-    name: str,
-) -> keras.Model:
-    """Several tails on one trunk, their probabilities averaged: a snapshot ensemble (Huang et al., 2017).
+def pooled(pooling: str, maps: Any, *, seed: int = 0, for_prediction: bool = False) -> Any:
+    """Feature maps, shape (batch, height, width, channels), to vectors, shape (batch, channels); see `HeadSpec.pooling`."""
+    layers = keras.layers
+    if pooling == "max":
+        return layers.GlobalMaxPooling2D(name="head_pool")(maps)
+    if pooling == "fractional_max":
+        fractional = FractionalMaxPooling2D(seed=seed, name="head_fractional_pool")
+        maps = evenly_pooled(maps) if for_prediction else fractional(maps)
+    return layers.GlobalAveragePooling2D(name="head_pool")(maps)
 
-    Args:
-        backbone: Its part below the cut is shared; the part above is copied for each member.
-        stages: Its stages, earliest first.
-        cut: The last frozen stage; None where the whole network was trained.
-        head: What the tails' heads began as; gives their form.
-        members: Weights of each, in the order of `Tail.model.weights`.
-        temperature: What each member's logits are divided by.
-        name: The model's name.
 
-    Returns:
-        As of `attach_probe`.
-    """
-    start = backbone.inputs[0] if cut is None else stage_tensor(backbone, cut)
-    scores = []
-    for index, weights in enumerate(members):
-        member = plain_tail(backbone, stages, cut, head, f"member_{index}")
-        member.set_weights(list(weights))
-        logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
-        scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
-    model = keras.Model(backbone.inputs[0], keras.layers.Average(name="probabilities")(scores), name=name)
-    model.trainable = False
-    return model
+def _dropped(spec: HeadSpec, x: Any, index: int, seed: int, for_prediction: bool) -> Any:
+    if for_prediction or not spec.dropout:
+        return x
+    return keras.layers.Dropout(spec.dropout, seed=seed + 100 + index, name=f"head_dropout_{index}")(x)
+
+
+def _dense(spec: HeadSpec, units: int, name: str, seed: int, for_prediction: bool) -> keras.layers.Layer:
+    initial = {"he": keras.initializers.HeNormal, "glorot": keras.initializers.GlorotNormal}[spec.initializer]
+    options = {"name": name, "dtype": "float32", "kernel_initializer": initial(seed=seed)}
+    if for_prediction:
+        return keras.layers.Dense(units, **options)
+    if spec.l1 or spec.l2:
+        options["kernel_regularizer"] = keras.regularizers.L1L2(l1=spec.l1, l2=spec.l2 / 2)
+    if spec.dropconnect:
+        return DropConnect(units, spec.dropconnect, seed=seed + 200, **options)
+    return keras.layers.Dense(units, **options)
+
+
+def _activated(activation: str, x: Any, name: str, for_prediction: bool) -> Any:
+    if activation != "maxout":
+        return keras.layers.Activation(activation, name=name)(x)
+    return largest_of_pieces(x, PIECES) if for_prediction else Maxout(PIECES, name=name)(x)

@@ -37,7 +37,7 @@ class Session:
 
     Args:
         model: Gives logits of shape (batch, num_classes).
-        make_batches: Makes the training data.
+        make_batches: Makes the training data; with the settings' `soft_labels`, as `transferapp.training.mixing` gives them.
         validation: What `model.predict` takes: the validation pictures, in order.
         settings: How to train.
         multipliers: Of the learning rate, by variable path.
@@ -234,7 +234,7 @@ def _compile(
     )
     model.compile(
         optimizer=optimizer,
-        loss=cross_entropy(settings.class_weights),
+        loss=cross_entropy(settings),
         weighted_metrics=["accuracy"],  # what fills a batch up for several devices has no weight
         # XLA on the CPU is ten times slower than TensorFlow's plain graph on depthwise convolutions (measured).
         jit_compile="auto" if keras.backend.backend() == "jax" else False,
@@ -244,24 +244,32 @@ def _compile(
     return model.optimizer
 
 
-def cross_entropy(class_weights: Sequence[float] = ()) -> Any:
-    """Cross-entropy of logits with class indices, each picture weighed by its class.
+def cross_entropy(settings: TrainingSettings) -> Any:
+    """Cross-entropy of logits with class indices or, where the settings have `soft_labels`, with probabilities.
 
-    The weights are in the loss and not in the data, so that metrics stay without them, and what pads a batch keeps its own.
-
-    Args:
-        class_weights: One a class; none of them for equal weights.
+    Each picture is weighed by its class; what is mixed from two counts with the weight of each for its share. The weights are
+    in the loss and not in the data, so that metrics stay without them, and what pads a batch keeps its own.
     """
-    if not class_weights:
+    smoothing = settings.label_smoothing
+    if not settings.class_weights:
+        if settings.soft_labels:
+            return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    weights = np.asarray(class_weights, dtype=np.float32)
+    weights = np.asarray(settings.class_weights, dtype=np.float32)
 
-    def weighted_cross_entropy(labels: Any, logits: Any) -> Any:
+    def of_indices(labels: Any, logits: Any) -> Any:
         labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
         losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         return keras.ops.take(keras.ops.convert_to_tensor(weights), labels) * losses
 
-    return weighted_cross_entropy
+    def of_probabilities(labels: Any, logits: Any) -> Any:
+        weighed = keras.ops.cast(labels, "float32") * weights
+        spread = keras.ops.sum(weighed, axis=-1, keepdims=True) / len(weights)
+        targets = (1 - smoothing) * weighed + smoothing * spread
+        # Not Keras' function of probabilities: TensorFlow's gradient of it is wrong where a row does not sum to 1.
+        return -keras.ops.sum(targets * keras.ops.log_softmax(logits), axis=-1)
+
+    return of_probabilities if settings.soft_labels else of_indices
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -53,6 +53,8 @@ class TrainingSettings:
             after each restart it is worse before it is better.
         class_weights: How much a picture of each class counts in the loss, mean 1 over the training pictures; none of them
             where all count the same. Losses and accuracies that are reported are without weights, but for the training loss.
+        label_smoothing: Share of the label's probability that is spread over all classes (Szegedy et al., 2016).
+        mixup, cutmix: See `transferapp.training.mixing`; 0 for none.
     """
 
     optimizer: str = "adam"
@@ -65,6 +67,14 @@ class TrainingSettings:
     clip_norm: float = 1.0
     patience: int = PATIENCE
     class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether batches carry probabilities for labels, shape (n, num_classes), instead of class indices."""
+        return bool(self.label_smoothing or self.mixup or self.cutmix)
 
     @property
     def restarts(self) -> bool:

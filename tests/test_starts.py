@@ -1,0 +1,47 @@
+"""What contenders start from: the solved classifier on the top stage, or nothing at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.contest import draw_textures, ring
+from transferapp.features import CENTER
+from transferapp.probe import fit_probe
+from transferapp.progress import Silent
+from transferapp.starts import blank_head, solved_head
+from transferapp.training.head_spec import HeadSpec
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_textures(tmp_path_factory.mktemp("contest"))
+
+
+@pytest.mark.parametrize("weights", [None, np.array([2.0, 0.5, 0.5])])
+def test_the_head_is_solved_on_the_top_stage_with_the_weights_of_the_classes(
+    root: Path, weights: np.ndarray | None
+) -> None:
+    around = ring(root, l2="0.03", dropout=0.2)
+    chosen, train = around.measurement.chosen, around.measurement.dataset.part("train")
+    weighting = dataclasses.replace(around.measurement.weighting, weights=weights)
+    head = solved_head(chosen, train, weighting, around.config, Silent())
+    top = chosen.trunk.row_slices[chosen.trunk.top.index]
+    rows = chosen.store.collect(train.records, [CENTER])[:, 0, top]
+    each = None if weights is None else weights[train.labels]
+    probe = fit_probe(rows, train.labels, 3, 0.03, sample_weight=each)
+    np.testing.assert_allclose(head.weights[0], probe.kernel, atol=1e-5)
+    np.testing.assert_allclose(head.weights[1], probe.bias, atol=1e-5)
+    assert head.spec == HeadSpec(dropout=0.2, l2=0.03)
+
+
+def test_a_blank_linear_head_finds_all_classes_equally_likely(root: Path) -> None:
+    around = ring(root)
+    head = blank_head(around.measurement.chosen, 3, around.config)
+    assert head.num_classes == 3
+    assert not any(array.any() for array in head.weights)
+    hidden = blank_head(around.measurement.chosen, 3, ring(root, hidden="4").config)
+    assert hidden.weights == (), "of hidden layers they are to be drawn"
