@@ -120,7 +120,7 @@ def fit_probe(
     Raises:
         TrainingError: The features hold NaN or infinite numbers.
     """
-    mean, std = _moments(features)
+    mean, std = feature_moments(features)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
     with working() as workers:
         rows, axes = principal_axes(_standardised(features, mean, std), workers)
@@ -168,7 +168,7 @@ def cross_validate(
     num_views = stacked.shape[1]
     flat = stacked.reshape(-1, stacked.shape[-1])
     # Mean, deviation and axes are taken once over all folds: they know nothing of the labels.
-    mean, std = _moments(flat)
+    mean, std = feature_moments(flat)
     losses: list[float] = []
     with working() as workers:
         rows, _ = principal_axes(_standardised(flat, mean, std), workers)
@@ -223,7 +223,12 @@ class _PathWalk:
         return logits
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def feature_moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature, by which heads standardise: float32, shape (num_features,).
+
+    Raises:
+        TrainingError: The features hold NaN or infinite numbers.
+    """
     mean = features.mean(axis=0, dtype=np.float64)
     squares = np.zeros(len(mean))
     for start in range(0, len(features), _ROWS_AT_ONCE):  # in double precision, but not all of it at once

@@ -90,7 +90,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
     watch = Stopwatch()
     target = config.bundle_path
     check_target(target)
-    with _only_writer(target), workshop(config) as shop:
+    with only_writer(target), workshop(config) as shop:
         run = RunFolder(target)
         if fresh:
             run.discard()
@@ -121,7 +121,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             manifest = describe(config, measurement, choice, solved, tuned, parity, served)
             watch.lap("write")
             manifest["seconds"] = watch.seconds
-            samples, mistakes = _gallery(dataset, solved)
+            samples, mistakes = gallery(dataset, solved)
             report = render_report(manifest, samples=samples, mistakes=mistakes)
             (staging / "report.html").write_text(report, encoding="utf-8")
             write_manifest(staging, manifest)
@@ -170,7 +170,7 @@ def _hardware() -> str:
 
 
 @contextmanager
-def _only_writer(target: Path) -> Iterator[None]:
+def only_writer(target: Path) -> Iterator[None]:
     """Hold the lock of a bundle's place, so that two fits do not write to it at once."""
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def choose_augmentation(measurement: Measurement, config: FitConfig, progress: P
     return choose_views(chosen, train, center, config.train_views, config.seed, progress)
 
 
-def _gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
+def gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
     """Thumbnails for the report: a picture of each of the first classes, and the test pictures it was most wrong about."""
     names = dataset.class_names
 

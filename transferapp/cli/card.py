@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transferapp.cli.contest import contest
+from transferapp.cli.found import found
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
 from transferapp.evaluation.charts import percent
@@ -241,6 +242,11 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     console.print()
     for line in (f"transferapp predict {named} PICTURE...", f"transferapp serve {named}"):
         console.print(f"  {printable(line)}", style="cyan", markup=False, soft_wrap=True)
+
+
+def show_search(search: Mapping[str, Any]) -> None:
+    """Print what a search has found."""
+    _print(_console(), found(search))
 
 
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from transferapp.errors import ResourceError, TransferAppError
 COMMANDS = {
     "fit": "transferapp.cli.fit",
     "plan": "transferapp.cli.plan",
+    "search": "transferapp.cli.search",
     "predict": "transferapp.cli.predict",
     "evaluate": "transferapp.cli.evaluate",
     "ensemble": "transferapp.cli.ensemble",
