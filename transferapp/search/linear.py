@@ -6,6 +6,7 @@ update rules are those of `transferapp.training.optimizers`; a test compares the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -63,8 +64,8 @@ def make_update(optimizer: str) -> Update:
         second = state.setdefault("second", np.zeros_like(weights))
         first += (1 - momentum) * (gradient - first)
         second += (1 - decay_rate) * (np.square(gradient) - second)
-        corrected = rate * np.sqrt(1 - decay_rate**step) / (1 - momentum**step)
-        weights -= np.float32(corrected) * first / (np.sqrt(second) + np.float32(EPSILON))
+        corrected = rate * math.sqrt(1 - decay_rate**step) / (1 - momentum**step)
+        weights -= corrected * first / (np.sqrt(second) + EPSILON)
 
     rules = {
         "sgd": plain,
@@ -122,9 +123,9 @@ class LinearTrainer:
                     costs.append(cost)
                     if watch(cost):
                         break
-                    rate = np.float32(rates[step])
+                    rate = float(rates[step])
                     if settings.decay:
-                        weights -= rate * np.float32(settings.decay) * weights
+                        weights *= np.float32(1 - rate * settings.decay)
                     update(weights, gradient, rate)
                     step += 1
                 if watch.exploded:

@@ -1,4 +1,4 @@
-"""What a trial is: a head to train on cached features with some settings, and how good it then is on the validation pictures."""
+"""A trial: a head to train on cached features with some settings, and how good it then is on the validation pictures."""
 
 from __future__ import annotations
 

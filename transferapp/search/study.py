@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +227,7 @@ class Journal:
         """The phase's trials that are over, in the order in which they ended."""
         optuna = import_optuna()
         complete = self._study(phase.name).get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        complete.sort(key=lambda trial: trial.datetime_complete)
+        complete.sort(key=lambda trial: trial.datetime_complete or datetime.max)
         return [_trial_of(trial, phase) for trial in complete]
 
     def _study(self, name: str) -> optuna.Study:
