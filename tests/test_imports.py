@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transferapp.training",),
     ("transferapp.evaluation", "transferapp.config"),
     ("transferapp.measurement", "transferapp.run"),
-    ("transferapp.selection", "transferapp.predict", "transferapp.feeds"),
+    ("transferapp.selection", "transferapp.predict", "transferapp.feeds", "transferapp.crops"),
     ("transferapp.solving", "transferapp.bench"),
     ("transferapp.tuning",),
     ("transferapp.export", "transferapp.manifest"),

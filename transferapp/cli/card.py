@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transferapp.cli.contest import contest
+from transferapp.cli.crops import crops
 from transferapp.cli.found import found
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
@@ -210,6 +211,7 @@ def _profile(candidate: Mapping[str, Any]) -> Text:
 def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> None:
     """Say how good the bundle is and what to do with it."""
     console = _console()
+    _print(console, crops(manifest["test_views"]))
     rows: list[tuple[str, RenderableType]] = []
     for split in ("validation", "test"):
         figures = manifest["metrics"][split]

@@ -7,6 +7,7 @@ pictures; the best settings are trained again on both together. The test picture
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from scipy.special import softmax
 
 from transferapp.bundle import check_target, write_manifest, writing
 from transferapp.config import FitConfig
+from transferapp.crops import Scorer
 from transferapp.data.dataset import Dataset
 from transferapp.engine import convert, save_converted
 from transferapp.errors import DataError, TrainingError, UsageError
@@ -28,7 +30,7 @@ from transferapp.manifest import describe, split_table
 from transferapp.measurement import Candidate, Measurement, measure, measured_sample, workshop
 from transferapp.probe import LinearProbe, fit_probe
 from transferapp.progress import Progress, Silent
-from transferapp.recipes import FitResult, Stopwatch, gallery, only_writer
+from transferapp.recipes import FitResult, Stopwatch, gallery, only_writer, try_crops
 from transferapp.search.problem import Features, HeadSettings, Problem, TrainedHead, judged
 from transferapp.search.record import Searched, head_json, line, search_json, trials_table
 from transferapp.search.settings import COARSE_EPOCHS, FINE_EPOCHS, SearchSettings
@@ -92,9 +94,16 @@ def search(
         watch.lap("features")
         found = run(journal, settings, problem, base, identity(config, settings, measurement), progress, say)
         watch.lap("search")
+        at_cut = chosen.validations[chosen.cut.index]
+        choice = ViewChoice(
+            problem.train.rows.shape[1] - 1, at_cut, (), "not measured: a search trains on what it is told"
+        )
         optimum = solved_optimum(problem, chosen)
-        head, solved = refit(measurement, config, found, problem, progress)
+        head, solved, scorer = refit(measurement, config, found, problem, progress)
         watch.lap("refit")
+        with progress.task("trying crops", 0):
+            test_views = try_crops(measurement, scorer, choice)
+        watch.lap("crops")
         with progress.task("building the network", 0):
             network = build_network(backbone.result(), chosen, found.settings, head, solved.temperature, target.name)
             converted = convert(network)
@@ -105,13 +114,10 @@ def search(
             save_converted(converted, staging / "model.xml")
             (staging / "search.csv").write_text(trials_table(found), encoding="utf-8")
             (staging / "split.csv").write_text(split_table(dataset), encoding="utf-8")
-            at_cut = chosen.validations[chosen.cut.index]
-            choice = ViewChoice(
-                problem.train.rows.shape[1] - 1, at_cut, (), "not measured: a search trains on what it is told"
-            )
-            searched = replace(measurement, chosen=_replanned(chosen, found))
-            manifest = describe(config, searched, choice, solved, None, parity, served)
-            manifest["candidates"] = describe(config, measurement, choice, solved, None, parity, served)["candidates"]
+            replanned = _replanned(chosen, found)
+            candidates = tuple(replanned if each is chosen else each for each in measurement.candidates)
+            searched = replace(measurement, chosen=replanned, candidates=candidates)
+            manifest = describe(config, searched, choice, solved, None, parity, served, test_views)
             manifest["head"] = head_json(found, head, solved)
             manifest["search"] = search_json(
                 found, settings, optimum, len(dataset.part("val")), len(dataset.part("test"))
@@ -260,28 +266,41 @@ def solved_optimum(problem: Problem, chosen: Candidate) -> dict[str, float]:
 
 def refit(
     measurement: Measurement, config: FitConfig, found: Searched, problem: Problem, progress: Progress
-) -> tuple[TrainedHead, Solved]:
-    """Train with the best settings on training and validation pictures together, calibrate, and look at the test pictures."""
+) -> tuple[TrainedHead, Solved, Scorer]:
+    """Train with the best settings on training and validation pictures together, calibrate, and look at the test pictures.
+
+    Returns:
+        The head that ships, its figures, and a classifier that has not seen the validation pictures.
+    """
     dataset, chosen, settings = measurement.dataset, measurement.chosen, found.settings
     trainer = Trainers(problem).of(settings)
     val = problem.val
-    logits = trainer.logits(settings, trainer.train(settings), val.center)
+    held_out = trainer.train(settings)
+    logits = trainer.logits(settings, held_out, val.center)
     temperature = fit_temperature(logits, val.labels)
     validation = measure_scores(softmax(logits / temperature, axis=1), val.labels, dataset.class_names)
     views = problem.train.rows.shape[1] - 1
     together = features_of(chosen, dataset.part("train", "val"), views, config, progress, "training and validation")
     final = replace(problem, train=together)
-    trainer = Trainers(final).of(settings)
-    head = trainer.train(settings)
+    finisher = Trainers(final).of(settings)
+    head = finisher.train(settings)
     test = dataset.part("test")
     metrics, probabilities = None, np.empty((0, problem.num_classes), np.float32)
     if len(test):
         shown = features_of(chosen, test, 0, config, progress, "test")
-        probabilities = softmax(trainer.logits(settings, head, shown.center) / temperature, axis=1)
+        probabilities = softmax(finisher.logits(settings, head, shown.center) / temperature, axis=1)
         metrics = measure_scores(probabilities, test.labels, dataset.class_names)
     kernel, bias = head.weights[-2:]
     probe = LinearProbe(head.mean, head.std, kernel, bias, settings.head.l2, head.steps)
-    return head, Solved(probe, temperature, validation, metrics, probabilities)
+    lock = threading.Lock()
+
+    def score(crops: np.ndarray) -> np.ndarray:
+        rows = chosen.features(chosen.trunk.rows(crops))
+        with lock:  # Keras' predict function is not made for several threads
+            scores: np.ndarray = softmax(trainer.logits(settings, held_out, rows) / temperature, axis=1)
+        return scores
+
+    return head, Solved(probe, temperature, validation, metrics, probabilities), score
 
 
 def build_network(
