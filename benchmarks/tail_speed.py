@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, from the pictures to the figures."""
     from transferapp.activations import cut_trunk
     from transferapp.backbones.loading import load_backbone
+    from transferapp.training.head_spec import Head
     from transferapp.training.tail import CachedBatches, CachedCenters, build_tail
     from transferapp.trunk import load_trunk
 
@@ -92,8 +93,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     stage = stage_named(trunk.stages, options.cut)
     probe = solved_head(trunk, train)
     tails = {
-        "cached": build_tail(backbones["cached"], trunk.stages, stage, probe),
-        "whole": frozen_below(build_tail(backbones["whole"], trunk.stages, None, probe), backbones["whole"], stage),
+        "cached": build_tail(backbones["cached"], trunk.stages, stage, Head.of(probe)),
+        "whole": frozen_below(
+            build_tail(backbones["whole"], trunk.stages, None, Head.of(probe)), backbones["whole"], stage
+        ),
     }
     views = [random_view_name(index, 0) for index in range(options.views)]
     with tempfile.TemporaryDirectory() as name:

@@ -122,6 +122,8 @@ def ring(root: Path, **changes: Any) -> Ring:
         size_override=None if config.size == "auto" else config.size,
         tune=config.tune,
         epochs=config.epochs,
+        head="" if config.scratch else config.trained_head,
+        new_head_rate=config.new_head_learning_rate,
     )
     chosen = Candidate(spec, trunk, store, choose_input_size((), TINY_SIZE), validations, scores, plan, 1.0)
     measurement = Measurement(dataset, (chosen,), chosen)

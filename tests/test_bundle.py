@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.bundle_killing import FILES, verify, write
@@ -24,6 +25,7 @@ from transferapp.bundle import (
     write_manifest,
     writing,
 )
+from transferapp.colour import fit_pca_colour
 from transferapp.errors import BundleError, ResourceError
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,23 @@ def test_what_is_written_is_read(made: Path) -> None:
         assert bundle.file(name) == made / name
         assert bundle.manifest["files"][name]["bytes"] == (made / name).stat().st_size
     assert beside(made) == []
+
+
+def test_colour_components_are_read_back_as_they_were_measured(made: Path) -> None:
+    assert read_bundle(made).colour is None, "it was trained without"
+    pca = fit_pca_colour(np.random.default_rng(0).integers(0, 256, (50, 3)).astype(np.uint8))
+    alter(made, lambda manifest: manifest.update(colour=json.loads(json.dumps(pca.to_json()))))
+    colour = read_bundle(made).colour
+    assert colour is not None
+    for name in ("eigenvectors", "eigenvalues", "mean"):
+        np.testing.assert_array_equal(getattr(colour, name), getattr(pca, name))
+
+
+@pytest.mark.parametrize("damaged", ["red", [1, 2], {"eigenvalues": [1, 2]}])
+def test_damaged_colour_components_are_an_error_of_the_bundle(made: Path, damaged: Any) -> None:
+    alter(made, lambda manifest: manifest.update(colour=damaged))
+    with pytest.raises(BundleError, match="colour components"):
+        read_bundle(made).colour  # noqa: B018 - it is read when it is asked for
 
 
 def test_the_version_names_the_content_and_not_the_place(made: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from transferapp.augmentation import LECTURE_AUGMENTATION
 from transferapp.colour import ColourJitter
 from transferapp.config import FitConfig, make_config, parse_duration, read_config_file
 from transferapp.errors import UsageError
+from transferapp.training.head_spec import HeadSpec
 
 
 def test_data_alone_is_enough_and_the_defaults_pass_their_own_checks() -> None:
@@ -217,6 +218,21 @@ def test_without_a_number_the_rate_is_three_times_the_usual_one_of_the_optimizer
         ("pca_std", -0.1),
         ("scale_min", 100),
         ("scale_max", 255),
+        ("hidden", "256;128"),
+        ("hidden", "256,-1"),
+        ("hidden", "0"),
+        ("hidden", ",".join(["9"] * 21)),
+        ("hidden", "٣"),
+        ("dropout", 0.96),
+        ("dropconnect", -0.1),
+        ("l1", -1.0),
+        ("l2", "0"),
+        ("l2", "little"),
+        ("l2", "nan"),
+        ("stochastic_depth", 1.0),
+        ("label_smoothing", 1.0),
+        ("mixup", -0.2),
+        ("cutmix", float("inf")),
     ],
 )
 def test_a_setting_of_training_out_of_range_is_refused(name: str, value: Any) -> None:
@@ -231,6 +247,38 @@ def test_a_setting_of_training_out_of_range_is_refused(name: str, value: Any) ->
 )
 def test_a_setting_of_training_at_the_end_of_its_range_passes(name: str, value: Any) -> None:
     assert getattr(make_config({"data": "pictures", name: value}), name) == value
+
+
+def test_the_classifier_has_the_form_that_is_asked_for() -> None:
+    assert make_config({"data": "pictures"}).head_spec == HeadSpec()
+    settings = {"hidden": "256, 128", "activation": "tanh", "dropout": 0.5, "l1": 0.1, "l2": "1e-2", "pooling": "max"}
+    config = make_config({"data": "pictures", **settings})
+    assert config.head_spec == HeadSpec("max", (256, 128), "tanh", "glorot", dropout=0.5, l1=0.1, l2=0.01)
+    assert make_config({"data": "pictures", "hidden": 64}).head_spec.hidden == (64,)  # YAML reads it as a number
+    assert make_config({"data": "pictures", "hidden": "none"}).head_spec.linear
+
+
+@pytest.mark.parametrize(
+    ("activation", "initializer"),
+    [("relu", "he"), ("elu", "he"), ("maxout", "he"), ("tanh", "glorot"), ("sigmoid", "glorot")],
+)
+def test_initial_weights_suit_the_activation_unless_told_otherwise(activation: str, initializer: str) -> None:
+    settings = {"data": "pictures", "hidden": "8", "activation": activation}
+    assert make_config(settings).head_spec.initializer == initializer
+    other = "he" if initializer == "glorot" else "glorot"
+    assert make_config({**settings, "initializer": other}).head_spec.initializer == other
+
+
+def test_what_cannot_be_solved_for_is_described() -> None:
+    assert make_config({"data": "pictures", "l2": "0.1"}).trained_head == ""
+    described = make_config({"data": "pictures", "hidden": "16", "mixup": 0.2}).trained_head
+    assert described == "16 relu units, mixup 0.2"
+    assert make_config({"data": "pictures", "label_smoothing": 0.1}).trained_head == "linear, label smoothing 0.1"
+
+
+def test_batch_normalisation_needs_something_to_normalise() -> None:
+    with pytest.raises(UsageError, match="--hidden 256"):
+        make_config({"data": "pictures", "head_batch_norm": True})
 
 
 def test_settings_of_the_views_are_what_they_are_drawn_from() -> None:

@@ -20,7 +20,7 @@ from transferapp.engine import OpenVINOEngine, convert, import_openvino
 from transferapp.errors import TrainingError
 from transferapp.export import PARITY_PICTURES, build_network, check_parity
 from transferapp.probe import LinearProbe
-from transferapp.training.heads import attach_probe
+from transferapp.training.classifiers import attach_probe
 from transferapp.views import center_view, render
 
 HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -46,6 +46,7 @@ def trained(count: int, hardware: Any) -> dict[str, Any]:
     from transferapp.accelerators import distributed
     from transferapp.backbones.stages import find_stages
     from transferapp.probe import LinearProbe
+    from transferapp.training.head_spec import Head
     from transferapp.training.optimizers import averaged_weights, make_optimizer
     from transferapp.training.parallel import prepare
     from transferapp.training.tail import CachedBatches, CachedCenters, build_tail
@@ -55,7 +56,7 @@ def trained(count: int, hardware: Any) -> dict[str, Any]:
     stages = find_stages(backbone)
     kernel = rng.normal(0, 0.1, (20, 3)).astype(np.float32)
     probe = LinearProbe(np.zeros(20, np.float32), np.ones(20, np.float32), kernel, np.zeros(3, np.float32), 1.0, 1)
-    tail = build_tail(backbone, stages, stages[0], probe)
+    tail = build_tail(backbone, stages, stages[0], Head.of(probe))
     shape = stages[0].shape
     rows = rng.normal(size=(2 * count, int(np.prod(shape)))).astype(np.float16)
     positions, labels = np.arange(2 * count).reshape(count, 2), np.arange(count) % 3

@@ -7,26 +7,29 @@ goes on exactly as it would have.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from transferapp.accelerators import detect, distributed
+from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError, TransferAppError
-from transferapp.features import CENTER
-from transferapp.feeds import NO_ROOM, Feeds
+from transferapp.feeds import NO_ROOM, Feed, Feeds, Sample
 from transferapp.measurement import Measurement, Workshop
 from transferapp.policy.budget import Cost, Outlook, affordable
+from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.policy.proposals import MIN_EPOCHS, Proposal
-from transferapp.probe import LinearProbe, fit_probe
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
+from transferapp.solving import Solved
+from transferapp.starts import blank_head, random_weights, solved_head
 from transferapp.training.diagnosis import Curves, Finding, diagnose
 from transferapp.training.finder import STEPS
-from transferapp.training.settings import OUT_OF_MEMORY, PATIENCE, Epoch, TrainingSettings, Weights
+from transferapp.training.head_spec import Head
+from transferapp.training.settings import OUT_OF_MEMORY, PATIENCE, Epoch, MakeBatches, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -43,6 +46,15 @@ _SPARE = 0.9
 
 _FORWARD = 1 / 3
 """What a picture costs in validation, as a share of its training step."""
+
+_HEAD_PATIENCE = 10
+"""Epochs without a better one after which a head stops training: its epochs are short, and begin at random."""
+
+_HEAD_EPOCH = 0.2
+"""Seconds that an epoch of a head takes beside its steps, in which there is little to compute."""
+
+_UNFAIR = frozenset({"under_fitting"})
+"""Findings that mean nothing where labels are probabilities: they keep the training loss up, however good the network."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +95,54 @@ class Contender:
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender that was trained, or could not be."""
+    """A contender that was trained, or could not be.
+
+    Attributes:
+        contender: Its figures.
+        trained: Its weights.
+        views: Cached views of each picture that it was trained on.
+        error: Why it could not be trained.
+        head: What its head began as.
+        head_only: Whether nothing else was trained.
+    """
 
     contender: Contender
     trained: Trained | None = None
     views: int = 0
     error: TransferAppError | None = None
+    head: Head | None = None
+    head_only: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What a proposal trains, and on what.
+
+    Attributes:
+        tail: The model.
+        head: What its head began as.
+        epochs: To be trained, if there is time.
+        max_views: Of each picture, cached as far as time goes; 0 where nothing remains to be cached.
+        settings: From epochs and rate to how it trains.
+        rate: Of the new layers, unless one is to be found.
+        ratio: The backbone's rate over that; 0 where nothing of it trains.
+        sample: A little to time a training step on.
+        feed: From a number of views to everything.
+        findings: What is to be said before it trains.
+        idle: Seconds of an epoch beside its steps.
+    """
+
+    tail: Tail
+    head: Head
+    epochs: int
+    max_views: int
+    settings: Callable[[int, float], TrainingSettings]
+    rate: float
+    ratio: float
+    sample: Callable[[], Sample]
+    feed: Callable[[int], Feed]
+    findings: tuple[Finding, ...] = ()
+    idle: float = 0.0
 
 
 class Bench:
@@ -96,27 +150,40 @@ class Bench:
 
     Args:
         measurement: Data and backbone.
+        solved: The classifier that everything starts from; a head is trained on as many views as it was.
         config: How to train.
         shop: Has the backbone.
         run: Keeps what is decided and trained.
         progress: Who is told.
 
     Attributes:
-        head: What every tail's head stands on the top stage as.
+        head: What every tail's head stands on the top stage as: the solved classifier, or, once it is trained, a head that
+            cannot be solved for.
         feeds: The data.
     """
 
     def __init__(
-        self, measurement: Measurement, config: FitConfig, shop: Workshop, run: RunFolder, progress: Progress
+        self,
+        measurement: Measurement,
+        solved: Solved,
+        config: FitConfig,
+        shop: Workshop,
+        run: RunFolder,
+        progress: Progress,
     ) -> None:
         self._chosen = measurement.chosen
         self._train, self._val = measurement.dataset.part("train"), measurement.dataset.part("val")
-        self._class_names = measurement.dataset.class_names
+        self._num_classes = len(measurement.dataset.class_names)
         self._config, self._run, self._progress = config, run, progress
+        self._views = solved.views
         self._hardware = detect()
         self._backbone: keras.Model = shop.model(self._chosen.spec)
-        self._pristine = self._random_weights() if config.scratch else self._backbone.get_weights()
-        self.head = self._blank_head() if config.scratch else self._top_probe()
+        if config.scratch:
+            self._pristine = random_weights(self._backbone, config.seed)
+            self.head = blank_head(self._chosen, self._num_classes, config)
+        else:
+            self._pristine = self._backbone.get_weights()
+            self.head = solved_head(self._chosen, self._train, config, progress)
         self._ratio = 1.0 if config.scratch else config.backbone_ratio
         self.feeds = Feeds(self._chosen, measurement.dataset, config, self._backbone, run, progress)
 
@@ -137,31 +204,38 @@ class Bench:
         from transferapp.training.parallel import prepare
 
         started = time.perf_counter()
-        tail = self.tail(proposal.cut)
-        multipliers = tail.multipliers(self._ratio, self._config.layer_decay)
-        outlook, batch_size = self._outlook(proposal, tail, multipliers, seconds)
+        if seconds <= 0 and not self._run.decided(f"{proposal.key}/plan"):
+            return Entry(contender.because(_too_little_time(0)))
+        subject = self._head_alone(proposal) if proposal.head_only else self._tail_above(proposal)
+        multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)
+        outlook, batch_size = self._outlook(proposal, subject, multipliers, seconds - (time.perf_counter() - started))
         contender = replace(contender, planned_epochs=outlook.epochs, seconds=time.perf_counter() - started)
-        if outlook.epochs < min(MIN_EPOCHS, self._config.epochs):
+        if outlook.epochs < min(MIN_EPOCHS, subject.epochs):
             return Entry(contender.because(_too_little_time(outlook.epochs)))
-        feed = self.feeds.full(proposal.cut, outlook.views)
+        feed = subject.feed(outlook.views)
         with distributed(self._hardware):
-            ready = prepare(tail.model, feed.make_batches, multipliers, self._hardware, feed.validation)
-            rate, found = self._rate(proposal, ready, batch_size)
-            contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * self._ratio)
+            ready = prepare(
+                subject.tail.model, self._softened(feed.make_batches), multipliers, self._hardware, feed.validation
+            )
+            rate, found = self._rate(proposal, subject, ready, batch_size)
+            contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * subject.ratio)
             spent = time.perf_counter() - started
+            settings = subject.settings(outlook.epochs, rate)
             with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
                 trained = train(
                     ready.model,
                     ready.make_batches,
                     ready.validation,
                     self._val.labels,
-                    self._settings(outlook.epochs, rate),
+                    settings,
                     batch_size=batch_size,
                     multipliers=ready.multipliers,
-                    checkpoints=self._run.checkpoints(proposal.cut),
+                    checkpoints=self._run.checkpoints(proposal.key),
                     on_epoch=lambda epoch: advance(epoch.epoch),
                 )
                 advance(outlook.epochs)
+        if proposal.head_only:
+            self._start_from(subject.head, proposal, trained)
         contender = replace(
             contender,
             accuracy=trained.accuracy,
@@ -169,10 +243,74 @@ class Bench:
             seconds=spent + trained.seconds,
             epochs=len(trained.history),
             history=trained.history,
-            findings=diagnose(_curves(trained.history)),
+            findings=(*subject.findings, *_findings(trained.history, settings)),
         )
+        flat = self._config.stochastic_depth and not proposal.head_only and not subject.tail.residual_branches
+        shallow = "no residual branch that stochastic depth could leave out" if flat else ""
         smaller = f"batches of {batch_size}, for want of memory" if batch_size < self._config.batch_size else ""
-        return Entry(contender.because(found, smaller, *trained.notes), trained, outlook.views)
+        return Entry(
+            contender.because(found, smaller, shallow, *trained.notes),
+            trained,
+            outlook.views,
+            head=subject.head,
+            head_only=proposal.head_only,
+        )
+
+    def _tail_above(self, proposal: Proposal) -> _Subject:
+        config, cut = self._config, proposal.cut
+        return _Subject(
+            tail=self.tail(cut, self.head),
+            head=self.head,
+            epochs=config.epochs,
+            max_views=self.feeds.max_views(cut),
+            settings=self._settings,
+            rate=config.head_learning_rate,
+            ratio=self._ratio,
+            sample=lambda: self.feeds.sample(cut),
+            feed=lambda views: self.feeds.full(cut, views),
+        )
+
+    def _head_alone(self, proposal: Proposal) -> _Subject:
+        """A new head on the features of a stage, with what can be said of it before it is trained."""
+        from transferapp.training.signal import check_signal, signal_findings
+        from transferapp.training.tail import lone_head
+
+        config, spec = self._config, self._config.head_spec
+        if config.l2 == "auto" and spec.linear:
+            stage = stage_named(self._chosen.trunk.stages, proposal.cut)
+            spec = replace(spec, l2=self._chosen.validations[stage.index].l2)
+        features = self.feeds.head(proposal.cut, spec.pooling, self._views)
+        head = Head(spec, features.mean, features.std, self._num_classes)
+        tail = lone_head(head, features.shape, config.seed)
+        return _Subject(
+            tail=tail,
+            head=head,
+            epochs=HEAD_EPOCHS,
+            max_views=0,
+            settings=lambda epochs, rate: replace(self._settings(epochs, rate), patience=_HEAD_PATIENCE),
+            rate=config.new_head_learning_rate,
+            ratio=0.0,
+            sample=lambda: Sample(features.feed.make_batches, 0.0),
+            feed=lambda _: features.feed,
+            findings=signal_findings(check_signal(tail.model, features.some)),
+            idle=_HEAD_EPOCH,
+        )
+
+    def _start_from(self, head: Head, proposal: Proposal, trained: Trained) -> None:
+        """Let tails begin with a head that has been trained, where there is no solved one of its form (LP-FT)."""
+        solved_form = head.spec.linear and head.spec.pooling == "average"
+        if proposal.cut == self._chosen.trunk.top.name and not solved_form:
+            spec = replace(head.spec, l2=self._config.head_spec.l2)
+            self.head = replace(head, spec=spec, weights=tuple(trained.weights))
+
+    def _softened(self, make_batches: MakeBatches) -> MakeBatches:
+        """With labels as probabilities, and mixed, where the settings say so."""
+        from transferapp.training.mixing import soft
+
+        config = self._config
+        if not self._settings(1, 1.0).soft_labels:
+            return make_batches
+        return soft(make_batches, self._num_classes, mixup=config.mixup, cutmix=config.cutmix, seed=config.seed)
 
     def _settings(self, epochs: int, rate: float) -> TrainingSettings:
         config = self._config
@@ -186,58 +324,59 @@ class Bench:
             weight_decay=config.weight_decay,
             # Random weights stand still for epochs before they learn: a curve to compare with is not cut off for that.
             patience=config.epochs if config.scratch else PATIENCE,
+            label_smoothing=config.label_smoothing,
+            mixup=config.mixup,
+            cutmix=config.cutmix,
         )
 
     def _outlook(
-        self, proposal: Proposal, tail: Tail, multipliers: dict[str, float], seconds: float
+        self, proposal: Proposal, subject: _Subject, multipliers: dict[str, float], seconds: float
     ) -> tuple[Outlook, int]:
         """Epochs and views that the time left allows, timed on a few steps, and the batch size: decided once a run."""
-        config, name = self._config, f"{proposal.cut}/plan"
+        name = f"{proposal.key}/plan"
         if not self._run.decided(name):
-            views = min(config.epochs, self.feeds.max_views(proposal.cut))
-            outlook, batch_size = Outlook(config.epochs, views), config.batch_size
+            views = min(subject.epochs, subject.max_views)
+            outlook, batch_size = Outlook(subject.epochs, views), self._config.batch_size
             if seconds <= 0:
                 outlook = Outlook(0, 0)
             elif np.isfinite(seconds):
                 with self._progress.task(f"{proposal.name}: timing a training step", 0):
-                    outlook, batch_size = self._timed(proposal, tail, multipliers, seconds)
+                    outlook, batch_size = self._timed(subject, multipliers, seconds)
             self._run.decide(name, {**asdict(outlook), "batch_size": batch_size})
         decided = self._run.decide(name, None)
         return Outlook(decided["epochs"], decided["views"]), decided["batch_size"]
 
-    def _timed(
-        self, proposal: Proposal, tail: Tail, multipliers: dict[str, float], seconds: float
-    ) -> tuple[Outlook, int]:
+    def _timed(self, subject: _Subject, multipliers: dict[str, float], seconds: float) -> tuple[Outlook, int]:
         from transferapp.training.parallel import prepare
         from transferapp.training.session import time_step
 
         config, started = self._config, time.perf_counter()
-        sample = self.feeds.sample(proposal.cut)
+        sample = subject.sample()
         with distributed(self._hardware):
-            ready = prepare(tail.model, sample.make_batches, multipliers, self._hardware)
+            ready = prepare(subject.tail.model, self._softened(sample.make_batches), multipliers, self._hardware)
             step, batch_size = time_step(
                 ready.model,
                 ready.make_batches,
-                self._settings(config.epochs, config.head_learning_rate),
+                subject.settings(subject.epochs, subject.rate),
                 multipliers=ready.multipliers,
                 batch_size=config.batch_size,
             )
         passes = 2 if config.average else 1  # raw and averaged weights are both judged
         cost = Cost(
-            epoch=step * (len(self._train) + _FORWARD * passes * len(self._val)),
+            epoch=step * (len(self._train) + _FORWARD * passes * len(self._val)) + subject.idle,
             view=sample.seconds_per_view * len(self._train),
             fixed=sample.seconds_per_view * len(self._val)
             + (step * batch_size * STEPS if config.learning_rate == "find" else 0.0),
         )
         left = _SPARE * seconds - (time.perf_counter() - started)
         # One contender that is trained to its end is worth more than two that are not, so none leaves time for the next.
-        return affordable(cost, left, config.epochs, self.feeds.max_views(proposal.cut)), batch_size
+        return affordable(cost, left, subject.epochs, subject.max_views), batch_size
 
-    def _rate(self, proposal: Proposal, ready: Prepared, batch_size: int) -> tuple[float, str]:
+    def _rate(self, proposal: Proposal, subject: _Subject, ready: Prepared, batch_size: int) -> tuple[float, str]:
         """The head's learning rate, and how it was found, where it was: decided once a run."""
-        config, name = self._config, f"{proposal.cut}/learning-rate"
+        config, name = self._config, f"{proposal.key}/learning-rate"
         if config.learning_rate != "find":
-            return config.head_learning_rate, ""
+            return subject.rate, ""
         if not self._run.decided(name):
             from transferapp.training.session import suggest_rate
 
@@ -245,7 +384,7 @@ class Bench:
                 found = suggest_rate(
                     ready.model,
                     ready.make_batches,
-                    self._settings(config.epochs, config.head_learning_rate),
+                    subject.settings(subject.epochs, subject.rate),
                     multipliers=ready.multipliers,
                     batch_size=batch_size,
                 )
@@ -255,8 +394,8 @@ class Bench:
         rate, reason = self._run.decide(name, None)
         return float(rate), str(reason)
 
-    def tail(self, cut: str) -> Tail:
-        """The trainable model above a cut, with the weights and the head that every contender starts from."""
+    def tail(self, cut: str, head: Head) -> Tail:
+        """The trainable model above a cut, with the weights that every contender starts from, and a head."""
         from transferapp.training.tail import build_tail
 
         self.pristine()
@@ -264,37 +403,15 @@ class Bench:
             self._backbone,
             self._chosen.trunk.stages,
             self.feeds.stage(cut),
-            self.head,
+            head,
             from_scratch=self._config.scratch,
+            stochastic_depth=self._config.stochastic_depth,
+            seed=self._config.seed,
         )
 
     def pristine(self) -> None:
         """Give the backbone back what training has changed."""
         self._backbone.set_weights(self._pristine)
-
-    def _random_weights(self) -> Weights:
-        """What pretraining is to be compared with: the same network with new random weights."""
-        import keras
-
-        keras.utils.set_random_seed(self._config.seed)
-        weights: Weights = keras.models.clone_model(self._backbone).get_weights()
-        return weights
-
-    def _blank_head(self) -> LinearProbe:
-        """A head that knows nothing."""
-        channels, classes = self._chosen.trunk.top.shape[2], len(self._class_names)
-        blank = np.zeros(channels, np.float32)
-        kernel, bias = np.zeros((channels, classes), np.float32), np.zeros(classes, np.float32)
-        return LinearProbe(blank, blank + 1, kernel, bias, l2=0.0, iterations=0)
-
-    def _top_probe(self) -> LinearProbe:
-        """The probe on the top stage: where a tail's head stands, wherever the probe that would ship is cut."""
-        top = self._chosen.trunk.top
-        columns = self._chosen.trunk.row_slices[top.index]
-        with self._progress.task("solving the head to start from", 0):
-            rows = self._chosen.store.collect(self._train.records, [CENTER])[:, 0, columns]
-            l2 = self._chosen.validations[top.index].l2
-            return fit_probe(rows, self._train.labels, len(self._class_names), l2)
 
 
 def _too_little_time(epochs: int) -> str:
@@ -302,11 +419,16 @@ def _too_little_time(epochs: int) -> str:
     return f"left out: {there_was}, and fewer than {MIN_EPOCHS} are not worth it"
 
 
-def _curves(history: Sequence[Epoch]) -> Curves:
-    return Curves(
+def _findings(history: Sequence[Epoch], settings: TrainingSettings) -> tuple[Finding, ...]:
+    """What the curves say, as far as they can be read."""
+    mixes = bool(settings.mixup or settings.cutmix)
+    curves = Curves(
         train_loss=tuple(epoch.loss for epoch in history),
-        train_accuracy=tuple(epoch.accuracy for epoch in history),
+        # Of pictures that are two in one there is no right class to count.
+        train_accuracy=() if mixes else tuple(epoch.accuracy for epoch in history),
         val_loss=tuple(epoch.best[1] for epoch in history),
         val_accuracy=tuple(epoch.best[0] for epoch in history),
         learning_rate=tuple(epoch.learning_rate for epoch in history),
     )
+    found = diagnose(curves)
+    return tuple(f for f in found if not settings.soft_labels or f.code not in _UNFAIR)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transferapp.colour import PCAColour
 from transferapp.errors import BundleError
 from transferapp.storage import disk_errors, sha256_file, sync_directory
 from transferapp.views import VIEW_COUNTS
@@ -66,6 +67,24 @@ class Bundle:
         """(height, width) of the network's input in pixels."""
         height, width = self.manifest["input"]["image_size"]
         return int(height), int(width)
+
+    @property
+    def colour(self) -> PCAColour | None:
+        """The principal components of its training pictures' colours; None where it was trained without.
+
+        Raises:
+            BundleError: What is written there is none.
+        """
+        values = self.manifest.get("colour")
+        if values is None:
+            return None
+        try:
+            return PCAColour.from_json(values)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{self.path / MANIFEST} holds no colour components where it should",
+                hint="Copy the bundle again or fit again",
+            ) from error
 
     @property
     def version(self) -> str:

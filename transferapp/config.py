@@ -20,6 +20,7 @@ from transferapp.colour import ColourJitter
 from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
 from transferapp.policy.proposals import TUNE_CHOICES
+from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS, POOLINGS, HeadSpec
 from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY
 from transferapp.training.schedules import SCHEDULES
 from transferapp.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
@@ -89,6 +90,32 @@ class FitConfig:
     cycles: int = _option(1, "Restarts of sgdr or triangles of cyclic; with sgdr, snapshots that may be averaged.")
     average: float = _option(POLYAK_DECAY, "Polyak averaging of the weights, used where it is better; 0 for none.")
     weight_decay: float = _option(0.0, "Decoupled weight decay when fine-tuning.")
+    pooling: str = _option(
+        "average", "How the backbone's feature map becomes features: fractional_max draws regions at random.", POOLINGS
+    )
+    hidden: str = _option(
+        "", "Units of hidden layers in the new classifier, such as 256,128. Default: none, it is linear."
+    )
+    activation: str = _option("relu", "Of the hidden layers.", ACTIVATIONS)
+    initializer: str = _option(
+        "auto",
+        "Initial weights of hidden layers: glorot (Xavier) for tanh and sigmoid, he (MSRA) otherwise.",
+        ("auto", *INITIALIZERS),
+    )
+    head_batch_norm: bool = _option(False, "Normalise each hidden layer over the batch before its activation.")
+    dropout: float = _option(0.0, "Share of what enters each layer of the new classifier that is left out in training.")
+    dropconnect: float = _option(0.0, "Share of the new classifier's weights that is left out in training.")
+    l1: float = _option(0.0, "Penalty on the sum of the new classifier's weights; with --l2 it is the elastic net.")
+    l2: str = _option(
+        "auto",
+        "Penalty on half the sum of their squares: a positive number, or auto (cross-validated; none in hidden layers).",
+    )
+    stochastic_depth: float = _option(
+        0.0, "Probability that the last residual branch is left out when fine-tuning; less for those below."
+    )
+    label_smoothing: float = _option(0.0, "Share of each label that is spread over all classes in training.")
+    mixup: float = _option(0.0, "Blend pairs of training pictures and labels by shares from Beta(a, a); 0 for not.")
+    cutmix: float = _option(0.0, "Paste boxes of training pictures into others, of areas from Beta(a, a); 0 for not.")
     flip: bool = _option(True, "Mirror half of the training views.")
     random_crop: bool = _option(True, "Crop training views anywhere instead of in the middle.")
     scale_min: int = _option(
@@ -132,6 +159,35 @@ class FitConfig:
         return float(self.learning_rate)
 
     @property
+    def new_head_learning_rate(self) -> float:
+        """The rate of a classifier that begins at random."""
+        if self.learning_rate in ("auto", "find"):
+            return OPTIMIZERS[self.optimizer].learning_rate
+        return float(self.learning_rate)
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        """The new classifier's form; its L2 is 0 where that is to be cross-validated."""
+        usual = "glorot" if self.activation in ("tanh", "sigmoid") else "he"
+        return HeadSpec(
+            pooling=self.pooling,
+            hidden=_units(self.hidden),
+            activation=self.activation,
+            initializer=usual if self.initializer == "auto" else self.initializer,
+            batch_norm=self.head_batch_norm,
+            dropout=self.dropout,
+            dropconnect=self.dropconnect,
+            l1=self.l1,
+            l2=0.0 if self.l2 == "auto" else float(self.l2),
+        )
+
+    @property
+    def trained_head(self) -> str:
+        """The new classifier in a few words, where it is one that L-BFGS cannot solve; empty otherwise."""
+        words = [f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in _SOFT if getattr(self, name)]
+        return ", ".join([self.head_spec.describe(), *words]) if words or not self.head_spec.solvable else ""
+
+    @property
     def bundle_path(self) -> Path:
         """The folder that the bundle is written to."""
         if self.out:
@@ -141,6 +197,10 @@ class FitConfig:
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+_SOFT = ("label_smoothing", "mixup", "cutmix")
+"""What makes probabilities of labels."""
 
 
 def make_config(values: Mapping[str, Any]) -> FitConfig:
@@ -168,6 +228,7 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
     if not 0 <= config.seed <= MAX_SEED:
         raise UsageError("seed is out of range", expected=f"0 to {MAX_SEED}", got=str(config.seed))
     config.augmentation  # noqa: B018 - says itself what is out of range
+    _check_head(config)
     _check_training(config)
     if config.weights and config.backbone == "auto":
         raise UsageError("--weights needs a --backbone", hint="Name the backbone that the weights are of")
@@ -183,7 +244,37 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "cycles": (1, 100, "1 to 100"),
     "average": (0, 0.999999, "0 for none, or a decay below 1"),
     "weight_decay": (0, 1, "0 to 1"),
+    "dropout": (0, 0.95, "0 to 0.95"),
+    "dropconnect": (0, 0.95, "0 to 0.95"),
+    "l1": (0, 1000, "0 to 1000"),
+    "stochastic_depth": (0, 0.95, "0 to 0.95"),
+    "label_smoothing": (0, 0.9, "0 to 0.9"),
+    "mixup": (0, 100, "0 to 100"),
+    "cutmix": (0, 100, "0 to 100"),
 }
+
+
+def _check_head(config: FitConfig) -> None:
+    if config.l2 != "auto":
+        try:
+            strength = float(config.l2)
+        except ValueError:
+            strength = -1.0
+        if not 1e-8 <= strength <= 1000:
+            raise UsageError("l2 is out of range", expected="auto, or a number from 1e-8 to 1000", got=config.l2)
+    spec = config.head_spec  # says itself what makes no sense
+    if spec.batch_norm and spec.linear:
+        raise UsageError("--head-batch-norm needs hidden layers", hint="Name their units, such as --hidden 256")
+
+
+def _units(text: str) -> tuple[int, ...]:
+    """The numbers in `256,128`; none in an empty text or `none`."""
+    if text in ("", "none"):
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= 9 for part in parts):
+        raise UsageError("hidden is no list of units", expected="numbers such as 256,128", got=repr(text)[:200])
+    return tuple(map(int, parts))
 
 
 def _check_training(config: FitConfig) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
 from transferapp.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, resolve_precision
@@ -39,7 +41,7 @@ def build_network(
         tuned: The bake-off, if there was one.
         name: The model's name.
     """
-    from transferapp.training.heads import attach_ensemble, attach_probe
+    from transferapp.training.classifiers import attach_ensemble, attach_head, attach_probe
 
     if tuned is not None and tuned.head is not None and tuned.temperature is not None:
         if tuned.members:
@@ -47,7 +49,8 @@ def build_network(
             return attach_ensemble(
                 backbone, chosen.trunk.stages, cut, tuned.head, tuned.members, tuned.temperature, _identifier(name)
             )
-        return attach_probe(backbone, chosen.trunk.top, tuned.head, tuned.temperature, _identifier(name))
+        stage = stage_named(chosen.trunk.stages, tuned.stage)
+        return attach_head(backbone, stage, tuned.head, tuned.temperature, _identifier(name))
     return attach_probe(backbone, chosen.cut, solved.probe, solved.temperature, _identifier(name))
 
 
@@ -143,5 +146,10 @@ def measured_again(
                 advance(sum(map(len, parts)))
         probabilities = np.concatenate(parts)
         metrics = measure_scores(probabilities, test.labels, dataset.class_names)
-    assert tuned.head is not None
-    return Solved(tuned.head, tuned.temperature, tuned.validation, metrics, probabilities)
+    return replace(
+        solved,
+        temperature=tuned.temperature,
+        validation=tuned.validation,
+        test=metrics,
+        test_probabilities=probabilities,
+    )

@@ -19,6 +19,7 @@ from transferapp.features import CENTER, FeatureStore, random_view_name
 from transferapp.measurement import Candidate, worker_count
 from transferapp.policy.budget import MAX_CACHED_VIEWS
 from transferapp.policy.proposals import INPUT
+from transferapp.probe import moments
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
 from transferapp.storage import free_bytes
@@ -39,6 +40,12 @@ _CACHED_AS = "float16"
 
 _TIMED_PICTURES = 24
 """Pictures of whose views the trunk is timed: with eight views each, a second or less of work that is needed anyway."""
+
+
+_FEW = 256
+"""Features that a look at an untrained head takes."""
+
+_POOLED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,24 @@ class Sample:
 
     make_batches: MakeBatches
     seconds_per_view: float
+
+
+@dataclass(frozen=True, eq=False)
+class HeadFeed:
+    """What a head alone is trained on: features of the frozen backbone.
+
+    Attributes:
+        feed: Features, or where pooling is random, feature maps.
+        shape: Of one: (channels,) or (height, width, channels).
+        mean, std: float32, shape (channels,), of the pooled training features.
+        some: A few of them, float32, shape (n, *shape).
+    """
+
+    feed: Feed
+    shape: tuple[int, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    some: np.ndarray
 
 
 class Feeds:
@@ -140,7 +165,57 @@ class Feeds:
         seconds = (time.perf_counter() - started) / positions.size
         # Each view counts as a picture of its own here, so that there are enough for a batch.
         labels = np.repeat([record.label for record in records], positions.shape[1])
-        return Sample(self._cached(trunk, rows, positions.reshape(-1, 1), labels), seconds)
+        return Sample(self._cached(trunk.shape, rows, positions.reshape(-1, 1), labels), seconds)
+
+    def head(self, cut: str, pooling: str, views: int) -> HeadFeed:
+        """The features of a stage: the centre view of every picture and, to train on, some random ones beside it.
+
+        Averages are in the feature cache already. Other poolings need the stage's feature maps, which are cached and, unless
+        pooling is random, pooled once.
+
+        Args:
+            cut: The stage that the head stands on.
+            pooling: One of `POOLINGS`.
+            views: Random views of each picture, as far as there is room for their maps on the disk.
+
+        Raises:
+            ResourceError: There is no room for the maps of a single view.
+        """
+        if pooling == "average":
+            return self._averages(cut, views)
+        trunk, store = self._store(cut)
+        names = [CENTER, *self._view_names(min(views, self.max_views(cut) - 1))]
+        with self._progress.task(f"{trunk.name}: {len(names)} views each", len(names) * len(self._train)) as advance:
+            rows, positions = store.locate(self._train.records, names, advance)
+        val_rows, val_positions = store.locate(self._val.records, [CENTER])
+        features = _pooled(pooling, rows, positions.ravel(), trunk.shape)
+        if pooling == "fractional_max":
+            mean, std = moments(features)
+            some = rows[positions[:_FEW, 0]].astype(np.float32).reshape(-1, *trunk.shape)
+            validation = self._centers(val_rows, val_positions[:, 0], trunk.shape)
+            feed = Feed(self._cached(trunk.shape, rows, positions, self._train.labels), validation)
+            return HeadFeed(feed, trunk.shape, mean, std, some)
+        val_features = _pooled(pooling, val_rows, val_positions[:, 0], trunk.shape)
+        return self._vectors(features.reshape(*positions.shape, -1), val_features)
+
+    def _averages(self, cut: str, views: int) -> HeadFeed:
+        columns = self._chosen.trunk.row_slices[stage_named(self._chosen.trunk.stages, cut).index]
+        names = [CENTER, *self._view_names(views)]
+        label = f"{self._chosen.spec.name}: {len(names)} view{'s' if views else ''} each"
+        with self._progress.task(label, len(names) * len(self._train)) as advance:
+            rows = self._chosen.store.collect(self._train.records, names, advance)[..., columns]
+        return self._vectors(rows, self._chosen.store.collect(self._val.records, [CENTER])[:, 0, columns])
+
+    def _vectors(self, features: np.ndarray, val_features: np.ndarray) -> HeadFeed:
+        """Of pooled features: float32, shapes (n, views, channels) and (n_val, channels)."""
+        count, views, channels = features.shape
+        rows = features.reshape(-1, channels)
+        positions = np.arange(count * views).reshape(count, views)
+        feed = Feed(
+            self._cached((channels,), rows, positions, self._train.labels),
+            self._centers(val_features, np.arange(len(val_features)), (channels,)),
+        )
+        return HeadFeed(feed, (channels,), *moments(rows), some=features[:_FEW, 0])
 
     def _pictures(self) -> Feed:
         from transferapp.training.decoded import training_pictures
@@ -175,23 +250,28 @@ class Feeds:
         )
 
     def _activations(self, cut: str, views: int) -> Feed:
-        from transferapp.training.tail import CachedCenters
-
         trunk, store = self._store(cut)
         count = len(self._train) * views
         with self._progress.task(f"{trunk.name}: {views} random views each", count) as advance:
             rows, positions = store.locate(self._train.records, self._view_names(views), advance)
         val_rows, val_positions = store.locate(self._val.records, [CENTER])
-        validation = CachedCenters(val_rows, val_positions[:, 0], trunk.shape, batch_size=self._config.batch_size)
-        return Feed(self._cached(trunk, rows, positions, self._train.labels), validation)
+        validation = self._centers(val_rows, val_positions[:, 0], trunk.shape)
+        return Feed(self._cached(trunk.shape, rows, positions, self._train.labels), validation)
 
-    def _cached(self, trunk: CutTrunk, rows: np.ndarray, positions: np.ndarray, labels: np.ndarray) -> MakeBatches:
+    def _cached(
+        self, shape: tuple[int, ...], rows: np.ndarray, positions: np.ndarray, labels: np.ndarray
+    ) -> MakeBatches:
         from transferapp.training.tail import CachedBatches
 
         def make(batch_size: int) -> Batches:
-            return CachedBatches(rows, positions, labels, trunk.shape, batch_size=batch_size, seed=self._config.seed)
+            return CachedBatches(rows, positions, labels, shape, batch_size=batch_size, seed=self._config.seed)
 
         return make
+
+    def _centers(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> Any:
+        from transferapp.training.tail import CachedCenters
+
+        return CachedCenters(rows, positions, shape, batch_size=self._config.batch_size)
 
     def _store(self, cut: str) -> tuple[CutTrunk, FeatureStore]:
         if cut not in self._stores:
@@ -218,3 +298,18 @@ class Feeds:
 
     def _view_names(self, count: int) -> list[str]:
         return [random_view_name(index, self._config.seed) for index in range(count)]
+
+
+def _pooled(pooling: str, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Feature maps pooled as in prediction: float32, shape (len(positions), channels)."""
+    import keras
+
+    from transferapp.training.heads import pooled
+
+    maps = keras.Input(shape)
+    model = keras.Model(maps, pooled(pooling, maps, for_prediction=True))
+    parts = []
+    for start in range(0, len(positions), _POOLED_AT_ONCE):
+        batch = rows[positions[start : start + _POOLED_AT_ONCE]].astype(np.float32).reshape(-1, *shape)
+        parts.append(np.asarray(model.predict_on_batch(batch), np.float32))
+    return np.concatenate(parts)

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from transferapp.accelerators import detect
 from transferapp.backbones.registry import weights_fingerprint
+from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
 from transferapp.crops import CropChoice
 from transferapp.data.dataset import SPLITS, Dataset
 from transferapp.engine import keras_backend
 from transferapp.evaluation.parity import Parity
 from transferapp.measurement import Candidate, Measurement
-from transferapp.probe import L2_PATH
+from transferapp.policy.proposals import TRAINED_HEAD
 from transferapp.selection import ViewChoice
 from transferapp.solving import Solved
+from transferapp.training.head_spec import HeadSpec
 from transferapp.training.settings import Epoch
 from transferapp.views import SHORT_SIDE, short_side_to_decode
 
@@ -44,8 +46,8 @@ def describe(
     chosen, dataset = measurement.chosen, measurement.dataset
     height, width = chosen.trunk.image_size
     weights = Path(config.weights) if config.weights else None
-    ships = tuned.winner if tuned is not None and tuned.head is not None else None
-    head_stage = chosen.cut if ships is None else chosen.trunk.top
+    ships = tuned if tuned is not None and tuned.head is not None else None
+    head_stage = chosen.cut if ships is None else stage_named(chosen.trunk.stages, ships.stage)
     return {
         "name": config.bundle_path.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,13 +70,8 @@ def describe(
             "cut": head_stage.name,
             "cut_shape": list(head_stage.shape),
         },
-        "head": {
-            "kind": "linear" if ships is None else "fine-tuned",
-            "l2": solved.probe.l2,
-            "iterations": solved.probe.iterations,
-            "temperature": solved.temperature,
-            "train_views": choice.views,
-        },
+        "head": _head(solved, ships, choice),
+        "colour": chosen.store.chance.pca.to_json() if chosen.store.chance.pca else None,
         "plan": measurement.plan.to_json(),
         "contenders": [contender_json(contender) for contender in tuned.contenders] if tuned else [],
         "candidates": [candidate_json(c, c is chosen) for c in measurement.candidates],
@@ -99,6 +96,26 @@ def describe(
         "config": config.to_json(),
         "hardware": {**detect().to_json(), "backend": keras_backend()},
         "versions": library_versions(),
+    }
+
+
+def _head(solved: Solved, ships: BakeOff | None, choice: ViewChoice) -> dict[str, Any]:
+    """What stands on the backbone, and how it came to be."""
+    described: dict[str, Any] = {"temperature": solved.temperature, "train_views": choice.views}
+    if ships is None:
+        probe = solved.probe
+        form = HeadSpec(l2=probe.l2)
+        return {"kind": "linear", "form": form.to_json(), "l2": probe.l2, "iterations": probe.iterations, **described}
+    assert ships.head is not None
+    spec = ships.head.spec
+    kind = "trained" if ships.winner.name == TRAINED_HEAD else "fine-tuned"
+    return {
+        "kind": kind,
+        "description": spec.describe(),
+        "form": spec.to_json(),
+        "l2": spec.l2,
+        "iterations": 0,
+        **described,
     }
 
 
@@ -151,7 +168,7 @@ def history_table(chosen: Candidate, tuned: BakeOff | None) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["stage", "l2", "cross_validated_loss", "best"])
     for stage, validation in zip(chosen.trunk.stages, chosen.validations, strict=True):
-        for l2, loss in zip(L2_PATH, validation.losses, strict=False):
+        for l2, loss in zip(validation.path, validation.losses, strict=False):
             writer.writerow([stage.name, f"{l2:.6g}", f"{loss:.6f}", int(l2 == validation.l2)])
     return table.getvalue()
 

@@ -34,7 +34,7 @@ from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.plan import Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import measure_size
-from transferapp.probe import CrossValidation, cross_validate
+from transferapp.probe import L2_PATH, CrossValidation, cross_validate
 from transferapp.progress import Progress
 from transferapp.trunk import Trunk, load_trunk
 
@@ -315,7 +315,9 @@ def _try_backbone(
     validations = []
     with progress.task(f"{spec.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
         for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
-            validations.append(cross_validate(rows[:, columns], labels, num_classes, seed=config.seed))
+            validations.append(
+                cross_validate(rows[:, columns], labels, num_classes, seed=config.seed, path=l2_path(config))
+            )
             advance(stage.index + 1)
     scores = tuple(_stage_score(s, v, validations[-1]) for s, v in zip(trunk.stages, validations, strict=True))
     plan = make_plan(
@@ -331,8 +333,15 @@ def _try_backbone(
         find_rate=config.learning_rate == "find",
         epochs=config.epochs,
         input_reason=input_size.reason,
+        head="" if config.scratch else config.trained_head,
+        new_head_rate=config.new_head_learning_rate,
     )
     return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)
+
+
+def l2_path(config: FitConfig) -> tuple[float, ...]:
+    """The strengths of the solved classifier's penalty that are tried: one, where the person has chosen it."""
+    return L2_PATH if config.l2 == "auto" else (float(config.l2),)
 
 
 def _stage_score(stage: Stage, validation: CrossValidation, top: CrossValidation) -> StageScore:

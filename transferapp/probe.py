@@ -65,10 +65,11 @@ class CrossValidation:
 
     Attributes:
         l2: The best strength, by mean held-out loss.
-        losses: Mean held-out loss in nats at each strength tried, in the order of `L2_PATH`; the path stops once it worsens.
+        losses: Mean held-out loss in nats at each strength tried, in the order of `path`; that stops once it worsens.
         logits: float32, shape (n, num_classes): what each picture was given by the probe that had not seen it.
         correct: bool, shape (n,): whether that was right.
         loss: Mean held-out loss at `l2`.
+        path: Strengths to try, strongest first.
     """
 
     l2: float
@@ -76,6 +77,7 @@ class CrossValidation:
     logits: np.ndarray
     correct: np.ndarray
     loss: float
+    path: tuple[float, ...] = L2_PATH
 
     @property
     def accuracy(self) -> float:
@@ -120,7 +122,7 @@ def fit_probe(
     Raises:
         TrainingError: The features hold NaN or infinite numbers.
     """
-    mean, std = feature_moments(features)
+    mean, std = moments(features)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
     with working() as workers:
         rows, axes = principal_axes(_standardised(features, mean, std), workers)
@@ -168,7 +170,7 @@ def cross_validate(
     num_views = stacked.shape[1]
     flat = stacked.reshape(-1, stacked.shape[-1])
     # Mean, deviation and axes are taken once over all folds: they know nothing of the labels.
-    mean, std = feature_moments(flat)
+    mean, std = moments(flat)
     losses: list[float] = []
     with working() as workers:
         rows, _ = principal_axes(_standardised(flat, mean, std), workers)
@@ -187,6 +189,7 @@ def cross_validate(
         logits=best_logits,
         correct=best_logits.argmax(axis=1) == labels,
         loss=losses[best],
+        path=tuple(path),
     )
 
 
@@ -223,8 +226,10 @@ class _PathWalk:
         return logits
 
 
-def feature_moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each feature, by which heads standardise: float32, shape (num_features,).
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What features are standardised by: mean and standard deviation of each column, float32, shape (num_features,).
+
+    A column that is constant counts as of deviation 1.
 
     Raises:
         TrainingError: The features hold NaN or infinite numbers.

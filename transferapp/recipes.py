@@ -149,6 +149,8 @@ def fine_tune(
 ) -> BakeOff | None:
     """The bake-off, where the plan proposes to tune something; None otherwise."""
     tunes = bool(measurement.plan.proposals)
+    if config.stochastic_depth and not measurement.plan.tails:
+        progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
     if tunes and solved.validation is None:
         if config.rule_only or config.scratch:
             raise DataError(
@@ -208,7 +210,7 @@ def only_writer(target: Path) -> Iterator[None]:
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
     """How many random views of each picture to train on, at the cut that was chosen."""
-    if measurement.plan.proposals and config.train_views == "auto":
+    if measurement.plan.tails and config.train_views == "auto":
         at_cut = measurement.chosen.validations[measurement.chosen.cut.index]
         return ViewChoice(
             0, at_cut, (), "what is fine-tuned sees random views; the classifier that it starts from need not"

@@ -69,7 +69,7 @@ def choose_views(
 
     def validate(views: int) -> CrossValidation:
         extra = random_rows(candidate, train, views, seed, progress) if views else None
-        return cross_validate(center, labels, num_classes, extra=extra, seed=seed)
+        return cross_validate(center, labels, num_classes, extra=extra, seed=seed, path=best.path)
 
     best = candidate.validations[candidate.cut.index]
     if wanted != "auto":

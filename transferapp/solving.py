@@ -28,6 +28,7 @@ class Solved:
         validation: Figures of the same recipe solved on the training pictures alone.
         test: Figures of what ships; None where no picture was kept for that.
         test_probabilities: Shape (n, num_classes); what `test` was computed from.
+        views: Random views of each picture that it was solved on, beside the centre view.
         held_out: The classifier that `validation` is of, which has not seen the validation pictures; None without them.
     """
 
@@ -36,6 +37,7 @@ class Solved:
     validation: Metrics | None
     test: Metrics | None
     test_probabilities: np.ndarray
+    views: int = 0
     held_out: LinearProbe | None = None
 
 
@@ -68,4 +70,4 @@ def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progr
     validation, _ = figures(held_out, val, "validation") if held_out else (None, None)
     probe = solve_on(dataset.part("train", "val"))
     test_metrics, probabilities = figures(probe, test, "test")
-    return Solved(probe, temperature, validation, test_metrics, probabilities, held_out)
+    return Solved(probe, temperature, validation, test_metrics, probabilities, choice.views, held_out)

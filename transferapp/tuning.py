@@ -16,14 +16,13 @@ from scipy.special import softmax
 
 from transferapp.bench import Bench, Contender, Entry
 from transferapp.config import FitConfig
-from transferapp.data.dataset import Dataset
 from transferapp.errors import TrainingError
 from transferapp.evaluation.metrics import Metrics, fit_temperature, measure
 from transferapp.measurement import Measurement, Workshop
-from transferapp.probe import LinearProbe
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
 from transferapp.solving import Solved
+from transferapp.training.head_spec import Head
 from transferapp.training.settings import Weights, merit
 
 if TYPE_CHECKING:
@@ -38,7 +37,8 @@ class BakeOff:
     Attributes:
         contenders: The probe first, then what was tuned or left out.
         winner: What ships.
-        head: The winner's head on the top stage; None where the probe ships. The backbone then holds the winner's weights.
+        head: The winner's head; None where the probe ships. The backbone then holds the winner's weights.
+        stage: Where that head stands.
         members: Weights of several tails whose probabilities are averaged, a snapshot ensemble; empty for one tail.
         temperature: Calibrated on the validation pictures; None where the probe ships.
         validation: The winner's figures.
@@ -46,7 +46,8 @@ class BakeOff:
 
     contenders: tuple[Contender, ...]
     winner: Contender
-    head: LinearProbe | None = None
+    head: Head | None = None
+    stage: str = ""
     members: tuple[Weights, ...] = ()
     temperature: float | None = None
     validation: Metrics | None = None
@@ -82,7 +83,7 @@ def bake_off(
     figures = solved.validation
     assert figures is not None, "a bake-off needs validation pictures"
     probe = Contender("solved classifier", measurement.chosen.cut.name, figures.accuracy, figures.loss)
-    bench = Bench(measurement, config, shop, run, progress)
+    bench = Bench(measurement, solved, config, shop, run, progress)
     entries = []
     for proposal in measurement.plan.proposals:
         begun = time.monotonic()
@@ -105,7 +106,7 @@ def bake_off(
     best = max(finished, key=lambda entry: merit(entry.contender.accuracy or 0.0, entry.contender.loss or 0.0))
     if (best.contender.accuracy or 0.0) <= figures.accuracy and not insist:
         return _keep(bench, probe, entries, "nothing that was tuned does better on the validation pictures")
-    return _crown(bench, best, probe, entries, measurement.dataset)
+    return _crown(bench, best, probe, entries, measurement)
 
 
 def _keep(bench: Bench, probe: Contender, entries: Sequence[Entry], reason: str) -> BakeOff:
@@ -115,16 +116,13 @@ def _keep(bench: Bench, probe: Contender, entries: Sequence[Entry], reason: str)
     return BakeOff((winner, *(_compared(e.contender, probe) for e in entries)), winner)
 
 
-def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry], dataset: Dataset) -> BakeOff:
+def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry], measurement: Measurement) -> BakeOff:
     """Make the winner ready to be built: weights in the backbone, its head, its temperature, its figures."""
-    from transferapp.training.tail import tuned_probe
-
-    trained = best.trained
+    trained, dataset = best.trained, measurement.dataset
     assert trained is not None
+    assert best.head is not None
     labels = dataset.part("val").labels
-    tail = bench.tail(best.contender.cut)
-    members, logits = _snapshots(bench, best, tail, labels)
-    tail.model.set_weights(trained.weights)
+    members, logits, head = _made_ready(bench, best, labels)
     temperature = fit_temperature(logits, labels)
     figures = measure(softmax(logits / temperature, axis=-1).mean(axis=0), labels, dataset.class_names)
     which = f"epoch {trained.epoch}{_polyak(trained)}"
@@ -133,8 +131,24 @@ def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry]
     winner = replace(best.contender, chosen=True, accuracy=figures.accuracy, loss=figures.loss)
     winner = _compared(winner, probe, f" ({which})")
     contenders = [winner if entry is best else _compared(entry.contender, probe) for entry in entries]
-    head = tuned_probe(tail, bench.head)
-    return BakeOff((probe, *contenders), winner, head, members, temperature, figures)
+    stage = best.contender.cut if best.head_only else measurement.chosen.trunk.top.name
+    return BakeOff((probe, *contenders), winner, head, stage, members, temperature, figures)
+
+
+def _made_ready(bench: Bench, best: Entry, labels: np.ndarray) -> tuple[tuple[Weights, ...], np.ndarray, Head]:
+    """Put the winner's weights where they are built from; gives what `_snapshots` does, and its head."""
+    from transferapp.training.tail import tuned_head
+
+    trained, head = best.trained, best.head
+    assert trained is not None
+    assert head is not None
+    if best.head_only:
+        bench.pristine()
+        return (), trained.logits[None], replace(head, weights=tuple(trained.weights))
+    tail = bench.tail(best.contender.cut, head)
+    members, logits = _snapshots(bench, best, tail, labels)
+    tail.model.set_weights(trained.weights)
+    return members, logits, tuned_head(tail, head)
 
 
 def _polyak(trained: Trained) -> str:

@@ -45,6 +45,7 @@ def test_both_train_the_same_variables() -> None:
     from tests.networks import tiny_network
     from transferapp.backbones.stages import find_stages
     from transferapp.probe import LinearProbe
+    from transferapp.training.head_spec import Head
     from transferapp.training.tail import build_tail
 
     zeros, ones = np.zeros(20, np.float32), np.ones(20, np.float32)
@@ -53,7 +54,7 @@ def test_both_train_the_same_variables() -> None:
     for whole in (False, True):
         backbone = tiny_network()
         stages = find_stages(backbone)
-        tail = build_tail(backbone, stages, None if whole else stages[0], probe)
+        tail = build_tail(backbone, stages, None if whole else stages[0], Head.of(probe))
         if whole:
             tail = frozen_below(tail, backbone, stages[0])
         paths.append({variable.path for variable in tail.model.trainable_variables})

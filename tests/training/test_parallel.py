@@ -95,13 +95,14 @@ def tail() -> Any:
     from tests.networks import tiny_network
     from transferapp.backbones.stages import find_stages
     from transferapp.probe import LinearProbe
+    from transferapp.training.head_spec import Head
     from transferapp.training.tail import build_tail
 
     backbone = tiny_network()
     stages = find_stages(backbone)
     kernel = np.random.default_rng(0).normal(0, 0.1, (20, 3)).astype(np.float32)
     probe = LinearProbe(np.zeros(20, np.float32), np.ones(20, np.float32), kernel, np.zeros(3, np.float32), 1.0, 1)
-    return build_tail(backbone, stages, stages[0], probe)
+    return build_tail(backbone, stages, stages[0], Head.of(probe))
 
 
 MIXED = Hardware(kind="gpu", devices=("gpu:0",), names=("a card",), dtype_policy="mixed_float16")

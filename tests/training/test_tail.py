@@ -11,7 +11,8 @@ import pytest
 from tests.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from transferapp.backbones.stages import Stage, cut, find_stages
 from transferapp.probe import LinearProbe
-from transferapp.training.heads import attach_ensemble, attach_probe
+from transferapp.training.classifiers import attach_ensemble, attach_head
+from transferapp.training.head_spec import Head
 from transferapp.training.tail import (
     CachedBatches,
     CachedCenters,
@@ -19,7 +20,7 @@ from transferapp.training.tail import (
     Tail,
     build_tail,
     plain_tail,
-    tuned_probe,
+    tuned_head,
 )
 
 CLASSES = 3
@@ -89,21 +90,21 @@ def test_before_training_a_tail_on_its_trunk_says_what_the_probe_says(
     backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray, index: int | None
 ) -> None:
     stage = stage_at(stages, index)
-    tail = build_tail(backbone, stages, stage, probe)
+    tail = build_tail(backbone, stages, stage, Head.of(probe))
     logits = np.asarray(tail.model(below(backbone, stage, pixels)))
     expected = probe.logits(features(backbone, stages, pixels))
     assert len(set(expected.argmax(axis=1))) > 1
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    back = tuned_probe(tail, probe)
-    np.testing.assert_array_equal(back.kernel, probe.kernel)
-    np.testing.assert_array_equal(back.bias, probe.bias)
+    kernel, bias = tuned_head(tail, Head.of(probe)).weights
+    np.testing.assert_array_equal(kernel, probe.kernel)
+    np.testing.assert_array_equal(bias, probe.bias)
 
 
 @pytest.mark.parametrize("index", CUTS)
 def test_what_lies_above_the_cut_trains_and_nothing_else(
     backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, index: int | None
 ) -> None:
-    tail = build_tail(backbone, stages, stage_at(stages, index), probe)
+    tail = build_tail(backbone, stages, stage_at(stages, index), Head.of(probe))
     trained = {variable.path.split("/")[0] for variable in tail.model.trainable_variables}
     layers = ["stem", "conv1", "bn1", "down2", "conv2", "bn2", "top", "head_logits"]
     assert trained == set(layers[{None: 0, 0: 3, 1: 6}[index] :])
@@ -114,13 +115,13 @@ def test_training_a_tail_changes_the_backbone_above_the_cut_alone(
 ) -> None:
     backbone = tiny_network(num_logits=5)
     before = {v.path: array for v, array in zip(backbone.weights, values(backbone.weights), strict=True)}
-    tail = build_tail(backbone, stages, stages[0], probe)
+    tail = build_tail(backbone, stages, stages[0], Head.of(probe))
     x = below(backbone, stages[0], pixels)
     compiled(tail).fit(x, np.arange(12) % CLASSES, batch_size=4, verbose=0)
     moved = {v.path.split("/")[0] for v in backbone.weights if np.abs(values([v])[0] - before[v.path]).max() > 0}
     assert moved == {"down2", "conv2", "bn2", "top"}
     # What is exported is the same network: the head on the backbone, calibrated by 1.
-    whole = attach_probe(backbone, stages[-1], tuned_probe(tail, probe), 1.0, "whole")
+    whole = attach_head(backbone, stages[-1], tuned_head(tail, Head.of(probe)), 1.0, "whole")
     logits = np.asarray(tail.model(x))
     np.testing.assert_allclose(np.asarray(whole(pixels)), np.asarray(keras.ops.softmax(logits)), atol=1e-5)
 
@@ -135,7 +136,7 @@ def test_statistics_stand_still_unless_the_weights_are_random(
 ) -> None:
     backbone = tiny_network(num_logits=5)
     stage = stage_at(stages, index)
-    tail = build_tail(backbone, stages, stage, probe, from_scratch=from_scratch)
+    tail = build_tail(backbone, stages, stage, Head.of(probe), from_scratch=from_scratch)
     statistics = [v for v in tail.model.variables if "moving" in v.path]
     assert statistics
     before = values(statistics)
@@ -167,13 +168,13 @@ def test_in_training_batch_norm_works_with_its_statistics_and_dropout_is_off() -
 
 
 def test_rates_fall_towards_the_input(backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe) -> None:
-    tail = build_tail(backbone, stages, None, probe)
+    tail = build_tail(backbone, stages, None, Head.of(probe))
     by_layer = {path.split("/")[0]: rate for path, rate in tail.multipliers(0.1, 0.5).items()}
     early = {"stem": 0.025, "conv1": 0.025, "bn1": 0.025}
     assert by_layer == pytest.approx({**early, "down2": 0.05, "conv2": 0.05, "bn2": 0.05, "top": 0.1})
     assert set(tail.multipliers(0.1).values()) == {0.1}
     trained = {variable.path for variable in tail.model.trainable_variables}
-    assert trained - set(tail.multipliers(0.1)) == {v.path for v in tail.head.trainable_variables}
+    assert trained - set(tail.multipliers(0.1)) == {v.path for layer in tail.head for v in layer.trainable_variables}
 
 
 def test_a_layer_that_is_used_below_the_cut_too_stays_as_it_is() -> None:
@@ -189,7 +190,7 @@ def test_a_layer_that_is_used_below_the_cut_too_stays_as_it_is() -> None:
     first = next(stage for stage in stages if stage.name == "join1")
     pixels = noise_pixels(4).astype(np.float32)
     probe = random_probe(features(backbone, stages, pixels))
-    tail = build_tail(backbone, stages, first, probe)
+    tail = build_tail(backbone, stages, first, Head.of(probe))
     trained = {variable.path.split("/")[0] for variable in tail.model.trainable_variables}
     assert trained == {"down", "last", "head_logits"}
     np.testing.assert_allclose(
@@ -197,7 +198,7 @@ def test_a_layer_that_is_used_below_the_cut_too_stays_as_it_is() -> None:
         probe.logits(features(backbone, stages, pixels)),
         atol=1e-3,
     )
-    whole = build_tail(backbone, stages, None, probe)
+    whole = build_tail(backbone, stages, None, Head.of(probe))
     assert "shared" in {variable.path.split("/")[0] for variable in whole.model.trainable_variables}
 
 
@@ -210,7 +211,7 @@ def test_an_ensemble_is_the_average_of_its_members(
 ) -> None:
     backbone = tiny_network(num_logits=5)
     stage = stage_at(stages, index)
-    tail = build_tail(backbone, stages, stage, probe)
+    tail = build_tail(backbone, stages, stage, Head.of(probe))
     rng = np.random.default_rng(0)
     members = [[w + rng.normal(0, 0.05, w.shape).astype(w.dtype) for w in tail.model.get_weights()] for _ in range(3)]
     scores = []
@@ -219,7 +220,7 @@ def test_an_ensemble_is_the_average_of_its_members(
         logits = np.asarray(tail.model(below(backbone, stage, pixels)))
         scores.append(np.asarray(keras.ops.softmax(logits / 1.7)))
     assert np.abs(scores[0] - scores[1]).max() > 1e-3
-    network = attach_ensemble(backbone, stages, stage, probe, members, 1.7, "three")
+    network = attach_ensemble(backbone, stages, stage, Head.of(probe), members, 1.7, "three")
     np.testing.assert_allclose(np.asarray(network(pixels)), np.mean(scores, axis=0), atol=1e-5)
     assert not network.trainable_variables
     network.save(tmp_path / "model.keras")
@@ -231,8 +232,8 @@ def test_an_ensemble_is_the_average_of_its_members(
 def test_weights_of_a_tail_fit_its_plain_twin(
     backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, from_scratch: bool
 ) -> None:
-    tail = build_tail(backbone, stages, stages[0], probe, from_scratch=from_scratch)
-    twin = plain_tail(backbone, stages, stages[0], probe, "twin")
+    tail = build_tail(backbone, stages, stages[0], Head.of(probe), from_scratch=from_scratch)
+    twin = plain_tail(backbone, stages, stages[0], Head.of(probe), "twin")
     assert [w.path.split("/")[-1] for w in twin.weights] == [w.path.split("/")[-1] for w in tail.model.weights]
     assert [w.shape for w in twin.weights] == [w.shape for w in tail.model.weights]
     assert not {id(v) for v in twin.weights} & {id(v) for v in backbone.weights}

@@ -22,6 +22,11 @@ _OF_FINE_TUNING = (
     "layer_decay",
     "cycles",
     "average",
+    "l2",
+    "pooling",
+    "mixup",
+    "cutmix",
+    "stochastic_depth",
 )
 """Settings of a fit that mean nothing to a search: it freezes the backbone, and finds the rate itself."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transferapp.policy.proposals import INPUT, Proposal, propose
+from transferapp.policy.proposals import INPUT, TRAINED_HEAD, Proposal, propose
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
 
@@ -19,6 +19,9 @@ BACKBONE_LEARNING_RATE = HEAD_LEARNING_RATE / 10
 
 EPOCHS = 8
 """Passes over the data when the backbone is tuned: from the solved probe, cosine schedule (measured on cached tails)."""
+
+HEAD_EPOCHS = 40
+"""Passes over cached features when a head is trained from random weights: each takes a fraction of a second."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Plan:
         cut: Stage at which the solved classifier is attached.
         tuned: Which part of the backbone is tuned, in a word: `none`, `last stages`, `all`, or what --tune says.
         method: What trains.
-        proposals: Which parts of the backbone are tuned and compared with it; empty where none is.
+        proposals: What is trained and compared with it: a head, parts of the backbone; empty where nothing is.
         head_learning_rate: Highest rate of the new classifier; None where L-BFGS's line search chooses every step.
         backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
         epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
@@ -58,6 +61,11 @@ class Plan:
     epochs: int
     reasons: tuple[str, ...]
     would_change: tuple[str, ...]
+
+    @property
+    def tails(self) -> tuple[Proposal, ...]:
+        """Those of the proposals that tune a part of the backbone."""
+        return tuple(proposal for proposal in self.proposals if not proposal.head_only)
 
     @property
     def quadrant(self) -> str:
@@ -92,6 +100,8 @@ def make_plan(
     find_rate: bool = False,
     epochs: int = EPOCHS,
     input_reason: str = "",
+    head: str = "",
+    new_head_rate: float = HEAD_LEARNING_RATE,
 ) -> Plan:
     """Apply the four-quadrant rule.
 
@@ -107,6 +117,8 @@ def make_plan(
         find_rate: Whether a range test is to find better ones.
         epochs: Passes over the data, where the backbone is tuned.
         input_reason: How large the network's input is, and why.
+        head: In a few words, a head that L-BFGS cannot solve; empty for a linear one that it can.
+        new_head_rate: Of such a head, which begins at random.
     """
     reasons = [f"size: {size.reason}", *(f"similarity: {reason}" for reason in similarity.reasons)]
     if input_reason:
@@ -125,22 +137,29 @@ def make_plan(
     stage, cut_reason = _cut(stages, is_similar, is_large)
     verdict = ("large" if is_large else "small", "similar" if is_similar else "different")
     reasons += [f"rule: {_RULE[is_large, is_similar]}", f"cut: {cut_reason}"]
-    proposals = propose(*verdict, [score.stage for score in stages], tune)
+    tails = propose(*verdict, [score.stage for score in stages], tune)
+    stands_on = stages[-1].stage if tails else stage.stage
+    if head:
+        reasons.append(
+            f"head: {head}: no optimum to solve for, so it is trained on the features of {stands_on}, up to {HEAD_EPOCHS} "
+            f"epochs at a rate of {new_head_rate:g}; it ships only where it does better than the solved classifier"
+        )
     if tune != "auto":
         reasons.append(f"tune: set to {tune} by --tune, whatever the rule says")
-    if proposals:
-        names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in proposals)
-        head, backbone_rate = rates
+    if tails:
+        start = "that head or, where it is linear, from the solved classifier" if head else "the solved classifier"
+        names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
+        head_rate, backbone_rate = rates
+        reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation pictures ships")
         reasons.append(
-            f"tuning: {names}, from the solved classifier; whichever does best on the validation pictures ships"
-        )
-        reasons.append(
-            f"rate: new classifier {'to be found by a range test' if find_rate else f'{head:g}'}, backbone "
-            f"{f'{backbone_rate / head:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained is "
+            f"rate: new classifier {'to be found by a range test' if find_rate else f'{head_rate:g}'}, backbone "
+            f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained is "
             f"refined and not destroyed; up to {epochs} epochs"
         )
-    else:
+    elif not head:
         reasons.append("rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum")
+    heads = (Proposal(TRAINED_HEAD, stands_on, head_only=True),) if head else ()
+    trained = [*([f"a trained head ({head})"] if head else []), *(["fine-tuning"] if tails else [])]
     return Plan(
         size=verdict[0],
         similarity=verdict[1],
@@ -149,12 +168,12 @@ def make_plan(
         num_classes=num_classes,
         backbone=backbone,
         cut=stage.stage,
-        tuned=_tuned(proposals, is_similar, tune),
-        method=_PROBE_METHOD if not proposals else f"{_PROBE_METHOD}, then fine-tuning",
-        proposals=proposals,
-        head_learning_rate=rates[0] if proposals else None,
-        backbone_learning_rate=rates[1] if proposals else 0.0,
-        epochs=epochs if proposals else 0,
+        tuned=_tuned(tails, is_similar, tune),
+        method=", then ".join([_PROBE_METHOD, *trained]),
+        proposals=(*heads, *tails),
+        head_learning_rate=rates[0] if tails else new_head_rate if head else None,
+        backbone_learning_rate=rates[1] if tails else 0.0,
+        epochs=epochs if tails else HEAD_EPOCHS if head else 0,
         reasons=tuple(reasons),
         would_change=tuple(would_change),
     )

@@ -18,15 +18,22 @@ MIN_EPOCHS = 3
 
 @dataclass(frozen=True)
 class Proposal:
-    """A part of the backbone to tune.
+    """A part of the backbone to tune, or a head alone to train.
 
     Attributes:
         name: For people.
         cut: The last stage that stays frozen, or `INPUT`.
+        head_only: Whether nothing of the backbone trains: the head stands on the cut.
     """
 
     name: str
     cut: str
+    head_only: bool = False
+
+    @property
+    def key(self) -> str:
+        """Tells it from all others; a file name."""
+        return f"head-{self.cut}" if self.head_only else self.cut
 
 
 def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto") -> tuple[Proposal, ...]:
@@ -66,6 +73,9 @@ def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto
         cuts = {"all": INPUT}  # nothing can be left frozen of a single stage
     return tuple(Proposal(_NAMES[name], cut) for name, cut in cuts.items())
 
+
+TRAINED_HEAD = "trained head"
+"""The name of the contender whose head is trained by gradient steps, on features of the frozen backbone."""
 
 _NAMES = {
     "last": "last stage",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from transferapp.probe import feature_moments, log_softmax
+from transferapp.probe import log_softmax, moments
 from transferapp.training.head_spec import HeadSpec
 from transferapp.training.schedules import STEP_FACTOR, STEP_FRACTIONS
 
@@ -194,7 +194,7 @@ def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 def standardised(features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows with zero mean and unit deviation, float32, shape (n, views, num_features), and that mean and deviation."""
-    mean, std = feature_moments(features.rows.reshape(-1, features.rows.shape[-1]))
+    mean, std = moments(features.rows.reshape(-1, features.rows.shape[-1]))
     rows: np.ndarray = (features.rows - mean) / std
     return rows, mean, std
 

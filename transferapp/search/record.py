@@ -51,16 +51,18 @@ def line(trial: Trial, settings: HeadSettings, total: int) -> str:
     )
 
 
-def head_json(found: Searched, head: TrainedHead, solved: Solved) -> dict[str, Any]:
+def head_json(found: Searched, head: TrainedHead, solved: Solved, train_views: int) -> dict[str, Any]:
     """What the manifest says of the head."""
     settings = found.settings
     return {
-        "kind": "linear" if settings.head.linear else "hidden layers",
+        "kind": "searched",
+        "description": settings.head.describe(),
+        "form": settings.head.to_json(),
         "l2": settings.head.l2,
         "iterations": head.steps,
         "temperature": solved.temperature,
-        "train_views": 0,
-        "settings": settings.to_json(),
+        "train_views": train_views,
+        "settings": {name: value for name, value in settings.to_json().items() if name != "head"},
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,20 @@ from transferapp.search.workers import run_phase
 from transferapp.selection import ViewChoice, random_rows
 from transferapp.solving import Solved
 from transferapp.storage import disk_errors
-from transferapp.training.head_spec import HeadSpec
+from transferapp.training.head_spec import Head
+
+HEAD_OPTIONS = (
+    "hidden",
+    "dropout",
+    "dropconnect",
+    "l1",
+    "l2",
+    "label_smoothing",
+    "mixup",
+    "cutmix",
+    "stochastic_depth",
+)
+"""Settings by which a fit trains a head beside the solved one."""
 
 OnTrial = Callable[[str], None]
 """Called with the line of each trial, as it ends."""
@@ -72,8 +85,8 @@ def search(
         TrainingError: No trial gave a head that works.
     """
     progress, say = progress or Silent(), on_trial or (lambda _line: None)
-    config = replace(config, tune="none")
     base = base_settings(config)
+    config = replace(config, tune="none")
     watch = Stopwatch()
     target = config.bundle_path
     check_target(target)
@@ -81,7 +94,7 @@ def search(
     with only_writer(target), workshop(config) as shop, Journal(storage) as journal:
         if fresh:
             journal.discard()
-        measurement = measure(config, shop, progress)
+        measurement = measure(_measured_as(config), shop, progress)
         dataset, chosen = measurement.dataset, measurement.chosen
         if not len(dataset.part("val")):
             raise DataError(
@@ -118,7 +131,7 @@ def search(
             candidates = tuple(replanned if each is chosen else each for each in measurement.candidates)
             searched = replace(measurement, chosen=replanned, candidates=candidates)
             manifest = describe(config, searched, choice, solved, None, parity, served, test_views)
-            manifest["head"] = head_json(found, head, solved)
+            manifest["head"] = head_json(found, head, solved, choice.views)
             manifest["search"] = search_json(
                 found, settings, optimum, len(dataset.part("val")), len(dataset.part("test"))
             )
@@ -141,13 +154,26 @@ def base_settings(config: FitConfig) -> HeadSettings:
     """
     if config.schedule not in SCHEDULES:
         raise UsageError(f"A search has no schedule {config.schedule}", expected=f"one of {', '.join(SCHEDULES)}")
+    if config.pooling != "average":
+        raise UsageError(
+            f"A search has no {config.pooling} pooling",
+            expected="average: the features that trials train on are averages",
+            hint="`transferapp fit` compares the others",
+        )
     return HeadSettings(
-        HeadSpec(),
+        config.head_spec,
         optimizer=config.optimizer,
         schedule=config.schedule,
         batch_size=config.batch_size,
         weight_decay=config.weight_decay,
+        label_smoothing=config.label_smoothing,
     )
+
+
+def _measured_as(config: FitConfig) -> FitConfig:
+    """What is measured before a search: the backbone stays frozen, and no head is tried but the solved one."""
+    plain: dict[str, Any] = {field.name: field.default for field in fields(FitConfig) if field.name in HEAD_OPTIONS}
+    return replace(config, tune="none", **plain)
 
 
 def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> Problem:
@@ -307,21 +333,11 @@ def build_network(
     backbone: Any, chosen: Candidate, settings: HeadSettings, head: TrainedHead, temperature: float, name: str
 ) -> Any:
     """The whole classifier as a Keras model, pixels 0-255 to probabilities."""
-    import keras
+    from transferapp.training.classifiers import attach_head
 
-    from transferapp.backbones.stages import stage_tensor
-    from transferapp.training.heads import build_head
-
-    classes = len(head.weights[-1])
-    maps = stage_tensor(backbone, chosen.cut)
-    logits = build_head(settings.head, maps, classes, head.mean, head.std, for_prediction=True)
-    calibrated = keras.layers.Rescaling(1 / temperature, name="head_temperature")(logits)
-    outputs = keras.layers.Softmax(name="probabilities")(calibrated)
     identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
-    model = keras.Model(backbone.inputs[0], outputs, name=identifier)
-    keras.Model(maps, logits).set_weights(head.weights)
-    model.trainable = False
-    return model
+    trained = Head(settings.head, head.mean, head.std, len(head.weights[-1]), tuple(head.weights))
+    return attach_head(backbone, chosen.cut, trained, temperature, identifier)
 
 
 def _replanned(chosen: Candidate, found: Searched) -> Candidate:

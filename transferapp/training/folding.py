@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -46,31 +47,47 @@ def foldable(network: keras.Model) -> Pairs:
     return pairs
 
 
-def run_folded(network: keras.Model, inputs: Any) -> Any:
+Replacements = Mapping[Any, Callable[..., Any]]
+"""From an operation of a network to what is called in its place, with the same arguments."""
+
+
+def run_folded(network: keras.Model, inputs: Any, replaced: Replacements | None = None) -> Any:
     """The network's outputs in inference mode. To be called within a layer's `call`.
 
     Args:
         network: Functional.
         inputs: What the network takes.
+        replaced: What runs in the place of some of its operations.
     """
     pairs = foldable(network)
     folded = set(pairs.values())
 
     def operation(layer: Any) -> Any:
+        if replaced and layer in replaced:
+            return replaced[layer]
         if layer in pairs:
             return lambda x, **_: _convolved(x, layer, pairs[layer])
         if layer in folded:
             return lambda x, **_: x  # Keras hands a `mask` to BatchNorm; there is none
-        return _in_inference_mode(layer)
+        return _in_mode(layer, False)
 
     # Keras has no public way to run a graph with other operations in the place of some; this is how it does so itself.
     return network._run_through_graph(inputs, operation_fn=operation)
 
 
-def _in_inference_mode(layer: Any) -> Any:
+def run_through(network: keras.Model, inputs: Any, replaced: Replacements, training: bool | None) -> Any:
+    """The network's outputs in a mode, with other operations in the place of some. To be called within a layer's `call`."""
+
+    def operation(layer: Any) -> Any:
+        return replaced[layer] if layer in replaced else _in_mode(layer, training)
+
+    return network._run_through_graph(inputs, operation_fn=operation)
+
+
+def _in_mode(layer: Any, training: bool | None) -> Any:
     if "training" not in inspect.signature(layer.call).parameters:
         return layer
-    return lambda *args, **kwargs: layer(*args, **{**kwargs, "training": False})
+    return lambda *args, **kwargs: layer(*args, **{**kwargs, "training": training})
 
 
 def _convolved(x: Any, conv: Any, norm: Any) -> Any:

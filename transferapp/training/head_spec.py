@@ -1,4 +1,4 @@
-"""What a head on a backbone looks like, before it is built: pooling, hidden layers, and what regularises it. Imports no Keras."""
+"""A head before it is built: pooling, hidden layers, and what regularises it. Imports no Keras."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transferapp.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from transferapp.probe import LinearProbe
 
 POOLINGS = ("average", "max", "fractional_max")
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "maxout")
@@ -70,6 +75,18 @@ class HeadSpec:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is out of range", expected="a number from 0", got=f"{getattr(self, name):g}")
 
+    def describe(self) -> str:
+        """The head in a few words, for people: `256-128 relu units, dropout 0.5`."""
+        units = "-".join(map(str, self.hidden))
+        words = [f"{units} {self.activation.replace('_', ' ')} units" if self.hidden else "linear"]
+        if self.pooling != "average":
+            words[0] += f" on {self.pooling.replace('_', ' ')} pooling"
+        words += ["batch normalisation"] if self.batch_norm else []
+        words += [
+            f"{name} {getattr(self, name):g}" for name in ("dropout", "dropconnect", "l1", "l2") if getattr(self, name)
+        ]
+        return ", ".join(words)
+
     @property
     def linear(self) -> bool:
         """Whether nothing lies between the features and the logits: the loss is then convex in its weights."""
@@ -96,3 +113,32 @@ class HeadSpec:
         if unknown:
             raise UsageError(f"A head has no {unknown[0]!r}", expected=f"any of {', '.join(names)}")
         return cls(**{**values, "hidden": tuple(values.get("hidden", ()))})
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head with its numbers.
+
+    Attributes:
+        spec: Its form.
+        mean, std: float32, shape (channels,): what pooled features are standardised by.
+        num_classes: Width of the output.
+        weights: In the order in which Keras has them: of each dense layer its kernel and bias, each followed by what batch
+            normalisation keeps. Empty for a new head, whose weights are yet to be drawn.
+    """
+
+    spec: HeadSpec
+    mean: np.ndarray
+    std: np.ndarray
+    num_classes: int
+    weights: tuple[np.ndarray, ...] = ()
+
+    @classmethod
+    def of(cls, probe: LinearProbe, spec: HeadSpec | None = None) -> Head:
+        """A solved classifier as a head.
+
+        Args:
+            probe: Solved.
+            spec: Linear on averages, with what is to regularise it when it trains on; None for nothing.
+        """
+        return cls(spec or HeadSpec(), probe.mean, probe.std, len(probe.bias), (probe.kernel, probe.bias))

@@ -1,20 +1,16 @@
-"""Heads: from a stage's feature map to logits, and whole classifiers, from pixels to class probabilities, as Keras models."""
+"""Build a head on a stage's feature map: pooling, standardisation, hidden layers, logits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.layers import DropConnect, FractionalMaxPooling2D, Maxout
 from transferapp.layers.fractional_pooling import evenly_pooled
 from transferapp.layers.maxout import PIECES, largest_of_pieces
-from transferapp.probe import LinearProbe
 from transferapp.training.head_spec import HeadSpec
-from transferapp.training.tail import plain_tail
 
 BATCH_NORM_MOMENTUM = 0.9
 """A head trains for a few hundred steps: with Keras' .99 the statistics would still be half those it began with."""
@@ -95,66 +91,3 @@ def _activated(activation: str, x: Any, name: str, for_prediction: bool) -> Any:
     if activation != "maxout":
         return keras.layers.Activation(activation, name=name)(x)
     return largest_of_pieces(x, PIECES) if for_prediction else Maxout(PIECES, name=name)(x)
-
-
-def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temperature: float, name: str) -> keras.Model:
-    """The whole classifier: backbone up to the cut, average pooling, standardisation, linear layer, softmax.
-
-    Args:
-        backbone: From `load_backbone`.
-        stage: The cut.
-        probe: Solved on that stage's pooled features.
-        temperature: What the logits are divided by.
-        name: The model's name.
-
-    Returns:
-        A model from float32 pixels in [0, 255], shape (batch, height, width, 3), to probabilities, shape
-        (batch, num_classes).
-    """
-    layers = keras.layers
-    num_classes = len(probe.bias)
-    x = layers.GlobalAveragePooling2D(name="head_pool")(stage_tensor(backbone, stage))
-    standardise = layers.Normalization(mean=probe.mean, variance=np.square(probe.std), name="head_standardise")
-    classify = layers.Dense(num_classes, name="head_logits")
-    x = classify(standardise(x))
-    x = layers.Rescaling(1 / temperature, name="head_temperature")(x)
-    outputs = layers.Softmax(name="probabilities")(x)
-    classify.set_weights([probe.kernel, probe.bias])
-    model = keras.Model(backbone.inputs[0], outputs, name=name)
-    model.trainable = False
-    return model
-
-
-def attach_ensemble(
-    backbone: keras.Model,
-    stages: Sequence[Stage],
-    cut: Stage | None,
-    head: LinearProbe,
-    members: Sequence[Sequence[np.ndarray]],
-    temperature: float,
-    name: str,
-) -> keras.Model:
-    """Several tails on one trunk, their probabilities averaged: a snapshot ensemble (Huang et al., 2017).
-
-    Args:
-        backbone: Its part below the cut is shared; the part above is copied for each member.
-        stages: Its stages, earliest first.
-        cut: The last frozen stage; None where the whole network was trained.
-        head: What the tails' heads began as; gives their form.
-        members: Weights of each, in the order of `Tail.model.weights`.
-        temperature: What each member's logits are divided by.
-        name: The model's name.
-
-    Returns:
-        As of `attach_probe`.
-    """
-    start = backbone.inputs[0] if cut is None else stage_tensor(backbone, cut)
-    scores = []
-    for index, weights in enumerate(members):
-        member = plain_tail(backbone, stages, cut, head, f"member_{index}")
-        member.set_weights(list(weights))
-        logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
-        scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
-    model = keras.Model(backbone.inputs[0], keras.layers.Average(name="probabilities")(scores), name=name)
-    model.trainable = False
-    return model

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from transferapp.accelerators import Hardware
+from transferapp.training.mixing import SoftBatches
 from transferapp.training.settings import MakeBatches
-from transferapp.training.tail import InferenceMode
+from transferapp.training.tail import InferenceMode, TrainingMode
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ def prepare(
 
 
 def unwrapped(batches: Any) -> Any:
-    """What `prepare` was given for these batches."""
-    return batches.batches if isinstance(batches, EvenBatches) else batches
+    """The batches that pictures or activations come from, within whatever has been put around them."""
+    while isinstance(batches, EvenBatches | SoftBatches):
+        batches = batches.batches
+    return batches
 
 
 def replicas(model: keras.Model) -> int:
@@ -84,7 +87,7 @@ def training_copy(model: keras.Model, hardware: Hardware) -> keras.Model:
     for pooling sums many numbers, and a softmax over logits of half precision would be coarse.
 
     Args:
-        model: Functional, not wrapped in anything but `InferenceMode`; what is nested in it likewise.
+        model: Functional, not wrapped in anything but `InferenceMode` or `TrainingMode`; what is nested in it likewise.
         hardware: From `detect`. Call this within `distributed(hardware)`.
 
     Returns:
@@ -100,8 +103,8 @@ def training_copy(model: keras.Model, hardware: Hardware) -> keras.Model:
         return type(layer).from_config(config)
 
     def outer(layer: Any) -> Any:
-        if isinstance(layer, InferenceMode):
-            return InferenceMode(outer(layer.network), name=layer.name)
+        if isinstance(layer, InferenceMode | TrainingMode):
+            return layer.like(outer(layer.network))
         if isinstance(layer, keras.Model):
             return _cloned(layer, inner)
         return type(layer).from_config(layer.get_config())

@@ -37,7 +37,7 @@ class Session:
 
     Args:
         model: Gives logits of shape (batch, num_classes).
-        make_batches: Makes the training data.
+        make_batches: Makes the training data; with the settings' `soft_labels`, as `transferapp.training.mixing` gives them.
         validation: What `model.predict` takes: the validation pictures, in order.
         settings: How to train.
         multipliers: Of the learning rate, by variable path.
@@ -232,9 +232,12 @@ def _compile(
         multipliers=multipliers,
         average=settings.average or None,
     )
+    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if settings.soft_labels:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=loss,
         weighted_metrics=["accuracy"],  # what fills a batch up for several devices has no weight
         # XLA on the CPU is ten times slower than TensorFlow's plain graph on depthwise convolutions (measured).
         jit_compile="auto" if keras.backend.backend() == "jax" else False,

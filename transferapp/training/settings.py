@@ -51,6 +51,8 @@ class TrainingSettings:
         clip_norm: Bound on the norm of the gradient; 0 for none.
         patience: Epochs without a better one after which training stops; a schedule that restarts is never stopped, for
             after each restart it is worse before it is better.
+        label_smoothing: Share of the label's probability that is spread over all classes (Szegedy et al., 2016).
+        mixup, cutmix: See `transferapp.training.mixing`; 0 for none.
     """
 
     optimizer: str = "adam"
@@ -62,6 +64,14 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     patience: int = PATIENCE
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether batches carry probabilities for labels, shape (n, num_classes), instead of class indices."""
+        return bool(self.label_smoothing or self.mixup or self.cutmix)
 
     @property
     def restarts(self) -> bool:

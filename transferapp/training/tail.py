@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -19,8 +19,11 @@ import numpy as np
 
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
-from transferapp.probe import LinearProbe
-from transferapp.training.folding import run_folded
+from transferapp.layers import StochasticDepth
+from transferapp.training.folding import run_folded, run_through
+from transferapp.training.head_spec import Head
+from transferapp.training.heads import build_head
+from transferapp.training.residual import random_sums, residual_sums
 
 INPUT = "input"
 """The name of the cut below which there is nothing: the whole network trains."""
@@ -32,13 +35,18 @@ class Tail:
 
     Attributes:
         model: From the cut's feature map (or pixels) to logits, shape (batch, num_classes).
-        head: Its last layer.
+        head: The layers of its head that have weights, lowest first.
         stages: Layers of the backbone in it, by stage, earliest first; for rates that fall towards the input.
     """
 
     model: keras.Model
-    head: keras.layers.Dense
+    head: tuple[keras.layers.Layer, ...]
     stages: tuple[tuple[keras.layers.Layer, ...], ...]
+
+    @property
+    def residual_branches(self) -> int:
+        """Branches that stochastic depth leaves out at times."""
+        return sum(len(layer.sums) for layer in self.model.layers if isinstance(layer, _Body))
 
     def multipliers(self, backbone_ratio: float, layer_decay: float = 1.0) -> dict[str, float]:
         """Learning-rate multipliers by variable path.
@@ -55,7 +63,37 @@ class Tail:
         return rates
 
 
-class InferenceMode(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+class _Body(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """A part of a backbone as one layer, with its residual branches left out at random where that is asked for.
+
+    Args:
+        network: What to run.
+        stochastic_depth: Probability that the highest residual branch is left out of a training step; the others', the less
+            the lower they are (Huang et al., 2016). 0 for never.
+        seed: Decides which.
+    """
+
+    def __init__(self, network: keras.Model, stochastic_depth: float = 0.0, seed: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.network = network
+        self.stochastic_depth = stochastic_depth
+        self.seed = seed
+        count = len(residual_sums(network)) if stochastic_depth else 0
+        self.sums = [
+            StochasticDepth(stochastic_depth * (position + 1) / count, seed=seed + position)
+            for position in range(count)
+        ]
+
+    def like(self, network: keras.Model) -> _Body:
+        """The same around another network, which is a copy of this one's."""
+        return type(self)(network, self.stochastic_depth, self.seed, name=self.name)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        shape: tuple[int | None, ...] = self.network.compute_output_shape(input_shape)
+        return shape
+
+
+class InferenceMode(_Body):
     """Runs a network as in prediction, whatever is done with the model around it.
 
     BatchNorm keeps its statistics, dropout is off; weights can be trained all the same. The usual way to say so,
@@ -63,24 +101,29 @@ class InferenceMode(keras.layers.Layer):  # type: ignore[misc]  # Keras has no t
     every layer of the graph. What a layer calls within its own `call`, it does not reach. BatchNorm runs as a part of the
     convolution before it: the same function of the same variables, and faster (`transferapp.training.folding`).
 
-    Args:
-        network: What to run.
+    Residual branches alone are left out at random in training, where `stochastic_depth` says so. Arguments as of `_Body`.
     """
 
-    def __init__(self, network: keras.Model, **options: Any) -> None:
-        super().__init__(**options)
-        self.network = network
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return run_folded(self.network, inputs, random_sums(self.network, self.sums, training))
 
-    def call(self, inputs: Any) -> Any:
-        return run_folded(self.network, inputs)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        shape: tuple[int | None, ...] = self.network.compute_output_shape(input_shape)
-        return shape
+class TrainingMode(_Body):
+    """Runs a network in the mode of the model around it, for one whose weights are random. Arguments as of `_Body`."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return run_through(self.network, inputs, random_sums(self.network, self.sums, training), training)
 
 
 def build_tail(
-    backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None, probe: LinearProbe, *, from_scratch: bool = False
+    backbone: keras.Model,
+    stages: Sequence[Stage],
+    cut: Stage | None,
+    head: Head,
+    *,
+    from_scratch: bool = False,
+    stochastic_depth: float = 0.0,
+    seed: int = 0,
 ) -> Tail:
     """Put a head on the top stage and set free what lies above the cut.
 
@@ -88,14 +131,33 @@ def build_tail(
         backbone: From `load_backbone`; shares its layers with the tail, so training changes it.
         stages: Its stages, earliest first.
         cut: The last stage that stays frozen; None trains the whole network.
-        probe: Solved on the top stage's pooled features.
+        head: Trained on the top stage's features, or new.
         from_scratch: The backbone's weights are random: BatchNorm must learn its statistics, and so runs in training mode.
+        stochastic_depth: Probability that the highest residual branch is left out of a training step.
+        seed: Decides what is left out, and the weights of a new head.
     """
     body = tail_body(backbone, stages, cut)
     inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
-    run = body if from_scratch else InferenceMode(body, name="body")
-    model, head = _with_head(inputs, run(inputs), probe)
-    return Tail(model, head, _by_stage(body, stages))
+    run: Any
+    if not from_scratch:
+        run = InferenceMode(body, stochastic_depth, seed, name="body")
+    else:
+        run = TrainingMode(body, stochastic_depth, seed, name="body") if stochastic_depth else body
+    model = _with_head(inputs, run(inputs), head, seed)
+    return Tail(model, head_layers(model), _by_stage(body, stages))
+
+
+def lone_head(head: Head, shape: tuple[int, ...], seed: int) -> Tail:
+    """A head without any of the backbone, to be trained on what the trunk gave.
+
+    Args:
+        head: Usually new.
+        shape: (height, width, channels) of feature maps, or (channels,) of features that are pooled already.
+        seed: Decides its weights, where it is new, and what is left out in training.
+    """
+    inputs = keras.Input(shape)
+    model = _with_head(inputs, inputs, head, seed)
+    return Tail(model, head_layers(model), ())
 
 
 def tail_body(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None) -> keras.Model:
@@ -115,24 +177,36 @@ def tail_body(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None)
     return body
 
 
-def plain_tail(
-    backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None, probe: LinearProbe, name: str
-) -> keras.Model:
+def plain_tail(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None, head: Head, name: str) -> keras.Model:
     """A tail as `build_tail` makes it, with layers of its own and not for training; its weights are in the same order."""
     body = keras.models.clone_model(tail_body(backbone, stages, cut))
     inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
-    model, _ = _with_head(inputs, body(inputs), probe)
+    model = _with_head(inputs, body(inputs), head, 0, for_prediction=True)
     model.name = name
     return model
 
 
-def _with_head(inputs: Any, features: Any, probe: LinearProbe) -> tuple[keras.Model, keras.layers.Dense]:
-    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(features)
-    standardise = keras.layers.Normalization(mean=probe.mean, variance=np.square(probe.std), name="head_standardise")
-    head = keras.layers.Dense(len(probe.bias), name="head_logits", dtype="float32")
-    model = keras.Model(inputs, head(standardise(x)))
-    head.set_weights([probe.kernel, probe.bias])
-    return model, head
+def _with_head(inputs: Any, maps: Any, head: Head, seed: int, *, for_prediction: bool = False) -> keras.Model:
+    logits = build_head(
+        head.spec, maps, head.num_classes, head.mean, head.std, seed=seed, for_prediction=for_prediction
+    )
+    model = keras.Model(inputs, logits)
+    set_head(model, head)
+    return model
+
+
+def head_layers(model: keras.Model) -> tuple[keras.layers.Layer, ...]:
+    """The layers with weights of the head that `build_head` has put on a model, lowest first."""
+    return tuple(layer for layer in model.layers if layer.name.startswith("head_") and layer.weights)
+
+
+def set_head(model: keras.Model, head: Head) -> None:
+    """Give the head of a model its weights; a new one keeps those that it was built with."""
+    if not head.weights:
+        return
+    variables = [variable for layer in head_layers(model) for variable in layer.weights]
+    for variable, array in zip(variables, head.weights, strict=True):
+        variable.assign(array)
 
 
 def _by_stage(body: keras.Model, stages: Sequence[Stage]) -> tuple[tuple[keras.layers.Layer, ...], ...]:
@@ -147,22 +221,22 @@ def _by_stage(body: keras.Model, stages: Sequence[Stage]) -> tuple[tuple[keras.l
     return tuple(tuple(group) for group in groups if group)
 
 
-def tuned_probe(tail: Tail, probe: LinearProbe) -> LinearProbe:
-    """The head as it is now, in the form in which heads are put on backbones."""
-    kernel, bias = (np.asarray(array, dtype=np.float32) for array in tail.head.get_weights())
-    return LinearProbe(probe.mean, probe.std, kernel, bias, l2=0.0, iterations=0)
+def tuned_head(tail: Tail, head: Head) -> Head:
+    """The head as it is now. Arguments: the tail, and what it was built with."""
+    weights = tuple(np.asarray(array, dtype=np.float32) for layer in tail.head for array in layer.get_weights())
+    return replace(head, weights=weights)
 
 
 class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
     """Training data from cached activations: every picture once an epoch, each time in the next of its views.
 
-    Order and views follow from the seed and the epoch alone. Items are (float32 (n, height, width, channels), int32 (n,)).
+    Order and views follow from the seed and the epoch alone. Items are (float32 (n, *shape), int32 (n,)).
 
     Args:
-        rows: float16 or float32, shape (num_rows, height * width * channels), memory-mapped: all cached views.
+        rows: float16 or float32, shape (num_rows, size of `shape`), memory-mapped or not: all cached views.
         positions: int64, shape (n, views): where each picture's views are in `rows`.
         labels: int, shape (n,).
-        shape: (height, width, channels) of an activation.
+        shape: (height, width, channels) of an activation; (channels,) where it is pooled.
         batch_size: Pictures in a batch.
         seed: Decides the order.
     """
@@ -172,7 +246,7 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
         rows: np.ndarray,
         positions: np.ndarray,
         labels: np.ndarray,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         *,
         batch_size: int,
         seed: int,
@@ -211,9 +285,7 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
 class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
     """Validation data from cached activations: the centre view of every picture, in order. Arguments as `CachedBatches`."""
 
-    def __init__(
-        self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, int, int], *, batch_size: int
-    ) -> None:
+    def __init__(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], *, batch_size: int) -> None:
         super().__init__(workers=1)
         self._rows, self._positions, self._shape, self._batch_size = rows, positions, shape, batch_size
 

@@ -1,0 +1,393 @@
+"""What is each head, each regulariser and each augmentation worth? One changed at a time, on held-out pictures, several times.
+
+For every seed the pictures are split anew, three quarters to train on and one to be judged by, and everything that is compared
+sees the same split. So a row's figure is a paired difference against the row it is a change of, with a 95 % interval over the
+seeds (Student's t). Features and activations come from the trunk once and are cached; a head then trains in a second or two.
+
+    python benchmarks/ablation.py --data DIR [DIR ...] [--seeds 5] [--pictures 400] [--only heads regularisers ...]
+
+Heads and regularisers stand on the top stage of the frozen backbone, on the centre view and `--views` random ones; `tails`
+fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds. The word `textile` for a folder means the
+pictures of woven textile in the package conformal-clip-data. Figures go to benchmarks/results/ablation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from scipy.stats import t as student
+
+from transferapp.augmentation import Augmentation
+from transferapp.backbones.registry import backbone_spec
+from transferapp.backbones.stages import stage_named
+from transferapp.colour import ColourJitter, fit_pca_colour
+from transferapp.data.audit import audit
+from transferapp.data.dataset import Record
+from transferapp.data.sources import open_source
+from transferapp.features import CENTER, Chance, FeatureStore, random_view_name
+from transferapp.probe import cross_validate, fit_probe, moments, stratified_folds
+from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.settings import Batches, MakeBatches, TrainingSettings
+
+RESULTS = Path(__file__).parent / "results"
+TEXTILE = ("conformal_clip_data", Path("data", "textile_images", "simulated"))
+SOLVED = "linear, solved"
+HIDDEN = "256 relu"
+TAIL = "last two stages tuned"
+_ONE_LAYER = HeadSpec(hidden=(256,))
+
+HEADS: dict[str, HeadSpec] = {
+    "linear, by gradient steps": HeadSpec(),
+    HIDDEN: _ONE_LAYER,
+    "256 leaky relu": HeadSpec(hidden=(256,), activation="leaky_relu"),
+    "256 elu": HeadSpec(hidden=(256,), activation="elu"),
+    "256 tanh": HeadSpec(hidden=(256,), activation="tanh", initializer="glorot"),
+    "256 sigmoid": HeadSpec(hidden=(256,), activation="sigmoid", initializer="glorot"),
+    "256 maxout": HeadSpec(hidden=(256,), activation="maxout"),
+    "256-128 relu": HeadSpec(hidden=(256, 128)),
+    "256 relu, batch norm": HeadSpec(hidden=(256,), batch_norm=True),
+}
+"""Against the solved classifier; all of them see the same views."""
+
+REGULARISERS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "dropout 0.5": ({"dropout": 0.5}, {}),
+    "DropConnect 0.5": ({"dropconnect": 0.5}, {}),
+    "L2 0.01": ({"l2": 1e-2}, {}),
+    "L1 0.0001": ({"l1": 1e-4}, {}),
+    "elastic net": ({"l1": 1e-4, "l2": 1e-2}, {}),
+    "label smoothing 0.1": ({}, {"label_smoothing": 0.1}),
+    "mixup 0.2": ({}, {"mixup": 0.2}),
+}
+"""Of the hidden layer: changes of the head, and of how it trains."""
+
+TAILS: dict[str, tuple[float, dict[str, Any], dict[str, float]]] = {
+    "stochastic depth 0.2": (0.2, {}, {}),
+    "dropout 0.5": (0.0, {"dropout": 0.5}, {}),
+    "label smoothing 0.1": (0.0, {}, {"label_smoothing": 0.1}),
+    "mixup 0.2": (0.0, {}, {"mixup": 0.2}),
+    "CutMix 1": (0.0, {}, {"cutmix": 1.0}),
+}
+"""Of the tuned tail: stochastic depth, changes of the head, and of how it trains."""
+
+_PLAIN = ColourJitter(0.0, 0.0, 0.0)
+_STILL = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, colour=_PLAIN)
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "flip": dataclasses.replace(_STILL, flip=True),
+    "crop and scale": dataclasses.replace(_STILL, random_crop=True, short_sides=(256, 480)),
+    "contrast and brightness": dataclasses.replace(_STILL, colour=ColourJitter(0.2, 0.2, 0.0)),
+    "PCA colour": dataclasses.replace(_STILL, colour=ColourJitter(0.0, 0.0, 0.1)),
+    "all together": Augmentation(),
+}
+"""Random views beside the centre one, against the centre view alone; the classifier is solved on each."""
+
+POOLINGS = ("max", "fractional_max")
+STUDIES = ("augmentation", "pooling", "heads", "regularisers", "tails")
+HEAD_EPOCHS, HEAD_RATE = 30, 1e-3
+TAIL_RATE, BACKBONE_RATIO = 3e-3, 0.1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pictures of one seed: positions, and the seed itself."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: accuracies by seed, and what they are a change of (empty for the baseline)."""
+
+    data: str
+    study: str
+    name: str
+    against: str
+    accuracies: tuple[float, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", required=True, help="folders, or the word textile")
+    parser.add_argument("--seeds", type=int, default=5, help="splits, 2 or more (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=400, help="of each folder at most (%(default)s)")
+    parser.add_argument("--views", type=int, default=3, help="random views beside the centre one (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="some of the studies")
+    parser.add_argument("--tail-epochs", type=int, default=3, help="%(default)s")
+    parser.add_argument("--tail-seeds", type=int, default=3, help="2 or more (%(default)s)")
+    parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ablation.json", help="where the figures go")
+    options = parser.parse_args(arguments)
+    if min(options.seeds, options.tail_seeds) < 2:
+        parser.error("an interval needs two seeds or more")
+    rows: list[Row] = []
+    started = time.perf_counter()
+    for data in options.data:
+        rows += Ablation(data, options).run()
+    document = {
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        "seconds": round(time.perf_counter() - started, 1),
+        "rows": [described(row, rows) for row in rows],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+class Ablation:
+    """One folder of pictures: its features, and everything that is tried on them."""
+
+    def __init__(self, data: str, options: argparse.Namespace) -> None:
+        from transferapp.backbones.loading import load_backbone
+        from transferapp.trunk import load_trunk
+
+        self._options = options
+        self._name, self._records, self._classes = read_pictures(data, options.pictures)
+        self._labels = np.array([record.label for record in self._records])
+        spec = backbone_spec(options.backbone)
+        self._backbone = load_backbone(spec)
+        self._pristine = self._backbone.get_weights()
+        self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=_threads())
+        colours = np.frombuffer(b"".join(record.colours for record in self._records), np.uint8).reshape(-1, 3)
+        self._pca = fit_pca_colour(colours)
+        self._splits = [self._split(seed) for seed in range(options.seeds)]
+        self._rows: list[Row] = []
+
+    def run(self) -> list[Row]:
+        """All studies that were asked for; prints as it goes."""
+        print(f"\n{self._name}: {len(self._records)} pictures, {len(self._classes)} classes", flush=True)
+        studies: dict[str, Callable[[], None]] = {
+            "augmentation": self._augmentation,
+            "pooling": self._pooling,
+            "heads": self._heads,
+            "regularisers": self._regularisers,
+            "tails": self._tails,
+        }
+        for study in STUDIES:
+            if study in self._options.only:
+                studies[study]()
+        return self._rows
+
+    def _split(self, seed: int) -> Split:
+        folds = stratified_folds(self._labels, 4, seed)
+        return Split(np.flatnonzero(folds), np.flatnonzero(folds == 0), seed)
+
+    def _record(self, study: str, name: str, against: str, accuracies: Sequence[float]) -> None:
+        self._rows.append(Row(self._name, study, name, against, tuple(accuracies)))
+        print(line(described(self._rows[-1], self._rows)), flush=True)
+
+    def _features(self, augmentation: Augmentation, views: int) -> np.ndarray:
+        """Averages at the top of the centre view and of random ones: float32, shape (n, 1 + views, channels)."""
+        store = FeatureStore(self._trunk, workers=_threads(), chance=Chance(augmentation, self._pca))
+        names = [CENTER, *(random_view_name(index, 0) for index in range(views))]
+        return store.collect(self._records, names)[..., self._trunk.row_slices[self._trunk.top.index]]
+
+    def _solved(self, features: np.ndarray) -> list[float]:
+        return [self._solve(features, split) for split in self._splits]
+
+    def _solve(self, features: np.ndarray, split: Split) -> float:
+        """Held-out accuracy of the linear classifier with its cross-validated L2."""
+        labels, views = self._labels[split.train], features.shape[1]
+        own = features[split.train]
+        extra = own[:, 1:] if views > 1 else None
+        l2 = cross_validate(own[:, 0], labels, len(self._classes), extra=extra, seed=split.seed).l2
+        probe = fit_probe(own.reshape(-1, own.shape[-1]), np.repeat(labels, views), len(self._classes), l2)
+        return self._accuracy(probe.logits(features[split.held_out, 0]), split)
+
+    def _accuracy(self, logits: np.ndarray, split: Split) -> float:
+        return float((logits.argmax(axis=1) == self._labels[split.held_out]).mean())
+
+    def _augmentation(self) -> None:
+        base = "centre view alone"
+        self._record("augmentation", base, "", self._solved(self._features(Augmentation(), 0)))
+        for name, augmentation in AUGMENTATIONS.items():
+            self._record("augmentation", name, base, self._solved(self._features(augmentation, self._options.views)))
+
+    def _pooling(self) -> None:
+        base = "average pooling"
+        self._record("pooling", base, "", self._solved(self._features(Augmentation(), 0)))
+        with tempfile.TemporaryDirectory() as folder:
+            maps = self._maps(self._trunk.top.name, [CENTER], Path(folder))
+            for pooling in POOLINGS:
+                features = np.concatenate([pool(pooling, maps[i : i + 64]) for i in range(0, len(maps), 64)])
+                name = f"{pooling.replace('_', ' ')} pooling"
+                self._record("pooling", name, base, self._solved(features[:, None]))
+
+    def _heads(self) -> None:
+        features = self._features(Augmentation(), self._options.views)
+        self._record("heads", SOLVED, "", self._solved(features))
+        for name, spec in HEADS.items():
+            self._record("heads", name, SOLVED, [self._train_head(features, split, spec, {}) for split in self._splits])
+
+    def _regularisers(self) -> None:
+        features = self._features(Augmentation(), self._options.views)
+        plain = [self._train_head(features, split, _ONE_LAYER, {}) for split in self._splits]
+        self._record("regularisers", HIDDEN, "", plain)
+        for name, (changes, how) in REGULARISERS.items():
+            spec = dataclasses.replace(_ONE_LAYER, **changes)
+            trained = [self._train_head(features, split, spec, how) for split in self._splits]
+            self._record("regularisers", f"{HIDDEN}, {name}", HIDDEN, trained)
+
+    def _train_head(self, features: np.ndarray, split: Split, spec: HeadSpec, how: dict[str, float]) -> float:
+        from transferapp.training.tail import lone_head
+
+        own = features[split.train]
+        count, views, channels = own.shape
+        rows = own.reshape(-1, channels)
+        head = Head(spec, *moments(rows), len(self._classes))
+        tail = lone_head(head, (channels,), split.seed)
+        positions = np.arange(count * views).reshape(count, views)
+        settings = TrainingSettings(learning_rate=HEAD_RATE, epochs=HEAD_EPOCHS, average=0.0, **how)  # type: ignore[arg-type]
+        self._fit(tail.model, rows, positions, (channels,), split, settings, {})
+        return self._accuracy(tail.model.predict(features[split.held_out, 0], verbose=0), split)
+
+    def _tails(self) -> None:
+        cut = self._trunk.stages[-3].name
+        names = [CENTER, *(random_view_name(index, 0) for index in range(self._options.views))]
+        splits = self._splits[: self._options.tail_seeds]
+        features = self._features(Augmentation(), 0)
+        with tempfile.TemporaryDirectory() as folder:
+            maps = self._maps(cut, names, Path(folder))
+            solved = [self._solve(features, split) for split in splits]
+            self._record("tails", SOLVED, "", solved)
+            plain = [self._train_tail(maps, features, split, cut, 0.0, {}, {}) for split in splits]
+            self._record("tails", TAIL, SOLVED, plain)
+            for name, (depth, changes, how) in TAILS.items():
+                tuned = [self._train_tail(maps, features, split, cut, depth, changes, how) for split in splits]
+                self._record("tails", f"{TAIL}, {name}", TAIL, tuned)
+
+    def _train_tail(
+        self,
+        maps: np.ndarray,
+        features: np.ndarray,
+        split: Split,
+        cut: str,
+        depth: float,
+        changes: dict[str, Any],
+        how: dict[str, float],
+    ) -> float:
+        from transferapp.training.tail import build_tail
+
+        self._backbone.set_weights(self._pristine)
+        own, labels = features[split.train, 0], self._labels[split.train]
+        l2 = cross_validate(own, labels, len(self._classes), seed=split.seed).l2
+        head = Head.of(fit_probe(own, labels, len(self._classes), l2), HeadSpec(**changes))
+        stage = stage_named(self._trunk.stages, cut)
+        tail = build_tail(self._backbone, self._trunk.stages, stage, head, stochastic_depth=depth, seed=split.seed)
+        views = maps.shape[1]
+        rows = maps.reshape(len(maps) * views, -1)
+        positions = split.train[:, None] * views + np.arange(views)
+        epochs = self._options.tail_epochs
+        settings = TrainingSettings(learning_rate=TAIL_RATE, epochs=epochs, average=0.0, **how)  # type: ignore[arg-type]
+        self._fit(tail.model, rows, positions, stage.shape, split, settings, tail.multipliers(BACKBONE_RATIO))
+        held_out = maps[split.held_out, 0].astype(np.float32)
+        return self._accuracy(tail.model.predict(held_out, batch_size=64, verbose=0), split)
+
+    def _maps(self, cut: str, names: Sequence[str], folder: Path) -> np.ndarray:
+        """Activations of a stage: float16, shape (n, views, height, width, channels)."""
+        from transferapp.activations import cut_trunk
+
+        self._backbone.set_weights(self._pristine)
+        stage = stage_named(self._trunk.stages, cut)
+        below = cut_trunk(self._backbone, stage, self._trunk.key, image_size=self._trunk.image_size, streams=_threads())
+        chance = Chance(Augmentation(), self._pca)
+        store = FeatureStore(below, workers=_threads(), dtype="float16", chance=chance, folder=folder / "maps")
+        rows, positions = store.locate(self._records, names)
+        return np.array(rows[positions]).reshape(*positions.shape, *stage.shape)
+
+    def _fit(
+        self,
+        model: Any,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        shape: tuple[int, ...],
+        split: Split,
+        settings: TrainingSettings,
+        multipliers: dict[str, float],
+    ) -> None:
+        """All epochs in one go; the weights are those of the last."""
+        from transferapp.training.mixing import soft
+        from transferapp.training.pictures import FollowEpochs
+        from transferapp.training.session import Session
+        from transferapp.training.tail import CachedBatches
+
+        labels = self._labels[split.train]
+
+        def plain(batch_size: int) -> Batches:
+            return CachedBatches(rows, positions, labels, shape, batch_size=batch_size, seed=split.seed)
+
+        make: MakeBatches = plain
+        if settings.soft_labels:
+            make = soft(plain, len(self._classes), mixup=settings.mixup, cutmix=settings.cutmix, seed=split.seed)
+        Session(model, make, None, settings, multipliers=multipliers, batch_size=64)  # compiles it
+        batches = make(64)
+        model.fit(batches, epochs=settings.epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches)])
+
+
+def read_pictures(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[str, ...]]:
+    """(name, audited pictures, class names) of a folder, at most so many pictures, evenly spread over its order."""
+    folder = Path(data)
+    if data == "textile":
+        package, inner = TEXTILE
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            raise SystemExit(f"textile needs the package {package.replace('_', '-')}")
+        folder = Path(found.origin).parent / inner
+    dataset = open_source(str(folder))
+    spread = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int))
+    dataset = audit(dataset.with_records([dataset.records[i] for i in spread]), workers=_threads())
+    return (data if data == "textile" else folder.resolve().name), dataset.records, dataset.class_names
+
+
+def pool(pooling: str, maps: np.ndarray) -> np.ndarray:
+    """Maps, shape (n, 1, height, width, channels), pooled as a head does in prediction: float32, shape (n, channels)."""
+    import keras
+
+    from transferapp.training.heads import pooled
+
+    start = keras.Input(maps.shape[2:])
+    model = keras.Model(start, pooled(pooling, start, for_prediction=True))
+    return np.asarray(model(maps[:, 0].astype(np.float32)))
+
+
+def described(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """A row with its mean, and the gain over what it is a change of, in points with its 95 % interval."""
+    document: dict[str, Any] = {**vars(row), "accuracy": float(np.mean(row.accuracies)), "gain": None}
+    if row.against:
+        of = next(r for r in rows if (r.data, r.study, r.name) == (row.data, row.study, row.against))
+        gains = 100 * (np.array(row.accuracies) - np.array(of.accuracies))
+        document["gain"], document["interval"] = float(gains.mean()), interval(gains)
+    return document
+
+
+def interval(values: np.ndarray) -> float:
+    """Half the width of the 95 % interval of a mean, by Student's t; at least two values."""
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(student.ppf(0.975, len(values) - 1)) * error
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    gain = "" if row["gain"] is None else f"{row['gain']:+6.1f} ± {row['interval']:.1f} against {row['against']}"
+    return f"  {row['study']:13} {row['name']:44} {row['accuracy']:.3f}  {gain}"
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What contenders of the bake-off start from: the solved classifier as a head, or, from scratch, nothing at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from transferapp.config import FitConfig
+from transferapp.data.dataset import Dataset
+from transferapp.features import CENTER
+from transferapp.measurement import Candidate
+from transferapp.probe import fit_probe
+from transferapp.progress import Progress
+from transferapp.training.head_spec import Head, HeadSpec
+
+if TYPE_CHECKING:
+    import keras
+
+    from transferapp.training.settings import Weights
+
+
+def linear_spec(config: FitConfig) -> HeadSpec:
+    """The form of a head that starts from the solved classifier: linear, with what is to regularise it."""
+    spec = config.head_spec
+    return HeadSpec(dropout=spec.dropout, dropconnect=spec.dropconnect, l1=spec.l1, l2=spec.l2)
+
+
+def solved_head(chosen: Candidate, train: Dataset, config: FitConfig, progress: Progress) -> Head:
+    """The linear classifier solved on the top stage: where a tail's head stands, wherever the one that would ship is cut."""
+    top = chosen.trunk.top
+    columns = chosen.trunk.row_slices[top.index]
+    with progress.task("solving the head to start from", 0):
+        rows = chosen.store.collect(train.records, [CENTER])[:, 0, columns]
+        probe = fit_probe(rows, train.labels, len(train.class_names), chosen.validations[top.index].l2)
+    return Head.of(probe, linear_spec(config))
+
+
+def blank_head(chosen: Candidate, num_classes: int, config: FitConfig) -> Head:
+    """A head that knows nothing: of a linear one all weights are 0, of hidden layers they are random."""
+    channels = chosen.trunk.top.shape[2]
+    mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    if config.head_spec.hidden:
+        return Head(config.head_spec, mean, std, num_classes)
+    weights = (np.zeros((channels, num_classes), np.float32), np.zeros(num_classes, np.float32))
+    return Head(config.head_spec, mean, std, num_classes, weights)
+
+
+def random_weights(backbone: keras.Model, seed: int) -> Weights:
+    """What pretraining is to be compared with: new random weights for the same network."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    weights: Weights = keras.models.clone_model(backbone).get_weights()
+    return weights

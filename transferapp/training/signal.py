@@ -1,0 +1,103 @@
+"""Does the signal come through a deep head as it is initialised? What the lecture shows in its histograms, as numbers.
+
+Through tanh, weights that are too small let activations shrink to nothing, and gradients with them; weights that are too
+large push units into saturation, where gradients are nothing too. Xavier's initial values keep tanh alive, MSRA's ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from transferapp.training.diagnosis import Finding
+
+VANISHED = 0.05
+"""Features come with a standard deviation of 1. Where less than this of it is left, pictures look alike to the layer."""
+
+STUCK = 0.5
+"""Share of activations in saturation, or of units that answer no picture, from which a layer is called stuck."""
+
+_FLAT_BEYOND = {"tanh": 0.97, "sigmoid": 0.97}
+"""Distance from the middle, as a share of the way to the limit, from which the slope is below a fifteenth of the largest."""
+
+_ROWS = 512
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """What a hidden layer gives for a number of pictures, before any training.
+
+    Attributes:
+        layer: 1 for the lowest.
+        std: How far a unit's answers to different pictures lie apart: standard deviation, root mean square over units.
+        stuck: For tanh and sigmoid, the share of activations in saturation; for the others, of units that are zero for every
+            picture.
+    """
+
+    layer: int
+    std: float
+    stuck: float
+
+
+def check_signal(head: keras.Model, features: np.ndarray) -> tuple[LayerSignal, ...]:
+    """Run features through a head and look at each hidden layer.
+
+    Args:
+        head: From features, or feature maps, to logits; its layers are those of `build_head`.
+        features: What it takes: float32, shape (n, ...); the first few hundred rows are used.
+
+    Returns:
+        One for each hidden layer, lowest first.
+    """
+    layers = [layer for layer in head.layers if layer.name.startswith("head_activation_")]
+    if not layers:
+        return ()
+    taps = keras.Model(head.inputs[0], [layer.output for layer in layers])
+    outputs = taps.predict(features[:_ROWS], verbose=0)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    return tuple(
+        LayerSignal(index, float(np.sqrt(np.var(output, axis=0).mean())), _stuck(layer, output))
+        for index, (layer, output) in enumerate(zip(layers, map(np.asarray, outputs), strict=True), start=1)
+    )
+
+
+def _stuck(layer: keras.layers.Layer, output: np.ndarray) -> float:
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    if activation in _FLAT_BEYOND:
+        middle, reach = (0.0, 1.0) if activation == "tanh" else (0.5, 0.5)
+        return float((np.abs(output - middle) > _FLAT_BEYOND[activation] * reach).mean())
+    return float((output == 0).all(axis=0).mean())
+
+
+def signal_findings(signals: Sequence[LayerSignal]) -> tuple[Finding, ...]:
+    """What is wrong with a head's initial values; empty where the signal comes through.
+
+    Codes are `vanishing_signal` and `stuck_units`.
+    """
+    found = []
+    vanished = next((s for s in signals if s.std < VANISHED), None)
+    if vanished is not None:
+        found.append(
+            Finding(
+                "vanishing_signal",
+                f"Before training, pictures differ by {vanished.std:.2g} in hidden layer {vanished.layer}, of 1 in the "
+                "features: the signal vanishes, and gradients with it.",
+                {"layer": float(vanished.layer), "std": vanished.std, "last_std": signals[-1].std},
+                "Use fewer layers, --head-batch-norm, or the initial values made for the activation: --initializer auto.",
+            )
+        )
+    stuck = max(signals, key=lambda s: s.stuck, default=None)
+    if stuck is not None and stuck.stuck > STUCK:
+        found.append(
+            Finding(
+                "stuck_units",
+                f"Before training, {stuck.stuck:.0%} of hidden layer {stuck.layer} is saturated or dead: no gradient comes "
+                "through there.",
+                {"layer": float(stuck.layer), "stuck": stuck.stuck},
+                "Use --head-batch-norm, or the initial values made for the activation: --initializer auto.",
+            )
+        )
+    return tuple(found)
