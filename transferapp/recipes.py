@@ -111,7 +111,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
         watch.lap("tune")
         ships = tuned if tuned is not None and tuned.head is not None else None
         scorer: Scorer | None = None if ships else solved_scorer(measurement, solved)
-        with _background() as pool:
+        with background() as pool:
             # Keras builds on one core: OpenVINO can score crops on the others meanwhile, where the trunk has what to score by.
             crops = None
             if scorer is not None and chosen.trunk.engine.name == "openvino":
@@ -221,7 +221,7 @@ def choose_augmentation(measurement: Measurement, config: FitConfig, progress: P
 
 
 @contextmanager
-def _background() -> Iterator[ThreadPoolExecutor]:
+def background() -> Iterator[ThreadPoolExecutor]:
     """A thread for work beside; who is interrupted does not wait for it."""
     pool = ThreadPoolExecutor(1, "beside")
     try:

@@ -30,12 +30,12 @@ from transferapp.manifest import describe, split_table
 from transferapp.measurement import Candidate, Measurement, measure, measured_sample, workshop
 from transferapp.probe import LinearProbe, fit_probe
 from transferapp.progress import Progress, Silent
-from transferapp.recipes import FitResult, Stopwatch, gallery, only_writer, try_crops
+from transferapp.recipes import FitResult, Stopwatch, background, gallery, only_writer, try_crops
 from transferapp.search.problem import Features, HeadSettings, Problem, TrainedHead, judged
 from transferapp.search.record import Searched, head_json, line, search_json, trials_table
 from transferapp.search.settings import COARSE_EPOCHS, FINE_EPOCHS, SearchSettings
 from transferapp.search.space import SCHEDULES, Edge, edges, narrow, written
-from transferapp.search.study import Journal, Phase, Trainers, Trial, promising, ranked
+from transferapp.search.study import Journal, Phase, Trainers, Trial, in_numpy, promising, ranked
 from transferapp.search.workers import run_phase
 from transferapp.selection import ViewChoice, random_rows
 from transferapp.solving import Solved
@@ -114,14 +114,20 @@ def search(
         optimum = solved_optimum(problem, chosen)
         head, solved, scorer = refit(measurement, config, found, problem, progress)
         watch.lap("refit")
-        with progress.task("trying crops", 0):
-            test_views = try_crops(measurement, scorer, choice)
+        with background() as pool:
+            # As in a fit, where neither the trunk nor the head needs Keras for it.
+            beside = chosen.trunk.engine.name == "openvino" and in_numpy(found.settings.head)
+            crops = pool.submit(try_crops, measurement, scorer, choice) if beside else None
+            with progress.task("building the network", 0):
+                network = build_network(
+                    backbone.result(), chosen, found.settings, head, solved.temperature, target.name
+                )
+                converted = convert(network)
+                parity, served = check_parity(network, converted, dataset, chosen, config)
+            watch.lap("network")
+            with progress.task("trying crops", 0):
+                test_views = crops.result() if crops else try_crops(measurement, scorer, choice)
         watch.lap("crops")
-        with progress.task("building the network", 0):
-            network = build_network(backbone.result(), chosen, found.settings, head, solved.temperature, target.name)
-            converted = convert(network)
-            parity, served = check_parity(network, converted, dataset, chosen, config)
-        watch.lap("network")
         with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
             network.save(staging / "model.keras")
             save_converted(converted, staging / "model.xml")
@@ -252,12 +258,13 @@ def run(
         for trial in _all_of(journal, phase, problem, trainers, settings.workers):
             say(line(trial, base.with_params(trial.params, phase.epochs), settings.trials))
             trials.append(trial)
-    best = ranked(trials)[0]
+    # The coarse ones had a few epochs to say where to look; what ships has had its time.
+    best = ranked([trial for trial in trials if trial.phase == phases[-1].name])[0]
     if best.outcome.exploded or not math.isfinite(best.outcome.loss):
         raise TrainingError(
             "No trial gave a head that works: every cost exploded", hint="Name lower learning rates with --over"
         )
-    own = next(phase for phase in phases if phase.name == best.phase)
+    own = phases[-1]
     at_edge = edges(own.space, best.params)
     for edge in at_edge:
         progress.note(

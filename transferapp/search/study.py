@@ -21,6 +21,7 @@ from transferapp.errors import DataError
 from transferapp.search.problem import HeadSettings, HeadTrainer, Outcome, Problem, run_trial
 from transferapp.search.space import Dimension, as_value, grid, written
 from transferapp.storage import disk_errors
+from transferapp.training.head_spec import HeadSpec
 from transferapp.training.settings import merit
 
 if TYPE_CHECKING:
@@ -270,6 +271,11 @@ def run_waiting(storage: Any, phase: Phase, problem: Problem, trainers: Trainers
         yield Trial(taken.user_attrs[_INDEX], phase.name, _decoded(phase.space, taken.params), outcome)
 
 
+def in_numpy(head: HeadSpec) -> bool:
+    """Whether `LinearTrainer` trains a head: it is linear, and nothing is left out of it at random."""
+    return head.linear and not (head.dropout or head.dropconnect)
+
+
 class Trainers:
     """A trainer for every form of head, made when it is first asked for.
 
@@ -284,8 +290,7 @@ class Trainers:
 
     def of(self, settings: HeadSettings) -> HeadTrainer:
         """NumPy's for a linear head without dropout, Keras' for all others."""
-        head = settings.head
-        if head.linear and not (head.dropout or head.dropconnect):
+        if in_numpy(settings.head):
             if self._linear is None:
                 from transferapp.search.linear import LinearTrainer
 

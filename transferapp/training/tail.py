@@ -197,7 +197,8 @@ def _with_head(inputs: Any, maps: Any, head: Head, seed: int, *, for_prediction:
 
 def head_layers(model: keras.Model) -> tuple[keras.layers.Layer, ...]:
     """The layers with weights of the head that `build_head` has put on a model, lowest first."""
-    return tuple(layer for layer in model.layers if layer.name.startswith("head_") and layer.weights)
+    own = ("head_hidden_", "head_norm_", "head_logits")  # EfficientNets have a layer head_bn of their own
+    return tuple(layer for layer in model.layers if layer.name.startswith(own) and layer.weights)
 
 
 def set_head(model: keras.Model, head: Head) -> None:
