@@ -34,7 +34,9 @@ _OF_FINE_TUNING = (
 @click.command("search")
 @click.option("--trials", type=int, default=100, show_default=True, help="Trials in all.")
 @click.option(
-    "--coarse", type=int, help="How many of them are coarse: few epochs, over the whole range.  [default: 40 of 100]"
+    "--coarse",
+    type=int,
+    help="How many of them are coarse: few epochs, over the whole range.  [default:\N{NO-BREAK SPACE}two fifths]",
 )
 @click.option(
     "--over",
@@ -43,7 +45,7 @@ _OF_FINE_TUNING = (
     help="What is searched, as NAME=LOW..HIGH or NAME=a,b,c; may be given several times. Any setting of the head and its "
     "training: learning_rate, l2, l1, dropout, dropconnect, hidden (128, or 256x128 for two layers), activation, "
     "initializer, batch_norm, optimizer, schedule, batch_size, weight_decay, label_smoothing.  "
-    "[default: learning_rate=1e-6..1e-1 and l2=1e-5..1e1]",
+    "[default:\N{NO-BREAK SPACE}learning_rate=1e-6..1e-1 and l2=1e-5..1e1]",
 )
 @click.option("--grid", is_flag=True, help="The points of grids instead of random ones, for comparison.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that run trials.")
@@ -51,7 +53,8 @@ _OF_FINE_TUNING = (
     "--storage",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Keep the trials in this file (an Optuna journal).  [default: beside the bundle, until that is written]",
+    help="Keep the trials in this file (an Optuna journal).  "
+    "[default:\N{NO-BREAK SPACE}beside the bundle, until that is written]",
 )
 @fit_options(*_OF_FINE_TUNING)
 @click.option("--fresh", is_flag=True, help="Forget an unfinished search and begin anew, instead of going on with it.")
@@ -68,10 +71,11 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Find learning rate, regularisation, or any other setting of a head by trial, and write the best as a bundle.
+    """Find the best settings of a classifier by trial.
 
-    Random search, on a logarithmic scale for rates and strengths, coarse and then fine, on cached features: a trial is over
-    in a fraction of a second. The validation pictures choose; the final figure is of test pictures that the search never saw.
+    Learning rate and regularisation, or whatever --over names; the best is written as a bundle. Random search, on a
+    logarithmic scale for rates and strengths, coarse and then fine, on cached features: a trial is over in a fraction of a
+    second. The validation pictures choose; the final figure is of test pictures that the search never saw.
     """
     started = time.perf_counter()
     from transferapp.search.settings import make_search

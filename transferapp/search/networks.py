@@ -91,10 +91,10 @@ class NetworkTrainer:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._rows, self._mean, self._std = standardised(problem.train)
-        self._compiled: dict[Any, _Compiled] = {}
+        self._compiled: dict[Any, Compiled] = {}
 
     def train(self, settings: HeadSettings) -> TrainedHead:
-        compiled = self._of(settings)
+        compiled = self.compiled(settings)
         compiled.begin(settings)
         n, num_views, _ = self._rows.shape
         goals = targets(self._problem.train.labels, self._problem.num_classes, settings.label_smoothing)
@@ -114,12 +114,13 @@ class NetworkTrainer:
         return TrainedHead(compiled.weights(), self._mean, self._std, cost, epoch + 1, watch.exploded, step)
 
     def logits(self, settings: HeadSettings, trained: TrainedHead, features: np.ndarray) -> np.ndarray:
-        compiled = self._of(settings)
+        compiled = self.compiled(settings)
         compiled.assign(trained.weights)
         rows = (features - trained.mean) / trained.std
         return compiled.predict(rows)
 
-    def _of(self, settings: HeadSettings) -> _Compiled:
+    def compiled(self, settings: HeadSettings) -> Compiled:
+        """The architecture that settings ask for, compiled the first time."""
         head = settings.head
         key = (
             head.hidden,
@@ -131,11 +132,11 @@ class NetworkTrainer:
             settings.optimizer,
         )
         if key not in self._compiled:
-            self._compiled[key] = _Compiled(settings, self._problem, self._rows.shape[2])
+            self._compiled[key] = Compiled(settings, self._problem, self._rows.shape[2])
         return self._compiled[key]
 
 
-class _Compiled:
+class Compiled:
     """A head of one architecture, and its step."""
 
     def __init__(self, settings: HeadSettings, problem: Problem, num_features: int) -> None:
@@ -171,6 +172,14 @@ class _Compiled:
             kernel_initializer=layer.kernel_initializer,
             name=layer.name,
         )
+
+    def start_from_zero(self) -> None:
+        """Let every trial start from zero weights instead of random ones, as `LinearTrainer` does."""
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        self._initial = [
+            np.zeros_like(array) if id(variable) in trained else array
+            for variable, array in zip(self._state, self._initial, strict=True)
+        ]
 
     def begin(self, settings: HeadSettings) -> None:
         """New weights, always the same ones; a new state of the optimizer; the dials as this trial has them."""

@@ -27,6 +27,9 @@ from transferapp.training.settings import merit
 if TYPE_CHECKING:
     import optuna
 
+_FIRST = b'{"op_code"'
+"""What every journal of Optuna's begins with."""
+
 _INDEX, _OUTCOME, _IDENTITY = "index", "outcome", "identity"
 
 
@@ -143,7 +146,7 @@ class Journal:
                 self._mend()
                 self.storage = open_storage(self.path)
                 self.storage.get_all_studies()
-            except OSError:
+            except (OSError, DataError):
                 self._lock.release()
                 raise
             except Exception as error:  # whatever Optuna makes of a file that is none of its own
@@ -239,9 +242,17 @@ class Journal:
         """Cut off half a line that a kill or a full disk has left, and a lock that nobody holds any more."""
         with contextlib.suppress(OSError):
             self.path.with_name(f"{self.path.name}.lock").unlink()
-        with contextlib.suppress(FileNotFoundError), self.path.open("r+b") as stream:
-            content = stream.read()
-            if content and not content.endswith(b"\n"):
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        if content and not content.startswith(_FIRST[: len(content)]):
+            raise DataError(
+                f"{self.path} does not hold the trials of a search, so it is left alone",
+                hint="Name another file with --storage",
+            )
+        if not content.endswith(b"\n"):
+            with self.path.open("r+b") as stream:
                 stream.truncate(content.rfind(b"\n") + 1)
 
 
