@@ -127,3 +127,22 @@ def test_what_dropout_and_dropconnect_leave_out_evens_out() -> None:
         still = keras.ops.convert_to_numpy(layer(x, training=False))
         mean = np.mean([keras.ops.convert_to_numpy(layer(x, training=True)) for _ in range(4000)], axis=0)
         np.testing.assert_allclose(mean, still, atol=0.15)
+
+
+@pytest.mark.slow
+def test_the_head_that_ships_gives_what_the_trained_one_gave() -> None:
+    import keras
+
+    from transferapp.search.networks import NetworkTrainer
+    from transferapp.training.heads import build_head
+
+    problem = clusters()
+    spec = HeadSpec(hidden=(16, 8), activation="maxout", dropout=0.2, dropconnect=0.2, batch_norm=True, l2=0.01)
+    settings, networks = HeadSettings(spec, learning_rate=0.01, epochs=3), NetworkTrainer(problem)
+    trained = networks.train(settings)
+    inputs = keras.Input((24,))
+    outputs = build_head(spec, inputs, problem.num_classes, trained.mean, trained.std, for_prediction=True)
+    ships = keras.Model(inputs, outputs)
+    ships.set_weights(trained.weights)
+    rows = problem.val.center
+    np.testing.assert_allclose(ships(rows), networks.logits(settings, trained, rows), atol=1e-4)
