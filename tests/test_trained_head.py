@@ -154,18 +154,16 @@ def test_other_poolings_read_feature_maps(root: Path, tmp_path: Path, pooling: s
     assert loss == pytest.approx(outcome.winner.loss, abs=0.01)  # maps are cached in half precision
 
 
-def test_a_linear_head_without_its_regulariser_finds_the_optimum_that_is_solved_for(root: Path, tmp_path: Path) -> None:
-    # L1 next to nothing: the same convex problem, by gradient steps. The cross-validated L2 holds for it too.
-    around = small(root, l1=1e-9, rule_only=True, average=0.0, schedule="constant", batch_size=64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transferapp.bench.HEAD_EPOCHS", 60)
-        patch.setattr("transferapp.bench._HEAD_PATIENCE", 60)
-        outcome = bake(around, tmp_path / "bundle")
-    assert outcome.head is not None
+def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp_path: Path) -> None:
+    around = small(root, dropout=0.1, rule_only=True)
     chosen = around.measurement.chosen
-    assert outcome.head.spec.l2 == chosen.validations[chosen.cut.index].l2
-    assert around.solved.validation is not None
-    assert outcome.contenders[1].history[-1].val_loss == pytest.approx(around.solved.validation.loss, abs=0.1)
+    head = bake(around, tmp_path / "bundle").head
+    assert head is not None
+    assert head.spec == HeadSpec(dropout=0.1, l2=chosen.validations[chosen.cut.index].l2)
+    assert len(chosen.validations[chosen.cut.index].losses) > 1
+    pinned = small(root, dropout=0.1, l2="0.03", rule_only=True).measurement.chosen
+    assert pinned.validations[pinned.cut.index].l2 == 0.03
+    assert pinned.validations[pinned.cut.index].path == (0.03,)
 
 
 def test_without_time_it_is_left_out(root: Path, tmp_path: Path) -> None:
@@ -266,3 +264,20 @@ def test_tails_with_a_linear_head_go_on_from_the_solved_one(root: Path, tmp_path
     assert outcome.winner in outcome.contenders[1:]
     _, scores = scores_of(around, outcome)
     assert float((scores.argmax(axis=1) == around.val.labels).mean()) == outcome.winner.accuracy
+
+
+@pytest.mark.parametrize(
+    ("losses", "mixup", "code"),
+    [
+        ([1.0, 0.4, 1.2, 0.3, 1.1, 0.4, 1.0], 0.0, "rate_too_high"),
+        ([1.0, 0.4, 1.2, 0.3, 1.1, 0.4, 1.0], 0.2, None),  # as the share that each batch draws
+        ([1.0, 0.4, float("nan")], 0.2, "rate_too_high"),
+    ],
+)
+def test_a_loss_that_bounces_by_mixing_is_no_fault_of_the_rate(losses: list[float], mixup: float, code: str) -> None:
+    from transferapp.bench import _findings
+    from transferapp.training.settings import Epoch, TrainingSettings
+
+    history = [Epoch(i, 1e-3, loss, 0.9, 0.3, 0.9, None, None, 1.0) for i, loss in enumerate(losses, start=1)]
+    codes = [finding.code for finding in _findings(history, TrainingSettings(mixup=mixup))]
+    assert ("rate_too_high" in codes) == (code is not None)

@@ -6,6 +6,7 @@ goes on exactly as it would have.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -55,6 +56,9 @@ _HEAD_EPOCH = 0.2
 
 _UNFAIR = frozenset({"under_fitting"})
 """Findings that mean nothing where labels are probabilities: they keep the training loss up, however good the network."""
+
+_UNFAIR_WHEN_MIXED = frozenset({"rate_too_high"})
+"""Nor does a loss that bounces where pictures are mixed: each batch is as hard as the share that it drew."""
 
 
 @dataclass(frozen=True)
@@ -430,5 +434,8 @@ def _findings(history: Sequence[Epoch], settings: TrainingSettings) -> tuple[Fin
         val_accuracy=tuple(epoch.best[0] for epoch in history),
         learning_rate=tuple(epoch.learning_rate for epoch in history),
     )
-    found = diagnose(curves)
-    return tuple(f for f in found if not settings.soft_labels or f.code not in _UNFAIR)
+    finite = all(math.isfinite(epoch.loss) and math.isfinite(epoch.best[1]) for epoch in history)
+    unfair = (_UNFAIR if settings.soft_labels else frozenset()) | (
+        _UNFAIR_WHEN_MIXED if mixes and finite else frozenset()
+    )
+    return tuple(finding for finding in diagnose(curves) if finding.code not in unfair)

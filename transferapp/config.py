@@ -272,7 +272,7 @@ def _units(text: str) -> tuple[int, ...]:
     if text in ("", "none"):
         return ()
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and len(part) <= 9 for part in parts):
+    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
         raise UsageError("hidden is no list of units", expected="numbers such as 256,128", got=repr(text)[:200])
     return tuple(map(int, parts))
 

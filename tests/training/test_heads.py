@@ -12,7 +12,10 @@ import keras
 import numpy as np
 import pytest
 
+from transferapp.backbones.stages import find_stages
 from transferapp.errors import UsageError
+from transferapp.probe import fit_probe, moments
+from transferapp.training.classifiers import attach_head
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
 from transferapp.training.heads import build_head
 from transferapp.training.signal import check_signal, signal_findings
@@ -106,6 +109,19 @@ def test_penalties_are_the_lectures() -> None:
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_gradient_steps_lead_a_linear_head_to_the_optimum_that_is_solved_for() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % CLASSES
+    features = (np.eye(CLASSES, 8)[labels] * 2 + rng.normal(size=(60, 8))).astype(np.float32)
+    probe = fit_probe(features, labels, CLASSES, l2=0.1)
+    new = Head(HeadSpec(l2=0.1), *moments(features), CLASSES)
+    model = lone_head(new, (8,), seed=0).model
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 300)
+    model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(features, labels, batch_size=60, epochs=300, verbose=0)
+    np.testing.assert_allclose(np.asarray(model(features)), probe.logits(features), atol=0.02)
+
+
 @pytest.mark.parametrize("spec", [HeadSpec(dropout=0.5), HeadSpec(dropconnect=0.5), HeadSpec(pooling="fractional_max")])
 def test_training_is_random_and_its_average_is_the_prediction(spec: HeadSpec) -> None:
     model = model_of(spec, seed=3)
@@ -149,6 +165,20 @@ def test_a_head_keeps_its_numbers_when_it_is_built_again() -> None:
     x = rng.normal(size=(4, 8)).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(again.model(x)), np.asarray(tail.model(x)))
     assert head_layers(again.model) == again.head
+
+
+def test_a_backbone_may_call_its_own_layers_a_head() -> None:
+    start = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(6, 1, name="head_conv")(start)
+    x = keras.layers.BatchNormalization(name="head_bn")(x)
+    backbone = keras.Model(start, keras.layers.Conv2D(8, 1, name="head_last")(x))
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((8, 5), (5,), (5, CLASSES), (CLASSES,))]
+    head = Head(HeadSpec(hidden=(5,)), np.zeros(8, np.float32), np.ones(8, np.float32), CLASSES, tuple(weights))
+    pristine = backbone.get_weights()
+    whole = attach_head(backbone, find_stages(backbone)[-1], head, 1.0, "whole")
+    for ours, theirs in zip(whole.get_weights(), [*pristine, *weights], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def test_a_small_alpha_leaves_most_as_it_is_and_one_is_even() -> None:
         return np.abs(np.array(drawn) - 0.5)
 
     assert (shares(0.05) > 0.45).mean() > 0.7
-    assert shares(1.0).mean() == pytest.approx(0.25, abs=0.03)  # even on [0, 1]
+    # Even on [0, 1], and half of the time the partner of a picture of two is itself.
+    assert shares(1.0).mean() == pytest.approx((0.25 + 0.5) / 2, abs=0.03)
 
 
 def test_what_is_mixed_follows_from_seed_epoch_and_batch() -> None:
@@ -93,7 +94,7 @@ def test_labels_alone_become_probabilities() -> None:
 )
 def test_a_network_learns_from_soft_labels(settings: dict[str, float], tmp_path: Any) -> None:
     make, validation, val_labels = toy_data()
-    how = TrainingSettings(epochs=6, learning_rate=1e-2, average=0.0, patience=6, **settings)  # type: ignore[arg-type]
+    how = TrainingSettings(epochs=6, learning_rate=3e-2, average=0.0, patience=6, **settings)  # type: ignore[arg-type]
     softened = soft(make, CLASSES, mixup=how.mixup, cutmix=how.cutmix, seed=0)
     trained = train(
         toy_model(),

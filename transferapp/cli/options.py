@@ -19,6 +19,8 @@ _METAVARS = {
     "weights": "PATH",
     "backbone": "NAME",
     "train_views": "[auto|0-64]",
+    "hidden": "UNITS",
+    "l2": "[auto|NUMBER]",
 }
 _TYPES = {int: click.INT, float: click.FLOAT}
 

@@ -38,7 +38,7 @@ def attach_head(backbone: keras.Model, stage: Stage, head: Head, temperature: fl
     x = keras.layers.Rescaling(1 / temperature, name="head_temperature")(x)
     outputs = keras.layers.Softmax(name="probabilities")(x)
     model = keras.Model(backbone.inputs[0], outputs, name=name)
-    set_head(model, head)
+    set_head(model, head, backbone.layers)
     model.trainable = False
     return model
 

@@ -37,7 +37,8 @@ class HeadSpec:
         batch_norm: Whether hidden layers normalise before their activation.
         dropout: Probability that a number entering a dense layer is left out, in [0, 1); inverted.
         dropconnect: Probability that a weight of a dense layer is left out, in [0, 1).
-        l1: Penalty l1 · |kernel| of every dense layer, beside the mean loss in nats.
+        l1: Penalty l1 · |kernel| of every dense layer, beside the mean loss in nats. It is a part of the loss, as in the
+            lecture, so steps along its subgradient bring weights near 0 but not exactly there.
         l2: Penalty l2 / 2 · ||kernel||², likewise. With both it is the elastic net.
 
     Raises:

@@ -10,7 +10,7 @@ al., 2022, arXiv:2202.10054). BatchNorm runs in inference mode: batches are too 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -195,17 +195,23 @@ def _with_head(inputs: Any, maps: Any, head: Head, seed: int, *, for_prediction:
     return model
 
 
-def head_layers(model: keras.Model) -> tuple[keras.layers.Layer, ...]:
-    """The layers with weights of the head that `build_head` has put on a model, lowest first."""
-    own = ("head_hidden_", "head_norm_", "head_logits")  # EfficientNets have a layer head_bn of their own
-    return tuple(layer for layer in model.layers if layer.name.startswith(own) and layer.weights)
+def head_layers(model: keras.Model, below: Collection[keras.layers.Layer] = ()) -> tuple[keras.layers.Layer, ...]:
+    """The layers with weights of the head that `build_head` has put on a model, lowest first.
+
+    Args:
+        model: With a head.
+        below: Layers that are none of it, whatever their names: those of a backbone whose layers are the model's own.
+    """
+    others = set(below)
+    named = (layer for layer in model.layers if layer.name.startswith("head_") and layer not in others)
+    return tuple(layer for layer in named if layer.weights)
 
 
-def set_head(model: keras.Model, head: Head) -> None:
-    """Give the head of a model its weights; a new one keeps those that it was built with."""
+def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Layer] = ()) -> None:
+    """Give the head of a model its weights; a new one keeps those that it was built with. Arguments as of `head_layers`."""
     if not head.weights:
         return
-    variables = [variable for layer in head_layers(model) for variable in layer.weights]
+    variables = [variable for layer in head_layers(model, below) for variable in layer.weights]
     for variable, array in zip(variables, head.weights, strict=True):
         variable.assign(array)
 
