@@ -67,7 +67,7 @@ def check_parity(
         TrainingError: The export differs by more than rounding.
     """
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
-    records = _spread(part.records, PARITY_PICTURES)
+    records = part.spread(PARITY_PICTURES).records
     return served_precision(
         network,
         converted,
@@ -153,9 +153,3 @@ def measured_again(
         test=metrics,
         test_probabilities=probabilities,
     )
-
-
-def _spread(records: Sequence[Record], count: int) -> list[Record]:
-    """At most `count` records, evenly spread over the classes' order."""
-    positions = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
-    return [records[i] for i in positions]

@@ -15,6 +15,7 @@ from transferapp.accelerators import detect
 from transferapp.backbones.registry import weights_fingerprint
 from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
+from transferapp.crops import CropChoice
 from transferapp.data.dataset import SPLITS, Dataset
 from transferapp.engine import keras_backend
 from transferapp.evaluation.parity import Parity
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from transferapp.bench import Contender
     from transferapp.tuning import BakeOff
 
-DEFAULT_VIEWS = 10
-"""Ten-crop averaging is what a bundle serves unless a request says otherwise."""
-
 
 def describe(
     config: FitConfig,
@@ -44,6 +42,7 @@ def describe(
     leaks: Leaks | None,
     parity: dict[str, Parity],
     served: str,
+    test_views: CropChoice,
 ) -> dict[str, Any]:
     """The bundle's manifest, all but the checksums."""
     chosen, dataset = measurement.chosen, measurement.dataset
@@ -62,7 +61,7 @@ def describe(
             "range": [0, 255],
             "short_side": short_side_to_decode(SHORT_SIDE, (height, width)),
             "resample": "bicubic",
-            "default_views": DEFAULT_VIEWS,
+            "default_views": test_views.views,
         },
         "backbone": {
             "name": chosen.spec.name,
@@ -80,6 +79,7 @@ def describe(
         "candidates": [candidate_json(c, c is chosen) for c in measurement.candidates],
         "views_tried": [asdict(tried) for tried in choice.tried],
         "views_reason": choice.reason,
+        "test_views": test_views.to_json(),
         "data": {
             "origin": dataset.origin,
             "fingerprint": dataset.fingerprint(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from scipy.special import softmax
 
 from transferapp.accelerators import detect
 from transferapp.bundle import check_target, write_manifest, writing
 from transferapp.config import FitConfig
+from transferapp.crops import CropChoice, Scorer, choose_crops
 from transferapp.data.dataset import Dataset, Record
-from transferapp.engine import convert, save_converted
+from transferapp.engine import OpenVINOEngine, convert, save_converted
 from transferapp.errors import DataError, ResourceError
 from transferapp.evaluation.pages import Thumbnail, names_shown, thumbnail, thumbnails
 from transferapp.evaluation.report import render_report
@@ -25,7 +28,7 @@ from transferapp.features import CENTER
 from transferapp.images import decode_image
 from transferapp.leaks import find_leaks
 from transferapp.manifest import describe, history_table, split_table
-from transferapp.measurement import Measurement, Workshop, measure, measured_sample, workshop
+from transferapp.measurement import Measurement, Workshop, measure, measured_sample, worker_count, workshop
 from transferapp.progress import Progress, Silent
 from transferapp.run import RunFolder
 from transferapp.selection import ViewChoice, choose_views
@@ -92,7 +95,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
     watch = Stopwatch()
     target = config.bundle_path
     check_target(target)
-    with _only_writer(target), workshop(config) as shop:
+    with only_writer(target), workshop(config) as shop:
         run = RunFolder(target)
         if fresh:
             run.discard()
@@ -109,23 +112,35 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
         watch.lap("solve")
         tuned = fine_tune(measurement, solved, config, shop, run, progress)
         watch.lap("tune")
-        with progress.task("building the network", 0):
-            network = build_network(backbone.result(), chosen, solved, tuned, target.name)
-            converted = convert(network)
-            parity, served = check_parity(network, converted, dataset, chosen, config)
-        if tuned is not None and tuned.head is not None:
-            solved = measured_again(solved, tuned, converted, served, measurement, progress)
-        leaks = find_leaks(measurement, solved, progress)
-        watch.lap("network")
+        ships = tuned if tuned is not None and tuned.head is not None else None
+        scorer: Scorer | None = None if ships else solved_scorer(measurement, solved)
+        with background() as pool:
+            # Keras builds on one core: OpenVINO can score crops on the others meanwhile, where the trunk has what to score by.
+            crops = None
+            if scorer is not None and chosen.trunk.engine.name == "openvino":
+                crops = pool.submit(try_crops, measurement, scorer, choice)
+            with progress.task("building the network", 0):
+                network = build_network(backbone.result(), chosen, solved, tuned, target.name)
+                converted = convert(network)
+                parity, served = check_parity(network, converted, dataset, chosen, config)
+            if ships is not None:
+                solved = measured_again(solved, ships, converted, served, measurement, progress)
+                scorer = OpenVINOEngine(converted, precision=served, streams=worker_count())
+            leaks = find_leaks(measurement, solved, progress)
+            watch.lap("network")
+            assert scorer is not None
+            with progress.task("trying crops", 0):
+                test_views = crops.result() if crops else try_crops(measurement, scorer, choice, ships)
+        watch.lap("crops")
         with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
             network.save(staging / "model.keras")
             save_converted(converted, staging / "model.xml")
             (staging / "history.csv").write_text(history_table(chosen, tuned), encoding="utf-8")
             (staging / "split.csv").write_text(split_table(dataset), encoding="utf-8")
-            manifest = describe(config, measurement, choice, solved, tuned, leaks, parity, served)
+            manifest = describe(config, measurement, choice, solved, tuned, leaks, parity, served, test_views)
             watch.lap("write")
             manifest["seconds"] = watch.seconds
-            samples, mistakes = _gallery(dataset, solved)
+            samples, mistakes = gallery(dataset, solved)
             copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
             report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
             (staging / "report.html").write_text(report, encoding="utf-8")
@@ -190,7 +205,7 @@ def _hardware() -> str:
 
 
 @contextmanager
-def _only_writer(target: Path) -> Iterator[None]:
+def only_writer(target: Path) -> Iterator[None]:
     """Hold the lock of a bundle's place, so that two fits do not write to it at once."""
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +239,42 @@ def choose_augmentation(measurement: Measurement, config: FitConfig, progress: P
     return choose_views(chosen, train, center, config.train_views, config.seed, progress, weights)
 
 
-def _gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
+@contextmanager
+def background() -> Iterator[ThreadPoolExecutor]:
+    """A thread for work beside; who is interrupted does not wait for it."""
+    pool = ThreadPoolExecutor(1, "beside")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def try_crops(measurement: Measurement, scorer: Scorer, choice: ViewChoice, tuned: BakeOff | None = None) -> CropChoice:
+    """How many crops the bundle averages, measured on validation pictures by a classifier that has not seen them."""
+    chosen, dataset = measurement.chosen, measurement.dataset
+    work = len(dataset) * (1 + choice.views)
+    if tuned is not None:
+        work += sum(contender.epochs for contender in tuned.contenders) * len(dataset.part("train"))
+    return choose_crops(
+        dataset.part("val"), scorer, chosen.trunk.image_size, work=work, milliseconds=chosen.milliseconds
+    )
+
+
+def solved_scorer(measurement: Measurement, solved: Solved) -> Scorer:
+    """The solved classifier that has not seen the validation pictures, on the trunk."""
+    chosen, probe = measurement.chosen, solved.held_out
+
+    def score(crops: np.ndarray) -> np.ndarray:
+        assert probe is not None, "without validation pictures nothing is scored"
+        scores: np.ndarray = softmax(
+            probe.logits(chosen.features(chosen.trunk.rows(crops))) / solved.temperature, axis=1
+        )
+        return scores
+
+    return score
+
+
+def gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
     """Thumbnails for the report: a picture of each of the first classes, and the test pictures it was most wrong about."""
     names = dataset.class_names
 

@@ -29,6 +29,7 @@ class Solved:
         test: Figures of what ships; None where no picture was kept for that.
         test_probabilities: Shape (n, num_classes); what `test` was computed from.
         views: Random views of each picture that it was solved on, beside the centre view.
+        held_out: The classifier that `validation` is of, which has not seen the validation pictures; None without them.
     """
 
     probe: LinearProbe
@@ -37,6 +38,7 @@ class Solved:
     test: Metrics | None
     test_probabilities: np.ndarray
     views: int = 0
+    held_out: LinearProbe | None = None
 
 
 def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progress: Progress) -> Solved:
@@ -66,7 +68,8 @@ def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progr
         probabilities = softmax(probe.logits(center(part, label)) / temperature, axis=1)
         return measure_scores(probabilities, part.labels, dataset.class_names), probabilities
 
-    validation, _ = figures(solve_on(train), val, "validation") if len(val) else (None, None)
+    held_out = solve_on(train) if len(val) else None
+    validation, _ = figures(held_out, val, "validation") if held_out else (None, None)
     probe = solve_on(dataset.part("train", "val"))
     test_metrics, probabilities = figures(probe, test, "test")
-    return Solved(probe, temperature, validation, test_metrics, probabilities, choice.views)
+    return Solved(probe, temperature, validation, test_metrics, probabilities, choice.views, held_out)

@@ -26,6 +26,7 @@ from transferapp.training.head_spec import Head
 from transferapp.training.settings import Weights, merit
 
 if TYPE_CHECKING:
+    from transferapp.training.loop import Trained
     from transferapp.training.tail import Tail
 
 
@@ -124,7 +125,7 @@ def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry]
     members, logits, head = _made_ready(bench, best, labels)
     temperature = fit_temperature(logits, labels)
     figures = measure(softmax(logits / temperature, axis=-1).mean(axis=0), labels, dataset.class_names)
-    which = f"epoch {trained.epoch}{', averaged weights' if trained.averaged else ''}"
+    which = f"epoch {trained.epoch}{_polyak(trained)}"
     if members:
         which = f"{len(members)} snapshots averaged, each adding its tail to the cost of a request"
     winner = replace(best.contender, chosen=True, accuracy=figures.accuracy, loss=figures.loss)
@@ -148,6 +149,15 @@ def _made_ready(bench: Bench, best: Entry, labels: np.ndarray) -> tuple[tuple[We
     members, logits = _snapshots(bench, best, tail, labels)
     tail.model.set_weights(trained.weights)
     return members, logits, tuned_head(tail, head)
+
+
+def _polyak(trained: Trained) -> str:
+    """What the Polyak average of the weights gains on the validation pictures at the epoch that was kept."""
+    epoch = trained.history[trained.epoch - 1]
+    if epoch.averaged_val_accuracy is None:
+        return ""
+    gain = 100 * (epoch.averaged_val_accuracy - epoch.val_accuracy)
+    return f", {'averaged' if trained.averaged else 'raw'} weights; averaging them gains {gain:+.1f} points"
 
 
 def _snapshots(bench: Bench, best: Entry, tail: Tail, labels: np.ndarray) -> tuple[tuple[Weights, ...], np.ndarray]:

@@ -216,6 +216,7 @@ def figures(accuracy: float = 0.9, num_images: int = 150) -> dict[str, Any]:
 def manifest(**metrics: Any) -> dict[str, Any]:
     return {
         "metrics": {"validation": None, "test": None, **metrics},
+        "test_views": {"views": 10, "tried": [], "num_images": 0, "reasons": ["there are no validation pictures"]},
         "precision": {"served": "bf16"},
         "parity": {"bf16": {"precision": "bf16", "max_difference": 0.0021, "num_images": 32}},
     }
@@ -256,9 +257,22 @@ def test_the_honest_figure_stands_beside_the_naive_one(in_pipe: Show) -> None:
     assert "honest" not in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
 
 
+def test_the_outcome_says_what_views_gain_and_cost(in_pipe: Show) -> None:
+    tried = [
+        {"views": 1, "accuracy": 0.9, "loss": 0.3, "gain": None, "standard_error": None, "milliseconds": 9.5},
+        {"views": 10, "accuracy": 0.925, "loss": 0.2, "gain": 0.025, "standard_error": 0.017, "milliseconds": 95.4},
+    ]
+    views = {"views": 10, "tried": tried, "num_images": 80, "reasons": ["ten crops, as usual"]}
+    lines = in_pipe(card.show_outcome, {**manifest(), "test_views": views}, Path("m"), 3.0)
+    assert "Views that are averaged in a prediction: 10 by default" in lines
+    assert any(re.fullmatch(r"▶ 10 +0\.925 +\+2\.5 ± 1\.7 +95 ms", line) for line in lines)
+    assert "ten crops, as usual" in lines
+
+
 def test_the_outcome_without_held_back_pictures(in_pipe: Show) -> None:
     text = "\n".join(in_pipe(card.show_outcome, manifest(), Path("m"), 3.0))
     assert "accuracy" not in text
+    assert "there are no validation pictures" in text
     assert "bundle  m, after 3.0 s" in text
 
 

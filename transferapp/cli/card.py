@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from transferapp.cli.contest import contest
+from transferapp.cli.crops import crops
+from transferapp.cli.found import found
 from transferapp.cli.layout import grid, page_console, show
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
@@ -196,6 +198,7 @@ def _profile(candidate: Mapping[str, Any]) -> Text:
 def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> None:
     """Say how good the bundle is and what to do with it."""
     console = page_console()
+    show(console, crops(manifest["test_views"]))
     rows: list[tuple[str, RenderableType]] = []
     leaks = leak_sentences(manifest.get("leaks"))
     for split in ("validation", "test"):
@@ -238,6 +241,11 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
 def macro_words(figures: Mapping[str, Any]) -> str:
     """The figures in which every class counts the same, beside the plain one."""
     return f"mean recall {figures['macro_recall']:.3f}, mean F1 {figures['macro_f1']:.3f}: every class counts the same"
+
+
+def show_search(search: Mapping[str, Any]) -> None:
+    """Print what a search has found."""
+    show(page_console(), found(search))
 
 
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:

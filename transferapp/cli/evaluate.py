@@ -15,9 +15,7 @@ from transferapp.data.options import SourceOptions
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="PATH", help="Whatever fit takes; of train/val/test splits, test.")
 @source_options
-@click.option(
-    "--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's,\N{NO-BREAK SPACE}10]"
-)
+@click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's]")
 @click.option("--include-seen", is_flag=True, help="Count pictures too that the bundle was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool, **source: str) -> None:

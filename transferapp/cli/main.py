@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "transferapp.cli.plan",
     "audit": "transferapp.cli.audit",
     "doctor": "transferapp.cli.doctor",
+    "search": "transferapp.cli.search",
     "predict": "transferapp.cli.predict",
     "evaluate": "transferapp.cli.evaluate",
     "ensemble": "transferapp.cli.ensemble",

@@ -13,9 +13,7 @@ from transferapp.errors import ImageError
 @click.command("predict")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's,\N{NO-BREAK SPACE}10]"
-)
+@click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's]")
 @click.option("--top-k", type=int, default=5, show_default=True, help="Classes to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each.")
 def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int, as_json: bool) -> int:

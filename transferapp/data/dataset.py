@@ -140,6 +140,11 @@ class Dataset:
                     kin.join(first.setdefault((kind, value), position), position)
         return kin.roots()
 
+    def spread(self, count: int) -> Dataset:
+        """At most `count` of the pictures, evenly spread over their order, which goes by class."""
+        positions = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+        return self.with_records([self.records[i] for i in positions])
+
     def with_records(self, records: Sequence[Record]) -> Dataset:
         return dataclasses.replace(self, records=tuple(records))
 

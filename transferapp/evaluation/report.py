@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Template
+from markupsafe import Markup
 
 from transferapp.evaluation import charts
 from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
-from transferapp.evaluation.wording import backbone_reason, labelled, leak_sentences
+from transferapp.evaluation.scatter import search_chart
+from transferapp.evaluation.wording import backbone_reason, labelled, leak_sentences, search_sentences
 from transferapp.policy.proposals import TRAINED_HEAD
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
@@ -102,6 +104,8 @@ def render_report(
         reasons=labelled(manifest["plan"]["reasons"]),
         backbone_reason=backbone_reason(manifest["candidates"]),
         contest=_contest(manifest.get("contenders") or (), manifest["config"]),
+        search_plot=_search_plot(manifest.get("search")),
+        search_sentences=search_sentences(manifest["search"]) if "search" in manifest else [],
         axis=_stage_axis(manifest["candidates"]),
         counts=_counts(manifest),
         ignored=Counter(item["code"] for item in manifest["data"]["ignored"]).most_common(),
@@ -246,6 +250,13 @@ def _contest(contenders: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
         "charts": drawn,
         "averages": any(epoch["averaged_val_loss"] is not None for epoch in epochs),
     }
+
+
+def _search_plot(search: Mapping[str, Any] | None) -> Markup:
+    if search is None:
+        return Markup("")
+    points = [(rate, strength, accuracy) for rate, strength, accuracy, _ in search["points"]]
+    return search_chart(points, points[search["best"]["trial"]])
 
 
 def _names(quantity: str) -> tuple[str, str, str]:

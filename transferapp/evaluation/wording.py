@@ -149,3 +149,38 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
             f"95 % interval {low:.2f} to {high:.2f}"
         )
     return sentences
+
+
+def search_sentences(search: Mapping[str, Any]) -> list[str]:
+    """What a search did and found, from the manifest's account of it."""
+    return [
+        *search_course(search),
+        *(f"Narrowed to {note}." for note in search["narrowed"]),
+        search_best(search),
+        *(f"Warning: {edge}; better ones may lie beyond." for edge in search["edges"]),
+        f"Chosen by {search['chosen_by']}.",
+        f"Final figure: {search['final_figure']}.",
+    ]
+
+
+def search_course(search: Mapping[str, Any]) -> list[str]:
+    """Its phases, a sentence each."""
+    drawn = "of a grid" if search["grid"] else "at random"
+    return [
+        f"{phase['trials']} {phase['name']} trials {drawn}, {phase['epochs']} epochs each, over {' '.join(phase['over'])}."
+        for phase in search["phases"]
+    ]
+
+
+def search_best(search: Mapping[str, Any]) -> str:
+    """The best trial, beside what full-batch L-BFGS reaches with a linear head on the same pictures."""
+    best, optimum = search["best"], search["optimum"]
+    params = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in best["params"].items()
+    )
+    gap = charts.points(best["accuracy"] - optimum["accuracy"])
+    return (
+        f"Best: trial {best['trial']} with {params}: right on {charts.percent(best['accuracy'])} of the validation pictures, "
+        f"{gap} points against the optimum of a linear head by L-BFGS ({charts.percent(optimum['accuracy'])})."
+    )
