@@ -151,7 +151,7 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     assert manifest["head"]["kind"] == "fine-tuned"
     assert manifest["backbone"]["cut"] == "top", "that is where the tuned head stands"
     assert manifest["metrics"]["validation"]["accuracy"] == tuned["accuracy"]
-    assert manifest["plan"]["proposals"] == [{"name": "last stage", "cut": "block14"}]
+    assert manifest["plan"]["proposals"] == [{"name": "last stage", "cut": "block14", "head_only": False}]
     with (tmp_path / "tuned" / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["contender"], row["epoch"]) for row in rows] == [("last stage", "1"), ("last stage", "2")]
