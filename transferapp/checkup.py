@@ -11,6 +11,7 @@ from transferapp.data.audit import check_usable
 from transferapp.data.dataset import Dataset
 from transferapp.data.duplicates import similar_rows
 from transferapp.data.findings import Findings, summarise, with_look_alikes
+from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.looking import look
 from transferapp.progress import Progress, Silent
@@ -40,11 +41,19 @@ class Checkup:
         }
 
 
-def check_up(data: str, *, fast: bool = False, label_fixes: str = "", progress: Progress | None = None) -> Checkup:
+def check_up(
+    data: str,
+    *,
+    source: SourceOptions | None = None,
+    fast: bool = False,
+    label_fixes: str = "",
+    progress: Progress | None = None,
+) -> Checkup:
     """Audit what `--data` names.
 
     Args:
-        data: The pictures.
+        data: What `--data` names.
+        source: Columns and places that the person named.
         fast: Leave out what needs the network: pairs that only their features show to be alike.
         label_fixes: Corrections made so far: the path of a CSV, or nothing.
         progress: Who is told.
@@ -53,7 +62,9 @@ def check_up(data: str, *, fast: bool = False, label_fixes: str = "", progress: 
         DataError: There is nothing there that can be audited.
     """
     progress = progress or Silent()
-    config = make_config({"data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE})
+    config = make_config(
+        {**asdict(source or SourceOptions()), "data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
+    )
     seen = look(config, progress, with_network=not fast, refuse=False)
     findings = summarise(seen.dataset)
     if seen.trunk is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transferapp.bundle import read_bundle
 from transferapp.config import FitConfig, make_config
 from transferapp.data.dataset import Dataset
 from transferapp.data.label_fixes import FIX_COLUMNS
+from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.evaluation.label_errors import LabelErrors, find_label_errors
 from transferapp.evaluation.metrics import fit_temperature
@@ -91,7 +92,13 @@ class Diagnosis:
 
 
 def diagnose(
-    data: str, bundle: Path | None = None, *, label_fixes: str = "", seed: int = 0, progress: Progress | None = None
+    data: str,
+    bundle: Path | None = None,
+    *,
+    source: SourceOptions | None = None,
+    label_fixes: str = "",
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """Rank the pictures by how probably their label is wrong.
 
@@ -100,6 +107,7 @@ def diagnose(
     Args:
         data: What `--data` names. Splits that the data came with are put together.
         bundle: Whose backbone and cut give the features; None for the default backbone, at the stage that does best.
+        source: Columns and places that the person named.
         label_fixes: Corrections made so far: the path of a CSV, or nothing.
         seed: Seeds the folds.
         progress: Who is told.
@@ -109,7 +117,7 @@ def diagnose(
         BundleError: There is no usable bundle.
     """
     progress = progress or Silent()
-    config, cut = _settings(data, bundle, label_fixes)
+    config, cut = _settings(data, bundle, source or SourceOptions(), label_fixes)
     seen = look(config, progress)
     return judge_labels(seen, cut, seed, progress)
 
@@ -147,9 +155,9 @@ def judge_labels(seen: Look, cut: str | None, seed: int, progress: Progress) -> 
     return Diagnosis(dataset, find_label_errors(probabilities, labels), validation.accuracy, trunk.name, stage_name)
 
 
-def _settings(data: str, bundle: Path | None, label_fixes: str) -> tuple[FitConfig, str | None]:
+def _settings(data: str, bundle: Path | None, source: SourceOptions, label_fixes: str) -> tuple[FitConfig, str | None]:
     """The configuration to look with, and the cut that a bundle has."""
-    values: dict[str, Any] = {"data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
+    values: dict[str, Any] = {**asdict(source), "data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
     if bundle is None:
         return make_config(values), None
     manifest = read_bundle(bundle).manifest

@@ -50,7 +50,7 @@ def look(config: FitConfig, progress: Progress, *, with_network: bool = True, re
         DataError: The pictures cannot be used; the message says why.
         WeightsError: The backbone's weights are not to be had.
     """
-    source = open_source(config.data)
+    source = open_source(config.data, options=config.source, progress=progress)
     if config.label_fixes:
         source = apply_label_fixes(source, Path(config.label_fixes))
     with workshop(config) as shop:

@@ -51,6 +51,17 @@ def test_an_audit_is_a_table_a_document_and_a_page(pictures: Path, tmp_path: Pat
     assert html.count("data:image/jpeg;base64,") == 2
 
 
+def test_an_audit_takes_the_columns_of_a_table(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "ant" / "page.jpg").unlink()
+    rows = [f"{path.relative_to(pictures.parent)},{path.parent.name}" for path in sorted(pictures.rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("where,what\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    columns = ("--path-column", "where", "--label-column", "what")
+    done = transferapp("audit", "--data", tmp_path / "table.csv", "--fast", *columns)
+    assert done.returncode == 0, done.stderr
+    assert "41 pictures in 2 classes" in " ".join(done.stdout.split())
+    assert "nowhere" in complaint(2, "doctor", "--data", tmp_path / "table.csv", "--label-column", "nowhere")
+
+
 def test_what_cannot_be_learned_from_is_shown_first_and_then_refused(pictures: Path, tmp_path: Path) -> None:
     for index in range(4):
         (pictures / "bee" / f"bad {index}.jpg").write_bytes(b"")

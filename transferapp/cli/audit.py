@@ -7,16 +7,20 @@ from pathlib import Path
 
 import click
 
+from transferapp.cli.options import source_options
+from transferapp.data.options import SourceOptions
+
 
 @click.command("audit")
 @click.option("--data", required=True, metavar="PATH", help="The pictures, as for fit.")
+@source_options
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
 )
 @click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures (HTML).")
 @click.option("--fast", is_flag=True, help="Leave out what needs the network: heavier crops and turns are then missed.")
 @click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
-def command(data: str, json_file: Path | None, page: Path | None, fast: bool, label_fixes: str) -> None:
+def command(data: str, json_file: Path | None, page: Path | None, fast: bool, label_fixes: str, **source: str) -> None:
     """Find what is wrong with pictures before they are learned from."""
     from transferapp.checkup import check_up
     from transferapp.cli.findings import show_findings
@@ -26,7 +30,9 @@ def command(data: str, json_file: Path | None, page: Path | None, fast: bool, la
     from transferapp.storage import write_text
 
     with quiet_libraries() as console:
-        checkup = check_up(data, fast=fast, label_fixes=label_fixes, progress=TerminalProgress(console))
+        checkup = check_up(
+            data, source=SourceOptions(**source), fast=fast, label_fixes=label_fixes, progress=TerminalProgress(console)
+        )
     document = checkup.to_json()
     if json_file:
         write_text(json_file, json.dumps(document, indent=2, ensure_ascii=True) + "\n")

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from transferapp.cli.options import source_options
 from transferapp.cli.streams import print_json
+from transferapp.data.options import SourceOptions
 
 
 @click.command("doctor")
 @click.option("--data", required=True, metavar="PATH", help="The pictures, as for fit.")
+@source_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -23,7 +26,7 @@ from transferapp.cli.streams import print_json
 )
 @click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json: bool) -> None:
+def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json: bool, **source: str) -> None:
     """Find labels that are probably wrong, for a person to look at.
 
     Fill in the fix column of the list: the right class, `drop` to leave the picture out, or nothing to keep it. Then give it
@@ -39,7 +42,9 @@ def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json
 
     check_list_target(out)
     with quiet_libraries() as console:
-        diagnosis = diagnose(data, bundle, label_fixes=label_fixes, progress=TerminalProgress(console))
+        diagnosis = diagnose(
+            data, bundle, source=SourceOptions(**source), label_fixes=label_fixes, progress=TerminalProgress(console)
+        )
     document = diagnosis.to_json()
     page = out.with_suffix(".html")
     write_text(out, diagnosis.to_csv())
