@@ -74,8 +74,16 @@ def test_colours_are_pixels_of_the_pictures(tmp_path: Path) -> None:
     assert [record.size for record in audited.records] == [(40, 30), (40, 30)]
 
 
-def test_of_a_large_set_a_sample_gives_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferapp.data.audit.COLOUR_PICTURES", 5)
-    paths = [picture(tmp_path / f"{i:02}.png") for i in range(20)]
-    audited = audit(dataset(*paths), min_per_class=1)
-    assert [i for i, record in enumerate(audited.records) if record.colours] == [0, 4, 8, 12, 16]
+def test_of_a_large_set_a_sample_gives_its_colours_whatever_its_files_are_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transferapp.data.audit.COLOUR_PICTURES", 15)
+    paths = []
+    for i in range(60):
+        Image.new("RGB", (20, 20), (i, 2 * i, 200)).save(tmp_path / f"{i:02}.png")
+        paths.append(tmp_path / f"{i:02}.png")
+    sampled = {record.sha256 for record in audit(dataset(*paths), min_per_class=1).records if record.colours}
+    assert 5 <= len(sampled) <= 30  # 15 of 60 are to be expected
+    renamed = [path.rename(tmp_path / f"{59 - i:02} again.png") for i, path in enumerate(paths)]
+    again = audit(dataset(*sorted(renamed)), min_per_class=1)
+    assert {record.sha256 for record in again.records if record.colours} == sampled
