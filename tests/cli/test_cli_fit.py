@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def test_a_fit_shows_its_decision_and_how_good_it_is(fit: Fitted) -> None:
     words = " ".join(fit.stdout.split())
     assert "27 training pictures, 3 classes → small + " in words
     assert "test accuracy " in words
-    assert "of 9 unseen pictures right" in words
+    assert re.search(
+        "of 9 (unseen|test) pictures right", words
+    )  # some drawings look alike, and then none is called unseen
     assert f"transferapp predict {fit.bundle} PICTURE..." in words
 
 
