@@ -140,10 +140,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             manifest = describe(config, measurement, choice, solved, tuned, leaks, parity, served, test_views)
             watch.lap("write")
             manifest["seconds"] = watch.seconds
-            samples, mistakes = gallery(dataset, solved)
-            copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
-            report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
-            (staging / "report.html").write_text(report, encoding="utf-8")
+            write_report(staging, manifest, dataset, solved)
             write_manifest(staging, manifest)
         run.discard()
     return FitResult(target, manifest)
@@ -274,7 +271,15 @@ def solved_scorer(measurement: Measurement, solved: Solved) -> Scorer:
     return score
 
 
-def gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
+def write_report(staging: Path, manifest: dict[str, Any], dataset: Dataset, solved: Solved) -> None:
+    """The bundle's page for people: what the manifest says, with pictures."""
+    samples, mistakes = _gallery(dataset, solved)
+    copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
+    report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
+    (staging / "report.html").write_text(report, encoding="utf-8")
+
+
+def _gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
     """Thumbnails for the report: a picture of each of the first classes, and the test pictures it was most wrong about."""
     names = dataset.class_names
 

@@ -11,8 +11,9 @@ from tests.toys import CLASSES, toy_data, toy_model
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import train
 from transferapp.training.mixing import SoftBatches, mixed, soft
-from transferapp.training.parallel import EvenBatches, unwrapped
+from transferapp.training.parallel import EvenBatches
 from transferapp.training.settings import TrainingSettings
+from transferapp.training.wrapping import unwrapped
 
 
 def pictures(count: int = 8, size: int = 16) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,6 @@ from transferapp.engine import convert, save_converted
 from transferapp.errors import DataError, TrainingError, UsageError
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
-from transferapp.evaluation.pages import names_shown, thumbnails
-from transferapp.evaluation.report import render_report
 from transferapp.export import check_parity
 from transferapp.features import CENTER
 from transferapp.leaks import find_leaks
@@ -32,7 +30,7 @@ from transferapp.manifest import describe, split_table
 from transferapp.measurement import Candidate, Measurement, measure, measured_sample, workshop
 from transferapp.probe import LinearProbe, fit_probe
 from transferapp.progress import Progress, Silent
-from transferapp.recipes import FitResult, Stopwatch, background, gallery, only_writer, try_crops
+from transferapp.recipes import FitResult, Stopwatch, background, only_writer, try_crops, write_report
 from transferapp.search.problem import Features, HeadSettings, Problem, TrainedHead, judged
 from transferapp.search.record import Searched, head_json, line, search_json, trials_table
 from transferapp.search.settings import COARSE_EPOCHS, FINE_EPOCHS, SearchSettings
@@ -146,10 +144,7 @@ def search(
             )
             watch.lap("write")
             manifest["seconds"] = watch.seconds
-            samples, mistakes = gallery(dataset, solved)
-            copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
-            report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
-            (staging / "report.html").write_text(report, encoding="utf-8")
+            write_report(staging, manifest, dataset, solved)
             write_manifest(staging, manifest)
         if settings.storage is None:
             journal.remove()

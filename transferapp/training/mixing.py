@@ -8,15 +8,13 @@ each, follow from the seed, the epoch and the batch alone.
 
 from __future__ import annotations
 
-from typing import Any
-
-import keras
 import numpy as np
 
 from transferapp.training.settings import Batches, MakeBatches
+from transferapp.training.wrapping import WrappedBatches
 
 
-class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+class SoftBatches(WrappedBatches):
     """Batches whose labels are probabilities, mixed in pairs where that is asked for.
 
     Items are (x, float32 (n, num_classes)); x is float32 and mixed, or what it was where nothing is.
@@ -28,27 +26,11 @@ class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
         cutmix: Likewise, of the share of the area that stays. With both, every batch draws one of the two. Features without
             place, x of shape (n, channels), are averages over a picture: there it comes to mixup.
         seed: Decides what is mixed.
-
-    Attributes:
-        batches: What was given.
     """
 
     def __init__(self, batches: Batches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> None:
-        super().__init__(workers=1)
-        self.batches = batches
+        super().__init__(batches)
         self._num_classes, self._mixup, self._cutmix, self._seed = num_classes, mixup, cutmix, seed
-
-    @property
-    def epoch(self) -> int:
-        """That of the batches."""
-        return int(self.batches.epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         x, labels = self.batches[index]
@@ -58,16 +40,6 @@ class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
         rng = np.random.default_rng([self._seed, 2, self.epoch, index])
         cuts = rng.random() < 0.5 if self._mixup and self._cutmix else bool(self._cutmix)
         return mixed(x, y, rng, self._cutmix if cuts else self._mixup, cut=cuts)
-
-    def on_epoch_begin(self) -> None:
-        _of(self.batches).on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        _of(self.batches).on_epoch_end()
-
-
-def _of(batches: Any) -> Any:
-    return batches
 
 
 def soft(make_batches: MakeBatches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> MakeBatches:

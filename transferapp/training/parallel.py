@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from transferapp.accelerators import Hardware
-from transferapp.training.mixing import SoftBatches
 from transferapp.training.settings import MakeBatches
 from transferapp.training.tail import InferenceMode, TrainingMode
+from transferapp.training.wrapping import WrappedBatches
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,6 @@ def prepare(
         return EvenBatches(make_batches(batch_size), hardware.count)
 
     return Prepared(copy, make_even, None if validation is None else EvenBatches(validation, hardware.count), renamed)
-
-
-def unwrapped(batches: Any) -> Any:
-    """The batches that pictures or activations come from, within whatever has been put around them."""
-    while isinstance(batches, EvenBatches | SoftBatches):
-        batches = batches.batches
-    return batches
 
 
 def replicas(model: keras.Model) -> int:
@@ -124,7 +117,7 @@ def _cloned(model: keras.Model, clone_layer: Any) -> keras.Model:
     return keras.models.clone_model(bare, clone_function=clone_layer)
 
 
-class EvenBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+class EvenBatches(WrappedBatches):
     """Batches filled up so that every device has the same number of pictures, without changing what a step learns.
 
     What is filled in has weight 0, and the others weigh more in proportion, so that the mean of the loss is over the batch's
@@ -133,26 +126,11 @@ class EvenBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
     Args:
         batches: A `PyDataset` of (x,) or (x, y).
         count: Devices.
-
-    Attributes:
-        batches: What was given.
     """
 
     def __init__(self, batches: Any, count: int) -> None:
-        super().__init__(workers=1)
-        self.batches, self._count = batches, count
-
-    @property
-    def epoch(self) -> int:
-        """That of the batches."""
-        return int(self.batches.epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        super().__init__(batches)
+        self._count = count
 
     def __getitem__(self, index: int) -> Any:
         item = self.batches[index]
@@ -164,9 +142,3 @@ class EvenBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
         weights = np.zeros(own + missing, np.float32)
         weights[:own] = (own + missing) / own
         return (*filled, weights)
-
-    def on_epoch_begin(self) -> None:
-        self.batches.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self.batches.on_epoch_end()

@@ -18,10 +18,11 @@ from transferapp.probe import log_softmax
 from transferapp.training.checkpoint import Generation
 from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
 from transferapp.training.optimizers import averaged_weights, make_optimizer
-from transferapp.training.parallel import replicas, unwrapped
+from transferapp.training.parallel import replicas
 from transferapp.training.pictures import CenterBatches, FollowEpochs, PictureBatches, original_errors
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
+from transferapp.training.wrapping import unwrapped
 
 SMALLEST_BATCH = 4
 """Below this, halving the batch further would not make room for much."""
