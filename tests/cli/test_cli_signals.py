@@ -117,6 +117,33 @@ def test_a_second_signal_ends_what_the_first_does_not() -> None:
     process.stdout.close()
 
 
+@both
+def test_a_signal_that_strikes_in_a_finaliser_is_not_lost(number: int) -> None:
+    code = (
+        "import os, time\n"
+        "from transferapp.cli import backbones, main\n"
+        "class Finalised:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        time.sleep(5)\n"
+        "def work():\n"
+        "    Finalised()\n"
+        "    time.sleep(30)\n"
+        "backbones.command.callback = lambda as_json: work()\n"
+        "main.main(['backbones'])\n"
+    )
+    ended = subprocess.run(
+        [*command()[:1], "-c", code],
+        env=environment(),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.splitlines()) == (CODES[number], [SAID[number]])
+
+
 def test_an_ignored_ctrl_c_stays_ignored(tiny: Path, many: Path, started: list[Running]) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # so do scripts start what they put in the background
     try:
@@ -179,7 +206,7 @@ def test_a_signal_while_the_bundle_is_written_leaves_one_that_is_whole(
         running.send(signal.SIGINT)
         code, lines = running.end()
         assert code in (0, 130), lines
-        assert not any("Traceback" in line for line in lines)
+        assert not any("Traceback" in line for line in lines), lines
         whole = read_bundle(bundle)
         for name in whole.manifest["files"]:
             whole.file(name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -34,6 +36,8 @@ INTERNAL_ERROR = 1
 OUT_OF_RESOURCES = ResourceError.exit_code
 SIGNAL_BASE = 128
 """What shells add to a signal's number: Ctrl-C (SIGINT, 2) ends with 130, SIGTERM (15) with 143."""
+_AGAIN_AFTER = 0.02
+"""Seconds after which a signal is sent again that came where it could not be raised."""
 
 _COMPLETION = "_TRANSFERAPP_COMPLETE"
 """Set by the shell when it asks for completions; Click's documentation says how to install them."""
@@ -174,13 +178,34 @@ def _say(message: str, code: int) -> int:
 
 
 def _stop_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM raise `Stopped`, so that what was begun is tidied up; a second one ends at once."""
+    """From now on Ctrl-C and SIGTERM raise `Stopped`, so that what was begun is tidied up; a second one ends at once.
+
+    An exception that comes up inside a finaliser or a callback of C code goes no further: Python prints it and carries on.
+    A signal that strikes just there is therefore sent again, a moment later, instead of being printed and lost.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         _on_signals(_leave)
         raise Stopped(number)
 
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            sys.__unraisablehook__(lost)
+            return
+        _on_signals(stop)
+        again = threading.Timer(_AGAIN_AFTER, _send_to_main_thread, [lost.exc_value.number])
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = unraisable
     _on_signals(stop)
+
+
+def _send_to_main_thread(number: int) -> None:
+    if sys.platform != "win32":  # which also ends a wait in the system
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
