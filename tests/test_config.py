@@ -203,6 +203,25 @@ def test_without_a_number_the_rate_is_three_times_the_usual_one_of_the_optimizer
 
 
 @pytest.mark.parametrize(
+    ("optimizer", "rate"), [("adam", 1.5e-3), ("rmsprop", 1.5e-2), ("adagrad", 1.5e-2), ("momentum", 7.5e-3)]
+)
+def test_the_rate_falls_with_the_batch(optimizer: str, rate: float) -> None:
+    config = make_config({"data": "pictures", "optimizer": optimizer, "batch_size": 16})
+    assert config.head_learning_rate == pytest.approx(rate)
+    fixed = make_config({"data": "pictures", "optimizer": optimizer, "batch_size": 16, "learning_rate": 0.1})
+    assert fixed.head_learning_rate == 0.1
+
+
+def test_few_pictures_are_tuned_on_in_small_batches_and_heads_trained_in_usual_ones() -> None:
+    config = make_config({"data": "pictures"})
+    tuning = config.tuning(1_280)
+    assert (tuning.batch_size, tuning.epochs, tuning.head_learning_rate) == (16, 8, pytest.approx(1.5e-3))
+    assert (config.tuning(20_000).batch_size, config.head_batch_size) == (64, 64)
+    chosen = make_config({"data": "pictures", "batch_size": 32, "epochs": 2}).tuning(1_280)
+    assert (chosen.batch_size, chosen.epochs, chosen.head_batch_size) == (32, 2, 32)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("image_size", 31),

@@ -186,7 +186,7 @@ def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_p
     probe, left_out = outcome.contenders
     assert outcome.winner is probe
     assert probe.reason == "nothing else could be trained in the time there was"
-    assert left_out.reason == "left out: there was no time, and fewer than 3 are not worth it"
+    assert left_out.reason == "left out: there was no time"
     assert (left_out.accuracy, left_out.epochs, left_out.history) == (None, 0, ())
     with pytest.raises(TrainingError, match=r"could not be trained: left out: there was no time.*--budget") as caught:
         bake(ring(root, budget="0s", rule_only=True), tmp_path / "insisted")

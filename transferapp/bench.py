@@ -20,9 +20,9 @@ from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError, TransferAppError
 from transferapp.feeds import NO_ROOM, Feed, Feeds, Sample
 from transferapp.measurement import Measurement, Workshop
-from transferapp.policy.budget import Cost, Outlook, affordable
+from transferapp.policy.budget import Cost, Outlook, affordable, least_epochs, steps_in_epoch
 from transferapp.policy.plan import HEAD_EPOCHS
-from transferapp.policy.proposals import MIN_EPOCHS, Proposal
+from transferapp.policy.proposals import Proposal
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
 from transferapp.solving import Solved
@@ -133,6 +133,7 @@ class _Subject:
         sample: A little to time a training step on.
         feed: From a number of views to everything.
         findings: What is to be said before it trains.
+        batch_size: Pictures in a step, if there is memory.
         idle: Seconds of an epoch beside its steps.
     """
 
@@ -145,6 +146,7 @@ class _Subject:
     ratio: float
     sample: Callable[[], Sample]
     feed: Callable[[int], Feed]
+    batch_size: int
     findings: tuple[Finding, ...] = ()
     idle: float = 0.0
 
@@ -179,6 +181,7 @@ class Bench:
         self._train, self._val = measurement.dataset.part("train"), measurement.dataset.part("val")
         self._num_classes, self._weighting = len(measurement.dataset.class_names), measurement.weighting
         self._config, self._run, self._progress = config, run, progress
+        self._tuning = config.tuning(len(self._train))
         self._views = solved.views
         self._hardware = detect()
         self._backbone: keras.Model = shop.model(self._chosen.spec)
@@ -189,7 +192,7 @@ class Bench:
             self._pristine = self._backbone.get_weights()
             self.head = solved_head(self._chosen, self._train, self._weighting, config, progress)
         self._ratio = 1.0 if config.scratch else config.backbone_ratio
-        self.feeds = Feeds(self._chosen, measurement.dataset, config, self._backbone, run, progress)
+        self.feeds = Feeds(self._chosen, measurement.dataset, self._tuning, self._backbone, run, progress)
 
     def attempt(self, proposal: Proposal, seconds: float) -> Entry:
         """Train one proposal, or say why not."""
@@ -214,8 +217,10 @@ class Bench:
         multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)
         outlook, batch_size = self._outlook(proposal, subject, multipliers, seconds - (time.perf_counter() - started))
         contender = replace(contender, planned_epochs=outlook.epochs, seconds=time.perf_counter() - started)
-        if outlook.epochs < min(MIN_EPOCHS, subject.epochs):
-            return Entry(contender.because(_too_little_time(outlook.epochs)))
+        least = least_epochs(subject.epochs, len(self._train), batch_size)
+        if outlook.epochs < least:
+            steps = steps_in_epoch(len(self._train), batch_size)
+            return Entry(contender.because(_too_little_time(outlook.epochs, least, steps)))
         feed = subject.feed(outlook.views)
         with distributed(self._hardware):
             ready = prepare(
@@ -251,7 +256,7 @@ class Bench:
         )
         flat = self._config.stochastic_depth and not proposal.head_only and not subject.tail.residual_branches
         shallow = "no residual branch that stochastic depth could leave out" if flat else ""
-        smaller = f"batches of {batch_size}, for want of memory" if batch_size < self._config.batch_size else ""
+        smaller = f"batches of {batch_size}, for want of memory" if batch_size < subject.batch_size else ""
         return Entry(
             contender.because(found, smaller, shallow, *trained.notes),
             trained,
@@ -261,7 +266,7 @@ class Bench:
         )
 
     def _tail_above(self, proposal: Proposal) -> _Subject:
-        config, cut = self._config, proposal.cut
+        config, cut = self._tuning, proposal.cut
         return _Subject(
             tail=self.tail(cut, self.head),
             head=self.head,
@@ -272,6 +277,7 @@ class Bench:
             ratio=self._ratio,
             sample=lambda: self.feeds.sample(cut),
             feed=lambda views: self.feeds.full(cut, views),
+            batch_size=config.batch_size,
         )
 
     def _head_alone(self, proposal: Proposal) -> _Subject:
@@ -296,6 +302,7 @@ class Bench:
             ratio=0.0,
             sample=lambda: Sample(features.feed.make_batches, 0.0),
             feed=lambda _: features.feed,
+            batch_size=config.head_batch_size,
             findings=signal_findings(check_signal(tail.model, features.some)),
             idle=_HEAD_EPOCH,
         )
@@ -341,7 +348,7 @@ class Bench:
         name = f"{proposal.key}/plan"
         if not self._run.decided(name):
             views = min(subject.epochs, subject.max_views)
-            outlook, batch_size = Outlook(subject.epochs, views), self._config.batch_size
+            outlook, batch_size = Outlook(subject.epochs, views), subject.batch_size
             if seconds <= 0:
                 outlook = Outlook(0, 0)
             elif np.isfinite(seconds):
@@ -364,7 +371,7 @@ class Bench:
                 ready.make_batches,
                 subject.settings(subject.epochs, subject.rate),
                 multipliers=ready.multipliers,
-                batch_size=config.batch_size,
+                batch_size=subject.batch_size,
             )
         passes = 2 if config.average else 1  # raw and averaged weights are both judged
         cost = Cost(
@@ -419,9 +426,11 @@ class Bench:
         self._backbone.set_weights(self._pristine)
 
 
-def _too_little_time(epochs: int) -> str:
-    there_was = f"there was time for {epochs} epoch{'' if epochs == 1 else 's'}" if epochs else "there was no time"
-    return f"left out: {there_was}, and fewer than {MIN_EPOCHS} are not worth it"
+def _too_little_time(epochs: int, least: int = 0, steps: int = 0) -> str:
+    if not epochs:
+        return "left out: there was no time"
+    there_was = f"there was time for {epochs} epoch{'' if epochs == 1 else 's'} of {steps} steps"
+    return f"left out: {there_was}, and fewer than {least} would end below where they began"
 
 
 def _findings(history: Sequence[Epoch], settings: TrainingSettings) -> tuple[Finding, ...]:

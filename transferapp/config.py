@@ -20,7 +20,7 @@ from transferapp.colour import ColourJitter
 from transferapp.data.options import SourceOptions
 from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
-from transferapp.policy.budget import usual_epochs
+from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
 from transferapp.policy.proposals import TUNE_CHOICES
 from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS, POOLINGS, HeadSpec
@@ -30,6 +30,8 @@ from transferapp.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 
 MAX_SEED = 2**32 - 1
 """The largest that every random generator takes."""
+
+USUAL_BATCH_SIZE = 64
 
 SOLVED_HEAD_FACTOR = 3.0
 """The classifier starts solved and bears a higher rate than a random one; the backbone's, a tenth of it, is then 3e-4 for Adam.
@@ -96,7 +98,7 @@ class FitConfig:
     epochs: int = _option(
         0, "Passes over the pictures when fine-tuning, as far as the budget goes; 0 for 8, and more for few pictures."
     )
-    batch_size: int = _option(64, "Pictures in a training step.")
+    batch_size: int = _option(0, "Pictures in a training step; 0 for 64, and fewer when few pictures fine-tune.")
     optimizer: str = _option("adam", "What fine-tunes.", tuple(n for n, s in OPTIMIZERS.items() if s.keras_class))
     learning_rate: str = _option(
         "auto",
@@ -176,14 +178,28 @@ class FitConfig:
 
     @property
     def head_learning_rate(self) -> float:
-        """The classifier's rate when fine-tuning; where it is to be found, three times what is usual of the optimizer."""
-        if self.learning_rate in ("auto", "find"):
-            return SOLVED_HEAD_FACTOR * OPTIMIZERS[self.optimizer].learning_rate
-        return float(self.learning_rate)
+        """The classifier's rate when fine-tuning; where it is to be found, three times what is usual of the optimizer.
 
-    def for_pictures(self, num_train: int) -> FitConfig:
-        """The same with the number of epochs that so many training pictures need, where it was left open."""
-        return dataclasses.replace(self, epochs=self.epochs or usual_epochs(num_train, self.batch_size))
+        That is a rate for batches of 64, and falls with smaller ones, whose gradients are noisier: as the batch for plain
+        gradient steps (Goyal et al., 2017, arXiv:1706.02677), as its root for steps that are scaled by the gradients' size
+        (Malladi et al., 2022, arXiv:2205.10287).
+        """
+        if self.learning_rate not in ("auto", "find"):
+            return float(self.learning_rate)
+        spec, share = OPTIMIZERS[self.optimizer], self.head_batch_size / USUAL_BATCH_SIZE
+        return SOLVED_HEAD_FACTOR * spec.learning_rate * (math.sqrt(share) if spec.adaptive else share)
+
+    @property
+    def head_batch_size(self) -> int:
+        """Pictures in a step where only a head trains, on features: such a step costs little, but not nothing."""
+        return self.batch_size or USUAL_BATCH_SIZE
+
+    def tuning(self, num_train: int) -> FitConfig:
+        """The same with the epochs and the batch size that fine-tuning on so many pictures takes, where they were left open."""
+        batch_size = self.batch_size or usual_batch_size(num_train)
+        return dataclasses.replace(
+            self, epochs=self.epochs or usual_epochs(num_train, batch_size), batch_size=batch_size
+        )
 
     @property
     def new_head_learning_rate(self) -> float:
@@ -269,7 +285,7 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
 _RANGES: dict[str, tuple[float, float, str]] = {
     "image_size": (0, 1024, "0, or 32 to 1024 pixels"),
     "epochs": (0, 10_000, "1 or more, or 0 for as many as the pictures need"),
-    "batch_size": (4, 4096, "4 to 4096"),
+    "batch_size": (0, 4096, "0, or 4 to 4096"),
     "backbone_ratio": (0, 0.1, "0 to 0.1: a pretrained layer moves at no more than a tenth of a new one's rate"),
     "layer_decay": (0.01, 1.0, "0.01 to 1"),
     "cycles": (1, 100, "1 to 100"),
@@ -283,6 +299,10 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "mixup": (0, 100, "0 to 100"),
     "cutmix": (0, 100, "0 to 100"),
 }
+
+
+_LEAST = {"image_size": 32, "batch_size": 4}
+"""What is not 0 is at least this."""
 
 
 def _check_head(config: FitConfig) -> None:
@@ -311,7 +331,7 @@ def _units(text: str) -> tuple[int, ...]:
 def _check_training(config: FitConfig) -> None:
     for name, (low, high, expected) in _RANGES.items():
         value = getattr(config, name)
-        if not low <= value <= high or (name == "image_size" and 0 < value < 32):
+        if not low <= value <= high or 0 < value < _LEAST.get(name, 0):
             raise UsageError(f"{name} is out of range", expected=expected, got=f"{value:g}")
     if config.scratch and config.tune not in ("auto", "all"):
         raise UsageError(

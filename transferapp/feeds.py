@@ -244,7 +244,7 @@ class Feeds:
                 self._val.records,
                 self._val.labels,
                 image_size=size,
-                batch_size=config.batch_size,
+                batch_size=config.head_batch_size,
                 workers=worker_count(),
             ),
         )
@@ -271,7 +271,7 @@ class Feeds:
     def _centers(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> Any:
         from transferapp.training.tail import CachedCenters
 
-        return CachedCenters(rows, positions, shape, batch_size=self._config.batch_size)
+        return CachedCenters(rows, positions, shape, batch_size=self._config.head_batch_size)
 
     def _store(self, cut: str) -> tuple[CutTrunk, FeatureStore]:
         if cut not in self._stores:

@@ -356,6 +356,7 @@ def _try_backbone(
             )
             advance(stage.index + 1)
     scores = tuple(_stage_score(s, v, validations[-1]) for s, v in zip(trunk.stages, validations, strict=True))
+    tuning = config.tuning(len(train))
     plan = make_plan(
         measure_size(train.counts()),
         judge_similarity(divergence, scores),
@@ -365,9 +366,10 @@ def _try_backbone(
         size_override=None if config.size == "auto" else config.size,
         similarity_override=None if config.similarity == "auto" else config.similarity,
         tune=config.tune,
-        rates=(config.head_learning_rate, config.head_learning_rate * config.backbone_ratio),
+        rates=(tuning.head_learning_rate, tuning.head_learning_rate * config.backbone_ratio),
         find_rate=config.learning_rate == "find",
-        epochs=config.for_pictures(len(train)).epochs,
+        epochs=tuning.epochs,
+        batch_size=tuning.batch_size,
         input_reason=input_size.reason,
         head="" if config.scratch else config.trained_head,
         new_head_rate=config.new_head_learning_rate,

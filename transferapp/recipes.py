@@ -101,7 +101,6 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             run.discard()
         measurement = measure(config, shop, progress)
         chosen, dataset = measurement.chosen, measurement.dataset
-        config = config.for_pictures(len(dataset.part("train")))
         backbone = shop.in_background(
             shop.model, chosen.spec
         )  # needed only at the end; importing TensorFlow takes a while

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from transferapp.policy.budget import Cost, Outlook, affordable, usual_epochs
+from transferapp.policy.budget import Cost, Outlook, affordable, least_epochs, usual_batch_size, usual_epochs
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,21 @@ def test_what_is_spent_in_any_case_comes_first() -> None:
 )
 def test_few_pictures_are_passed_over_more_often(num_train: int, batch_size: int, epochs: int) -> None:
     assert usual_epochs(num_train, batch_size) == epochs
+
+
+@pytest.mark.parametrize(
+    ("num_train", "batch_size"),
+    [(0, 16), (200, 16), (1_280, 16), (4_799, 16), (4_800, 32), (9_599, 32), (9_600, 64), (1_000_000, 64)],
+)
+def test_few_pictures_are_taken_in_small_batches(num_train: int, batch_size: int) -> None:
+    assert usual_batch_size(num_train) == batch_size
+
+
+@pytest.mark.parametrize(
+    ("wanted", "num_train", "batch_size", "least"),
+    [(8, 12_000, 64, 3), (8, 1_280, 16, 3), (15, 1_280, 64, 8), (20, 228, 16, 10), (2, 228, 16, 2), (40, 0, 16, 40)],
+)
+def test_half_of_the_steps_that_training_takes_are_the_least_to_be_started(
+    wanted: int, num_train: int, batch_size: int, least: int
+) -> None:
+    assert least_epochs(wanted, num_train, batch_size) == least

@@ -1,9 +1,11 @@
-"""How many epochs, over how many cached views, a time budget allows. Pure."""
+"""How many pictures a step, how many epochs, over how many cached views: what a set needs, and what time allows. Pure."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+from transferapp.policy.proposals import MIN_EPOCHS
 
 MAX_CACHED_VIEWS = 8
 """Random views of each picture that a tail is trained on: one for each of the usual epochs, so that none is seen twice."""
@@ -19,11 +21,39 @@ ended at .750 of the test pictures after 8 epochs of 13 steps and at .932 after 
 
 MOST_EPOCHS = 40
 
+BATCH_SIZES = (16, 32, 64)
+"""Pictures in a step, for few pictures to many. On a CPU a picture costs as much in a small batch as in a large one, and it is
+steps that train: 1,280 pictures of textile, tuned above block6 of Lite2, ended at .958 of the test pictures after three epochs
+in batches of 16, and at .731 of the validation pictures after three in batches of 64 (docs/decisions/0014-steps.md)."""
+
+STEPS_IN_AN_EPOCH = 150
+"""The batch grows where an epoch has more steps than about this."""
+
+
+def usual_batch_size(num_train: int) -> int:
+    """Pictures in a step for a training set, where nobody says how many."""
+    return max((size for size in BATCH_SIZES if num_train >= STEPS_IN_AN_EPOCH * size), default=BATCH_SIZES[0])
+
 
 def usual_epochs(num_train: int, batch_size: int) -> int:
     """Epochs for a training set, where nobody says how many."""
-    steps = math.ceil(num_train / batch_size)
-    return min(max(USUAL_EPOCHS, math.ceil(LEAST_STEPS / max(steps, 1))), MOST_EPOCHS)
+    return min(max(USUAL_EPOCHS, math.ceil(LEAST_STEPS / steps_in_epoch(num_train, batch_size))), MOST_EPOCHS)
+
+
+def steps_in_epoch(num_train: int, batch_size: int) -> int:
+    """Training steps of a pass over a set: 1 or more."""
+    return max(math.ceil(num_train / batch_size), 1)
+
+
+def least_epochs(wanted: int, num_train: int, batch_size: int) -> int:
+    """Epochs fewer than which are not worth starting: they would stop half-way, below the classifier that they began with.
+
+    Args:
+        wanted: Epochs that were asked for, and so are enough.
+        num_train, batch_size: Of the training.
+    """
+    half = math.ceil(LEAST_STEPS / 2 / steps_in_epoch(num_train, batch_size))
+    return min(max(MIN_EPOCHS, half), wanted)
 
 
 @dataclass(frozen=True)

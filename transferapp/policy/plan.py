@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transferapp.policy.budget import USUAL_EPOCHS
+from transferapp.policy.budget import BATCH_SIZES, USUAL_EPOCHS
 from transferapp.policy.proposals import INPUT, TRAINED_HEAD, Proposal, propose
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
@@ -40,6 +40,7 @@ class Plan:
         head_learning_rate: Highest rate of the new classifier; None where L-BFGS's line search chooses every step.
         backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
         epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
+        batch_size: Pictures in a step of tuning; 0 where nothing of the backbone is tuned.
         reasons: Sentences, in the order of the argument.
         would_change: What would lead to another decision.
     """
@@ -57,6 +58,7 @@ class Plan:
     head_learning_rate: float | None
     backbone_learning_rate: float
     epochs: int
+    batch_size: int
     reasons: tuple[str, ...]
     would_change: tuple[str, ...]
 
@@ -97,6 +99,7 @@ def make_plan(
     rates: tuple[float, float] = (HEAD_LEARNING_RATE, BACKBONE_LEARNING_RATE),
     find_rate: bool = False,
     epochs: int = USUAL_EPOCHS,
+    batch_size: int = BATCH_SIZES[-1],
     input_reason: str = "",
     head: str = "",
     new_head_rate: float = HEAD_LEARNING_RATE,
@@ -113,7 +116,7 @@ def make_plan(
         tune: Which part of the backbone to tune: `auto` for the rule; see `propose`.
         rates: Of a new classifier and of the backbone, where one is tuned.
         find_rate: Whether a range test is to find better ones.
-        epochs: Passes over the data, where the backbone is tuned.
+        epochs, batch_size: Passes over the data and pictures in a step, where the backbone is tuned.
         input_reason: How large the network's input is, and why.
         head: In a few words, a head that L-BFGS cannot solve; empty for a linear one that it can.
         new_head_rate: Of such a head, which begins at random.
@@ -152,7 +155,7 @@ def make_plan(
         reasons.append(
             f"rate: new classifier {'to be found by a range test' if find_rate else f'{head_rate:g}'}, backbone "
             f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained is "
-            f"refined and not destroyed; up to {epochs} epochs"
+            f"refined and not destroyed; up to {epochs} epochs in batches of {batch_size}"
         )
     elif not head:
         reasons.append("rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum")
@@ -172,6 +175,7 @@ def make_plan(
         head_learning_rate=rates[0] if tails else new_head_rate if head else None,
         backbone_learning_rate=rates[1] if tails else 0.0,
         epochs=epochs if tails else HEAD_EPOCHS if head else 0,
+        batch_size=batch_size if tails else 0,
         reasons=tuple(reasons),
         would_change=tuple(would_change),
     )

@@ -169,7 +169,7 @@ def base_settings(config: FitConfig) -> HeadSettings:
         config.head_spec,
         optimizer=config.optimizer,
         schedule=config.schedule,
-        batch_size=config.batch_size,
+        batch_size=config.head_batch_size,
         weight_decay=config.weight_decay,
         label_smoothing=config.label_smoothing,
     )

@@ -48,6 +48,11 @@ class OptimizerSpec:
     momentum: float | None = None
     decay_rate: float | None = None
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether each weight's steps are divided by the size of its own gradients."""
+        return self.decay_rate is not None or self.name == "adagrad"
+
 
 _SPECS = (
     OptimizerSpec("sgd", "SGD", 1e-2, "Down the gradient of each batch, and nothing else."),
