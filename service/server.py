@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.logs import configure_logging
+from service.machine import keep_memory_flat
 from service.models import Models
 from service.protocol import ServiceProtocol
 from service.settings import Settings
@@ -40,6 +41,7 @@ def run(settings: Settings) -> None:
         ResourceError: The address cannot be listened on.
         KeyboardInterrupt: Ctrl-C, after requests in flight have been answered.
     """
+    keep_memory_flat()
     configure_logging(settings.log_level, settings.log_format)
     with listen(settings.host, settings.port) as listener:
         app = create_app(settings)

@@ -1,0 +1,36 @@
+"""What is freed goes back to the system, whatever lies beside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from service.machine import keep_memory_flat
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+if sys.argv[1] == "flat":
+    keep_memory_flat()
+bytearray(4_000_000)  # from here on glibc would take pictures from its heap
+before = resident()
+pictures = [(bytearray(2_000_000), bytearray(1000)) for _ in range(100)]
+kept = [small for _, small in pictures]  # what lies between the pictures pins the heap
+del pictures
+print(resident() - before)
+"""
+
+
+def growth(how: str) -> int:
+    """Bytes that stay resident when a hundred pictures have been freed."""
+    return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, check=True, text=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_memory_of_pictures_goes_back_to_the_system() -> None:
+    assert growth("flat") < 20_000_000
