@@ -2,6 +2,7 @@
 
 const SHADE = 0.68; // how dark the parts are that did not matter
 const LEVEL = 0.5; // of the largest effect: where the outline runs
+const FADE = 0.12; // of the box: how far beyond it the light fades
 const SOFTNESS = 0.55; // cells: standard deviation of the kernel that makes a surface of the grid
 
 /**
@@ -25,10 +26,11 @@ export function drawLook(canvas, size, box, grid) {
       const at = 4 * (y * width + x);
       const across = (x + 0.5 - left) / (right - left);
       const down = (y + 0.5 - top) / (bottom - top);
-      let value = 0;
+      // Outside the box nothing was tried: what was found at its edge fades away there.
+      const outside = Math.hypot(Math.max(-across, 0, across - 1), Math.max(-down, 0, down - 1));
+      let value = sample(surface, across, down) * Math.max(0, 1 - outside / FADE);
       let edge = 0;
-      if (across >= 0 && across <= 1 && down >= 0 && down <= 1) {
-        value = sample(surface, across, down);
+      if (!outside) {
         const step = 1 / (right - left);
         const slope = Math.hypot(sample(surface, across + step, down) - value, sample(surface, across, down + step) - value);
         edge = slope > 1e-5 ? Math.max(0, 1 - Math.abs(value - LEVEL) / slope / line) : 0;

@@ -3,7 +3,7 @@
 import { address, download, key, read, send, Trouble } from "./api.js";
 import { filesOf, fitting, load, nameOf } from "./pictures.js";
 import { $, announce, element, showEntry, showFrame, showKnown, showLook, showPart, showStatus, showStrip } from "./view.js";
-import { className, percent, problemWords, sureness } from "./words.js";
+import { className, passes, percent, problemWords, sureness } from "./words.js";
 
 const AT_ONCE = 2; // pictures being asked about
 const KEPT = 24; // pictures in the row
@@ -128,7 +128,7 @@ function select(entry) {
 
 /** Ask about what has not been asked about, the selected picture first. */
 function work() {
-  if (!state.model) return;
+  if (!state.info) return; // once it is known which model to ask, it goes on
   const waiting = state.entries.filter((entry) => !entry.answer && !entry.problem && !entry.controller);
   waiting.sort((a, b) => (b === state.selected) - (a === state.selected));
   for (const entry of waiting.slice(0, AT_ONCE - state.running)) {
@@ -247,6 +247,7 @@ $("again").addEventListener("click", () => $("choose").click());
 $("photo-again").addEventListener("click", () => $("photograph").click());
 $("clear").addEventListener("click", clear);
 $("retry").addEventListener("click", () => {
+  if (!passes(state.selected.problem)) return $("choose").click();
   reset(state.selected);
   show();
   $("answer").focus({ preventScroll: true });

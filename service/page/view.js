@@ -1,7 +1,7 @@
 // Puts the state onto the page. Reads it, never changes it; text goes in as text, so no name can become markup.
 
 import { drawCrop, drawLook } from "./drawing.js";
-import { className, cropWords, curlCommand, lookWords, percent, problemWords, recordWords, sureness } from "./words.js";
+import { className, cropWords, curlCommand, lookWords, passes, percent, problemWords, recordWords, sureness } from "./words.js";
 
 const MAX_KNOWN = 24;
 
@@ -95,8 +95,6 @@ function showPicture(entry) {
   picture.hidden = unseen;
   placeholder.hidden = !unseen;
   if (unseen) {
-    const { width, height } = entry.answer ?? { width: 4, height: 3 };
-    placeholder.style.setProperty("aspect-ratio", `${width} / ${height}`);
     placeholder.firstElementChild.textContent = entry.answer
       ? `This browser cannot show ${entry.answer.format} pictures. The service can read them: the answer is about yours.`
       : entry.problem
@@ -106,6 +104,8 @@ function showPicture(entry) {
     picture.src = entry.url;
     picture.alt = entry.name;
   }
+  if (entry.image) $("stage").style.setProperty("--aspect", entry.image.naturalWidth / entry.image.naturalHeight);
+  if (unseen && entry.answer) $("stage").style.setProperty("--aspect", entry.answer.width / entry.answer.height);
   $("stage").classList.toggle("bad", Boolean(entry.problem));
 }
 
@@ -113,6 +113,7 @@ function showProblem(problem) {
   const [title, text] = problemWords(problem);
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
+  $("retry").textContent = passes(problem) ? "Try again" : "Choose another picture";
   const shown = { code: problem.code, detail: problem.detail, status: problem.status, request_id: problem.request_id };
   $("problem-details").textContent = Object.entries(shown)
     .filter(([, value]) => value != null)
@@ -147,7 +148,8 @@ function showAnswer(entry, { info, url, keyed }, actions) {
   for (const button of bars.querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.label === entry.label);
   const others = (info?.class_names.length ?? 0) - answer.predictions.length;
   const left = 1 - answer.predictions.reduce((sum, { score }) => sum + score, 0);
-  $("rest").textContent = others > 0 ? `${others} other ${others === 1 ? "class" : "classes"} together: ${percent(Math.max(left, 0))}` : "";
+  const rest = others > 0 ? `${others} other ${others === 1 ? "class" : "classes"} together: ${percent(Math.max(left, 0))}. ` : "";
+  $("rest").textContent = `${rest}Choose a class to see where the model looked for it.`;
   const notes = [entry.note, ...answer.warnings].filter(Boolean);
   $("notes").replaceChildren(...notes.map((note) => element("li", { textContent: sentence(note) })));
   $("record").textContent = info ? recordWords(info) : "";

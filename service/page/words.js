@@ -26,6 +26,11 @@ const ADVICE = {
   network: ["The service cannot be reached", "Check your connection, then try again."],
 };
 
+const PASSING = new Set(["rate_limited", "overloaded", "timeout", "resources", "not_ready", "model_output_invalid", "internal", "network", "body_too_slow", "unauthorized"]);
+
+/** Whether the same picture may well be answered at another time. */
+export const passes = (problem) => PASSING.has(problem.code);
+
 /** A problem in plain words: [what happened, what to do]. */
 export function problemWords(problem) {
   const [title, advice] = ADVICE[problem.code] ?? [problem.title ?? "That did not work", problem.mend ?? "Try again."];
@@ -42,9 +47,9 @@ export function duration(seconds) {
 
 /** A probability as a percentage that is never rounded to certainty. */
 export function percent(score) {
-  if (score > 0 && score < 0.0005) return "< 0.1 %";
-  if (score < 1 && score >= 0.9995) return "> 99.9 %";
-  return `${(score * 100).toFixed(1)} %`;
+  if (score > 0 && score < 0.0005) return "<\u00a00.1\u00a0%";
+  if (score < 1 && score >= 0.9995) return ">\u00a099.9\u00a0%";
+  return `${(score * 100).toFixed(1)}\u00a0%`;
 }
 
 /** A class as people write it: folders are often named with underscores for spaces. */
@@ -71,10 +76,9 @@ export function lookWords(explanation) {
   const strongest = Math.max(...explanation.saliency.flat());
   if (strongest === 0) return `No single spot speaks for ${name}: covering any part of the picture does not lower its score.`;
   const { center_score: before, lowest_score: after } = explanation;
-  const fall = `With that covered, ${name} would fall from ${percent(before)} to ${percent(after)}.`;
-  const weak = before - after < 0.02 || after > 0.95 * before;
-  if (weak) return `No single spot decides: bright parts spoke most for ${name}, yet covering them changes little (${percent(before)} to ${percent(after)}).`;
-  return `Bright parts spoke for ${name}, most of all ${place(explanation.saliency)}. ${fall}`;
+  const where = `The bright part spoke most for ${name}, above all ${place(explanation.saliency)}.`;
+  if (after > 0.95 * before) return `${where} But no single spot decides: whichever is covered, ${percent(after)} remain.`;
+  return `${where} Covering its most telling spot lowers ${name} from ${percent(before)} to ${percent(after)} in the middle crop.`;
 }
 
 /** Where in a grid its largest value is, as one would say it. */
