@@ -7,6 +7,7 @@ import { className, passes, percent, problemWords, sureness } from "./words.js";
 
 const AT_ONCE = 2; // pictures being asked about
 const KEPT = 24; // pictures in the row
+const RETRY = new Set(["unauthorized", "model_not_found", "not_ready"]); // may be mended when the page finds a model
 const LOOK_AGAIN = 1500; // milliseconds between two looks for a model that is not ready
 
 const state = {
@@ -31,7 +32,8 @@ async function start() {
     const chosen = known(state.model) ?? state.models.find((model) => model.default && model.version) ?? state.models.find((model) => model.version);
     showChooser(chosen);
     if (!chosen) return unready();
-    await choose(chosen.name);
+    await choose(chosen);
+    if (state.models.some(coming)) timer = setTimeout(start, LOOK_AGAIN);
   } catch (error) {
     if (!(error instanceof Trouble)) throw error;
     const { problem } = error;
@@ -41,10 +43,11 @@ async function start() {
   }
 }
 
+const coming = (model) => model.phase === "loading" || model.phase === "warming";
+
 function unready() {
   const refused = state.models.find((model) => model.refused)?.refused;
-  const coming = state.models.some((model) => model.phase === "loading" || model.phase === "warming");
-  if (coming) showStatus("The model is being loaded", "This takes a moment. The page goes on by itself.", true);
+  if (state.models.some(coming)) showStatus("The model is being loaded", "This takes a moment. The page goes on by itself.", true);
   else if (refused) showStatus("The model could not be loaded", refused.detail, false);
   else showStatus("No model is served yet", "Fit one with “transferapp fit”, and put it where the service looks. The page goes on by itself.", true);
   timer = setTimeout(start, LOOK_AGAIN);
@@ -53,21 +56,23 @@ function unready() {
 function showChooser(chosen) {
   const served = state.models.filter((model) => model.version);
   $("chooser").hidden = served.length < 2;
+  const shown = [...$("model").options].map((option) => option.value);
+  if (shown.join("\n") === served.map((model) => model.name).join("\n") && $("model").value === chosen?.name) return;
   $("model").replaceChildren(...served.map(({ name }) => element("option", { value: name, textContent: name, selected: name === chosen?.name })));
 }
 
-async function choose(name) {
-  if (state.model !== name || !state.info) {
-    state.model = name;
+async function choose({ name, version }) {
+  if (state.info?.name !== name || state.info.version !== version) {
     state.info = await read("info", { model: name });
   }
+  state.model = name;
   $("name").textContent = state.models.filter((model) => model.version).length > 1 ? "transferapp" : name;
   $("report").hidden = !state.info.report;
   $("report").href = address("report", { model: name });
   showKnown(state.info);
   if (!state.entries.length) return showPart("start");
   showPart("result");
-  for (const entry of state.entries) if (entry.answer?.model !== name || entry.problem) reset(entry);
+  for (const entry of state.entries) if (entry.asked !== name || RETRY.has(entry.problem?.code)) reset(entry);
   show();
   work();
 }
@@ -109,7 +114,7 @@ function add(files) {
 
 function reset(entry) {
   entry.controller?.abort();
-  return Object.assign(entry, { controller: null, answer: null, problem: null, lookProblem: null, label: null, note: "", waiting: "", explanations: new Map() });
+  return Object.assign(entry, { controller: null, asked: null, answer: null, problem: null, lookProblem: null, label: null, note: "", waiting: "", explanations: new Map() });
 }
 
 function discard(entry) {
@@ -142,7 +147,7 @@ function work() {
 
 async function ask(entry) {
   const { signal } = (entry.controller = new AbortController());
-  const model = state.model;
+  const model = (entry.asked = state.model);
   const { limits } = state.info;
   const onWait = (seconds) => {
     entry.waiting = `The service is busy; asking again in ${Math.ceil(seconds)} s …`;
@@ -283,7 +288,6 @@ addEventListener("drop", (event) => {
 });
 
 $("model").addEventListener("change", async (event) => {
-  state.info = null;
   state.model = event.target.value;
   await start();
 });
@@ -343,5 +347,10 @@ async function copy(source) {
     return document.execCommand("copy");
   }
 }
+
+// Whoever comes back to the tab finds the models as they are by then.
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible" && $("key-card").hidden) start();
+});
 
 start();

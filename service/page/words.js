@@ -52,6 +52,9 @@ export function percent(score) {
   return `${(score * 100).toFixed(1)}\u00a0%`;
 }
 
+/** The same inside a sentence. */
+const share = (score) => percent(score).replace(/^>./, "over ").replace(/^<./, "less than ");
+
 /** A class as people write it: folders are often named with underscores for spaces. */
 export function className(label) {
   return label.replaceAll("_", " ").trim() || label;
@@ -77,8 +80,8 @@ export function lookWords(explanation) {
   if (strongest === 0) return `No single spot speaks for ${name}: covering any part of the picture does not lower its score.`;
   const { center_score: before, lowest_score: after } = explanation;
   const where = `The bright part spoke most for ${name}, above all ${place(explanation.saliency)}.`;
-  if (after > 0.95 * before) return `${where} But no single spot decides: whichever is covered, ${percent(after)} remain.`;
-  return `${where} Covering its most telling spot lowers ${name} from ${percent(before)} to ${percent(after)} in the middle crop.`;
+  if (after > 0.95 * before) return `${where} But no single spot decides: whichever is covered, ${share(after)} remain.`;
+  return `${where} Covering its most telling spot lowers ${name} from ${share(before)} to ${share(after)} in the middle crop.`;
 }
 
 /** Where in a grid its largest value is, as one would say it. */
@@ -96,7 +99,7 @@ export function cropWords(answer, explanation) {
   const name = className(explanation.label);
   const scores = explanation.crops.map((crop) => crop.score);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
-  const agree = high - low < 0.1 ? "They agree." : `Here they range from ${percent(low)} to ${percent(high)} for ${name}.`;
+  const agree = high - low < 0.1 ? "They agree." : `Here they range from ${share(low)} to ${share(high)} for ${name}.`;
   if (answer.views === 1) return `The model judged the middle of the picture alone. Other crops, and mirrored, for comparison: ${agree}`;
   const counted = answer.views === 10 ? "ten crops of the picture: corners and middle, each also mirrored" : "fifty crops of the picture, from close up to far, ten of which are here";
   return `The model looked at ${counted}. It averaged what it found, so that no single crop decides. ${agree}`;

@@ -45,7 +45,7 @@ class Tab:
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda message: self._note(message))
+        self.page.on("console", self._note)
         self.page.goto(f"{served.client.base_url}/")
 
     def _note(self, message: Any) -> None:
@@ -132,9 +132,13 @@ def test_a_picture_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Se
     third = pixels.shape[1] // 3
     assert pixels[:, :third, 3].mean() < pixels[:, -third:, 3].mean() - 30  # the shade lies on what is not red
     assert page.locator(".crop").count() == 10
-    upper_left = page.locator(".crop canvas").first.evaluate("c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]")
+    upper_left = page.locator(".crop canvas").first.evaluate(
+        "c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]"
+    )
     np.testing.assert_allclose(upper_left, [*COLOURS["red"], 255], atol=2)
-    mirrored = page.locator(".crop canvas").nth(6).evaluate("c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]")
+    mirrored = (
+        page.locator(".crop canvas").nth(6).evaluate("c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]")
+    )
     np.testing.assert_allclose(mirrored, [*COLOURS["blue"], 255], atol=2)  # upper right, flipped
 
     page.locator(".bar", has_text="blue").click()
@@ -199,9 +203,10 @@ def test_a_picture_can_be_pasted_and_dropped(service: Served, tab: Callable[...,
             const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
             carried.items.add(new File([bytes], "image.png", { type: "image/png" }));
             const options = { bubbles: true, cancelable: true };
-            if (way === "paste") return document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried, ...options }));
-            for (const type of ["dragenter", "dragover", "drop"])
-                document.body.dispatchEvent(new DragEvent(type, { dataTransfer: carried, ...options }));
+            const events = way === "paste"
+                ? [new ClipboardEvent("paste", { clipboardData: carried, ...options })]
+                : ["dragenter", "dragover", "drop"].map((type) => new DragEvent(type, { dataTransfer: carried, ...options }));
+            for (const event of events) document.body.dispatchEvent(event);
         }""",
         [way, base64.b64encode(halves("green", "red")).decode()],
     )
@@ -263,9 +268,7 @@ def test_too_many_pictures_and_no_network_are_said_with_what_to_do(
     api.expect(opened.page.locator("#problem-title")).to_have_text("The service cannot be reached")
 
 
-def test_a_picture_over_the_limits_is_made_smaller_first(
-    serve: Callable[..., Served], tab: Callable[..., Tab]
-) -> None:
+def test_a_picture_over_the_limits_is_made_smaller_first(serve: Callable[..., Served], tab: Callable[..., Tab]) -> None:
     heavy = noise(400)
     opened = tab(serve(max_body_bytes=200_000))
     assert len(heavy) > 200_000
@@ -306,7 +309,7 @@ def test_of_several_models_one_can_be_chosen(
     make_tiny_bundle(tmp_path / "german", ("rot", "grün", "blau"), report="<p>Bericht</p>")
     served = serve(models=tmp_path)
     opened = tab(served)
-    opened.page.reload()
+    api.expect(opened.page.locator("#chooser")).to_be_visible()  # although the second one was loaded after the page
     opened.give(paint("green"))
     assert opened.answered()[0][0] == "green"
     api.expect(opened.page.locator("#report")).to_be_hidden()
@@ -355,7 +358,7 @@ def test_the_page_waits_for_a_model_and_goes_on_by_itself(
     assert opened.answered()[0][0] == "green"
 
 
-@pytest.mark.parametrize("name", ["dog.jpg", "my dog's \"best\"; day.jpg", "-$(x) `y`.png"])
+@pytest.mark.parametrize("name", ["dog.jpg", 'my dog\'s "best"; day.jpg', "-$(x) `y`.png"])
 def test_the_command_is_one_that_a_shell_takes_as_meant(service: Served, tab: Callable[..., Tab], name: str) -> None:
     opened = tab(service, permissions=["clipboard-read", "clipboard-write"])
     opened.give(paint(), name=name)
