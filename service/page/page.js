@@ -73,7 +73,7 @@ async function choose({ name, version }) {
   if (!state.entries.length) return showPart("start");
   showPart("result");
   for (const entry of state.entries) if (entry.asked !== name || RETRY.has(entry.problem?.code)) reset(entry);
-  show();
+  select(state.selected); // and find out what the answer rests on, if that was kept from it
   work();
 }
 
@@ -114,6 +114,7 @@ function add(files) {
 
 function reset(entry) {
   entry.controller?.abort();
+  entry.looking?.abort();
   return Object.assign(entry, { controller: null, asked: null, answer: null, problem: null, lookProblem: null, label: null, note: "", waiting: "", explanations: new Map() });
 }
 
@@ -197,11 +198,13 @@ function said(entry) {
 
 /** Find out where the model looked for a class, unless that is known. */
 async function explain(entry, label) {
+  if (entry.label === label && entry.looking && !entry.looking.signal.aborted) return; // it is being found out
   entry.looking?.abort();
   Object.assign(entry, { label, lookProblem: null });
   refresh(entry);
   if (entry.explanations.has(label)) return;
-  const { signal } = (entry.looking = new AbortController());
+  const looking = (entry.looking = new AbortController());
+  const { signal } = looking;
   const { answer } = entry;
   try {
     const found = await send("explain", { label, model: answer.model }, entry.blob, signal);
@@ -210,6 +213,8 @@ async function explain(entry, label) {
     if (signal.aborted) return;
     if (error.problem?.code === "unauthorized") return askForKey();
     entry.lookProblem = error.problem ?? { code: "internal", detail: String(error) };
+  } finally {
+    if (entry.looking === looking) entry.looking = null;
   }
   refresh(entry);
 }

@@ -345,6 +345,14 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_sent(
     assert Path(download.value.path()).read_text() == "<p>All of it</p>"
     page.reload()
     api.expect(page.locator("#start")).to_be_visible()
+    # A key that is withdrawn is asked for again, and the picture goes on where it was.
+    page.evaluate("sessionStorage.clear()")
+    opened.give(halves("green", "red"))
+    api.expect(page.locator("#key")).to_be_focused()
+    page.keyboard.type(KEY)
+    page.keyboard.press("Enter")
+    assert opened.answered()[0][0] == "green"
+    opened.explained("green")
 
 
 def test_the_page_waits_for_a_model_and_goes_on_by_itself(
