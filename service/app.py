@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service import operations, problems
+from service import operations, page, problems
 from service.context import RequestContext
 from service.gate import OPEN_PATHS, Gate
 from service.limits import BodyLimits
@@ -50,10 +50,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.models = Models(settings, app.state.metrics)
     app.state.limits = _limits(settings)
     app.include_router(router)
+    app.include_router(page.router)
     app.include_router(operations.router)
     problems.install(app, app.state.limits)
     # The last one added is the outermost: it sees every request first and every answer last.
     app.add_middleware(Gate, keys=settings.api_keys, rate=settings.rate_limit, burst=settings.rate_burst)
+    app.add_middleware(page.Page)
     app.add_middleware(
         BodyLimits,
         max_bytes=settings.max_body_bytes,

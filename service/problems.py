@@ -61,6 +61,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "too_many_files": Kind(422, "Too many pictures", "Send them in several requests"),
     "label": Kind(422, "No such class", "GET /info lists the classes, or leave it out for the most probable one"),
     "model_not_found": Kind(404, "No such model", "GET /models lists what there is"),
+    "report_not_found": Kind(404, "The model has no report", "GET /info describes the model, too"),
     "unauthorized": Kind(
         401, "A key is needed", "Send one of the service's keys as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
     ),

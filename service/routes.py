@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from service.answers import Answerer
 from service.models import Models
+from service.page import has_report
 from service.problems import documented
 from service.schemas import (
     MAX_TOP_K,
@@ -252,6 +253,7 @@ async def info(request: Request, model: Model = None) -> Info:
         metrics=manifest.get("metrics"),
         backbone=manifest.get("backbone"),
         created=manifest.get("created"),
+        report=has_report(manifest),
         limits=Limits(
             max_body_bytes=settings.max_body_bytes,
             max_pixels=predictor.limits.max_pixels,

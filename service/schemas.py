@@ -203,4 +203,5 @@ class Info(_Answer):
     metrics: Any = Field(None, description="How the model did when it was tested, as its bundle records it.")
     backbone: Any = Field(None, description="The pretrained network it was made from.", examples=["efficientnet_lite0"])
     created: str | None = Field(None, examples=["2026-01-31T12:00:00+00:00"])
+    report: bool = Field(description="Whether GET /report shows how it was made.")
     limits: Limits

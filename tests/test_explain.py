@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp.errors import UsageError
-from transferapp.explain import FORWARD_PASSES, GRID, explain, saliency
+from transferapp.explain import FORWARD_PASSES, GRID, explain, log_odds, saliency
 from transferapp.predict import Predictor
 
 
@@ -86,11 +86,12 @@ def test_a_class_that_is_none(predictor: Predictor) -> None:
 
 
 def test_the_arithmetic_by_hand() -> None:
-    occluded = np.full((GRID + 1, GRID + 1), 0.5, np.float32)
-    occluded[2, 3] = 0.2  # the patch that covers rows 1-2 and columns 2-3
-    occluded[0, 0] = 0.3  # overhangs: covers one cell
-    occluded[5, 5] = 0.9  # a rise counts as nothing
-    cells = saliency(0.5, occluded)
+    probability = np.full((GRID + 1, GRID + 1), 0.5, np.float32)
+    probability[2, 3] = 0.2  # the patch that covers rows 1-2 and columns 2-3
+    probability[0, 0] = 0.3  # overhangs: covers one cell
+    probability[5, 5] = 0.9  # a rise counts as nothing
+    occluded = np.stack([(1 - probability) / 2, probability, (1 - probability) / 2], axis=-1)
+    cells = saliency(log_odds(np.array([0.25, 0.5, 0.25]), 1), log_odds(occluded, 1))
     largest, smaller = np.log(0.8 / 0.2), np.log(0.7 / 0.3)
     expected = np.zeros((GRID, GRID))
     expected[1:3, 2:4] = 1
@@ -99,6 +100,22 @@ def test_the_arithmetic_by_hand() -> None:
 
 
 def test_certainty_is_no_infinity() -> None:
-    cells = saliency(1.0, np.zeros((GRID + 1, GRID + 1), np.float32))
+    occluded = np.zeros((GRID + 1, GRID + 1, 2), np.float32)
+    occluded[..., 1] = 1
+    cells = saliency(log_odds(np.array([1.0, 0.0]), 0), log_odds(occluded, 0))
     assert np.isfinite(cells).all()
     assert cells.max() == 1
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["the sure class", "the one that it is not"])
+def test_scores_that_look_alike_near_one_are_told_apart(index: int) -> None:
+    sure = np.array([1.0, 1e-8], np.float32)  # 1 - 1e-8 is 1 in single precision
+    less, least = np.array([1.0, 1e-6], np.float32), np.array([1 - 1e-5, 1e-5], np.float32)
+    order = [float(log_odds(scores, index)) for scores in (sure, less, least)]
+    steps = np.diff(order if index else order[::-1])
+    np.testing.assert_allclose(sorted(steps), [np.log(10), np.log(100)], rtol=1e-4)
+
+
+def test_what_the_arithmetic_alone_makes_is_no_map() -> None:
+    whole = log_odds(np.array([0.9, 0.1]), 0)
+    assert not saliency(whole, np.full((GRID + 1, GRID + 1), whole - 1e-5)).any()

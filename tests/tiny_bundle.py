@@ -47,7 +47,7 @@ def colour_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: bo
 
 
 def make_tiny_bundle(
-    path: Path, class_names: Sequence[str] = ("red", "green", "blue"), *, broken: bool = False
+    path: Path, class_names: Sequence[str] = ("red", "green", "blue"), *, broken: bool = False, report: str = ""
 ) -> Path:
     """Write a bundle that tells colours apart.
 
@@ -55,12 +55,15 @@ def make_tiny_bundle(
         path: The folder to make, or to replace if a bundle is there.
         class_names: Two or more; the first three are found in red, green and blue pictures.
         broken: Whether its network answers NaN for coloured pictures.
+        report: The HTML of its report; "" for none.
 
     Returns:
         `path`.
     """
     with writing(path) as staging:
         save_converted(colour_network(len(class_names), broken=broken), staging / "model.xml")
+        if report:
+            (staging / "report.html").write_text(report, encoding="utf-8")
         write_manifest(
             staging,
             {

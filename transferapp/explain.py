@@ -30,8 +30,12 @@ FORWARD_PASSES = 10 + (GRID + PATCH_CELLS - 1) ** 2
 """Crops that go through the network: the ten views, and a patch at every place where it covers at least one cell."""
 
 _CHUNK = 10
-_SURE = 1e-4
-"""Probabilities are taken as no closer to 0 and 1 than this: beyond it log-odds are noise of the arithmetic."""
+_LEAST = 1e-9
+"""Probabilities are taken as no less than this, so that certainty is no infinity. A softmax in single precision tells them
+apart far below it: what it cannot do is come close to 1, which is why log-odds are never computed from 1 - p."""
+
+_NOISE = 1e-3
+"""Falls in log-odds that are together no more than this are the arithmetic's own: nothing was found."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = N
     mean = scores.mean(axis=0)
     index = int(np.argmax(mean)) if label is None else predictor.class_names.index(label)
     center = views.index(center_view(picture.image.size, predictor.image_size))
-    occluded = _occluded_scores(predictor, crops[center], index)
+    occluded = _occluded_scores(predictor, crops[center])
     finished = time.perf_counter()
     across, down = (o / d for o, d in zip(picture.original_size, picture.image.size, strict=True))
 
@@ -116,9 +120,9 @@ def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = N
         label=predictor.class_names[index],
         score=float(mean[index]),
         box=box(views[center]),
-        saliency=saliency(float(scores[center, index]), occluded),
+        saliency=saliency(log_odds(scores[center], index), log_odds(occluded, index)),
         center_score=float(scores[center, index]),
-        lowest_score=float(min(occluded.min(), scores[center, index])),
+        lowest_score=float(min(occluded[..., index].min(), scores[center, index])),
         crops=tuple(Crop(box(v), v.mirror, float(s)) for v, s in zip(views, scores[:, index], strict=True)),
         size=picture.original_size,
         notes=picture.notes,
@@ -138,39 +142,51 @@ def check_label(predictor: Predictor, label: str | None) -> None:
         )
 
 
-def saliency(score: float, occluded: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The importance of each cell, from scores under patches.
+def log_odds(scores: npt.NDArray[np.floating], index: int) -> npt.NDArray[np.float64]:
+    """How much speaks for a class: the logarithm of its probability over that of all others together.
+
+    Of two scores that both round to 1 this still says which is surer, and by how much.
 
     Args:
-        score: The class's probability with nothing covered.
-        occluded: Its probability with the patch's last row and column at each cell: shape (n, n), n of GRID + PATCH_CELLS - 1.
+        scores: Probabilities, shape (..., num_classes).
+        index: The class.
 
     Returns:
-        Shape (GRID, GRID): the mean fall in log-odds over the patches that cover a cell, rises counted as 0, over the largest.
+        Shape (...); finite whatever the scores.
     """
-    falls = np.maximum(_log_odds(np.asarray(score)) - _log_odds(occluded), 0.0)
+    exact = np.asarray(scores, np.float64)
+    others = np.delete(exact, index, axis=-1).sum(axis=-1)
+    odds: npt.NDArray[np.float64] = np.log(np.maximum(exact[..., index], _LEAST)) - np.log(np.maximum(others, _LEAST))
+    return odds
+
+
+def saliency(whole: npt.NDArray[np.float64], occluded: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The importance of each cell, from log-odds under patches.
+
+    Args:
+        whole: The class's log-odds with nothing covered: a scalar.
+        occluded: Its log-odds with the patch's last row and column at each cell: shape (n, n), n of GRID + PATCH_CELLS - 1.
+
+    Returns:
+        Shape (GRID, GRID): the mean fall over the patches that cover a cell, rises counted as 0, over the largest.
+    """
+    falls = np.maximum(whole - occluded, 0.0)
     cells: npt.NDArray[np.float64] = np.zeros((GRID, GRID))
     for down in range(PATCH_CELLS):
         for across in range(PATCH_CELLS):
             cells += falls[down : down + GRID, across : across + GRID]
     largest = cells.max()
-    return cells / largest if largest > 0 else cells
+    return cells / largest if largest > _NOISE else np.zeros_like(cells)
 
 
-def _log_odds(probability: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    bounded = np.clip(np.asarray(probability, np.float64), _SURE, 1 - _SURE)
-    odds: npt.NDArray[np.float64] = np.log(bounded) - np.log1p(-bounded)
-    return odds
-
-
-def _occluded_scores(predictor: Predictor, crop: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.float32]:
-    """The class's probability with the patch in each place, row by row; some places overhang the crop's edges."""
+def _occluded_scores(predictor: Predictor, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Every class's probability with the patch in each place, shape (n, n, num_classes); some places overhang the edges."""
     height, width = predictor.image_size
     rows, columns = (np.linspace(0, side, GRID + 1).round().astype(int) for side in (height, width))
     colour = crop.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     side = GRID + PATCH_CELLS - 1
     places = [(i // side, i % side) for i in range(side * side)]
-    found = np.empty(len(places), np.float32)
+    found = np.empty((len(places), len(predictor.class_names)), np.float32)
     batch = np.empty((_CHUNK, *crop.shape), np.uint8)  # filled anew for each pass, so that memory stays flat
     for start in range(0, len(places), _CHUNK):
         part = places[start : start + _CHUNK]
@@ -178,5 +194,5 @@ def _occluded_scores(predictor: Predictor, crop: npt.NDArray[np.uint8], index: i
         for covered, (down, across) in zip(batch, part, strict=False):
             top, left = max(down - PATCH_CELLS + 1, 0), max(across - PATCH_CELLS + 1, 0)
             covered[rows[top] : rows[min(down + 1, GRID)], columns[left] : columns[min(across + 1, GRID)]] = colour
-        found[start : start + len(part)] = predictor.probabilities(batch[: len(part)])[:, index]
-    return found.reshape(side, side)
+        found[start : start + len(part)] = predictor.probabilities(batch[: len(part)])
+    return found.reshape(side, side, -1)

@@ -1,0 +1,215 @@
+"""The page at `/` as files: what is sent with them, what is in them, and the bundle's report beside them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.page import FOLDER, PAGE_POLICY, assets, report_policy
+from service.problems import PROBLEMS
+from tests.service.conftest import Served, paint, wait_for
+from tests.service.test_service_problems import check
+from tests.tiny_bundle import make_tiny_bundle
+
+KEY = "some-key-0123456789"
+REPORT = "<!DOCTYPE html><html><head><style>p { color: red }</style></head><body><p>All of it</p></body></html>"
+SOURCES = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.iterdir()}
+
+
+@pytest.mark.parametrize("path", sorted(assets()))
+def test_each_file_comes_with_its_type_and_a_policy_that_lets_nothing_foreign_in(service: Served, path: str) -> None:
+    answer = service.client.get(path)
+    assert answer.status_code == 200
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' blob: data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "camera=()" in answer.headers["permissions-policy"]
+    kinds = {"": "text/html", "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+    assert answer.headers["content-type"].startswith(kinds[path.rpartition("/")[2].rpartition(".")[2]])
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js"])
+def test_a_browser_that_has_the_file_gets_304(service: Served, path: str) -> None:
+    first = service.client.get(path)
+    tag = first.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = service.client.get(path, headers={"if-none-match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == tag
+        assert again.headers["content-security-policy"] == PAGE_POLICY
+    assert service.client.get(path, headers={"if-none-match": '"other"'}).content == first.content
+    assert first.headers["cache-control"] == "no-cache"
+
+
+def test_head_says_what_get_would(service: Served) -> None:
+    got, asked = service.client.get("/"), service.client.head("/")
+    assert (asked.status_code, asked.content) == (200, b"")
+    changing = {"date", "x-request-id"}
+    assert {k: v for k, v in asked.headers.items() if k not in changing} == {
+        k: v for k, v in got.headers.items() if k not in changing
+    }
+
+
+def test_other_methods_are_refused(service: Served) -> None:
+    answer = service.client.post("/", content=b"x")
+    check(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+def test_what_is_no_file_of_the_page_is_not_found(service: Served) -> None:
+    for path in ("/page", "/page/", "/page/index.html", "/page/../page.py", "/page/%2e%2e/page.py"):
+        assert service.client.get(path).status_code == 404
+
+
+class _Markup(HTMLParser):
+    """Collects what a policy is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.inline: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.references += [value for name in ("src", "href") if (value := given.get(name))]
+        self.ids += [value for name in ("id",) if (value := given.get(name))]
+        if tag == "style" or (tag == "script" and "src" not in given) or "style" in given:
+            self.inline.append(tag)
+        self.inline += [name for name in given if name.startswith("on")]
+
+
+def test_the_html_has_nothing_inline_and_refers_to_nothing_outside() -> None:
+    markup = _Markup()
+    markup.feed(SOURCES["index.html"])
+    assert markup.inline == []
+    served = {path.removeprefix("/") for path in assets()}
+    assert set(markup.references) <= served | {"docs", "report"}  # relative: a proxy may have put all below a prefix
+    assert "page/page.js" in markup.references
+    assert len(markup.ids) == len(set(markup.ids))
+
+
+def test_styles_and_scripts_load_nothing_from_outside_and_make_no_markup_of_text() -> None:
+    for name, source in SOURCES.items():
+        found = set(re.findall(r"https?://[^\s\"'`)]+", source)) - {"http://www.w3.org/2000/svg"}
+        assert not found, f"{name}: {found}"
+    assert not re.search(r"@import|url\(", SOURCES["page.css"])
+    for name, source in SOURCES.items():
+        if name.endswith(".js"):
+            assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(", source)
+            imported = re.findall(r'from "\./([^"]+)"', source)
+            assert all(f"/page/{module}" in assets() for module in imported)
+
+
+def test_scripts_name_only_elements_that_there_are() -> None:
+    ids = set(re.findall(r'\bid="([^"]+)"', SOURCES["index.html"]))
+    named = {name for source in SOURCES.values() for name in re.findall(r'\$\("([^"]+)"\)', source)}
+    assert named
+    assert named <= ids
+
+
+def test_the_wheel_takes_every_file_along() -> None:
+    root = FOLDER.parents[1]
+    declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packed = {file for pattern in declared["package-data"]["service"] for file in (root / "service").glob(pattern)}
+    assert set(FOLDER.iterdir()) <= packed
+
+
+def test_every_problem_of_a_picture_has_plain_words() -> None:
+    table = SOURCES["words.js"].partition("const ADVICE = {")[2].partition("};")[0]
+    worded = set(re.findall(r"^  (\w+): \[", table, re.MULTILINE))
+    assert worded - {"network"} <= set(PROBLEMS)
+    not_for_people = {
+        *("views", "top_k", "missing_file", "too_many_files", "label", "report_not_found", "invalid_request"),
+        *("malformed_body", "bad_request", "unsupported_media_type", "not_found", "method_not_allowed"),
+    }
+    assert set(PROBLEMS) - worded == not_for_people
+
+
+def test_the_page_needs_no_key_and_the_report_does(serve: Callable[..., Served]) -> None:
+    served = serve(api_keys=KEY)
+    for path in assets():
+        assert served.client.get(path).status_code == 200
+    check(served.client.get("/report"), 401, "unauthorized")
+    check(served.client.get("/report", headers={"x-api-key": KEY}), 404, "report_not_found")
+
+
+def test_the_page_counts_as_no_picture(serve: Callable[..., Served]) -> None:
+    served = serve(rate_limit=0.01, rate_burst=1)
+    for path in [*assets(), *assets()]:
+        assert served.client.get(path).status_code == 200
+    assert served.predict(paint(), views=1).status_code == 200
+
+
+def test_the_page_is_counted_under_its_own_paths(serve: Callable[..., Served]) -> None:
+    served = serve()
+    served.client.get("/page/page.css")
+    counted = served.client.get("/metrics").text
+    assert 'transferapp_requests_total{route="/page/page.css",status="200"} 1.0' in counted
+
+
+# The report
+
+
+@pytest.fixture
+def reported(serve: Callable[..., Served], tmp_path: Path) -> Served:
+    make_tiny_bundle(tmp_path / "bare")
+    make_tiny_bundle(tmp_path / "told", report=REPORT)
+    served = serve(models=tmp_path, default_model="told", watch_seconds=0)
+    wait_for(lambda: served.client.get("/readyz").status_code == 200)
+    return served
+
+
+def test_a_report_is_served_as_it_was_written_and_may_do_nothing(reported: Served) -> None:
+    answer = reported.client.get("/report")
+    assert answer.text == REPORT
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    digest = base64.b64encode(hashlib.sha256(b"p { color: red }").digest()).decode()
+    assert policy["default-src"] == "'none'"
+    assert policy["style-src"] == f"'sha256-{digest}'"
+    assert "script-src" not in policy
+    assert "allow-scripts" not in policy["sandbox"]
+    assert reported.client.get("/info").json()["report"] is True
+
+
+def test_a_report_without_styles_is_allowed_none() -> None:
+    assert "style-src 'none'" in report_policy(b"<p>plain</p>")
+
+
+def test_the_report_is_cached_and_head_has_no_body(reported: Served) -> None:
+    tag = reported.client.get("/report").headers["etag"]
+    assert reported.client.get("/report", headers={"if-none-match": tag}).status_code == 304
+    head = reported.client.head("/report", params={"model": "told"})
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(REPORT)))
+
+
+def test_a_bundle_without_a_report_says_so(reported: Served) -> None:
+    check(reported.client.get("/report", params={"model": "bare"}), 404, "report_not_found")
+    assert reported.client.get("/info", params={"model": "bare"}).json()["report"] is False
+    check(reported.client.get("/report", params={"model": "none"}), 404, "model_not_found")
+
+
+def test_a_report_that_was_altered_is_not_shown(reported: Served, tmp_path: Path) -> None:
+    (tmp_path / "told" / "report.html").write_text(REPORT.replace("All", "None"), encoding="utf-8")
+    answer: httpx.Response = reported.client.get("/report")
+    check(answer, 404, "report_not_found")
+    assert str(tmp_path) not in answer.text
