@@ -25,11 +25,14 @@ install: $(READY)  ## Build .venv with the pinned packages.
 demo: $(READY)  ## Fit, predict and serve on real pictures; DATA=DIR for your own.
 	$(BIN)/python scripts/demo.py $(if $(DATA),"$(DATA)")
 
+# Two processes, each of which takes whole files: most of a test is one thread of Python, but what it starts may take 2 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)  ## Run every test.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)  ## Run the tests that take no training.
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)  ## Check style and formatting.
 	$(BIN)/ruff check .

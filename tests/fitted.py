@@ -1,7 +1,7 @@
 """Drawings that a pretrained network can tell apart, and a real fit on them that many tests look at.
 
 The fit runs as a person would run it: `transferapp fit` in a process of its own, with a cache of its own. It happens once in
-a test run, and only if a test asks for it.
+a test run, and only if a test asks for it; the processes among which pytest-xdist divides a run share it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
@@ -134,24 +135,37 @@ class Fitted:
     stderr: str
 
 
+_WORKPLACE = "TESTS_WORKPLACE"
+"""The variable by which the processes of a run know its folder. The first one, which starts the others, makes it."""
+
+
 @functools.cache
 def workplace() -> Path:
     """A folder for this test run, deleted when it ends."""
-    folder = Path(tempfile.mkdtemp(prefix="transferapp-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    if _WORKPLACE not in os.environ:
+        os.environ[_WORKPLACE] = tempfile.mkdtemp(prefix="transferapp-tests-")
+        atexit.register(shutil.rmtree, os.environ[_WORKPLACE], ignore_errors=True)
+    return Path(os.environ[_WORKPLACE])
 
 
 @functools.cache
 def pictures() -> Path:
     """The class folders."""
-    return draw_folders(workplace() / "drawings")
+    folder = workplace() / "drawings"
+    with FileLock(workplace() / "drawings.lock"):
+        if not folder.exists():
+            draw_folders(folder)
+    return folder
 
 
 @functools.cache
 def fitted() -> Fitted:
     """The fit."""
-    bundle = workplace() / "models" / "drawings"
-    done = transferapp("fit", "--data", pictures(), "--out", bundle, "--backbone", BACKBONE)
-    assert done.returncode == 0, done.stderr
-    return Fitted(bundle, pictures(), done.stdout, done.stderr)
+    bundle, stdout, stderr = (workplace() / "models" / "drawings", workplace() / "stdout", workplace() / "stderr")
+    with FileLock(workplace() / "fit.lock"):
+        if not bundle.exists():
+            done = transferapp("fit", "--data", pictures(), "--out", bundle, "--backbone", BACKBONE)
+            assert done.returncode == 0, done.stderr
+            stdout.write_text(done.stdout, encoding="utf-8", errors="surrogateescape")
+            stderr.write_text(done.stderr, encoding="utf-8", errors="surrogateescape")
+    return Fitted(bundle, pictures(), stdout.read_text(encoding="utf-8"), stderr.read_text(encoding="utf-8"))

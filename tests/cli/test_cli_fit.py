@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fitted import BACKBONE, DRAWINGS, PER_CLASS, Fitted, drawing, environment, transferapp, workplace
+from tests.fitted import BACKBONE, DRAWINGS, PER_CLASS, Fitted, drawing, environment, transferapp
 from tests.fitted import draw_folders as draw
 from transferapp.bundle import read_bundle
 from transferapp.evaluation.parity import MAX_DIFFERENCE
@@ -29,9 +29,9 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def fresh() -> Path:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawings that the fit has not seen."""
-    return draw(workplace() / "fresh", per_class=8, seed=7)
+    return draw(tmp_path_factory.mktemp("unseen") / "fresh", per_class=8, seed=7)
 
 
 def test_a_fit_shows_its_decision_and_how_good_it_is(fit: Fitted) -> None:

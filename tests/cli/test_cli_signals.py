@@ -52,7 +52,7 @@ class Running:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def end(self, seconds: float = 60) -> tuple[int, list[str]]:
+    def end(self, seconds: float = 120) -> tuple[int, list[str]]:
         """Its exit code, and what it said from now on."""
         _, errors = self.process.communicate(timeout=seconds)
         return self.process.returncode, errors.splitlines()
@@ -95,10 +95,10 @@ def test_a_second_signal_ends_what_the_first_does_not() -> None:
         "def stuck():\n"
         "    try:\n"
         "        print('working', flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "    finally:\n"
         "        print('tidying up', flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "backbones.command.callback = lambda as_json: stuck()\n"
         "main.main(['backbones'])\n"
     )
@@ -113,7 +113,7 @@ def test_a_second_signal_ends_what_the_first_does_not() -> None:
     for expected in ("working\n", "tidying up\n"):
         assert process.stdout.readline() == expected
         process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(60) == 130
     process.stdout.close()
 
 
@@ -128,7 +128,7 @@ def test_a_signal_that_strikes_in_a_finaliser_is_not_lost(number: int) -> None:
         "        time.sleep(5)\n"
         "def work():\n"
         "    Finalised()\n"
-        "    time.sleep(30)\n"
+        "    time.sleep(600)\n"
         "backbones.command.callback = lambda as_json: work()\n"
         "main.main(['backbones'])\n"
     )
@@ -138,7 +138,7 @@ def test_a_signal_that_strikes_in_a_finaliser_is_not_lost(number: int) -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=120,
         check=False,
     )
     assert (ended.returncode, ended.stderr.splitlines()) == (CODES[number], [SAID[number]])

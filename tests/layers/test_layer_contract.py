@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.networks import draws_in_training
 from transferapp.engine import OpenVINOEngine, convert
 from transferapp.layers import DropConnect, FractionalMaxPooling2D, Maxout, StochasticDepth
 
@@ -158,10 +159,9 @@ def test_the_seed_decides_what_is_left_to_chance(case: Case) -> None:
 
 @every_case
 def test_on_average_training_gives_what_prediction_gives(case: Case) -> None:
-    layer = case.make(7)
-    x = case.on(noise(case, 64))
-    predicted = case.summary(np.asarray(layer(x, training=False)))
-    trained = np.stack([case.summary(np.asarray(layer(x, training=True))) for _ in range(300)]).astype(np.float64)
+    model, x = model_of(case, case.make(7)), noise(case, 64)
+    predicted = case.summary(np.asarray(model(x, training=False)))
+    trained = np.stack([case.summary(given) for given in draws_in_training(model, x, 300)]).astype(np.float64)
     if not case.random:
         np.testing.assert_allclose(trained.mean(axis=0), predicted, rtol=1e-5, atol=1e-6)
         return

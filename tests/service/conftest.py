@@ -22,6 +22,9 @@ from tests.tiny_bundle import make_tiny_bundle
 
 COLOURS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
 
+PATIENCE = 60.0
+"""Seconds after which a test gives up on something that takes a moment: many, for the machine may be busy with other work."""
+
 Paint = Callable[..., bytes]
 
 
@@ -44,7 +47,7 @@ class Served:
         self.server = build_server(self.app, settings)
         self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
         self._thread.start()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.address[1]}", timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.address[1]}", timeout=PATIENCE)
 
     def predict(self, picture: bytes, **parameters: Any) -> httpx.Response:
         """Send the picture as the body."""
@@ -63,7 +66,7 @@ class Served:
         self._thread.join()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Poll until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -112,7 +115,7 @@ class Gate:
 
     def __call__(self, source: bytes, **options: Any) -> Any:
         self.calls.append(source)
-        assert self._open.wait(20)
+        assert self._open.wait(PATIENCE)
         return self._predict(source, **options)
 
     def open(self) -> None:

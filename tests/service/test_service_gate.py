@@ -15,7 +15,7 @@ from service import gate as gate_module
 from service.gate import Buckets
 from service.model import Phase
 from service.settings import Settings, read_settings
-from tests.service.conftest import Served, paint
+from tests.service.conftest import PATIENCE, Served, paint
 from tests.service.test_service_problems import check
 from transferapp.errors import UsageError
 
@@ -60,7 +60,7 @@ def test_each_key_opens_in_either_header(keyed: Served, key: str) -> None:
 
 
 def test_a_request_without_a_key_is_answered_before_its_body_has_come(keyed: Served) -> None:
-    with socket.create_connection(keyed.address, timeout=10) as connection:
+    with socket.create_connection(keyed.address, timeout=PATIENCE) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 401")
 
@@ -105,7 +105,7 @@ def test_beyond_the_rate_429(serve: Callable[..., Served]) -> None:
     assert 90 <= int(answer.headers["retry-after"]) <= 100
     for path in ("/livez", "/readyz", "/info", "/models", "/metrics"):
         assert served.client.get(path).status_code == 200
-    with socket.create_connection(served.address, timeout=10) as connection:
+    with socket.create_connection(served.address, timeout=PATIENCE) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 429")
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.model import ModelSlot, Phase, find_bundles
-from tests.service.conftest import Served, paint, wait_for
+from tests.service.conftest import PATIENCE, Served, paint, wait_for
 from tests.service.test_service_problems import check
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp.errors import BundleError
@@ -22,11 +22,11 @@ def test_from_loading_over_warming_to_ready(serve: Callable[..., Served], monkey
     may_build, may_warm = threading.Event(), threading.Event()
 
     def slow_build(slot: ModelSlot) -> Predictor:
-        assert may_build.wait(10)
+        assert may_build.wait(PATIENCE)
         return build(slot)
 
     def slow_warm(slot: ModelSlot, predictor: Predictor) -> None:
-        assert may_warm.wait(10)
+        assert may_warm.wait(PATIENCE)
         warm(slot, predictor)
 
     monkeypatch.setattr(ModelSlot, "_build", slow_build)

@@ -6,21 +6,22 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from service import limits
-from tests.service.conftest import Gate, Served, paint, wait_for
+from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 
 MIB = 1 << 20
-ORDINARY = 6.0
-"""Seconds. The settings' own deadlines are eight: what ends sooner, ends by the shorter one that the test has set."""
+NEVER: dict[str, Any] = {"header_seconds": 600, "body_seconds": 600, "keep_alive_seconds": 600}
+"""Deadlines out of reach: what ends a connection is the one that a test sets shorter."""
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
 def connect(served: Served) -> socket.socket:
-    return socket.create_connection(served.address, timeout=10)
+    return socket.create_connection(served.address, timeout=PATIENCE)
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -89,28 +90,29 @@ def test_an_endless_chunked_body_leaves_memory_flat(
 
 def test_a_slow_body_is_cut(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LINGER_SECONDS", 0.1)
-    served = serve(body_seconds=0.3)
+    served = serve(**{**NEVER, "body_seconds": 0.3})
     with connect(served) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
-        started = time.monotonic()
-        for _ in range(8):
-            connection.sendall(b"x")
-            time.sleep(0.05)
+        try:
+            for _ in range(8):
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        except OSError:  # already cut
+            pass
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"body_too_slow" in answer
-    assert time.monotonic() - started < ORDINARY
     assert served.predict(paint()).status_code == 200
 
 
 def test_a_body_that_keeps_coming_earns_time(serve: Callable[..., Served]) -> None:
-    served = serve(body_seconds=0.2, body_min_rate=1000)
+    served = serve(body_seconds=1, body_min_rate=1000)
     picture = paint(size=(64, 64), form="BMP")  # 12 kB earn 12 seconds
 
     def drip() -> Iterator[bytes]:
         for start in range(0, len(picture), 3000):
             yield picture[start : start + 3000]
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     answer = served.client.post("/predict", content=drip(), headers={"content-type": "image/bmp"})
     assert answer.status_code == 200
@@ -118,24 +120,24 @@ def test_a_body_that_keeps_coming_earns_time(serve: Callable[..., Served]) -> No
 
 @pytest.mark.parametrize("first", [b"", b"GET /rea", b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_slow_headers_are_cut(serve: Callable[..., Served], first: bytes) -> None:
-    served = serve(header_seconds=0.3)
+    served = serve(**{**NEVER, "header_seconds": 0.3})
+    started = time.monotonic()
     with connect(served) as connection:
         connection.sendall(first)
-        started = time.monotonic()
         assert read_all(connection) == b""
-        assert 0.2 < time.monotonic() - started < ORDINARY
+        assert time.monotonic() - started > 0.2
 
 
 def test_slow_headers_of_a_later_request_are_cut(serve: Callable[..., Served]) -> None:
-    served = serve(header_seconds=0.3, keep_alive_seconds=60)
+    served = serve(**{**NEVER, "header_seconds": 1})
     with connect(served) as connection:
         assert ask_ready(connection)
-        time.sleep(0.5)  # a quiet connection is none of its business
+        time.sleep(1.3)  # a quiet connection is none of its business
         assert ask_ready(connection)
-        connection.sendall(b"GET /")
         started = time.monotonic()
+        connection.sendall(b"GET /")
         assert read_all(connection) == b""
-        assert 0.2 < time.monotonic() - started < ORDINARY
+        assert time.monotonic() - started > 0.7
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from service.models import Models
-from tests.service.conftest import Gate, Served, paint, wait_for
+from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp.bundle import MANIFEST, read_bundle
@@ -276,7 +276,7 @@ def swap_under_load(served: Served, path: Path, swaps: int) -> None:
     answers: list[list[tuple[int, str, str]]] = [[] for _ in range(8)]
 
     def ask(seen: list[tuple[int, str, str]]) -> None:
-        with httpx.Client(base_url=served.client.base_url, timeout=20) as client:
+        with httpx.Client(base_url=served.client.base_url, timeout=PATIENCE) as client:
             while not stop.is_set():
                 answer = client.post("/predict?views=1", content=paint("blue"))
                 body = answer.json()
@@ -290,7 +290,7 @@ def swap_under_load(served: Served, path: Path, swaps: int) -> None:
             names = (f"red{number}", f"green{number}", f"blue{number}")
             make_tiny_bundle(path, names)
             versions[version(path)] = names[2]
-            wait_for(lambda: served.app.state.models.get().bundle.version == version(path), 20)
+            wait_for(lambda: served.app.state.models.get().bundle.version == version(path))
             predictors.append(weakref.ref(served.app.state.models.get()))
     finally:
         stop.set()

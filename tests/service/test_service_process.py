@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from service.server import listen
-from tests.service.conftest import paint, wait_for
+from tests.service.conftest import PATIENCE, paint, wait_for
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp.errors import ResourceError
 
@@ -83,7 +83,9 @@ def test_sigterm_under_load_finishes_what_was_accepted_and_no_tensorflow(start: 
         while True:  # a new connection for each request; a kept one may be closed between two, as HTTP allows
             try:
                 answers.append(
-                    httpx.post(f"{url}/predict?views=50", content=paint(), headers=headers, timeout=60).status_code
+                    httpx.post(
+                        f"{url}/predict?views=50", content=paint(), headers=headers, timeout=PATIENCE
+                    ).status_code
                 )
             except httpx.ConnectError:
                 refused.set()
@@ -99,7 +101,7 @@ def test_sigterm_under_load_finishes_what_was_accepted_and_no_tensorflow(start: 
     process.popen.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
-    output, _ = process.popen.communicate(timeout=10)
+    output, _ = process.popen.communicate(timeout=PATIENCE)
     assert process.popen.returncode == 0
     assert refused.is_set()
     assert len(answers) > 4
@@ -126,7 +128,7 @@ def test_killed_twenty_times_it_starts_again_each_time_and_leaves_no_litter(star
         process = start(**({"TRANSFERAPP_PORT": port} if port else {}))
         url = process.url()
         port = url.rpartition(":")[2]
-        assert httpx.post(f"{url}/predict", content=paint(), timeout=30).status_code == 200
+        assert httpx.post(f"{url}/predict", content=paint(), timeout=PATIENCE).status_code == 200
         process.popen.kill()
         process.popen.wait()
     assert sorted(bundle.parent.rglob("*")) == before
@@ -135,15 +137,15 @@ def test_killed_twenty_times_it_starts_again_each_time_and_leaves_no_litter(star
 def test_it_tells_balancers_that_it_is_stopping_and_serves_meanwhile(start: Start) -> None:
     process = start(TRANSFERAPP_DRAIN_NOTICE_SECONDS="60")
     url = process.url()
-    assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+    assert httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code == 200
     process.popen.send_signal(signal.SIGTERM)
-    wait_for(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == 503)
-    answer = httpx.get(f"{url}/readyz", timeout=30)
+    wait_for(lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code == 503)
+    answer = httpx.get(f"{url}/readyz", timeout=PATIENCE)
     assert (answer.json()["code"], answer.json()["phase"]) == ("not_ready", "draining")
-    assert httpx.get(f"{url}/livez", timeout=30).status_code == 200
-    assert httpx.post(f"{url}/predict", content=paint(), timeout=30).status_code == 200  # on a new connection
+    assert httpx.get(f"{url}/livez", timeout=PATIENCE).status_code == 200
+    assert httpx.post(f"{url}/predict", content=paint(), timeout=PATIENCE).status_code == 200  # on a new connection
     process.popen.send_signal(signal.SIGTERM)  # a second one ends the notice
-    process.popen.communicate(timeout=20)
+    process.popen.communicate(timeout=PATIENCE)
     assert process.popen.returncode == 0
 
 
@@ -151,13 +153,13 @@ def test_the_notice_ends_by_itself(start: Start) -> None:
     process = start(TRANSFERAPP_DRAIN_NOTICE_SECONDS="0.3")
     process.url()
     process.popen.send_signal(signal.SIGTERM)
-    process.popen.communicate(timeout=20)
+    process.popen.communicate(timeout=PATIENCE)
     assert process.popen.returncode == 0
 
 
 def test_a_named_default_that_is_not_there_ends_it_with_one_line_and_4(start: Start) -> None:
     process = start(TRANSFERAPP_DEFAULT_MODEL="cats")
-    _, errors = process.popen.communicate(timeout=20)
+    _, errors = process.popen.communicate(timeout=PATIENCE)
     assert process.popen.returncode == 4
     assert [line for line in errors.splitlines() if "listening" not in line] == [
         line for line in errors.splitlines() if "no model 'cats'" in line
@@ -168,7 +170,7 @@ def test_a_bad_bundle_ends_it_with_one_line_and_4(start: Start, tmp_path: Path) 
     damaged = make_tiny_bundle(tmp_path / "damaged")
     (damaged / "model.bin").write_bytes(b"altered")
     process = start(TRANSFERAPP_MODELS=str(damaged))
-    _, errors = process.popen.communicate(timeout=20)
+    _, errors = process.popen.communicate(timeout=PATIENCE)
     assert process.popen.returncode == 4
     said = [line for line in errors.splitlines() if "listening" not in line]
     assert len(said) == 1, errors
@@ -179,7 +181,7 @@ def test_a_port_in_use_ends_it_with_one_line_and_5(start: Start) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         process = start(TRANSFERAPP_PORT=str(port))
-        _, errors = process.popen.communicate(timeout=20)
+        _, errors = process.popen.communicate(timeout=PATIENCE)
     assert process.popen.returncode == 5
     assert len(errors.splitlines()) == 1
     assert f"127.0.0.1:{port}: the port is in use" in errors
@@ -209,7 +211,7 @@ def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Pa
         process.stderr.readline()  # ready
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
 
 
@@ -232,4 +234,4 @@ def test_the_factory_serves_by_the_environment_alone(start: Start, bundle: Path)
         assert process.poll() is None
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)

@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from service.app import create_app
 from service.settings import Settings
-from tests.service.conftest import Served, paint
+from tests.service.conftest import PATIENCE, Served, paint
 
 EXAMPLES = 40
 """Requests a route and mode."""
@@ -45,6 +45,6 @@ def test_every_answer_is_one_that_is_described(service: Served, method: str, pat
         left_out = [positive_data_acceptance]
         if case.media_type == "multipart/form-data":
             left_out.append(negative_data_rejection)
-        case.call_and_validate(excluded_checks=left_out, timeout=30)
+        case.call_and_validate(excluded_checks=left_out, timeout=PATIENCE)
 
     run()

@@ -12,7 +12,7 @@ import pytest
 
 from service.problems import Refusal
 from service.worker import WorkerPool
-from tests.service.conftest import Gate, Served, paint, wait_for
+from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 
 
@@ -67,23 +67,25 @@ def test_an_answer_that_takes_too_long(serve: Callable[..., Served], gate: Calla
     assert served.app.state.pool.running == 1  # the thread cannot be stopped, and still counts
     held.open()
     wait_for(lambda: served.app.state.pool.running == 0)
-    assert served.predict(paint()).status_code == 200
+    wait_for(lambda: served.predict(paint(), views=1).status_code == 200)  # a busy machine may need another try
 
 
 def test_the_pool_keeps_its_order_and_its_bounds() -> None:
     async def scenario() -> None:
         pool = WorkerPool(workers=1, queue_size=2)
         release, done = threading.Event(), []
-        held = asyncio.ensure_future(pool.run(release.wait, timeout=5))
+        held = asyncio.ensure_future(pool.run(release.wait, timeout=PATIENCE))
         await asyncio.sleep(0)
-        queued = [asyncio.ensure_future(pool.run(lambda i=i: done.append(i), timeout=5)) for i in range(2)]
+        queued = [asyncio.ensure_future(pool.run(lambda i=i: done.append(i), timeout=PATIENCE)) for i in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Refusal) as refused:
-            await pool.run(lambda: None, timeout=5)
+            await pool.run(lambda: None, timeout=PATIENCE)
         assert refused.value.code == "overloaded"
         queued[0].cancel()
         await asyncio.sleep(0)
-        queued.append(asyncio.ensure_future(pool.run(lambda: done.append(2), timeout=5)))  # its place is free again
+        queued.append(
+            asyncio.ensure_future(pool.run(lambda: done.append(2), timeout=PATIENCE))
+        )  # its place is free again
         release.set()
         await asyncio.gather(held, *queued[1:])
         assert done == [1, 2]
@@ -98,7 +100,7 @@ def test_a_job_that_fails_frees_its_worker() -> None:
         pool = WorkerPool(workers=1, queue_size=0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                await pool.run(lambda: 1 / 0, timeout=5)
+                await pool.run(lambda: 1 / 0, timeout=PATIENCE)
         pool.close()
 
     asyncio.run(scenario())
