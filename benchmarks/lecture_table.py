@@ -127,9 +127,18 @@ def _views(count: int) -> Callable[[Figures], str]:
 
 def _signal(*names: str) -> Callable[[Figures], str]:
     def text(figures: Figures) -> str:
-        return " against ".join(f"{np.mean(figures[f'signal {name}']):.2g} ({name})" for name in names)
+        return " against ".join(f"{np.mean(figures[f'signal {name}']):.1g} ({name})" for name in names)
 
     return text
+
+
+def _excess(schedule: str) -> Callable[[Figures], str]:
+    return lambda f: " and ".join(about(f[f"excess {schedule} at {rate}"], 0) for rate in ("0.003", "0.03")) + " %"
+
+
+def _standardised(figures: Figures) -> str:
+    losses = " against ".join(f"{np.mean(figures[f'{name}: loss']):.2f}" for name in ("standardised", "raw"))
+    return f"{losses} nats, {gain('standardised', 'raw')(figures)} points"
 
 
 def _share(name: str) -> Callable[[Figures], str]:
@@ -144,15 +153,15 @@ _SCHEDULES = ("constant", "step", "cosine", "linear", "inverse_sqrt", "sgdr", "c
 _OWN: dict[str, Callable[[Figures], str]] = {
     **{rule: lambda f, rule=rule: about(f[f"passes {rule}"], 0) for rule in _RULES},  # type: ignore[misc]
     "lbfgs": lambda f: about(f["lbfgs iterations"], 0),
-    **{f"schedule_{s}": lambda f, s=s: about(f[f"excess {s}"], unit=" %") for s in _SCHEDULES},  # type: ignore[misc]
-    "warm_up": lambda f: about(f["excess cosine after warm-up"], unit=" %"),
+    **{f"schedule_{name}": _excess(name) for name in _SCHEDULES},
+    "warm_up": _excess("cosine after warm-up"),
     "finder": _finder,
     "polyak": _both("averaged", "last"),
     "snapshots": _both("all snapshots", "last snapshot"),
     "ensemble_small": _both("both", "lite0"),
     "ensemble_large": _both("both", "lite2"),
     "l2": _both("L2 chosen", "L2 almost none"),
-    "standardise": gain("standardised", "raw"),
+    "standardise": _standardised,
     "dropout_average": _share("dropout"),
     "dropconnect_average": _share("dropconnect"),
     "views_10": _views(10),
