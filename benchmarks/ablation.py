@@ -7,8 +7,9 @@ seeds (Student's t). Features and activations come from the trunk once and are c
     python benchmarks/ablation.py --data DIR [DIR ...] [--seeds 5] [--pictures 400] [--only heads regularisers ...]
 
 Heads and regularisers stand on the top stage of the frozen backbone, on the centre view and `--views` random ones; `tails`
-fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds. The word `textile` for a folder means the
-pictures of woven textile in the package conformal-clip-data.
+fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds, and cost most: a few of the folders will do
+for them, in a second run with `--only tails`. The word `textile` for a folder means the pictures of woven textile in the
+package conformal-clip-data.
 
 Figures go to benchmarks/results/ablation.json after each study. A run that was stopped, or one with more folders, goes on
 from there as long as its other options are the same, unless `--fresh`. `lecture_table.py` writes them into docs/lecture.md.
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=400, help="of each folder at most (%(default)s)")
     parser.add_argument("--views", type=int, default=3, help="random views beside the centre one (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="some of the studies")
-    parser.add_argument("--tail-epochs", type=int, default=3, help="%(default)s")
+    parser.add_argument("--tail-epochs", type=int, default=8, help="%(default)s")
     parser.add_argument("--tail-seeds", type=int, default=3, help="2 or more (%(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
     parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on")

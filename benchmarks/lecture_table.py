@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from benchmarks.ablation import interval
+from benchmarks.ablation import TEXTILE, interval
 from transferapp.storage import write_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -137,7 +137,7 @@ def _excess(schedule: str) -> Callable[[Figures], str]:
 
 
 def _standardised(figures: Figures) -> str:
-    losses = " against ".join(f"{np.mean(figures[f'{name}: loss']):.2f}" for name in ("standardised", "raw"))
+    losses = " against ".join(f"{np.mean(figures[f'{name}: loss']):.1g}" for name in ("standardised", "raw"))
     return f"{losses} nats, {gain('standardised', 'raw')(figures)} points"
 
 
@@ -244,7 +244,8 @@ def ablation_table(rows: Sequence[Figures]) -> str:
 def quadrant_cells(plans: Figures, regret: Figures, ablation: Sequence[Figures]) -> dict[str, str]:
     """The four quadrants: what keeps to the rule against what does not."""
     found = dict.fromkeys(("small_similar", "small_different", "large_similar", "large_different"), UNMEASURED)
-    for name, plan in plans.items():
+    for folder, plan in plans.items():
+        name = "textile" if folder == TEXTILE[1].name else folder
         key = plan["quadrant"].replace(" + ", "_")
         stages = next(c["stages"] for c in plan["candidates"] if c["chosen"])
         earlier = max(stages[:-1], key=lambda stage: stage["gain_over_top"])
