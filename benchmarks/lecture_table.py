@@ -77,7 +77,9 @@ def about(values: Sequence[float | None], digits: int = 1, sign: bool = False, u
     if any(value is None for value in values):
         return "never in 200"
     numbers = np.array(values, dtype=float)
-    mean = f"{numbers.mean():{'+' if sign else ''}.{digits}f}"
+    mean = (
+        f"{round(float(numbers.mean()), digits) + 0.0:{'+' if sign else ''}.{digits}f}"  # + 0.0: no minus before a zero
+    )
     return f"{mean.replace('-', '−')} ± {interval(numbers):.{digits}f}{unit}"
 
 
