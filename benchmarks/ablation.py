@@ -7,8 +7,12 @@ seeds (Student's t). Features and activations come from the trunk once and are c
     python benchmarks/ablation.py --data DIR [DIR ...] [--seeds 5] [--pictures 400] [--only heads regularisers ...]
 
 Heads and regularisers stand on the top stage of the frozen backbone, on the centre view and `--views` random ones; `tails`
-fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds. The word `textile` for a folder means the
-pictures of woven textile in the package conformal-clip-data. Figures go to benchmarks/results/ablation.json.
+fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds, and cost most: a few of the folders will do
+for them, in a second run with `--only tails`. The word `textile` for a folder means the pictures of woven textile in the
+package conformal-clip-data.
+
+Figures go to benchmarks/results/ablation.json after each study. A run that was stopped, or one with more folders, goes on
+from there as long as its other options are the same, unless `--fresh`. `lecture_table.py` writes them into docs/lecture.md.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from transferapp.data.dataset import Record
 from transferapp.data.sources import open_source
 from transferapp.features import CENTER, Chance, FeatureStore, random_view_name
 from transferapp.probe import cross_validate, fit_probe, moments, stratified_folds
+from transferapp.storage import write_bytes
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.settings import Batches, MakeBatches, TrainingSettings
 
@@ -76,12 +81,11 @@ REGULARISERS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 
 TAILS: dict[str, tuple[float, dict[str, Any], dict[str, float]]] = {
     "stochastic depth 0.2": (0.2, {}, {}),
-    "dropout 0.5": (0.0, {"dropout": 0.5}, {}),
-    "label smoothing 0.1": (0.0, {}, {"label_smoothing": 0.1}),
     "mixup 0.2": (0.0, {}, {"mixup": 0.2}),
     "CutMix 1": (0.0, {}, {"cutmix": 1.0}),
 }
-"""Of the tuned tail: stochastic depth, changes of the head, and of how it trains."""
+"""Of the tuned tail: stochastic depth, changes of the head, and of how it trains. Only what needs feature maps or residual
+branches to be itself, and mixup to compare CutMix with: a tail costs ten times a head."""
 
 _PLAIN = ColourJitter(0.0, 0.0, 0.0)
 _STILL = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, colour=_PLAIN)
@@ -95,8 +99,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 """Random views beside the centre one, against the centre view alone; the classifier is solved on each."""
 
 POOLINGS = ("max", "fractional_max")
+COMPARABLE = ("seeds", "pictures", "views", "tail_epochs", "tail_seeds", "backbone")
+"""Options that figures depend on: a run goes on only where they are the same."""
+
 STUDIES = ("augmentation", "pooling", "heads", "regularisers", "tails")
-HEAD_EPOCHS, HEAD_RATE = 30, 1e-3
+HEAD_EPOCHS, HEAD_RATE = 20, 1e-3
+BATCH = 64
 TAIL_RATE, BACKBONE_RATIO = 3e-3, 0.1
 
 
@@ -127,24 +135,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=400, help="of each folder at most (%(default)s)")
     parser.add_argument("--views", type=int, default=3, help="random views beside the centre one (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="some of the studies")
-    parser.add_argument("--tail-epochs", type=int, default=3, help="%(default)s")
+    parser.add_argument("--tail-epochs", type=int, default=8, help="%(default)s")
     parser.add_argument("--tail-seeds", type=int, default=3, help="2 or more (%(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
+    parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation.json", help="where the figures go")
     options = parser.parse_args(arguments)
     if min(options.seeds, options.tail_seeds) < 2:
         parser.error("an interval needs two seeds or more")
-    rows: list[Row] = []
-    started = time.perf_counter()
+    told = {name: getattr(options, name) for name in COMPARABLE}
+    document: dict[str, Any] = {"options": told, "seconds": {}, "rows": []}
+    if (
+        not options.fresh
+        and options.out.exists()
+        and (before := json.loads(options.out.read_text()))["options"] == told
+    ):
+        document = before
     for data in options.data:
-        rows += Ablation(data, options).run()
-    document = {
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
-        "seconds": round(time.perf_counter() - started, 1),
-        "rows": [described(row, rows) for row in rows],
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=2) + "\n")
+        done = {row["study"] for row in document["rows"] if row["data"] == set_name(data)}
+        left = [study for study in STUDIES if study in options.only and study not in done]
+        if not left:
+            print(f"\n{set_name(data)}: measured before")
+            continue
+        ablation = Ablation(data, options)
+        for study in left:
+            started = time.perf_counter()
+            rows = ablation.run(study)
+            document["rows"] += [described(row, rows) for row in rows]
+            document["seconds"][f"{set_name(data)}, {study}"] = round(time.perf_counter() - started, 1)
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(options.out, (json.dumps(document, indent=1) + "\n").encode())
 
 
 class Ablation:
@@ -160,15 +180,16 @@ class Ablation:
         spec = backbone_spec(options.backbone)
         self._backbone = load_backbone(spec)
         self._pristine = self._backbone.get_weights()
-        self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=_threads())
+        self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=threads())
         colours = np.frombuffer(b"".join(record.colours for record in self._records), np.uint8).reshape(-1, 3)
         self._pca = fit_pca_colour(colours)
-        self._splits = [self._split(seed) for seed in range(options.seeds)]
+        self._splits = splits(self._labels, options.seeds)
         self._rows: list[Row] = []
-
-    def run(self) -> list[Row]:
-        """All studies that were asked for; prints as it goes."""
         print(f"\n{self._name}: {len(self._records)} pictures, {len(self._classes)} classes", flush=True)
+
+    def run(self, study: str) -> list[Row]:
+        """One study, by name; prints as it goes."""
+        self._rows = []
         studies: dict[str, Callable[[], None]] = {
             "augmentation": self._augmentation,
             "pooling": self._pooling,
@@ -176,14 +197,8 @@ class Ablation:
             "regularisers": self._regularisers,
             "tails": self._tails,
         }
-        for study in STUDIES:
-            if study in self._options.only:
-                studies[study]()
+        studies[study]()
         return self._rows
-
-    def _split(self, seed: int) -> Split:
-        folds = stratified_folds(self._labels, 4, seed)
-        return Split(np.flatnonzero(folds), np.flatnonzero(folds == 0), seed)
 
     def _record(self, study: str, name: str, against: str, accuracies: Sequence[float]) -> None:
         self._rows.append(Row(self._name, study, name, against, tuple(accuracies)))
@@ -191,7 +206,7 @@ class Ablation:
 
     def _features(self, augmentation: Augmentation, views: int) -> np.ndarray:
         """Averages at the top of the centre view and of random ones: float32, shape (n, 1 + views, channels)."""
-        store = FeatureStore(self._trunk, workers=_threads(), chance=Chance(augmentation, self._pca))
+        store = FeatureStore(self._trunk, workers=threads(), chance=Chance(augmentation, self._pca))
         names = [CENTER, *(random_view_name(index, 0) for index in range(views))]
         return store.collect(self._records, names)[..., self._trunk.row_slices[self._trunk.top.index]]
 
@@ -252,7 +267,7 @@ class Ablation:
         positions = np.arange(count * views).reshape(count, views)
         settings = TrainingSettings(learning_rate=HEAD_RATE, epochs=HEAD_EPOCHS, average=0.0, **how)  # type: ignore[arg-type]
         self._fit(tail.model, rows, positions, (channels,), split, settings, {})
-        return self._accuracy(tail.model.predict(features[split.held_out, 0], verbose=0), split)
+        return self._accuracy(np.asarray(tail.model(features[split.held_out, 0], training=False)), split)
 
     def _tails(self) -> None:
         cut = self._trunk.stages[-3].name
@@ -302,9 +317,9 @@ class Ablation:
 
         self._backbone.set_weights(self._pristine)
         stage = stage_named(self._trunk.stages, cut)
-        below = cut_trunk(self._backbone, stage, self._trunk.key, image_size=self._trunk.image_size, streams=_threads())
+        below = cut_trunk(self._backbone, stage, self._trunk.key, image_size=self._trunk.image_size, streams=threads())
         chance = Chance(Augmentation(), self._pca)
-        store = FeatureStore(below, workers=_threads(), dtype="float16", chance=chance, folder=folder / "maps")
+        store = FeatureStore(below, workers=threads(), dtype="float16", chance=chance, folder=folder / "maps")
         rows, positions = store.locate(self._records, names)
         return np.array(rows[positions]).reshape(*positions.shape, *stage.shape)
 
@@ -320,7 +335,6 @@ class Ablation:
     ) -> None:
         """All epochs in one go; the weights are those of the last."""
         from transferapp.training.mixing import soft
-        from transferapp.training.pictures import FollowEpochs
         from transferapp.training.session import Session
         from transferapp.training.tail import CachedBatches
 
@@ -332,9 +346,25 @@ class Ablation:
         make: MakeBatches = plain
         if settings.soft_labels:
             make = soft(plain, len(self._classes), mixup=settings.mixup, cutmix=settings.cutmix, seed=split.seed)
-        Session(model, make, None, settings, multipliers=multipliers, batch_size=64)  # compiles it
-        batches = make(64)
-        model.fit(batches, epochs=settings.epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches)])
+        Session(model, make, None, settings, multipliers=multipliers, batch_size=BATCH)  # compiles it
+        batches = make(BATCH)
+        for epoch in range(settings.epochs):
+            batches.epoch = epoch
+            for index in range(
+                len(batches)
+            ):  # `fit` takes twice as long: a step is shorter than what it does around it
+                model.train_on_batch(*batches[index])
+
+
+def splits(labels: np.ndarray, seeds: int) -> list[Split]:
+    """Three quarters of the pictures to train on and one to be judged by, of every class, for each seed."""
+    folds = [stratified_folds(labels, 4, seed) for seed in range(seeds)]
+    return [Split(np.flatnonzero(fold), np.flatnonzero(fold == 0), seed) for seed, fold in enumerate(folds)]
+
+
+def set_name(data: str) -> str:
+    """What a folder is called in the figures."""
+    return data if data == "textile" else Path(data).resolve().name
 
 
 def read_pictures(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[str, ...]]:
@@ -348,8 +378,8 @@ def read_pictures(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[
         folder = Path(found.origin).parent / inner
     dataset = open_source(str(folder))
     spread = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int))
-    dataset = audit(dataset.with_records([dataset.records[i] for i in spread]), workers=_threads())
-    return (data if data == "textile" else folder.resolve().name), dataset.records, dataset.class_names
+    dataset = audit(dataset.with_records([dataset.records[i] for i in spread]), workers=threads())
+    return set_name(data), dataset.records, dataset.class_names
 
 
 def pool(pooling: str, maps: np.ndarray) -> np.ndarray:
@@ -385,7 +415,8 @@ def line(row: dict[str, Any]) -> str:
     return f"  {row['study']:13} {row['name']:44} {row['accuracy']:.3f}  {gain}"
 
 
-def _threads() -> int:
+def threads() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

@@ -35,6 +35,32 @@ def test_too_few_seeds_for_an_interval_are_refused(capsys: pytest.CaptureFixture
     assert "two seeds" in capsys.readouterr().err
 
 
+def test_a_run_that_was_stopped_goes_on_with_the_studies_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    class Short:
+        def __init__(self, data: str, _options: object) -> None:
+            self.data = data
+
+        def run(self, study: str) -> list[Row]:
+            ran.append((self.data, study))
+            if len(ran) == 2:
+                raise KeyboardInterrupt
+            return [Row(self.data, study, "base", "", (0.5, 0.5))]
+
+    monkeypatch.setattr(ablation, "Ablation", Short)
+    words = ["--data", "a", "b", "--only", "heads", "tails", "--out", str(tmp_path / "out.json")]
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    main(words)
+    assert ran == [("a", "heads"), ("a", "tails"), ("a", "tails"), ("b", "heads"), ("b", "tails")]
+    main([*words, "--views", "1"])
+    assert len(ran) == 9, "with other options the figures before are none of this run's"
+    assert [row["data"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == ["a", "a", "b", "b"]
+
+
 @pytest.mark.slow
 def test_every_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = draw_textures(tmp_path / "textures", per_class=8)
