@@ -50,7 +50,7 @@ def test_few_pictures_are_passed_over_more_often(num_train: int, batch_size: int
 
 @pytest.mark.parametrize(
     ("num_train", "batch_size"),
-    [(0, 16), (200, 16), (1_280, 16), (4_799, 16), (4_800, 32), (9_599, 32), (9_600, 64), (1_000_000, 64)],
+    [(0, 16), (200, 16), (1_280, 16), (3_199, 16), (3_200, 32), (6_399, 32), (6_400, 64), (1_000_000, 64)],
 )
 def test_few_pictures_are_taken_in_small_batches(num_train: int, batch_size: int) -> None:
     assert usual_batch_size(num_train) == batch_size

@@ -145,6 +145,21 @@ def test_statistics_stand_still_unless_the_weights_are_random(
     assert all(moved) if from_scratch else not any(moved)
 
 
+def test_from_scratch_statistics_are_those_of_the_pictures_after_few_steps(
+    stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray
+) -> None:
+    tail = build_tail(tiny_network(num_logits=5), stages, None, Head.of(probe), from_scratch=True)
+    variances = [v for v in tail.model.variables if "moving_variance" in v.path]
+    begun = values(variances)
+    tail.model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    labels = np.arange(12) % CLASSES
+    tail.model.fit(pixels, labels, epochs=40, batch_size=12, verbose=0)
+    early = values(variances)
+    tail.model.fit(pixels, labels, epochs=200, batch_size=12, verbose=0)
+    for before, after, final in zip(begun, early, values(variances), strict=True):
+        assert np.abs(final - after).max() < 0.05 * np.abs(final - before).max()
+
+
 def test_in_training_batch_norm_works_with_its_statistics_and_dropout_is_off() -> None:
     """The gradient of a step is that of the network as it predicts, worked out by hand."""
     start = keras.Input((1, 1, 1))

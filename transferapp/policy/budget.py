@@ -26,7 +26,7 @@ BATCH_SIZES = (16, 32, 64)
 steps that train: 1,280 pictures of textile, tuned above block6 of Lite2, ended at .958 of the test pictures after three epochs
 in batches of 16, and at .731 of the validation pictures after three in batches of 64 (docs/decisions/0014-steps.md)."""
 
-STEPS_IN_AN_EPOCH = 150
+STEPS_IN_AN_EPOCH = 100
 """The batch grows where an epoch has more steps than about this."""
 
 
