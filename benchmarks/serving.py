@@ -76,11 +76,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], ready: str, **environment: str) -> Iterator[Served]:
-    """Start a server, wait until `ready` answers 200, and end it."""
+def serving(
+    command: Sequence[str], ready: str, flag: Sequence[str] = ("--port",), **environment: str
+) -> Iterator[Served]:
+    """Start a server that takes its port last, behind `flag`, wait until `ready` answers 200, and end it."""
     port = free_port()
     quiet = {"TRANSFERAPP_LOG_LEVEL": "warning", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*command, "--port", str(port)], env={**os.environ, **quiet, **environment}, cwd=ROOT)
+    process = subprocess.Popen([*command, *flag, str(port)], env={**os.environ, **quiet, **environment}, cwd=ROOT)
     waited = lasting(START_SECONDS)
     try:
         while True:
@@ -101,38 +103,8 @@ def transferapp_service(bundle: Path, **environment: str) -> contextlib.Abstract
 
 
 def plain_service(bundle: Path) -> contextlib.AbstractContextManager[Served]:
-    return serving([sys.executable, __file__, str(bundle.resolve()), ".", "plain"], "/docs")
-
-
-def run_plain_service(bundle: Path, port: int) -> None:
-    """The service that one would write in an afternoon: the Keras model behind FastAPI, with the same ten crops."""
-    import io
-    from typing import Annotated
-
-    import keras
-    import uvicorn
-    from fastapi import FastAPI, File
-    from PIL import Image
-
-    from transferapp.bundle import read_bundle
-    from transferapp.views import render_batch, views_for
-
-    opened = read_bundle(bundle)
-    model = keras.models.load_model(opened.file("model.keras"), compile=False)
-    size, names = opened.image_size, opened.class_names
-    model.predict(np.zeros((10, *size, 3), np.float32), verbose=0)
-    turn = threading.Lock()  # predict is not made for several threads; each call uses every core
-    app = FastAPI()
-
-    @app.post("/predict")
-    def predict(file: Annotated[bytes, File()]) -> dict[str, float]:
-        image = Image.open(io.BytesIO(file)).convert("RGB")
-        crops = render_batch(image, views_for(10, image.size, size), size)
-        with turn:
-            scores = model.predict(crops.astype(np.float32), verbose=0).mean(axis=0)
-        return {names[i]: float(scores[i]) for i in np.argsort(-scores)[:5]}
-
-    uvicorn.run(app, port=port, log_level="warning")
+    program = Path(__file__).with_name("plain_service.py")
+    return serving([sys.executable, str(program), str(bundle.resolve())], "/docs", flag=())
 
 
 # Load
@@ -433,17 +405,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("part", choices=[*DEFAULTS, "plain"])
+    parser.add_argument("part", choices=list(DEFAULTS))
     parser.add_argument("--seconds", type=float, help="of load: for each contender and round, or in all")
     parser.add_argument("--rounds", type=int, default=5, help="of throughput")
     parser.add_argument("--clients", type=int)
     parser.add_argument("--requests", type=int, default=5000, help="of mixed")
     parser.add_argument("--no-plain", action="store_true", help="leave out the plain service, which is slow to start")
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.part == "plain":
-        run_plain_service(arguments.bundle, arguments.port)
-        return
     part, defaults = DEFAULTS[arguments.part]
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
