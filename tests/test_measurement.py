@@ -221,7 +221,7 @@ def test_a_workshop_that_is_left_does_not_start_what_it_has_not_begun(monkeypatc
 
     def build(self: Any, spec: Any) -> None:
         built.append(spec.name)
-        gate.wait(10)
+        gate.wait(60)
 
     monkeypatch.setattr(measurement_module.Workshop, "_build", build)
     with workshop(make_config({"data": "x"})) as shop:

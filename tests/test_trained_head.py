@@ -168,6 +168,7 @@ def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp
     assert pinned.validations[pinned.cut.index].path == (0.03,)
 
 
+@pytest.mark.slow
 def test_classes_count_by_their_weights_where_labels_are_mixed_too(root: Path, tmp_path: Path) -> None:
     around = small(root, hidden="8", mixup=0.2, label_smoothing=0.1, rule_only=True)
     finding, validation = WeightsFinding("balanced", "asked for"), around.measurement.weighting.validation
@@ -186,6 +187,7 @@ def test_without_time_it_is_left_out(root: Path, tmp_path: Path) -> None:
     assert outcome.contenders[1].reason.startswith("left out: there was no time")
 
 
+@pytest.mark.slow
 def test_a_head_whose_signal_vanishes_says_so_on_the_card(root: Path, tmp_path: Path) -> None:
     outcome = bake(small(root, hidden=",".join(["8"] * 12), activation="sigmoid"), tmp_path / "bundle")
     (finding, *_) = outcome.contenders[1].findings
@@ -197,6 +199,7 @@ class Killed(BaseException):
     """As a signal would end it."""
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(
     root: Path, tmp_path: Path, insisted: tuple[Ring, BakeOff], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +226,7 @@ def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(
 # --------------------------------------------------------------------------------------------------------------- with tails
 
 
+@pytest.mark.slow
 def test_tails_go_on_from_a_head_that_was_trained(root: Path, tmp_path: Path) -> None:
     around = ring(
         root, tune="last", hidden="8", stochastic_depth=0.3, cutmix=1.0, label_smoothing=0.1, dropout=0.1, epochs=2

@@ -202,6 +202,7 @@ def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_
     assert run.decide("join2/plan", None) == {"epochs": 3, "views": 3, "batch_size": 16}
 
 
+@pytest.mark.slow
 def test_a_rate_is_found_used_and_remembered(root: Path, tmp_path: Path) -> None:
     around = ring(root, learning_rate="find")
     outcome = bake(around, tmp_path / "bundle")
@@ -370,6 +371,7 @@ def test_without_room_on_the_disk_a_contender_is_left_out_and_says_so(
     assert "MB free" in outcome.contenders[1].reason
 
 
+@pytest.mark.slow
 def test_random_weights_are_given_all_their_epochs(root: Path, tmp_path: Path) -> None:
     around = ring(root, tune="auto", scratch=True, epochs=6, learning_rate="1e-9")  # nothing improves
     outcome = bake(around, tmp_path / "bundle")

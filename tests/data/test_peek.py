@@ -60,7 +60,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
         daemon=True,
     )
     looking.start()
-    looking.join(10)
+    looking.join(60)
     assert found == [((40, 30),)]
 
 

@@ -121,7 +121,7 @@ def test_settings_of_the_service_do_not_leak_in(demo: ModuleType, monkeypatch: p
 
 def test_a_wrong_folder_ends_it_with_the_commands_own_line_and_code(tmp_path: Path) -> None:
     process = start(tmp_path / "bundle", str(tmp_path / "nowhere"))
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 3
     assert output.count("nowhere") >= 2
     assert [line for line in output.splitlines() if line.startswith("Error:")] == output.splitlines()[-1:]
@@ -165,7 +165,7 @@ def test_cut_short_it_leaves_no_process(
     while "$ transferapp fit" not in process.stdout.readline():
         assert process.poll() is None
     (os.killpg if everyone else os.kill)(process.pid, number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == code
     assert "nothing is left running" in output
     assert "Traceback" not in output

@@ -111,7 +111,7 @@ def test_many_threads_get_the_right_pictures_within_the_bound() -> None:
 
 
 def test_a_picture_made_twice_at_the_same_moment_is_kept_and_counted_once() -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     def make(record: Record) -> np.ndarray:
         both.wait()  # until the other thread is here as well

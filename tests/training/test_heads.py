@@ -61,6 +61,7 @@ def test_what_ships_computes_what_was_trained_with_layers_of_keras_alone(spec: H
     assert "transferapp" not in json.dumps(plain.get_config())
 
 
+@pytest.mark.slow
 def test_a_saved_head_is_loaded_where_this_package_is_not(tmp_path: Path) -> None:
     plain = model_of(HeadSpec("fractional_max", (6,), "maxout", batch_norm=True), for_prediction=True)
     plain.save(tmp_path / "head.keras")

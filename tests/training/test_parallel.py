@@ -161,6 +161,7 @@ def test_a_copy_of_a_compiled_model_is_not_compiled(tail: Any) -> None:
     assert not training_copy(tail.model, MIXED).compiled
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_what_full_precision_learns(tail: Any) -> None:
     import keras
 
