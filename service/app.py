@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=_version(),
         lifespan=_lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages take their scripts from elsewhere; service.page has one
         redoc_url=None,
     )
     app.state.settings = settings

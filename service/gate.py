@@ -25,7 +25,7 @@ from service.problems import Refusal, problem_response
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
 """What needs no key: whether the service lives, the page, and how to ask."""
 
-UNMETERED_PATHS = OPEN_PATHS | {"/metrics", "/models", "/info"}
+UNMETERED_PATHS = OPEN_PATHS | {"/metrics", "/models", "/info", "/report"}
 """What costs next to nothing and is not counted."""
 
 MAX_BUCKETS = 10_000

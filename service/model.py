@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -147,8 +148,9 @@ class ModelSlot:
 
     def _warm(self, predictor: Predictor) -> None:
         """Take the whole path on every stream once, so that the first request pays for no plug-in and no allocation."""
+        side = min(320, math.isqrt(predictor.limits.max_pixels))  # it must pass the limits as any other
         picture = io.BytesIO()
-        Image.new("RGB", (320, 320), (127, 127, 127)).save(picture, "JPEG")
+        Image.new("RGB", (side, side), (127, 127, 127)).save(picture, "JPEG")
         with ThreadPoolExecutor(self._settings.workers) as threads:
             for done in [threads.submit(predictor.predict, picture.getvalue()) for _ in range(self._settings.workers)]:
                 done.result()

@@ -1,7 +1,9 @@
-"""The page at `/` for people, and the bundle's report: files out of memory, under policies that let nothing foreign in.
+"""The page at `/` for people, the API's at `/docs`, and the bundle's report: files out of memory, under policies that let
+nothing foreign in.
 
-The page stands before the gate: it and its assets need no key and count as no picture, whatever the settings; what it asks
-for then does. Its files lie in `service/page/`, plain HTML, CSS and JavaScript modules that the browser gets as they are.
+The pages stand before the gate: they and their assets need no key and count as no picture, whatever the settings; what they
+ask for then does. Their files lie in `service/page/`, plain HTML, CSS and JavaScript that the browser gets as they are;
+Swagger UI, which shows the API, comes out of the package `fastapi-offline`, so that `/docs` needs no other server.
 The report is a bundle's own, behind the gate like everything that a bundle holds.
 """
 
@@ -14,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, Query, Request, Response
@@ -27,6 +30,12 @@ router = APIRouter()
 
 FOLDER = Path(__file__).with_suffix("")
 REPORT = "report.html"
+
+SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
+"""What is served of the package `fastapi-offline`; none of its functions is used."""
+
+PAGES = {"index.html": "/", "docs.html": "/docs"}
+"""Files with an address of their own; all others are below `/page/`."""
 
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -53,7 +62,7 @@ SAFETY = {
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the page.
+    """One file of a page.
 
     Attributes:
         path: Where it is served.
@@ -68,24 +77,25 @@ class Asset:
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """Every file of the page by the path it is served at: the HTML at `/`, the others below `/page/`."""
+    """Every file of the pages by the path it is served at."""
+    bodies = {file.name: file.read_bytes() for file in FOLDER.iterdir() if file.suffix in CONTENT_TYPES}
+    swagger_ui = files("fastapi_offline") / "static"
+    bodies.update({name: (swagger_ui / name).read_bytes() for name in SWAGGER_UI})
     found = {}
-    for file in sorted(FOLDER.iterdir()):
-        if file.suffix in CONTENT_TYPES:
-            path = "/" if file.name == "index.html" else f"/page/{file.name}"
-            body = file.read_bytes()
-            headers = {
-                "content-type": CONTENT_TYPES[file.suffix],
-                "content-security-policy": PAGE_POLICY,
-                "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
-                **SAFETY,
-            }
-            found[path] = Asset(path, body, headers)
+    for name, body in sorted(bodies.items()):
+        path = PAGES.get(name, f"/page/{name}")
+        headers = {
+            "content-type": CONTENT_TYPES[Path(name).suffix],
+            "content-security-policy": PAGE_POLICY,
+            "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+            **SAFETY,
+        }
+        found[path] = Asset(path, body, headers)
     return found
 
 
 class Page:
-    """ASGI middleware that answers for the page's own paths and passes everything else on.
+    """ASGI middleware that answers for the pages' own paths and passes everything else on.
 
     Args:
         app: What lies further in: the gate, and all that it guards.
@@ -109,7 +119,7 @@ class Page:
             )
             await problem_response(refusal, scope)(scope, receive, send)
             return
-        if asset.path != "/":
+        if asset.path not in PAGES.values():
             scope["state"]["log_level"] = logging.DEBUG
         await cached(asset.body, asset.headers, scope)(scope, receive, send)
 

@@ -74,7 +74,9 @@ class Settings(BaseSettings):
         400_000_000, ge=1, description="Bytes of all bodies together that are held in memory; beyond it 503."
     )
     max_pixels: int = Field(
-        ImageLimits().max_pixels, ge=1, description="Most pixels a picture may have, by its header; more is 413."
+        ImageLimits().max_pixels,
+        ge=ImageLimits().min_side ** 2,
+        description="Most pixels a picture may have, by its header; more is 413.",
     )
     header_seconds: float = Field(8.0, gt=0, description="Seconds in which a request's headers must have come.")
     body_seconds: float = Field(
@@ -127,11 +129,12 @@ def read_settings(**overrides: Any) -> Settings:
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table, for the documentation."""
+    """The settings as a Markdown table, for the documentation; a default that is worked out in the description's words."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
+        meaning, _, worked_out = (field.description or "").partition(" Default: ")
         default = f"`{field.default}`" if field.default or field.default == 0 else ""
-        rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {field.description} |")
+        rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {worked_out.rstrip('.') or default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The page at `/` as files: what is sent with them, what is in them, and the bundle's report beside them."""
+"""The pages at `/` and `/docs` as files: what is sent with them, what is in them, and the bundle's report beside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import httpx
 import pytest
@@ -42,11 +42,11 @@ def test_each_file_comes_with_its_type_and_a_policy_that_lets_nothing_foreign_in
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "camera=()" in answer.headers["permissions-policy"]
-    kinds = {"": "text/html", "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-    assert answer.headers["content-type"].startswith(kinds[path.rpartition("/")[2].rpartition(".")[2]])
+    kinds = {"": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+    assert answer.headers["content-type"].startswith(kinds[PurePosixPath(path).suffix])
 
 
-@pytest.mark.parametrize("path", ["/", "/page/page.js"])
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/docs", "/page/swagger-ui-bundle.js"])
 def test_a_browser_that_has_the_file_gets_304(service: Served, path: str) -> None:
     first = service.client.get(path)
     tag = first.headers["etag"]
@@ -75,7 +75,8 @@ def test_other_methods_are_refused(service: Served) -> None:
 
 
 def test_what_is_no_file_of_the_page_is_not_found(service: Served) -> None:
-    for path in ("/page", "/page/", "/page/index.html", "/page/../page.py", "/page/%2e%2e/page.py"):
+    inside = ("", "index.html", "docs.html", "redoc.standalone.js", "../page.py", "%2e%2e/page.py")
+    for path in ("/page", *(f"/page/{name}" for name in inside)):
         assert service.client.get(path).status_code == 404
 
 
@@ -97,13 +98,15 @@ class _Markup(HTMLParser):
         self.inline += [name for name in given if name.startswith("on")]
 
 
-def test_the_html_has_nothing_inline_and_refers_to_nothing_outside() -> None:
+@pytest.mark.parametrize("name", ["index", "docs"])
+def test_the_html_has_nothing_inline_and_refers_to_nothing_outside(name: str) -> None:
     markup = _Markup()
-    markup.feed(SOURCES["index.html"])
+    markup.feed(SOURCES[f"{name}.html"])
     assert markup.inline == []
     served = {path.removeprefix("/") for path in assets()}
-    assert set(markup.references) <= served | {"docs", "report"}  # relative: a proxy may have put all below a prefix
-    assert "page/page.js" in markup.references
+    others = {"openapi.json", "report"}
+    assert set(markup.references) <= served | others  # relative: a proxy may have put all below a prefix
+    assert f"page/{name.replace('index', 'page')}.js" in markup.references
     assert len(markup.ids) == len(set(markup.ids))
 
 
@@ -117,6 +120,15 @@ def test_styles_and_scripts_load_nothing_from_outside_and_make_no_markup_of_text
             assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(", source)
             imported = re.findall(r'from "\./([^"]+)"', source)
             assert all(f"/page/{module}" in assets() for module in imported)
+
+
+def test_the_api_page_is_swagger_ui_that_asks_nobody_else() -> None:
+    version = re.search(rb'PACKAGE_VERSION:"(\d+)', assets()["/page/swagger-ui-bundle.js"].body)
+    assert version
+    assert int(version[1]) >= 5  # older ones do not know OpenAPI 3.1
+    loaded = re.findall(rb"url\(.{6}|@import", assets()["/page/swagger-ui.css"].body)
+    assert {part.strip(b"url(\"'")[:5] for part in loaded} == {b"data:"}
+    assert "validatorUrl: null" in SOURCES["docs.js"]  # the one address that the script would ask by itself
 
 
 def test_scripts_name_only_elements_that_there_are() -> None:

@@ -1,4 +1,4 @@
-"""The page in a real browser: headless Chromium, driven over its DevTools protocol. Skipped where there is none."""
+"""The pages in a real browser: headless Chromium, driven over its DevTools protocol. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -40,13 +40,20 @@ def browser() -> Iterator[Any]:
 class Tab:
     """One tab on a service's page; it notes every complaint of the browser."""
 
-    def __init__(self, browser: Any, served: Served, **options: Any) -> None:
+    def __init__(self, browser: Any, served: Served, path: str = "", prefix: str = "", **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._note)
-        self.page.goto(f"{served.client.base_url}/")
+        self.base = f"{str(served.client.base_url).rstrip('/')}/"
+        self.requested: list[str] = []
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        if prefix:  # as a proxy would, that has put the service below it
+            self.page.route(
+                f"{self.base}{prefix}**", lambda route: route.continue_(url=route.request.url.replace(prefix, "", 1))
+            )
+        self.page.goto(self.base + path)
 
     def _note(self, message: Any) -> None:
         # Chromium writes a line for every answer of 4xx and 5xx; those that a test provokes are no complaint.
@@ -403,3 +410,26 @@ def test_nothing_sticks_out_and_the_scheme_is_followed(
     opened.give(b"no picture", halves(), name="x" * 200)
     api.expect(opened.page.locator("#problem-title")).to_be_visible()
     assert opened.fits()
+
+
+@pytest.mark.parametrize("prefix", ["", "behind/a/proxy/"])
+def test_the_api_can_be_read_and_tried_without_any_other_server(
+    serve: Callable[..., Served], tab: Callable[..., Tab], prefix: str
+) -> None:
+    opened = tab(serve(api_keys=KEY), path=f"{prefix}docs", prefix=prefix)
+    page = opened.page
+    paths = page.locator(".opblock-summary-path")
+    api.expect(paths.first).to_be_visible(timeout=20_000)  # it is a megabyte and a half of script
+    shown = {path.replace("\u200b", "") for path in paths.all_inner_texts()}  # it may be broken at each slash
+    assert {"/predict", "/explain", "/models", "/readyz"} <= shown
+    # A key given once goes with what is tried.
+    page.locator(".btn.authorize").click()
+    page.locator("#auth-bearer-value").fill(KEY)
+    page.locator(".auth-container", has=page.locator("#auth-bearer-value")).locator("button[type=submit]").click()
+    page.locator(".btn-done").first.click()
+    block = page.locator(".opblock", has_text="/info").first
+    block.locator(".opblock-summary").click()
+    block.locator(".execute").click()
+    api.expect(block.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+    assert f"{opened.base}{prefix}info" in opened.requested
+    assert all(url.startswith(("data:", f"{opened.base}{prefix}")) for url in opened.requested)

@@ -105,6 +105,7 @@ def test_beyond_the_rate_429(serve: Callable[..., Served]) -> None:
     assert 90 <= int(answer.headers["retry-after"]) <= 100
     for path in ("/livez", "/readyz", "/info", "/models", "/metrics"):
         assert served.client.get(path).status_code == 200
+    check(served.client.get("/report"), 404, "report_not_found")  # let in, and this bundle has none
     with socket.create_connection(served.address, timeout=PATIENCE) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 429")

@@ -72,6 +72,14 @@ def test_a_bundle_that_cannot_be_loaded(serve: Callable[..., Served], tmp_path: 
     assert served.client.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize("side", [16, 100])
+def test_a_low_limit_on_pixels_keeps_no_bundle_from_serving(serve: Callable[..., Served], side: int) -> None:
+    served = serve(max_pixels=side * side)
+    assert served.client.get("/readyz").status_code == 200
+    assert served.predict(paint(size=(side, side))).status_code == 200
+    assert served.predict(paint(size=(side, side + 1))).status_code == 413
+
+
 def test_head_answers_without_a_body(service: Served) -> None:
     for path in ("/livez", "/readyz"):
         answer = service.client.head(path)
@@ -90,6 +98,7 @@ def test_info(service: Served) -> None:
         "metrics": {"test": {"accuracy": 1.0}},
         "backbone": "colour",
         "created": "2026-01-01T00:00:00+00:00",
+        "report": False,
         "limits": {
             "max_body_bytes": 20_000_000,
             "max_pixels": 25_000_000,
