@@ -121,8 +121,7 @@ def _views(count: int) -> Callable[[Figures], str]:
         one, many = (np.array(figures[f"views {n}: right"], dtype=float) for n in (1, count))
         error = 1.96 * 100 * (many - one).std(ddof=1) / np.sqrt(len(one))
         points = f"{100 * (many - one).mean():+.1f}".replace("-", "−")
-        dearer = figures[f"views {count}: milliseconds"] / figures["views 1: milliseconds"]
-        return f"{points} ± {error:.1f} points at {dearer:.0f} times the time"
+        return f"{points} ± {error:.1f} points"
 
     return text
 

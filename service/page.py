@@ -171,7 +171,9 @@ def report(
         "content-type": CONTENT_TYPES[".html"],
         "content-security-policy": report_policy(page),
         "etag": f'"{hashlib.sha256(page).hexdigest()[:32]}"',
-        **SAFETY,
+        **{
+            name: value for name, value in SAFETY.items() if name != "cross-origin-opener-policy"
+        },  # the sandbox sees to it
     }
     return cached(page, headers, request.scope)
 

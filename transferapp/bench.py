@@ -22,7 +22,7 @@ from transferapp.feeds import NO_ROOM, Feed, Feeds, Sample
 from transferapp.measurement import Measurement, Workshop
 from transferapp.policy.budget import Cost, Outlook, affordable, least_epochs, steps_in_epoch
 from transferapp.policy.plan import HEAD_EPOCHS
-from transferapp.policy.proposals import Proposal
+from transferapp.policy.proposals import MIN_EPOCHS, Proposal
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
 from transferapp.solving import Solved
@@ -134,6 +134,7 @@ class _Subject:
         feed: From a number of views to everything.
         findings: What is to be said before it trains.
         batch_size: Pictures in a step, if there is memory.
+        begins_solved: Whether it starts from the solved classifier, below which half a training would end.
         idle: Seconds of an epoch beside its steps.
     """
 
@@ -147,6 +148,7 @@ class _Subject:
     sample: Callable[[], Sample]
     feed: Callable[[int], Feed]
     batch_size: int
+    begins_solved: bool
     findings: tuple[Finding, ...] = ()
     idle: float = 0.0
 
@@ -217,7 +219,9 @@ class Bench:
         multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)
         outlook, batch_size = self._outlook(proposal, subject, multipliers, seconds - (time.perf_counter() - started))
         contender = replace(contender, planned_epochs=outlook.epochs, seconds=time.perf_counter() - started)
-        least = least_epochs(subject.epochs, len(self._train), batch_size)
+        least = min(MIN_EPOCHS, subject.epochs)
+        if subject.begins_solved and not self._config.epochs:
+            least = least_epochs(subject.epochs, len(self._train), batch_size)
         if outlook.epochs < least:
             steps = steps_in_epoch(len(self._train), batch_size)
             return Entry(contender.because(_too_little_time(outlook.epochs, least, steps)))
@@ -278,6 +282,7 @@ class Bench:
             sample=lambda: self.feeds.sample(cut),
             feed=lambda views: self.feeds.full(cut, views),
             batch_size=config.batch_size,
+            begins_solved=not config.scratch,
         )
 
     def _head_alone(self, proposal: Proposal) -> _Subject:
@@ -303,6 +308,7 @@ class Bench:
             sample=lambda: Sample(features.feed.make_batches, 0.0),
             feed=lambda _: features.feed,
             batch_size=config.head_batch_size,
+            begins_solved=False,
             findings=signal_findings(check_signal(tail.model, features.some)),
             idle=_HEAD_EPOCH,
         )
@@ -430,7 +436,7 @@ def _too_little_time(epochs: int, least: int = 0, steps: int = 0) -> str:
     if not epochs:
         return "left out: there was no time"
     there_was = f"there was time for {epochs} epoch{'' if epochs == 1 else 's'} of {steps} steps"
-    return f"left out: {there_was}, and fewer than {least} would end below where they began"
+    return f"left out: {there_was}, and fewer than {least} are not worth it"
 
 
 def _findings(history: Sequence[Epoch], settings: TrainingSettings) -> tuple[Finding, ...]:

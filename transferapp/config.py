@@ -102,7 +102,7 @@ class FitConfig:
     optimizer: str = _option("adam", "What fine-tunes.", tuple(n for n, s in OPTIMIZERS.items() if s.keras_class))
     learning_rate: str = _option(
         "auto",
-        "The new classifier's rate when fine-tuning: a number, auto (3e-3 for adam), or find (a short range test).",
+        "The new classifier's rate when fine-tuning: a number, auto (3e-3 for adam at 64 a batch), or find (a short range test).",
     )
     backbone_ratio: float = _option(0.1, "The backbone's rate over the classifier's; at most 0.1, as the rule says.")
     layer_decay: float = _option(1.0, "Each stage's rate over that of the stage above it.")
@@ -186,7 +186,7 @@ class FitConfig:
         """
         if self.learning_rate not in ("auto", "find"):
             return float(self.learning_rate)
-        spec, share = OPTIMIZERS[self.optimizer], self.head_batch_size / USUAL_BATCH_SIZE
+        spec, share = OPTIMIZERS[self.optimizer], min(1.0, self.head_batch_size / USUAL_BATCH_SIZE)
         return SOLVED_HEAD_FACTOR * spec.learning_rate * (math.sqrt(share) if spec.adaptive else share)
 
     @property

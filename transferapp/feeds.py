@@ -11,7 +11,7 @@ import numpy as np
 
 from transferapp.activations import CutTrunk, cut_trunk
 from transferapp.backbones.stages import Stage, stage_named
-from transferapp.config import FitConfig
+from transferapp.config import USUAL_BATCH_SIZE, FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.engine import BATCH_SIZE, resolve_engine
 from transferapp.errors import ResourceError
@@ -244,7 +244,7 @@ class Feeds:
                 self._val.records,
                 self._val.labels,
                 image_size=size,
-                batch_size=config.head_batch_size,
+                batch_size=USUAL_BATCH_SIZE,
                 workers=worker_count(),
             ),
         )
@@ -271,7 +271,7 @@ class Feeds:
     def _centers(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> Any:
         from transferapp.training.tail import CachedCenters
 
-        return CachedCenters(rows, positions, shape, batch_size=self._config.head_batch_size)
+        return CachedCenters(rows, positions, shape, batch_size=USUAL_BATCH_SIZE)
 
     def _store(self, cut: str) -> tuple[CutTrunk, FeatureStore]:
         if cut not in self._stores:

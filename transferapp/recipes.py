@@ -275,7 +275,7 @@ def write_report(staging: Path, manifest: dict[str, Any], dataset: Dataset, solv
     samples, mistakes = _gallery(dataset, solved)
     copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
     report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
-    (staging / "report.html").write_text(report, encoding="utf-8")
+    (staging / "report.html").write_text(report, encoding="utf-8", newline="\n")
 
 
 def _gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:

@@ -57,7 +57,13 @@ export async function download(path, query) {
 }
 
 async function ask(url, options) {
-  return (await respond(url, options)).json();
+  const response = await respond(url, options);
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Trouble({ code: "network", title: "The service's answer broke off", detail: String(error.message) });
+  }
 }
 
 async function respond(url, options) {

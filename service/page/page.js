@@ -31,7 +31,7 @@ async function start() {
     const known = (name) => state.models.find((model) => model.name === name && model.version);
     const chosen = known(state.model) ?? state.models.find((model) => model.default && model.version) ?? state.models.find((model) => model.version);
     showChooser(chosen);
-    if (!chosen) return unready();
+    if (!chosen) return state.entries.length ? void (timer = setTimeout(start, LOOK_AGAIN)) : unready();
     await choose(chosen);
     if (state.models.some(coming)) timer = setTimeout(start, LOOK_AGAIN);
   } catch (error) {
@@ -299,9 +299,11 @@ $("model").addEventListener("change", async (event) => {
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set($("key").value.trim());
+  const given = $("key").value.trim();
   $("key").value = "";
-  start();
+  key.set(given);
+  if (/[^\x21-\x7e]/.test(given)) askForKey(); // no header carries it, so it is none of the service's
+  else start();
 });
 
 $("report").addEventListener("click", async (event) => {

@@ -69,7 +69,7 @@ export function sureness(scores) {
   if (second && first.score - second.score < 0.15) {
     return { text: `Not sure: ${other} is nearly as likely. Perhaps the picture shows neither.`, unsure: true };
   }
-  if (first.score >= 0.5) return { text: `This is its best guess; ${other} is possible, too.`, unsure: false };
+  if (first.score >= 0.5) return { text: `This is its best guess${other ? `; ${other} is possible, too` : ""}.`, unsure: false };
   return { text: "Not sure: this is a guess. Perhaps the picture shows something that the model was not taught.", unsure: true };
 }
 
@@ -115,8 +115,8 @@ export function recordWords(info) {
 
 /** The command that asks the same: for a POSIX shell. */
 export function curlCommand(url, fileName, withKey) {
-  const plain = /^[\w.-]+$/.test(fileName);
-  const field = plain ? `file=@${fileName}` : `file=@"${fileName.replace(/[\\"]/g, "\\$&")}"`;
+  const plain = /^[\w.][\w.-]*$/.test(fileName);
+  const field = plain ? `file=@${fileName}` : `file=@"${(fileName === "-" ? "./-" : fileName).replace(/[\\"]/g, "\\$&")}"`;
   const key = withKey ? ` -H "X-API-Key: $KEY"` : "";
   return `curl${key} -F ${plain ? field : quoted(field)} ${quoted(url)}`;
 }

@@ -40,7 +40,7 @@ class Plan:
         head_learning_rate: Highest rate of the new classifier; None where L-BFGS's line search chooses every step.
         backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
         epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
-        batch_size: Pictures in a step of tuning; 0 where nothing of the backbone is tuned.
+        batch_size: Pictures in a step of tuning, or of a head that a search found; 0 where nothing is trained in steps.
         reasons: Sentences, in the order of the argument.
         would_change: What would lead to another decision.
     """

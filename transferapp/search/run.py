@@ -359,6 +359,7 @@ def _replanned(chosen: Candidate, found: Searched) -> Candidate:
         method=f"{form}, {settings.optimizer} by search",
         head_learning_rate=settings.learning_rate,
         epochs=settings.epochs,
+        batch_size=settings.batch_size,
         reasons=(*reasons, rate),
     )
     return replace(chosen, plan=plan)

@@ -155,9 +155,11 @@ def build_tail(
 
 def _follow_closely(network: keras.Model) -> None:
     """Let BatchNorm's statistics follow the batches within tens of steps, not hundreds: small sets have no more to give."""
-    for layer in network._flatten_layers(include_self=False):
+    for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, _MOMENTUM)
+        elif isinstance(layer, keras.Model):
+            _follow_closely(layer)
 
 
 def lone_head(head: Head, shape: tuple[int, ...], seed: int) -> Tail:
