@@ -102,7 +102,7 @@ class FitConfig:
     optimizer: str = _option("adam", "What fine-tunes.", tuple(n for n, s in OPTIMIZERS.items() if s.keras_class))
     learning_rate: str = _option(
         "auto",
-        "The new classifier's rate when fine-tuning: a number, auto (3e-3 for adam at 64 a batch), or find (a short range test).",
+        "The new classifier's rate when fine-tuning: a number, auto (adam: 3e-3 at 64 a batch), or find (a range test).",
     )
     backbone_ratio: float = _option(0.1, "The backbone's rate over the classifier's; at most 0.1, as the rule says.")
     layer_decay: float = _option(1.0, "Each stage's rate over that of the stage above it.")
