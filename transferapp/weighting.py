@@ -17,6 +17,9 @@ from transferapp.policy.class_weights import (
 )
 from transferapp.probe import CrossValidation, cross_validate
 
+_EVEN = 1.05
+"""Classes are equal, for what is printed, where the largest is no more than this many times the smallest."""
+
 
 @dataclass(frozen=True)
 class Weighting:
@@ -69,9 +72,10 @@ def weigh_classes(
     if wanted == "none":
         return Weighting(None, WeightsFinding("none", "set by --class-weights none"), plain, ratio)
     if wanted == "auto" and ratio < WORTH_TRYING:
-        reason = (
-            f"the largest class has {ratio:.1f} times the pictures of the smallest, too little for weights to matter"
-        )
+        if ratio < _EVEN:
+            reason = "about as many pictures in each, no cause for weights"
+        else:
+            reason = f"the largest has {ratio:.1f} times the pictures of the smallest, too little for weights to matter"
         return Weighting(None, WeightsFinding("none", reason), plain, ratio)
     weights = balanced_weights(counts)
     weighed = cross_validate(
