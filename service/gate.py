@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.problems import Refusal, problem_response
 
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
-"""What needs no key: whether the service lives, the page, and how to ask."""
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+"""What needs no key: whether the service lives, and how to ask. The pages for people stand before the gate (`service.page`)."""
 
 UNMETERED_PATHS = OPEN_PATHS | {"/metrics", "/models", "/info", "/report"}
 """What costs next to nothing and is not counted."""

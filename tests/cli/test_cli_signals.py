@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,60 +89,61 @@ def test_a_signal_in_the_middle_of_work(tiny: Path, many: Path, started: list[Ru
     assert running.end() == (CODES[number], [SAID[number]])
 
 
-def test_a_second_signal_ends_what_the_first_does_not() -> None:
+def doing(work: str) -> subprocess.Popen[str]:
+    """The command line under way with a command that does `work`, which is Python with `os` and `time` at hand."""
     code = (
-        "import time\n"
+        "import os, time\n"
         "from transferapp.cli import backbones, main\n"
-        "def stuck():\n"
-        "    try:\n"
-        "        print('working', flush=True)\n"
-        "        time.sleep(600)\n"
-        "    finally:\n"
-        "        print('tidying up', flush=True)\n"
-        "        time.sleep(600)\n"
-        "backbones.command.callback = lambda as_json: stuck()\n"
+        "def work():\n"
+        f"{textwrap.indent(textwrap.dedent(work), '    ')}\n"
+        "backbones.command.callback = lambda as_json: work()\n"
         "main.main(['backbones'])\n"
     )
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [*command()[:1], "-c", code],
         env=environment(),
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_second_signal_ends_what_the_first_does_not() -> None:
+    process = doing(
+        """
+        try:
+            print('working', flush=True)
+            time.sleep(600)
+        finally:
+            print('tidying up', flush=True)
+            time.sleep(600)
+        """
+    )
     assert process.stdout
+    assert process.stderr
     for expected in ("working\n", "tidying up\n"):
         assert process.stdout.readline() == expected
         process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     process.stdout.close()
+    process.stderr.close()
 
 
 @both
 def test_a_signal_that_strikes_in_a_finaliser_is_not_lost(number: int) -> None:
-    code = (
-        "import os, time\n"
-        "from transferapp.cli import backbones, main\n"
-        "class Finalised:\n"
-        "    def __del__(self):\n"
-        f"        os.kill(os.getpid(), {int(number)})\n"
-        "        time.sleep(5)\n"
-        "def work():\n"
-        "    Finalised()\n"
-        "    time.sleep(600)\n"
-        "backbones.command.callback = lambda as_json: work()\n"
-        "main.main(['backbones'])\n"
+    process = doing(
+        f"""
+        class Finalised:
+            def __del__(self):
+                os.kill(os.getpid(), {int(number)})
+                time.sleep(5)
+        Finalised()
+        time.sleep(600)
+        """
     )
-    ended = subprocess.run(
-        [*command()[:1], "-c", code],
-        env=environment(),
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr.splitlines()) == (CODES[number], [SAID[number]])
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors.splitlines()) == (CODES[number], [SAID[number]])
 
 
 def test_an_ignored_ctrl_c_stays_ignored(tiny: Path, many: Path, started: list[Running]) -> None:
