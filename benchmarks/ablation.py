@@ -35,6 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from scipy.stats import t as student
 
+from transferapp.accelerators import cpu_cores
 from transferapp.augmentation import Augmentation
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
@@ -180,7 +181,7 @@ class Ablation:
         spec = backbone_spec(options.backbone)
         self._backbone = load_backbone(spec)
         self._pristine = self._backbone.get_weights()
-        self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=threads())
+        self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=cpu_cores())
         colours = np.frombuffer(b"".join(record.colours for record in self._records), np.uint8).reshape(-1, 3)
         self._pca = fit_pca_colour(colours)
         self._splits = splits(self._labels, options.seeds)
@@ -206,7 +207,7 @@ class Ablation:
 
     def _features(self, augmentation: Augmentation, views: int) -> np.ndarray:
         """Averages at the top of the centre view and of random ones: float32, shape (n, 1 + views, channels)."""
-        store = FeatureStore(self._trunk, workers=threads(), chance=Chance(augmentation, self._pca))
+        store = FeatureStore(self._trunk, workers=cpu_cores(), chance=Chance(augmentation, self._pca))
         names = [CENTER, *(random_view_name(index, 0) for index in range(views))]
         return store.collect(self._records, names)[..., self._trunk.row_slices[self._trunk.top.index]]
 
@@ -317,9 +318,11 @@ class Ablation:
 
         self._backbone.set_weights(self._pristine)
         stage = stage_named(self._trunk.stages, cut)
-        below = cut_trunk(self._backbone, stage, self._trunk.key, image_size=self._trunk.image_size, streams=threads())
+        below = cut_trunk(
+            self._backbone, stage, self._trunk.key, image_size=self._trunk.image_size, streams=cpu_cores()
+        )
         chance = Chance(Augmentation(), self._pca)
-        store = FeatureStore(below, workers=threads(), dtype="float16", chance=chance, folder=folder / "maps")
+        store = FeatureStore(below, workers=cpu_cores(), dtype="float16", chance=chance, folder=folder / "maps")
         rows, positions = store.locate(self._records, names)
         return np.array(rows[positions]).reshape(*positions.shape, *stage.shape)
 
@@ -378,7 +381,7 @@ def read_pictures(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[
         folder = Path(found.origin).parent / inner
     dataset = open_source(str(folder))
     spread = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int))
-    dataset = audit(dataset.with_records([dataset.records[i] for i in spread]), workers=threads())
+    dataset = audit(dataset.with_records([dataset.records[i] for i in spread]), workers=cpu_cores())
     return set_name(data), dataset.records, dataset.class_names
 
 
@@ -413,11 +416,6 @@ def line(row: dict[str, Any]) -> str:
     """A row for people."""
     gain = "" if row["gain"] is None else f"{row['gain']:+6.1f} ± {row['interval']:.1f} against {row['against']}"
     return f"  {row['study']:13} {row['name']:44} {row['accuracy']:.3f}  {gain}"
-
-
-def threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.ablation import Split, read_pictures, splits, threads
+from benchmarks.ablation import Split, read_pictures, splits
 from benchmarks.lecture_table import RESULTS, read_results, write_page, write_results
+from transferapp.accelerators import cpu_cores
 from transferapp.backbones.registry import backbone_spec
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.features import CENTER, FeatureStore
@@ -464,7 +465,7 @@ def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
         for image in shown:
             score(image, count)
         figures[f"views {count}: milliseconds"] = 1000 * (time.perf_counter() - started) / len(shown)
-    with ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(cpu_cores()) as pool:
         found = list(
             pool.map(lambda p: [score(image, n) for image in [picture(p)] for n in VIEW_COUNTS], task.split.held_out)
         )
@@ -520,12 +521,12 @@ def load(backbone: str) -> Any:
     from transferapp.trunk import load_trunk
 
     spec = backbone_spec(backbone)
-    return load_trunk(spec, lambda: load_backbone(spec), image_size=spec.image_size, streams=threads())
+    return load_trunk(spec, lambda: load_backbone(spec), image_size=spec.image_size, streams=cpu_cores())
 
 
 def top_features(trunk: Any, records: Sequence[Any]) -> np.ndarray:
     """Averages of the top stage for the centre view of each picture: float32, shape (n, channels)."""
-    rows = FeatureStore(trunk, workers=threads()).collect(records, [CENTER])[:, 0]
+    rows = FeatureStore(trunk, workers=cpu_cores()).collect(records, [CENTER])[:, 0]
     return np.ascontiguousarray(rows[:, trunk.row_slices[trunk.top.index]], np.float32)
 
 

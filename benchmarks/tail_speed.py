@@ -36,6 +36,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
+from transferapp.accelerators import cpu_cores
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
 from transferapp.data.audit import DATASET_LIMITS
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     train, val = dataset.part("train"), dataset.part("val")
     # Two networks of their own: what trains in one must not change the other.
     backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
-    trunk = load_trunk(spec, lambda: backbones["cached"], image_size=size, streams=threads())
+    trunk = load_trunk(spec, lambda: backbones["cached"], image_size=size, streams=cpu_cores())
     stage = stage_named(trunk.stages, options.cut)
     probe = solved_head(trunk, train)
     tails = {
@@ -102,8 +103,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         started = time.perf_counter()
-        below = cut_trunk(backbones["cached"], stage, trunk.key, image_size=size, streams=threads())
-        store = FeatureStore(below, workers=threads(), dtype="float16", folder=folder / "activations")
+        below = cut_trunk(backbones["cached"], stage, trunk.key, image_size=size, streams=cpu_cores())
+        store = FeatureStore(below, workers=cpu_cores(), dtype="float16", folder=folder / "activations")
         rows, positions = store.locate(train.records, views)
         filling = time.perf_counter() - started
         val_rows, val_positions = store.locate(val.records, [CENTER])
@@ -255,7 +256,7 @@ def solved_head(trunk: Trunk, train: Dataset) -> Any:
     from transferapp.probe import cross_validate, fit_probe
 
     columns = trunk.row_slices[trunk.top.index]
-    features = FeatureStore(trunk, workers=threads()).collect(train.records, [CENTER])[:, 0, columns]
+    features = FeatureStore(trunk, workers=cpu_cores()).collect(train.records, [CENTER])[:, 0, columns]
     l2 = cross_validate(features, train.labels, len(train.class_names), seed=0).l2
     return fit_probe(features, train.labels, len(train.class_names), l2)
 
@@ -298,12 +299,6 @@ def packaged_pictures() -> Path:
         if (Path(location) / PICTURES).is_dir():
             return Path(location) / PICTURES
     raise SystemExit("There are no pictures: pip install conformal-clip-data==0.1.4, or name a folder with --data.")
-
-
-def threads() -> int:
-    from transferapp.accelerators import cpu_cores
-
-    return cpu_cores()
 
 
 def print_table(document: dict[str, Any]) -> None:
