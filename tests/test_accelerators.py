@@ -43,8 +43,9 @@ def test_a_machine_without_accelerators_is_known_without_importing_keras(
     signs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)  # importing it would now fail
-    found = detect()
+    found = detect("f32")
     assert found == Hardware(cores=cpu_cores())
+    assert detect().kind == "cpu"
     assert (found.kind, found.count, found.names, found.dtype_policy) == ("cpu", 1, (), "float32")
 
 
@@ -148,6 +149,72 @@ def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
     assert hardware_of(devices, cores=4).dtype_policy == policy
 
 
+@pytest.fixture
+def cpu(signs: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A processor that multiplies bfloat16 in hardware, under Linux, with TensorFlow for Keras; no accelerator."""
+    monkeypatch.setattr(engine_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(engine_module, "_computes_bfloat16", lambda: True)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    return monkeypatch
+
+
+def test_a_processor_with_bfloat16_tunes_its_1x1_convolutions_in_it(cpu: pytest.MonkeyPatch) -> None:
+    assert detect().pointwise_dtype == detect("bf16").pointwise_dtype == "bfloat16"
+    assert detect().dtype_policy == "float32"
+    assert detect("f32").pointwise_dtype == "float32"
+
+
+def test_an_older_processor_does_not(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(engine_module, "_computes_bfloat16", lambda: False)
+    assert detect().pointwise_dtype == detect("bf16").pointwise_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TF_ENABLE_ONEDNN_OPTS", "0"), ("KERAS_BACKEND", "jax"), ("KERAS_BACKEND", "torch")]
+)
+def test_nor_where_tensorflow_cannot_or_is_not_what_trains(cpu: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    cpu.setenv(variable, value)
+    assert detect().pointwise_dtype == "float32"
+
+
+def test_nor_on_systems_where_it_was_not_measured(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(engine_module.platform, "machine", lambda: "aarch64")
+    assert detect().pointwise_dtype == "float32"
+
+
+def test_nor_beside_an_accelerator(cpu: pytest.MonkeyPatch, signs: Path) -> None:
+    signs.touch()
+    fake_tensorflow_cards(cpu, {"device_name": "NVIDIA T4", "compute_capability": (7, 5)})
+    assert (detect().kind, detect().pointwise_dtype) == ("gpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("written", "backend"),
+    [
+        (None, "tensorflow"),
+        ('{"backend": "jax"}', "jax"),
+        ("{}", "tensorflow"),
+        ("not JSON", "tensorflow"),
+        ("[]", "tensorflow"),
+    ],
+)
+def test_the_backend_is_known_from_keras_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None, backend: str
+) -> None:
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if written is not None:
+        (tmp_path / "keras.json").write_text(written)
+    assert engine_module.configured_backend() == backend
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert engine_module.configured_backend() == "torch"
+
+
+def test_what_is_told_without_keras_is_what_keras_says() -> None:
+    assert engine_module.configured_backend() == engine_module.keras_backend()
+
+
 # ---------------------------------------------------------------------------------------------------------------- the card
 
 
@@ -156,6 +223,10 @@ def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
     [
         (Hardware(cores=2), "2 CPU cores, no GPU: training computes in float32"),
         (Hardware(cores=1), "1 CPU core, no GPU: training computes in float32"),
+        (
+            hardware_of([], cores=2, half=True),
+            "2 CPU cores, no GPU: training computes in float32, tuning its 1 x 1 convolutions in bfloat16",
+        ),
         (
             hardware_of([Device("gpu:0", "NVIDIA H100", (9, 0))], cores=16),
             "1 GPU (NVIDIA H100): training computes in mixed_float16, with its weights kept in float32",
@@ -195,6 +266,7 @@ def test_the_manifest_holds_everything_as_plain_json() -> None:
         "cores": 16,
         "dtype_policy": "mixed_float16",
         "idle": False,
+        "pointwise_dtype": "float32",
         "sentence": hardware.sentence,
     }
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transferapp.engine import Device, accelerator_devices, data_parallel, shows_accelerator
+from transferapp.engine import Device, accelerator_devices, bfloat16_products, data_parallel, shows_accelerator
 
 TENSOR_CORES = (7, 0)
 """NVIDIA's compute capability from which cards multiply half-precision matrices several times faster than single-precision
@@ -38,6 +38,8 @@ class Hardware:
         cores: CPU cores that this process may use.
         dtype_policy: Keras' name for the precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         idle: Whether the machine shows an accelerator that Keras' backend cannot use.
+        pointwise_dtype: What the 1 x 1 convolutions compute in while pretrained layers are tuned on the CPU: `float32` or
+            `bfloat16`. Accelerators have their `dtype_policy` for all layers.
     """
 
     kind: str = "cpu"
@@ -46,6 +48,7 @@ class Hardware:
     cores: int = 1
     dtype_policy: str = "float32"
     idle: bool = False
+    pointwise_dtype: str = "float32"
 
     @property
     def count(self) -> int:
@@ -59,7 +62,12 @@ class Hardware:
             cores = f"{self.cores} CPU core{'s' if self.cores > 1 else ''}"
             if self.idle:
                 return f"{cores}: there is an accelerator too, but Keras cannot use it, for want of its driver or libraries"
-            return f"{cores}, no GPU: training computes in float32"
+            half = (
+                ""
+                if self.pointwise_dtype == "float32"
+                else f", tuning its 1 x 1 convolutions in {self.pointwise_dtype}"
+            )
+            return f"{cores}, no GPU: training computes in float32{half}"
         spelled = _SPELLED.get(self.kind, self.kind)
         names = ", ".join(dict.fromkeys(self.names))
         what = f"{self.count} {spelled}{'s' if self.count > 1 else ''} ({names})"
@@ -73,13 +81,18 @@ class Hardware:
         return {**asdict(self), "devices": list(self.devices), "names": list(self.names), "sentence": self.sentence}
 
 
-def detect() -> Hardware:
-    """Look at the machine. Imports Keras only where there is a sign of an accelerator."""
+def detect(precision: str = "auto") -> Hardware:
+    """Look at the machine. Imports Keras only where there is a sign of an accelerator.
+
+    Args:
+        precision: One of `transferapp.engine.PRECISIONS`; `f32` keeps all of a CPU's training in float32.
+    """
     devices = accelerator_devices()
-    return hardware_of(devices, cores=cpu_cores(), idle=not devices and _left_idle())
+    half = not devices and precision != "f32" and bfloat16_products()
+    return hardware_of(devices, cores=cpu_cores(), idle=not devices and _left_idle(), half=half)
 
 
-def hardware_of(devices: Sequence[Device], *, cores: int, idle: bool = False) -> Hardware:
+def hardware_of(devices: Sequence[Device], *, cores: int, idle: bool = False, half: bool = False) -> Hardware:
     """What follows from a list of accelerators. Pure.
 
     Of several kinds, as a card and the graphics unit beside it may be, the kind of the first counts.
@@ -88,9 +101,10 @@ def hardware_of(devices: Sequence[Device], *, cores: int, idle: bool = False) ->
         devices: From `accelerator_devices`.
         cores: CPU cores.
         idle: See `Hardware`.
+        half: Whether the CPU multiplies matrices of bfloat16 faster; counts where there is no accelerator.
     """
     if not devices:
-        return Hardware(cores=cores, idle=idle)
+        return Hardware(cores=cores, idle=idle, pointwise_dtype="bfloat16" if half else "float32")
     # TensorFlow and JAX may name a GPU after its maker's software.
     kind = "tpu" if devices[0].id.startswith("tpu") else "gpu"
     alike = [device for device in devices if device.id.partition(":")[0] == devices[0].id.partition(":")[0]]

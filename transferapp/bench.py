@@ -185,7 +185,7 @@ class Bench:
         self._config, self._run, self._progress = config, run, progress
         self._tuning = config.tuning(len(self._train))
         self._views = solved.views
-        self._hardware = detect()
+        self._hardware = detect(config.precision)
         self._backbone: keras.Model = shop.model(self._chosen.spec)
         if config.scratch:
             self._pristine = random_weights(self._backbone, config.seed)
@@ -425,6 +425,7 @@ class Bench:
             from_scratch=self._config.scratch,
             stochastic_depth=self._config.stochastic_depth,
             seed=self._config.seed,
+            pointwise_dtype=self._hardware.pointwise_dtype,
         )
 
     def pristine(self) -> None:

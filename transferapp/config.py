@@ -77,7 +77,9 @@ class FitConfig:
     seed: int = _option(0, "Seeds the split, the folds and the random views.")
     engine: str = _option("auto", "What runs the backbone: openvino on CPUs, keras on accelerators.", ENGINES)
     precision: str = _option(
-        "auto", "What OpenVINO computes in: bf16 where the CPU has it (auto), f32, or bf16.", PRECISIONS
+        "auto",
+        "What OpenVINO, and tuning's 1 x 1 convolutions, compute in on CPUs: bf16 where the CPU has it (auto), f32, or bf16.",
+        PRECISIONS,
     )
 
     class_weights: str = _option(

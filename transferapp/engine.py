@@ -12,7 +12,9 @@ off in the third decimal), so every engine states what it runs: `f32`, `bf16`, o
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -78,8 +80,11 @@ def resolve_precision(precision: str) -> str:
         raise UsageError(f"Unknown precision {precision!r}", expected=f"one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
-    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in capabilities else "f32"
+    return "bf16" if _computes_bfloat16() else "f32"
+
+
+def _computes_bfloat16() -> bool:
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVINOEngine:
@@ -283,6 +288,31 @@ def keras_backend() -> str:
     import keras
 
     return str(keras.backend.backend())
+
+
+def configured_backend() -> str:
+    """What `keras_backend` will be, without importing Keras: by the variable that it reads, or else by its file."""
+    named = os.environ.get("KERAS_BACKEND")
+    if named:
+        return named
+    home = os.environ.get("KERAS_HOME")
+    try:
+        settings = json.loads(
+            (Path(home) if home else Path.home() / ".keras").joinpath("keras.json").read_text("utf-8")
+        )
+        return str(settings["backend"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return "tensorflow"
+
+
+def bfloat16_products() -> bool:
+    """Whether training multiplies matrices of bfloat16 on this CPU faster than those of float32.
+
+    TensorFlow does so with oneDNN, on processors with the instructions. It was measured on Linux and x86-64, and is true there.
+    """
+    measured = sys.platform == "linux" and platform.machine() == "x86_64"
+    switched_off = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() in ("0", "false")
+    return measured and not switched_off and configured_backend() == "tensorflow" and _computes_bfloat16()
 
 
 def resolve_engine(kind: str) -> str:

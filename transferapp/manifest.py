@@ -99,7 +99,7 @@ def describe(
         "parity": {precision: figures.to_json() for precision, figures in parity.items()},
         "precision": {"served": served},
         "config": config.to_json(),
-        "hardware": {**detect().to_json(), "backend": keras_backend()},
+        "hardware": {**detect(config.precision).to_json(), "backend": keras_backend()},
         "versions": library_versions(),
     }
 

@@ -190,14 +190,16 @@ def run_identity(config: FitConfig, measurement: Measurement) -> dict[str, Any]:
         "data": measurement.dataset.fingerprint(),
         "chosen backbone": measurement.chosen.trunk.key,
         "chosen cut": measurement.chosen.cut.name,
-        "hardware": _hardware(),
+        "hardware": _hardware(config),
     }
 
 
-def _hardware() -> str:
-    """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another."""
-    hardware = detect()
-    return f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}"
+def _hardware(config: FitConfig) -> str:
+    """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another, and half
+    precision rounds otherwise."""
+    hardware = detect(config.precision)
+    pointwise = f", 1 x 1 {hardware.pointwise_dtype}" if hardware.pointwise_dtype != "float32" else ""
+    return f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}{pointwise}"
 
 
 @contextmanager

@@ -72,6 +72,10 @@ LEFT = {
 """What must not be folded."""
 
 
+def half(network: Any) -> Any:
+    return InferenceMode(network, pointwise_dtype="bfloat16")
+
+
 def step(wrapper: Any, network: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     """Outputs before, and all variables after, one step of plain gradient descent."""
     inputs = keras.Input(network.inputs[0].shape[1:])
@@ -137,3 +141,30 @@ def test_half_precision_stays_half_between_the_layers() -> None:
     assert keras.backend.standardize_dtype(out.dtype) == "bfloat16"
     reference = np.asarray(keras.ops.cast(network(x, training=False), "float32"))
     np.testing.assert_allclose(np.asarray(keras.ops.cast(out, "float32")), reference, atol=0.02)
+
+
+@pytest.mark.parametrize("name", [*FOLDED, *LEFT])
+def test_in_half_precision_outputs_and_gradients_are_nearly_those(name: str) -> None:
+    network = FOLDED[name]() if name in FOLDED else network_of(LEFT[name])
+    start = network.get_weights()
+    expected = step(AsItIs, network)
+    network.set_weights(start)
+    outputs, weights = step(half, network)
+    pointwise = name in ("no gamma", "no beta")
+    assert outputs.dtype == np.float32
+    assert all(weight.dtype == np.float32 for weight in weights)
+    difference = np.abs(outputs - expected[0]).max()
+    assert (1e-4 < difference < 0.05) if pointwise else (difference < 1e-5)
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(start, network.get_weights(), strict=True))
+    for ours, theirs in zip(weights, expected[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.02 if pointwise else 1e-5, rtol=1e-3)
+
+
+def test_a_network_in_another_precision_keeps_to_it() -> None:
+    pixels = keras.Input(SIZE)
+    conv = layers.Conv2D(4, 1, dtype="float64")(pixels)
+    network = enliven(keras.Model(pixels, layers.BatchNormalization(dtype="float64")(conv)))
+    x = np.random.default_rng(0).normal(0, 1, (2, *SIZE))
+    out = half(network)(x)
+    assert keras.backend.standardize_dtype(out.dtype) == "float64"
+    np.testing.assert_allclose(np.asarray(out), np.asarray(network(x, training=False)), rtol=1e-9)

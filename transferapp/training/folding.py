@@ -5,6 +5,9 @@ scaled kernel and a bias. The scaling is part of the graph, from kernel, gamma, 
 and gradients are those of the two layers, to rounding, and an optimizer sees the same variables. What is saved is two passes
 over every feature map forward and three backward, which on a CPU cost as much as the convolutions themselves: a training step
 of EfficientNet-Lite is 1.3 to 1.4 times as fast (docs/decisions/0011-folded-batchnorm.md).
+
+The 1 x 1 convolutions among them, which are matrix products and most of what there is to compute, may run in half precision
+where the processor multiplies it faster; all that lies between them stays in float32 (docs/decisions/0015-pointwise-bf16.md).
 """
 
 from __future__ import annotations
@@ -51,13 +54,17 @@ Replacements = Mapping[Any, Callable[..., Any]]
 """From an operation of a network to what is called in its place, with the same arguments."""
 
 
-def run_folded(network: keras.Model, inputs: Any, replaced: Replacements | None = None) -> Any:
+def run_folded(
+    network: keras.Model, inputs: Any, replaced: Replacements | None = None, pointwise_dtype: str = "float32"
+) -> Any:
     """The network's outputs in inference mode. To be called within a layer's `call`.
 
     Args:
         network: Functional.
         inputs: What the network takes.
         replaced: What runs in the place of some of its operations.
+        pointwise_dtype: What the folded 1 x 1 convolutions compute in, of a network in float32; one that computes in another
+            precision anyway keeps to it.
     """
     pairs = foldable(network)
     folded = set(pairs.values())
@@ -66,7 +73,7 @@ def run_folded(network: keras.Model, inputs: Any, replaced: Replacements | None 
         if replaced and layer in replaced:
             return replaced[layer]
         if layer in pairs:
-            return lambda x, **_: _convolved(x, layer, pairs[layer])
+            return lambda x, **_: _convolved(x, layer, pairs[layer], pointwise_dtype)
         if layer in folded:
             return lambda x, **_: x  # Keras hands a `mask` to BatchNorm; there is none
         return _in_mode(layer, False)
@@ -90,8 +97,8 @@ def _in_mode(layer: Any, training: bool | None) -> Any:
     return lambda *args, **kwargs: layer(*args, **{**kwargs, "training": training})
 
 
-def _convolved(x: Any, conv: Any, norm: Any) -> Any:
-    """What the convolution and the BatchNorm after it give, in one."""
+def _convolved(x: Any, conv: Any, norm: Any, pointwise_dtype: str) -> Any:
+    """What the convolution and the BatchNorm after it give, in one, in the precision of the convolution's layer."""
     scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
     if norm.scale:
         scale = scale * norm.gamma
@@ -100,15 +107,21 @@ def _convolved(x: Any, conv: Any, norm: Any) -> Any:
         shift = shift + norm.beta
     if conv.use_bias:
         shift = shift + conv.bias * scale
-    x = ops.cast(x, conv.compute_dtype)
+    dtype = conv.compute_dtype
+    within = pointwise_dtype if dtype == "float32" and _is_pointwise(conv) else dtype
+    x = ops.cast(x, within)
     how = {"strides": conv.strides, "padding": conv.padding, "data_format": conv.data_format}
     how["dilation_rate"] = conv.dilation_rate
     if isinstance(conv, keras.layers.DepthwiseConv2D):
         kernel = conv.kernel * ops.reshape(scale, conv.kernel.shape[2:])
-        y = ops.depthwise_conv(x, ops.cast(kernel, x.dtype), **how)
+        y = ops.depthwise_conv(x, ops.cast(kernel, within), **how)
     else:
-        y = ops.conv(x, ops.cast(conv.kernel * scale, x.dtype), **how)
-    return y + ops.cast(shift, x.dtype)
+        y = ops.conv(x, ops.cast(conv.kernel * scale, within), **how)
+    return ops.cast(y, dtype) + ops.cast(shift, dtype)
+
+
+def _is_pointwise(conv: Any) -> bool:
+    return type(conv) is keras.layers.Conv2D and conv.kernel_size == (1, 1) and conv.groups == 1
 
 
 def _is_plain(layer: Any) -> bool:
