@@ -4,8 +4,8 @@ Both train the same layers, those above the cut, from the same weights and the s
 same views of the same pictures in the same order, batch size, optimizer and schedule. One is fed with the activations at the
 cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every picture in every epoch. Its
 views are cut and decoded beforehand, so the network is all that is compared; in real life it would have to make them, too.
-BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, and those of 1 x 1 in bfloat16 where the
-processor multiplies it, as this project does. `--precision f32` leaves the latter out.
+BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, and those of 1 x 1 in whichever way
+is fastest on the processor, as this project does. `--precision f32` leaves half precision out.
 
 Epochs alternate, so a noisy machine slows both alike, and the figure to look at is the ratio: that of the median epoch, the
 first left out because it traces the graph. The ratio of processor time is given beside it, which other programs disturb less.
@@ -93,12 +93,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     train, val = dataset.part("train"), dataset.part("val")
     # Two networks of their own: what trains in one must not change the other.
     backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
-    pointwise_dtype = detect(options.precision).pointwise_dtype
+    pointwise = detect(options.precision).pointwise
     trunk = load_trunk(spec, lambda: backbones["cached"], image_size=size, streams=cpu_cores())
     stage = stage_named(trunk.stages, options.cut)
     probe = solved_head(trunk, train)
     tails = {
-        "cached": build_tail(backbones["cached"], trunk.stages, stage, Head.of(probe), pointwise_dtype=pointwise_dtype),
+        "cached": build_tail(backbones["cached"], trunk.stages, stage, Head.of(probe), pointwise=pointwise),
         "whole": frozen_below(
             build_tail(backbones["whole"], trunk.stages, None, Head.of(probe)), backbones["whole"], stage
         ),
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "cut_shape": list(stage.shape),
         "image_size": list(size),
         "batch_size": batch_size,
-        "pointwise_dtype": pointwise_dtype,
+        "pointwise": pointwise,
         "num_train": len(train),
         "num_val": len(val),
         "views": len(views),

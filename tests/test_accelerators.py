@@ -43,9 +43,9 @@ def test_a_machine_without_accelerators_is_known_without_importing_keras(
     signs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)  # importing it would now fail
-    found = detect("f32")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    found = detect()
     assert found == Hardware(cores=cpu_cores())
-    assert detect().kind == "cpu"
     assert (found.kind, found.count, found.names, found.dtype_policy) == ("cpu", 1, (), "float32")
 
 
@@ -151,42 +151,63 @@ def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
 
 @pytest.fixture
 def cpu(signs: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A processor that multiplies bfloat16 in hardware, under Linux, with TensorFlow for Keras; no accelerator."""
+    """A processor with instructions for bfloat16, under Linux, with TensorFlow for Keras; no accelerator."""
     monkeypatch.setattr(engine_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(engine_module, "_computes_bfloat16", lambda: True)
+    monkeypatch.setattr(engine_module, "_cpu_flags", lambda: {"avx2", "avx512_vnni", "avx512_bf16"})
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     return monkeypatch
 
 
 def test_a_processor_with_bfloat16_tunes_its_1x1_convolutions_in_it(cpu: pytest.MonkeyPatch) -> None:
-    assert detect().pointwise_dtype == detect("bf16").pointwise_dtype == "bfloat16"
+    assert detect().pointwise == detect("bf16").pointwise == "bfloat16"
     assert detect().dtype_policy == "float32"
-    assert detect("f32").pointwise_dtype == "float32"
-
-
-def test_an_older_processor_does_not(cpu: pytest.MonkeyPatch) -> None:
-    cpu.setattr(engine_module, "_computes_bfloat16", lambda: False)
-    assert detect().pointwise_dtype == detect("bf16").pointwise_dtype == "float32"
+    assert detect("f32").pointwise == "convolution"
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("TF_ENABLE_ONEDNN_OPTS", "0"), ("KERAS_BACKEND", "jax"), ("KERAS_BACKEND", "torch")]
+    ("flags", "onednn", "pointwise"),
+    [
+        ({"avx2", "avx512_vnni"}, "", "convolution"),
+        ({"avx2", "avx_vnni"}, "", "convolution"),
+        ({"avx2", "avx512f"}, "", "product"),  # TensorFlow does without oneDNN there
+        ({"avx2"}, "", "product"),
+        ({"avx2"}, "1", "convolution"),
+        ({"avx512_vnni", "amx_bf16"}, "", "bfloat16"),
+        ({"avx512_vnni", "amx_bf16"}, "0", "product"),
+        (set(), "", "product"),
+    ],
 )
-def test_nor_where_tensorflow_cannot_or_is_not_what_trains(cpu: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    cpu.setenv(variable, value)
-    assert detect().pointwise_dtype == "float32"
+def test_other_processors_compute_as_suits_tensorflow(
+    cpu: pytest.MonkeyPatch, flags: set[str], onednn: str, pointwise: str
+) -> None:
+    cpu.setattr(engine_module, "_cpu_flags", lambda: flags)
+    if onednn:
+        cpu.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+    assert detect().pointwise == pointwise
+    assert "bfloat16" in detect().sentence or pointwise != "bfloat16"
 
 
-def test_nor_on_systems_where_it_was_not_measured(cpu: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_another_backend_computes_convolutions(cpu: pytest.MonkeyPatch, backend: str) -> None:
+    cpu.setenv("KERAS_BACKEND", backend)
+    assert detect().pointwise == "convolution"
+
+
+def test_so_do_systems_on_which_nothing_was_measured(cpu: pytest.MonkeyPatch) -> None:
     cpu.setattr(engine_module.platform, "machine", lambda: "aarch64")
-    assert detect().pointwise_dtype == "float32"
+    assert detect().pointwise == "convolution"
 
 
-def test_nor_beside_an_accelerator(cpu: pytest.MonkeyPatch, signs: Path) -> None:
+def test_and_accelerators(cpu: pytest.MonkeyPatch, signs: Path) -> None:
     signs.touch()
     fake_tensorflow_cards(cpu, {"device_name": "NVIDIA T4", "compute_capability": (7, 5)})
-    assert (detect().kind, detect().pointwise_dtype) == ("gpu", "float32")
+    assert (detect().kind, detect().pointwise) == ("gpu", "convolution")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
+def test_linux_tells_what_the_processor_can_do() -> None:
+    assert {"fpu", "sse2"} <= engine_module._cpu_flags() or engine_module.platform.machine() != "x86_64"
 
 
 @pytest.mark.parametrize(
@@ -224,8 +245,8 @@ def test_what_is_told_without_keras_is_what_keras_says() -> None:
         (Hardware(cores=2), "2 CPU cores, no GPU: training computes in float32"),
         (Hardware(cores=1), "1 CPU core, no GPU: training computes in float32"),
         (
-            hardware_of([], cores=2, half=True),
-            "2 CPU cores, no GPU: training computes in float32, tuning its 1 x 1 convolutions in bfloat16",
+            hardware_of([], cores=2, pointwise="bfloat16"),
+            "2 CPU cores, no GPU: training computes in float32, and while tuning its 1 x 1 convolutions in bfloat16",
         ),
         (
             hardware_of([Device("gpu:0", "NVIDIA H100", (9, 0))], cores=16),
@@ -266,7 +287,7 @@ def test_the_manifest_holds_everything_as_plain_json() -> None:
         "cores": 16,
         "dtype_policy": "mixed_float16",
         "idle": False,
-        "pointwise_dtype": "float32",
+        "pointwise": "convolution",
         "sentence": hardware.sentence,
     }
 

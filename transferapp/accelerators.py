@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transferapp.engine import Device, accelerator_devices, bfloat16_products, data_parallel, shows_accelerator
+from transferapp.engine import Device, accelerator_devices, data_parallel, fastest_pointwise, shows_accelerator
 
 TENSOR_CORES = (7, 0)
 """NVIDIA's compute capability from which cards multiply half-precision matrices several times faster than single-precision
@@ -38,8 +38,8 @@ class Hardware:
         cores: CPU cores that this process may use.
         dtype_policy: Keras' name for the precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         idle: Whether the machine shows an accelerator that Keras' backend cannot use.
-        pointwise_dtype: What the 1 x 1 convolutions compute in while pretrained layers are tuned on the CPU: `float32` or
-            `bfloat16`. Accelerators have their `dtype_policy` for all layers.
+        pointwise: How the CPU computes 1 x 1 convolutions while pretrained layers are tuned: one of
+            `transferapp.engine.POINTWISE`. Accelerators have their `dtype_policy` for all layers.
     """
 
     kind: str = "cpu"
@@ -48,7 +48,7 @@ class Hardware:
     cores: int = 1
     dtype_policy: str = "float32"
     idle: bool = False
-    pointwise_dtype: str = "float32"
+    pointwise: str = "convolution"
 
     @property
     def count(self) -> int:
@@ -62,11 +62,7 @@ class Hardware:
             cores = f"{self.cores} CPU core{'s' if self.cores > 1 else ''}"
             if self.idle:
                 return f"{cores}: there is an accelerator too, but Keras cannot use it, for want of its driver or libraries"
-            half = (
-                ""
-                if self.pointwise_dtype == "float32"
-                else f", tuning its 1 x 1 convolutions in {self.pointwise_dtype}"
-            )
+            half = ", and while tuning its 1 x 1 convolutions in bfloat16" if self.pointwise == "bfloat16" else ""
             return f"{cores}, no GPU: training computes in float32{half}"
         spelled = _SPELLED.get(self.kind, self.kind)
         names = ", ".join(dict.fromkeys(self.names))
@@ -88,11 +84,13 @@ def detect(precision: str = "auto") -> Hardware:
         precision: One of `transferapp.engine.PRECISIONS`; `f32` keeps all of a CPU's training in float32.
     """
     devices = accelerator_devices()
-    half = not devices and precision != "f32" and bfloat16_products()
-    return hardware_of(devices, cores=cpu_cores(), idle=not devices and _left_idle(), half=half)
+    pointwise = "convolution" if devices else fastest_pointwise(precision)
+    return hardware_of(devices, cores=cpu_cores(), idle=not devices and _left_idle(), pointwise=pointwise)
 
 
-def hardware_of(devices: Sequence[Device], *, cores: int, idle: bool = False, half: bool = False) -> Hardware:
+def hardware_of(
+    devices: Sequence[Device], *, cores: int, idle: bool = False, pointwise: str = "convolution"
+) -> Hardware:
     """What follows from a list of accelerators. Pure.
 
     Of several kinds, as a card and the graphics unit beside it may be, the kind of the first counts.
@@ -101,10 +99,10 @@ def hardware_of(devices: Sequence[Device], *, cores: int, idle: bool = False, ha
         devices: From `accelerator_devices`.
         cores: CPU cores.
         idle: See `Hardware`.
-        half: Whether the CPU multiplies matrices of bfloat16 faster; counts where there is no accelerator.
+        pointwise: See `Hardware`; counts where there is no accelerator.
     """
     if not devices:
-        return Hardware(cores=cores, idle=idle, pointwise_dtype="bfloat16" if half else "float32")
+        return Hardware(cores=cores, idle=idle, pointwise=pointwise)
     # TensorFlow and JAX may name a GPU after its maker's software.
     kind = "tpu" if devices[0].id.startswith("tpu") else "gpu"
     alike = [device for device in devices if device.id.partition(":")[0] == devices[0].id.partition(":")[0]]

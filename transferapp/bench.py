@@ -425,7 +425,7 @@ class Bench:
             from_scratch=self._config.scratch,
             stochastic_depth=self._config.stochastic_depth,
             seed=self._config.seed,
-            pointwise_dtype=self._hardware.pointwise_dtype,
+            pointwise=self._hardware.pointwise,
         )
 
     def pristine(self) -> None:

@@ -198,7 +198,7 @@ def _hardware(config: FitConfig) -> str:
     """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another, and half
     precision rounds otherwise."""
     hardware = detect(config.precision)
-    pointwise = f", 1 x 1 {hardware.pointwise_dtype}" if hardware.pointwise_dtype != "float32" else ""
+    pointwise = ", 1 x 1 in bfloat16" if hardware.pointwise == "bfloat16" else ""
     return f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}{pointwise}"
 
 

@@ -47,6 +47,9 @@ FOLDED = {
     "depthwise, two each": conv_then_norm(lambda: layers.DepthwiseConv2D(5, padding="same", depth_multiplier=2)),
     "no gamma": conv_then_norm(lambda: layers.Conv2D(6, 1), scale=False),
     "no beta": conv_then_norm(lambda: layers.Conv2D(6, 1), center=False, epsilon=0.1),
+    "1 x 1 in groups": conv_then_norm(lambda: layers.Conv2D(6, 1, groups=3)),
+    "1 x 1 in strides": conv_then_norm(lambda: layers.Conv2D(6, 1, strides=2)),
+    "1 x 1 depthwise": conv_then_norm(lambda: layers.DepthwiseConv2D(1)),
 }
 """Networks of one convolution with its BatchNorm."""
 
@@ -73,7 +76,11 @@ LEFT = {
 
 
 def half(network: Any) -> Any:
-    return InferenceMode(network, pointwise_dtype="bfloat16")
+    return InferenceMode(network, pointwise="bfloat16")
+
+
+def product(network: Any) -> Any:
+    return InferenceMode(network, pointwise="product")
 
 
 def step(wrapper: Any, network: Any) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -91,14 +98,15 @@ def step(wrapper: Any, network: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     return before, [np.asarray(weight) for weight in model.get_weights()]
 
 
+@pytest.mark.parametrize("wrapper", [InferenceMode, product])
 @pytest.mark.parametrize("name", [*FOLDED, *LEFT])
-def test_outputs_and_gradients_are_those_of_the_layers_one_by_one(name: str) -> None:
+def test_outputs_and_gradients_are_those_of_the_layers_one_by_one(name: str, wrapper: Any) -> None:
     network = FOLDED[name]() if name in FOLDED else network_of(LEFT[name])
     assert len(foldable(network)) == (name in FOLDED)
     start = network.get_weights()
     expected = step(AsItIs, network)
     network.set_weights(start)
-    outputs, weights = step(InferenceMode, network)
+    outputs, weights = step(wrapper, network)
     np.testing.assert_allclose(outputs, expected[0], rtol=1e-4, atol=1e-5)
     assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(start, network.get_weights(), strict=True))
     for ours, theirs in zip(weights, expected[1], strict=True):

@@ -107,7 +107,7 @@ def test_a_tail_with_stochastic_depth_trains_and_ships_without(from_scratch: boo
 
 
 def test_a_copy_for_other_hardware_keeps_its_depth() -> None:
-    body = InferenceMode(blocks(2), 0.3, seed=4, pointwise_dtype="bfloat16", name="body")
+    body = InferenceMode(blocks(2), 0.3, seed=4, pointwise="bfloat16", name="body")
     again = body.like(blocks(2))
     assert (type(again), again.stochastic_depth, again.seed, again.name) == (InferenceMode, 0.3, 4, "body")
-    assert again.pointwise_dtype == "bfloat16"
+    assert again.pointwise == "bfloat16"

@@ -6,8 +6,8 @@ and gradients are those of the two layers, to rounding, and an optimizer sees th
 over every feature map forward and three backward, which on a CPU cost as much as the convolutions themselves: a training step
 of EfficientNet-Lite is 1.3 to 1.4 times as fast (docs/decisions/0011-folded-batchnorm.md).
 
-The 1 x 1 convolutions among them, which are matrix products and most of what there is to compute, may run in half precision
-where the processor multiplies it faster; all that lies between them stays in float32 (docs/decisions/0015-pointwise-bf16.md).
+The 1 x 1 convolutions among them, which are matrix products and most of what there is to compute, may run as such, or in half
+precision, where a processor does that faster; all that lies between them stays in float32 (docs/decisions/0015-pointwise.md).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Replacements = Mapping[Any, Callable[..., Any]]
 
 
 def run_folded(
-    network: keras.Model, inputs: Any, replaced: Replacements | None = None, pointwise_dtype: str = "float32"
+    network: keras.Model, inputs: Any, replaced: Replacements | None = None, pointwise: str = "convolution"
 ) -> Any:
     """The network's outputs in inference mode. To be called within a layer's `call`.
 
@@ -63,8 +63,8 @@ def run_folded(
         network: Functional.
         inputs: What the network takes.
         replaced: What runs in the place of some of its operations.
-        pointwise_dtype: What the folded 1 x 1 convolutions compute in, of a network in float32; one that computes in another
-            precision anyway keeps to it.
+        pointwise: How the folded 1 x 1 convolutions are computed, where they are in float32: one of
+            `transferapp.engine.POINTWISE`.
     """
     pairs = foldable(network)
     folded = set(pairs.values())
@@ -73,7 +73,7 @@ def run_folded(
         if replaced and layer in replaced:
             return replaced[layer]
         if layer in pairs:
-            return lambda x, **_: _convolved(x, layer, pairs[layer], pointwise_dtype)
+            return lambda x, **_: _convolved(x, layer, pairs[layer], pointwise)
         if layer in folded:
             return lambda x, **_: x  # Keras hands a `mask` to BatchNorm; there is none
         return _in_mode(layer, False)
@@ -97,7 +97,7 @@ def _in_mode(layer: Any, training: bool | None) -> Any:
     return lambda *args, **kwargs: layer(*args, **{**kwargs, "training": training})
 
 
-def _convolved(x: Any, conv: Any, norm: Any, pointwise_dtype: str) -> Any:
+def _convolved(x: Any, conv: Any, norm: Any, pointwise: str) -> Any:
     """What the convolution and the BatchNorm after it give, in one, in the precision of the convolution's layer."""
     scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
     if norm.scale:
@@ -108,20 +108,28 @@ def _convolved(x: Any, conv: Any, norm: Any, pointwise_dtype: str) -> Any:
     if conv.use_bias:
         shift = shift + conv.bias * scale
     dtype = conv.compute_dtype
-    within = pointwise_dtype if dtype == "float32" and _is_pointwise(conv) else dtype
+    if dtype != "float32" or not _is_pointwise(conv):
+        pointwise = "convolution"
+    within = "bfloat16" if pointwise == "bfloat16" else dtype
     x = ops.cast(x, within)
     how = {"strides": conv.strides, "padding": conv.padding, "data_format": conv.data_format}
     how["dilation_rate"] = conv.dilation_rate
     if isinstance(conv, keras.layers.DepthwiseConv2D):
         kernel = conv.kernel * ops.reshape(scale, conv.kernel.shape[2:])
         y = ops.depthwise_conv(x, ops.cast(kernel, within), **how)
+    elif pointwise == "product":
+        shape = (-1, *x.shape[1:-1], conv.filters)
+        y = ops.reshape(ops.matmul(ops.reshape(x, (-1, x.shape[-1])), conv.kernel[0, 0] * scale), shape)
     else:
         y = ops.conv(x, ops.cast(conv.kernel * scale, within), **how)
     return ops.cast(y, dtype) + ops.cast(shift, dtype)
 
 
 def _is_pointwise(conv: Any) -> bool:
-    return type(conv) is keras.layers.Conv2D and conv.kernel_size == (1, 1) and conv.groups == 1
+    """Whether each place of its output is a product of a matrix with the same place of its input."""
+    return (
+        type(conv) is keras.layers.Conv2D and conv.kernel_size == (1, 1) and conv.strides == (1, 1) and conv.groups == 1
+    )
 
 
 def _is_plain(layer: Any) -> bool:

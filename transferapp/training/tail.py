@@ -76,7 +76,7 @@ class _Body(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         stochastic_depth: Probability that the highest residual branch is left out of a training step; the others', the less
             the lower they are (Huang et al., 2016). 0 for never.
         seed: Decides which.
-        pointwise_dtype: As of `run_folded`; of no account in training mode.
+        pointwise: As of `run_folded`; of no account in training mode.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class _Body(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         network: keras.Model,
         stochastic_depth: float = 0.0,
         seed: int = 0,
-        pointwise_dtype: str = "float32",
+        pointwise: str = "convolution",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.network = network
         self.stochastic_depth = stochastic_depth
         self.seed = seed
-        self.pointwise_dtype = pointwise_dtype
+        self.pointwise = pointwise
         count = len(residual_sums(network)) if stochastic_depth else 0
         self.sums = [
             StochasticDepth(stochastic_depth * (position + 1) / count, seed=seed + position)
@@ -100,7 +100,7 @@ class _Body(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     def like(self, network: keras.Model) -> _Body:
         """The same around another network, which is a copy of this one's."""
-        return type(self)(network, self.stochastic_depth, self.seed, self.pointwise_dtype, name=self.name)
+        return type(self)(network, self.stochastic_depth, self.seed, self.pointwise, name=self.name)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         shape: tuple[int | None, ...] = self.network.compute_output_shape(input_shape)
@@ -120,7 +120,7 @@ class InferenceMode(_Body):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         sums = random_sums(self.network, self.sums, training)
-        return run_folded(self.network, inputs, sums, self.pointwise_dtype)
+        return run_folded(self.network, inputs, sums, self.pointwise)
 
 
 class TrainingMode(_Body):
@@ -139,7 +139,7 @@ def build_tail(
     from_scratch: bool = False,
     stochastic_depth: float = 0.0,
     seed: int = 0,
-    pointwise_dtype: str = "float32",
+    pointwise: str = "convolution",
 ) -> Tail:
     """Put a head on the top stage and set free what lies above the cut.
 
@@ -151,13 +151,13 @@ def build_tail(
         from_scratch: The backbone's weights are random: BatchNorm must learn its statistics, and so runs in training mode.
         stochastic_depth: Probability that the highest residual branch is left out of a training step.
         seed: Decides what is left out, and the weights of a new head.
-        pointwise_dtype: What 1 x 1 convolutions compute in, unless `from_scratch`.
+        pointwise: How 1 x 1 convolutions are computed, unless `from_scratch`: as of `run_folded`.
     """
     body = tail_body(backbone, stages, cut)
     inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
     run: Any
     if not from_scratch:
-        run = InferenceMode(body, stochastic_depth, seed, pointwise_dtype, name="body")
+        run = InferenceMode(body, stochastic_depth, seed, pointwise, name="body")
     else:
         _follow_closely(body)
         run = TrainingMode(body, stochastic_depth, seed, name="body") if stochastic_depth else body
