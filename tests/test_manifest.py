@@ -46,9 +46,9 @@ def test_a_run_that_blew_up_can_be_written_as_json() -> None:
 
 def test_the_history_has_a_line_for_every_epoch_of_every_contender() -> None:
     probe = Contender("solved classifier", "top", 0.8, 0.4, chosen=True)
-    outcome = BakeOff((probe, CONTENDER, Contender("whole network", "input")), probe)
-    chosen: Any = None  # only read where nothing was tuned
-    rows = list(csv.DictReader(io.StringIO(history_table(chosen, outcome))))
+    unread: Any = None  # where something was tuned
+    outcome = BakeOff((probe, CONTENDER, Contender("whole network", "input")), probe, unread)
+    rows = list(csv.DictReader(io.StringIO(history_table(unread, outcome))))
     assert [(row["contender"], row["epoch"]) for row in rows] == [("last stage", "1"), ("last stage", "2")]
     assert list(rows[0]) == ["contender", *vars(BROKEN[0])]
     assert float(rows[0]["averaged_val_accuracy"]) == 0.875

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from tests.fitted import BACKBONE, fitted, pictures, workplace
 from tests.tiny_bundle import make_tiny_bundle
+from transferapp import measurement as measurement_module
 from transferapp import recipes
 from transferapp.bundle import read_bundle
 from transferapp.config import FitConfig, make_config
@@ -162,6 +164,33 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"tuned", ".tuned.lock"}, "no run is left unfinished"
     assert ("last stage: 2 epochs", 2, [1, 2, 2]) in progress.tasks
     # As served, it is right on as many of the test pictures as the fit says.
+    evaluation = evaluate(result.path, str(pictures()), views=1)
+    assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transferapp import tuning
+
+    def without_time_at_first(bench: Any, proposals: Any, deadline: float) -> Any:
+        entries, deadline = tried(bench, proposals, deadline)
+        names.append([proposal.name for proposal in proposals])
+        if len(names) == 1:
+            entries = [dataclasses.replace(entry, no_time=True, trained=None) for entry in entries]
+        return entries, deadline
+
+    names: list[list[str]] = []
+    tried = tuning._tried
+    monkeypatch.setattr(tuning, "_tried", without_time_at_first)
+    monkeypatch.setattr(measurement_module, "choose_candidate", lambda candidates: candidates[-1])
+    settings = {**TUNED, "backbone": "auto", "epochs": 1}
+    result = recipes.fit(config(tmp_path / "cheap", rule_only=True, **settings))
+    assert names == [["last stage"], ["efficientnet_lite0: last stage"]]
+    manifest = result.manifest
+    assert manifest["backbone"]["name"] == manifest["plan"]["backbone"] == "efficientnet_lite0"
+    assert [c["chosen"] for c in manifest["candidates"]] == [True, False]
+    assert "too little time to tune efficientnet_lite2" in manifest["plan"]["reasons"][-1]
+    assert manifest["contenders"][-1]["chosen"]
     evaluation = evaluate(result.path, str(pictures()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 

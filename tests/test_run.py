@@ -50,6 +50,26 @@ def test_what_was_decided_stays_decided(target: Path) -> None:
     assert resumed.decide("new", "value") == "value"
 
 
+def test_a_part_keeps_its_own_decisions_and_weights_in_the_same_run(target: Path) -> None:
+    run = begun(target)
+    run.decide("block4/plan", 1)
+    part = run.within("small")
+    assert part.path == run.path / "small"
+    assert not part.decided("block4/plan")
+    assert part.decide("block4/plan", 2) == 2
+    assert run.decide("block4/plan", None) == 1
+    assert part.within("smaller").decide("block4/plan", 3) == 3
+    part.checkpoints("block4").save(1, {"w": np.zeros(1)}, {})
+    assert run.checkpoints("block4").latest() is None
+    resumed = RunFolder(target)
+    assert resumed.begin(IDENTITY)
+    assert resumed.within("small").decide("block4/plan", None) == 2
+    assert resumed.within("small").checkpoints("block4").latest() is not None
+    assert resumed.decide("block4/plan", None) == 1
+    resumed.discard()
+    assert not part.path.exists()
+
+
 def test_each_difference_is_named_and_nothing_is_lost(target: Path) -> None:
     begun(target).checkpoints("block4").save(1, {"w": np.zeros(1)}, {})
     other = {**IDENTITY, "data": "d4e5f6", "epochs": 4, "schedule": "sgdr"}

@@ -34,10 +34,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def bake(around: Ring, target: Path) -> BakeOff:
+def begun(target: Path) -> RunFolder:
     run = RunFolder(target)
     run.begin({})
-    return bake_off(around.measurement, around.solved, around.config, around.shop, run, Silent())
+    return run
+
+
+def bake(around: Ring, target: Path) -> BakeOff:
+    return bake_off(around.measurement, around.solved, around.config, around.shop, begun(target), Silent())
 
 
 def network_of(around: Ring, outcome: BakeOff) -> Any:
@@ -191,6 +195,65 @@ def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_p
     with pytest.raises(TrainingError, match=r"could not be trained: left out: there was no time.*--budget") as caught:
         bake(ring(root, budget="0s", rule_only=True), tmp_path / "insisted")
     assert caught.value.exit_code == 6
+
+
+def test_what_takes_longer_than_what_there_is_no_time_for_is_not_even_timed(root: Path, tmp_path: Path) -> None:
+    around = ring(root, tune="auto", budget="1h", epochs=2)
+    begun(tmp_path / "bundle").decide("join1/plan", {"epochs": 1, "views": 1, "batch_size": 16})
+    outcome = bake(around, tmp_path / "bundle")
+    _, tail, whole = outcome.contenders
+    assert tail.reason.startswith("left out: there was time for 1 epoch of ")
+    assert (
+        whole.reason == "left out: it takes longer than all but the first stages, for which there was too little time"
+    )
+    assert not begun(tmp_path / "bundle").decided("input/plan")
+    assert outcome.winner.name == "solved classifier"
+
+
+def with_a_cheaper_one(root: Path, **changes: Any) -> Ring:
+    """As `ring`, with a second backbone that costs less."""
+    (root / "small.keras").write_bytes((root / "tiny.keras").read_bytes())
+    around, other = ring(root, **changes), ring(root, **{**changes, "backbone": str(root / "small.keras")})
+    cheaper = other.measurement.chosen
+    measurement = dataclasses.replace(around.measurement, candidates=(cheaper, around.measurement.chosen))
+    return dataclasses.replace(around, measurement=measurement)
+
+
+@pytest.mark.parametrize("time_for_it", [True, False])
+def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path: Path, time_for_it: bool) -> None:
+    around = with_a_cheaper_one(root, budget="1h", rule_only=time_for_it, epochs=2, learning_rate="1e-2")
+    pristine = around.backbone.get_weights()
+    no_time = {"epochs": 1, "views": 1, "batch_size": 16}
+    begun(tmp_path / "bundle").decide("join2/plan", no_time)
+    if not time_for_it:
+        begun(tmp_path / "bundle").within("small.keras").decide("join2/plan", no_time)
+    outcome = bake(around, tmp_path / "bundle")
+    _, left_out, tuned = outcome.contenders
+    assert (left_out.name, left_out.accuracy, tuned.name) == ("last stage", None, "small.keras: last stage")
+    for before, after in zip(pristine, around.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    if not time_for_it:
+        assert outcome.winner.name == "solved classifier"
+        assert outcome.measurement is around.measurement
+        return
+    assert outcome.winner is tuned
+    chosen = outcome.measurement.chosen
+    assert chosen.spec.name == "small.keras"
+    assert chosen.plan.reasons[-1] == (
+        "backbone: there was too little time to tune tiny.keras, whose solved classifier does better, so small.keras was tuned"
+    )
+    assert [candidate is chosen for candidate in outcome.measurement.candidates] == [True, False]
+    network = build_network(around.shop.model(chosen.spec), chosen, around.solved, outcome, "textures")
+    assert accuracy(around, network) == tuned.accuracy
+    # A second time nothing is trained again.
+    again = bake(with_a_cheaper_one(root, **vars(around.config)), tmp_path / "bundle")
+    assert timeless(again) == timeless(outcome)
+
+
+def test_a_contender_that_fails_is_no_want_of_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: 1000)
+    outcome = bake(with_a_cheaper_one(root), tmp_path / "bundle")
+    assert [contender.name for contender in outcome.contenders] == ["solved classifier", "last stage"]
 
 
 @pytest.mark.slow

@@ -106,14 +106,16 @@ class Entry:
         trained: Its weights.
         views: Cached views of each picture that it was trained on.
         error: Why it could not be trained.
+        no_time: Whether that is why.
         head: What its head began as.
-        head_only: Whether nothing else was trained.
+        head_only: Whether nothing else was to be trained.
     """
 
     contender: Contender
     trained: Trained | None = None
     views: int = 0
     error: TransferAppError | None = None
+    no_time: bool = False
     head: Head | None = None
     head_only: bool = False
 
@@ -214,7 +216,7 @@ class Bench:
 
         started = time.perf_counter()
         if seconds <= 0 and not self._run.decided(f"{proposal.key}/plan"):
-            return Entry(contender.because(_too_little_time(0)))
+            return Entry(contender.because(_too_little_time(0)), no_time=True, head_only=proposal.head_only)
         subject = self._head_alone(proposal) if proposal.head_only else self._tail_above(proposal)
         multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)
         outlook, batch_size = self._outlook(proposal, subject, multipliers, seconds - (time.perf_counter() - started))
@@ -224,7 +226,8 @@ class Bench:
             least = least_epochs(subject.epochs, len(self._train), batch_size)
         if outlook.epochs < least:
             steps = steps_in_epoch(len(self._train), batch_size)
-            return Entry(contender.because(_too_little_time(outlook.epochs, least, steps)))
+            reason = _too_little_time(outlook.epochs, least, steps)
+            return Entry(contender.because(reason), no_time=True, head_only=proposal.head_only)
         feed = subject.feed(outlook.views)
         with distributed(self._hardware):
             ready = prepare(

@@ -120,6 +120,22 @@ class Measurement:
     def plan(self) -> Plan:
         return self.chosen.plan
 
+    @property
+    def cheaper(self) -> tuple[Candidate, ...]:
+        """Those that cost less than the chosen one, the dearest of them first."""
+        return self.candidates[: self.candidates.index(self.chosen)][::-1]
+
+    def on(self, candidate: Candidate, reason: str) -> Measurement:
+        """The same with another of the candidates to go on with.
+
+        Args:
+            candidate: One of them.
+            reason: Why, for the argument of its plan.
+        """
+        moved = replace(candidate, plan=replace(candidate.plan, reasons=(*candidate.plan.reasons, reason)))
+        others = tuple(moved if each is candidate else each for each in self.candidates)
+        return replace(self, candidates=others, chosen=moved)
+
 
 @dataclass
 class Workshop:

@@ -112,6 +112,12 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
         tuned = fine_tune(measurement, solved, config, shop, run, progress)
         watch.lap("tune")
         ships = tuned if tuned is not None and tuned.head is not None else None
+        if (
+            ships is not None and ships.measurement is not measurement
+        ):  # a cheaper backbone than the one that was chosen
+            measurement = ships.measurement
+            chosen = measurement.chosen
+            backbone = shop.in_background(shop.model, chosen.spec)
         scorer: Scorer | None = None if ships else solved_scorer(measurement, solved)
         with background() as pool:
             # Keras builds on one core: OpenVINO can score crops on the others meanwhile, where the trunk has what to score by.

@@ -7,6 +7,7 @@ is shown instead, for silently mixing two runs would give a model that nobody as
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -28,18 +29,25 @@ class RunFolder:
     """
 
     def __init__(self, target: Path) -> None:
-        self.path = target.parent / f".{target.name}.run"
+        self.path = self._whole = target.parent / f".{target.name}.run"
+        self._prefix = ""
         self._decisions: dict[str, Any] = {}
         self._identity: dict[str, Any] = {}
+
+    def within(self, name: str) -> RunFolder:
+        """A part of a run that has begun: what is decided and trained there is kept apart from the rest, under that name."""
+        part = copy.copy(self)  # the decisions are the same object
+        part.path, part._prefix = self.path / name, f"{self._prefix}{name}/"
+        return part
 
     @property
     def unfinished(self) -> bool:
         """Whether there is something to go on with."""
-        return (self.path / _STATE).is_file()
+        return (self._whole / _STATE).is_file()
 
     def discard(self) -> None:
         """Forget an unfinished run, or a finished one."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self._whole, ignore_errors=True)
 
     def begin(self, identity: Mapping[str, Any]) -> bool:
         """Start a run, or go on with one that is the same.
@@ -56,7 +64,7 @@ class RunFolder:
         """
         self._identity = json.loads(json.dumps(dict(identity)))
         try:
-            state = json.loads((self.path / _STATE).read_text(encoding="utf-8"))
+            state = json.loads((self._whole / _STATE).read_text(encoding="utf-8"))
             before, self._decisions = dict(state["identity"]), dict(state["decisions"])
         except (OSError, ValueError, KeyError, TypeError):
             self.discard()  # nothing there, or nothing that can be relied on
@@ -79,21 +87,22 @@ class RunFolder:
 
     def decide(self, name: str, value: Any) -> Any:
         """What was decided under a name: `value` now, and from then on, after a kill too, what it was the first time."""
-        if name not in self._decisions:
-            self._decisions[name] = json.loads(json.dumps(value))  # as a resumed run will find it
+        key = self._prefix + name
+        if key not in self._decisions:
+            self._decisions[key] = json.loads(json.dumps(value))  # as a resumed run will find it
             self._save()
-        return self._decisions[name]
+        return self._decisions[key]
 
     def decided(self, name: str) -> bool:
         """Whether there is a decision under this name."""
-        return name in self._decisions
+        return self._prefix + name in self._decisions
 
     def checkpoints(self, name: str) -> CheckpointStore:
         """Where a part of the run keeps its state."""
         return CheckpointStore(self.path / name)
 
     def _save(self) -> None:
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self._whole):
+            self._whole.mkdir(parents=True, exist_ok=True)
         document = {"identity": self._identity, "decisions": self._decisions}
-        write_bytes(self.path / _STATE, json.dumps(document, indent=1).encode())
+        write_bytes(self._whole / _STATE, json.dumps(document, indent=1).encode())

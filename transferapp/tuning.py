@@ -1,7 +1,8 @@
 """The bake-off: fine-tune what the plan proposes, within a time budget, and let the validation pictures choose what ships.
 
 Every contender starts from the same solved probe and the same pretrained weights. Cut at a stage, it trains on activations
-that the trunk computed once; cut at the input, on fresh views of the pictures.
+that the trunk computed once; cut at the input, on fresh views of the pictures. Where there is no time for any of them, the next
+cheaper backbone is tuned instead: a small network that is tuned beats a large one that is not (docs/decisions/0016-no-time.md).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transferapp.config import FitConfig
 from transferapp.errors import TrainingError
 from transferapp.evaluation.metrics import Metrics, fit_temperature, measure
 from transferapp.measurement import Measurement, Workshop
+from transferapp.policy.proposals import Proposal
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
 from transferapp.solving import Solved
@@ -37,6 +39,7 @@ class BakeOff:
     Attributes:
         contenders: The probe first, then what was tuned or left out.
         winner: What ships.
+        measurement: With the backbone that it stands on.
         head: The winner's head; None where the probe ships. The backbone then holds the winner's weights.
         stage: Where that head stands.
         members: Weights of several tails whose probabilities are averaged, a snapshot ensemble; empty for one tail.
@@ -46,6 +49,7 @@ class BakeOff:
 
     contenders: tuple[Contender, ...]
     winner: Contender
+    measurement: Measurement
     head: Head | None = None
     stage: str = ""
     members: tuple[Weights, ...] = ()
@@ -84,13 +88,20 @@ def bake_off(
     assert figures is not None, "a bake-off needs validation pictures"
     probe = Contender("solved classifier", measurement.chosen.cut.name, figures.accuracy, figures.loss)
     bench = Bench(measurement, solved, config, shop, run, progress)
-    entries = []
-    for proposal in measurement.plan.proposals:
-        begun = time.monotonic()
-        entry = bench.attempt(proposal, deadline - begun)
-        # What was trained before an interruption has had its share of the time too.
-        deadline -= max(0.0, entry.contender.seconds - (time.monotonic() - begun))
-        entries.append(entry)
+    entries, deadline = _tried(bench, measurement.plan.proposals, deadline)
+    here = measurement
+    for candidate in measurement.cheaper:
+        if config.trained_head or not all(entry.no_time for entry in entries):
+            break
+        bench.pristine()
+        large, small = here.chosen.spec.name, candidate.spec.name
+        progress.note(f"There is too little time to tune {large}, so {small} is tuned instead")
+        why = f"there was too little time to tune {large}, whose solved classifier does better, so {small} was tuned"
+        here = measurement.on(candidate, f"backbone: {why}")
+        bench = Bench(here, solved, config, shop, run.within(small), progress)
+        proposals = [replace(tail, name=f"{small}: {tail.name}") for tail in here.plan.tails]
+        more, deadline = _tried(bench, proposals, deadline)
+        entries += more
     finished = [entry for entry in entries if entry.trained is not None]
     insist = config.rule_only or config.scratch
     if not finished:
@@ -102,18 +113,37 @@ def bake_off(
                 "What the rule proposes could not be trained: " + "; ".join(e.contender.reason for e in entries),
                 hint="Give it more time with --budget, or leave out --rule-only to ship the solved classifier",
             )
-        return _keep(bench, probe, entries, "nothing else could be trained in the time there was")
+        return _keep(bench, probe, entries, measurement, "nothing else could be trained in the time there was")
     best = max(finished, key=lambda entry: merit(entry.contender.accuracy or 0.0, entry.contender.loss or 0.0))
     if (best.contender.accuracy or 0.0) <= figures.accuracy and not insist:
-        return _keep(bench, probe, entries, "nothing that was tuned does better on the validation pictures")
-    return _crown(bench, best, probe, entries, measurement)
+        return _keep(
+            bench, probe, entries, measurement, "nothing that was tuned does better on the validation pictures"
+        )
+    return _crown(bench, best, probe, entries, here)
 
 
-def _keep(bench: Bench, probe: Contender, entries: Sequence[Entry], reason: str) -> BakeOff:
+def _tried(bench: Bench, proposals: Sequence[Proposal], deadline: float) -> tuple[list[Entry], float]:
+    """What came of proposals, cheapest first, and the deadline less what those have had that were trained before."""
+    entries: list[Entry] = []
+    for proposal in proposals:
+        lacking = next((e.contender.name for e in entries if e.no_time and not e.head_only), "")
+        if lacking and not proposal.head_only:  # more of the backbone, which takes longer yet: not worth the timing
+            reason = f"left out: it takes longer than {lacking}, for which there was too little time"
+            entries.append(Entry(Contender(proposal.name, proposal.cut).because(reason), no_time=True))
+            continue
+        begun = time.monotonic()
+        entry = bench.attempt(proposal, deadline - begun)
+        # What was trained before an interruption has had its share of the time too.
+        deadline -= max(0.0, entry.contender.seconds - (time.monotonic() - begun))
+        entries.append(entry)
+    return entries, deadline
+
+
+def _keep(bench: Bench, probe: Contender, entries: Sequence[Entry], measurement: Measurement, reason: str) -> BakeOff:
     """Let the probe ship: the backbone gets back what training has changed."""
     bench.pristine()
     winner = replace(probe, chosen=True, reason=reason)
-    return BakeOff((winner, *(_compared(e.contender, probe) for e in entries)), winner)
+    return BakeOff((winner, *(_compared(e.contender, probe) for e in entries)), winner, measurement)
 
 
 def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry], measurement: Measurement) -> BakeOff:
@@ -132,7 +162,7 @@ def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry]
     winner = _compared(winner, probe, f" ({which})")
     contenders = [winner if entry is best else _compared(entry.contender, probe) for entry in entries]
     stage = best.contender.cut if best.head_only else measurement.chosen.trunk.top.name
-    return BakeOff((probe, *contenders), winner, head, stage, members, temperature, figures)
+    return BakeOff((probe, *contenders), winner, measurement, head, stage, members, temperature, figures)
 
 
 def _made_ready(bench: Bench, best: Entry, labels: np.ndarray) -> tuple[tuple[Weights, ...], np.ndarray, Head]:
