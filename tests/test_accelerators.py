@@ -173,6 +173,9 @@ def test_a_processor_with_bfloat16_tunes_its_1x1_convolutions_in_it(cpu: pytest.
         ({"avx2", "avx512f"}, "", "product"),  # TensorFlow does without oneDNN there
         ({"avx2"}, "", "product"),
         ({"avx2"}, "1", "convolution"),
+        ({"avx2"}, "True", "convolution"),
+        ({"avx2"}, "2", "product"),  # no word that TensorFlow knows
+        ({"avx512_vnni"}, "2", "convolution"),
         ({"avx512_vnni", "amx_bf16"}, "", "bfloat16"),
         ({"avx512_vnni", "amx_bf16"}, "0", "product"),
         (set(), "", "product"),
@@ -246,7 +249,7 @@ def test_what_is_told_without_keras_is_what_keras_says() -> None:
         (Hardware(cores=1), "1 CPU core, no GPU: training computes in float32"),
         (
             hardware_of([], cores=2, pointwise="bfloat16"),
-            "2 CPU cores, no GPU: training computes in float32, and while tuning its 1 x 1 convolutions in bfloat16",
+            "2 CPU cores, no GPU: training computes in float32, the 1 x 1 convolutions of what is fine-tuned in bfloat16",
         ),
         (
             hardware_of([Device("gpu:0", "NVIDIA H100", (9, 0))], cores=16),

@@ -18,6 +18,7 @@ from tests.fitted import BACKBONE, fitted, pictures, workplace
 from tests.tiny_bundle import make_tiny_bundle
 from transferapp import measurement as measurement_module
 from transferapp import recipes
+from transferapp.accelerators import Hardware
 from transferapp.bundle import read_bundle
 from transferapp.config import FitConfig, make_config
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
@@ -189,7 +190,9 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     manifest = result.manifest
     assert manifest["backbone"]["name"] == manifest["plan"]["backbone"] == "efficientnet_lite0"
     assert [c["chosen"] for c in manifest["candidates"]] == [True, False]
-    assert "too little time to tune efficientnet_lite2" in manifest["plan"]["reasons"][-1]
+    assert [c["passed_over"] for c in manifest["candidates"]] == [False, True]
+    why = "The solved classifier does better on efficientnet_lite2, but there was too little time to tune that"
+    assert why in (result.path / "report.html").read_text(encoding="utf-8")
     assert manifest["contenders"][-1]["chosen"]
     evaluation = evaluate(result.path, str(pictures()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
@@ -249,3 +252,12 @@ def test_the_identity_of_a_run_is_every_setting_but_where_things_lie() -> None:
     assert identity == recipes.run_identity(there, measurement)
     assert {name.replace("-", "_") for name in identity} >= here.to_json().keys() - {"data", "out", "data_dir"}
     assert (identity["data"], identity["chosen backbone"], identity["chosen cut"]) == ("a1b2", "k", "top")
+
+
+def test_half_precision_is_a_part_of_the_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def said(pointwise: str) -> str:
+        monkeypatch.setattr(recipes, "detect", lambda precision: Hardware(pointwise=pointwise))
+        return recipes._hardware(config(tmp_path))
+
+    assert said("convolution") == said("product") == "1 cpu, float32"
+    assert said("bfloat16") == "1 cpu, float32, 1 x 1 in bfloat16"

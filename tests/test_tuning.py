@@ -12,13 +12,16 @@ import pytest
 from scipy.special import softmax
 
 from tests.contest import Ring, draw_textures, ring
+from transferapp.accelerators import Hardware
 from transferapp.backbones.stages import cut as split_at
-from transferapp.engine import convert
+from transferapp.bench import Bench
+from transferapp.engine import POINTWISE, convert
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.export import build_network, measured_again
 from transferapp.features import center_pixels
 from transferapp.progress import Silent
 from transferapp.run import RunFolder
+from transferapp.training.settings import OUT_OF_MEMORY
 from transferapp.tuning import BakeOff, bake_off
 
 
@@ -192,7 +195,9 @@ def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_p
     assert probe.reason == "nothing else could be trained in the time there was"
     assert left_out.reason == "left out: there was no time"
     assert (left_out.accuracy, left_out.epochs, left_out.history) == (None, 0, ())
-    with pytest.raises(TrainingError, match=r"could not be trained: left out: there was no time.*--budget") as caught:
+    with pytest.raises(
+        TrainingError, match=r"could not be trained: last stage \(left out: there was no time\).*--budget"
+    ) as caught:
         bake(ring(root, budget="0s", rule_only=True), tmp_path / "insisted")
     assert caught.value.exit_code == 6
 
@@ -204,7 +209,7 @@ def test_what_takes_longer_than_what_there_is_no_time_for_is_not_even_timed(root
     _, tail, whole = outcome.contenders
     assert tail.reason.startswith("left out: there was time for 1 epoch of ")
     assert (
-        whole.reason == "left out: it takes longer than all but the first stages, for which there was too little time"
+        whole.reason == "left out: it takes longer than 'all but the first stages', for which there was too little time"
     )
     assert not begun(tmp_path / "bundle").decided("input/plan")
     assert outcome.winner.name == "solved classifier"
@@ -219,35 +224,90 @@ def with_a_cheaper_one(root: Path, **changes: Any) -> Ring:
     return dataclasses.replace(around, measurement=measurement)
 
 
-@pytest.mark.parametrize("time_for_it", [True, False])
-def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path: Path, time_for_it: bool) -> None:
-    around = with_a_cheaper_one(root, budget="1h", rule_only=time_for_it, epochs=2, learning_rate="1e-2")
-    pristine = around.backbone.get_weights()
-    no_time = {"epochs": 1, "views": 1, "batch_size": 16}
-    begun(tmp_path / "bundle").decide("join2/plan", no_time)
-    if not time_for_it:
-        begun(tmp_path / "bundle").within("small.keras").decide("join2/plan", no_time)
+NO_TIME = {"epochs": 1, "views": 1, "batch_size": 16}
+"""The plan of a contender that is not worth starting."""
+
+
+def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path: Path) -> None:
+    around = with_a_cheaper_one(root, budget="1h", rule_only=True, epochs=2, learning_rate="1e-2")
+    begun(tmp_path / "bundle").decide("join2/plan", NO_TIME)
     outcome = bake(around, tmp_path / "bundle")
-    _, left_out, tuned = outcome.contenders
-    assert (left_out.name, left_out.accuracy, tuned.name) == ("last stage", None, "small.keras: last stage")
-    for before, after in zip(pristine, around.backbone.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)
-    if not time_for_it:
-        assert outcome.winner.name == "solved classifier"
-        assert outcome.measurement is around.measurement
-        return
-    assert outcome.winner is tuned
-    chosen = outcome.measurement.chosen
-    assert chosen.spec.name == "small.keras"
-    assert chosen.plan.reasons[-1] == (
-        "backbone: there was too little time to tune tiny.keras, whose solved classifier does better, so small.keras was tuned"
-    )
-    assert [candidate is chosen for candidate in outcome.measurement.candidates] == [True, False]
+    assert [(c.name, c.accuracy is None, c.chosen) for c in outcome.contenders] == [
+        ("tiny.keras: solved classifier", False, False),
+        ("tiny.keras: last stage", True, False),
+        ("small.keras: last stage", False, True),
+    ]
+    tuned, chosen = outcome.winner, outcome.measurement.chosen
+    assert chosen is around.measurement.candidates[0]
+    assert outcome.measurement.passed_over == ("tiny.keras",)
+    assert around.measurement.passed_over == ()
     network = build_network(around.shop.model(chosen.spec), chosen, around.solved, outcome, "textures")
     assert accuracy(around, network) == tuned.accuracy
-    # A second time nothing is trained again.
-    again = bake(with_a_cheaper_one(root, **vars(around.config)), tmp_path / "bundle")
+    # A run that goes on finds what was trained, seconds and all.
+    again = bake(around, tmp_path / "bundle")
+    assert again.winner.history == tuned.history
     assert timeless(again) == timeless(outcome)
+
+
+@pytest.mark.parametrize("why", ["loses", "no time", "fails", "budget is over"])
+def test_where_the_cheaper_one_is_no_help_the_solved_classifier_ships(root: Path, tmp_path: Path, why: str) -> None:
+    around = with_a_cheaper_one(root, budget="0s" if why == "budget is over" else "1h", learning_rate="1e-7")
+    pristine = around.backbone.get_weights()
+    run = begun(tmp_path / "bundle")
+    if why != "budget is over":
+        run.decide("join2/plan", NO_TIME)
+    if why == "no time":
+        run.within("small.keras").decide("join2/plan", NO_TIME)
+    with pytest.MonkeyPatch.context() as patch:
+        if why == "fails":
+            patch.setattr("transferapp.training.loop.train", out_of_memory)
+        outcome = bake(around, tmp_path / "bundle")
+    assert outcome.winner is outcome.contenders[0]
+    assert outcome.measurement is around.measurement
+    for before, after in zip(pristine, around.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    left_out, tried = outcome.contenders[1], outcome.contenders[2:]
+    assert left_out.reason.startswith("left out: there was ")
+    if why == "budget is over":
+        assert not tried
+        assert left_out.name == "last stage"
+        # Nor is there more time for a run that goes on.
+        resumed = bake(dataclasses.replace(around, config=ring(root, budget="1h").config), tmp_path / "bundle")
+        assert timeless(resumed) == timeless(outcome)
+    else:
+        assert (tried[0].accuracy is not None) == (why == "loses")
+        assert tried[0].reason.startswith({"loses": ("-", "+0.0"), "no time": "left out: ", "fails": "failed: "}[why])
+
+
+def out_of_memory(*_: Any, **__: Any) -> Any:
+    raise ResourceError("There is not enough memory", hint="Close other programs", code=OUT_OF_MEMORY)
+
+
+def test_a_failure_is_an_error_where_the_rule_is_to_be_obeyed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path / "bundle").decide("join2/plan", NO_TIME)
+    monkeypatch.setattr("transferapp.training.loop.train", out_of_memory)
+    with pytest.raises(ResourceError, match="not enough memory"):
+        bake(with_a_cheaper_one(root, rule_only=True), tmp_path / "bundle")
+
+
+def test_from_scratch_no_other_backbone_is_tried(root: Path, tmp_path: Path) -> None:
+    begun(tmp_path / "bundle").decide("input/plan", NO_TIME)
+    with pytest.raises(TrainingError, match=r"whole network \(left out: there was time for 1 epoch"):
+        bake(with_a_cheaper_one(root, tune="all", scratch=True, epochs=2), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("pointwise", POINTWISE)
+def test_convolutions_are_computed_as_suits_the_hardware(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pointwise: str
+) -> None:
+    monkeypatch.setattr("transferapp.bench.detect", lambda precision: Hardware(pointwise=pointwise))
+    around = ring(root, rule_only=True)
+    bench = Bench(around.measurement, around.solved, around.config, around.shop, begun(tmp_path / "bundle"), Silent())
+    assert bench.tail("join2", bench.head).model.get_layer("body").pointwise == pointwise
+    outcome = bake(around, tmp_path / "bundle")
+    assert accuracy(around, network_of(around, outcome)) == pytest.approx(outcome.winner.accuracy, abs=0.06)
 
 
 def test_a_contender_that_fails_is_no_want_of_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ class Hardware:
             cores = f"{self.cores} CPU core{'s' if self.cores > 1 else ''}"
             if self.idle:
                 return f"{cores}: there is an accelerator too, but Keras cannot use it, for want of its driver or libraries"
-            half = ", and while tuning its 1 x 1 convolutions in bfloat16" if self.pointwise == "bfloat16" else ""
+            half = ", the 1 x 1 convolutions of what is fine-tuned in bfloat16" if self.pointwise == "bfloat16" else ""
             return f"{cores}, no GPU: training computes in float32{half}"
         spelled = _SPELLED.get(self.kind, self.kind)
         names = ", ".join(dict.fromkeys(self.names))

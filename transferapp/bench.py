@@ -106,7 +106,7 @@ class Entry:
         trained: Its weights.
         views: Cached views of each picture that it was trained on.
         error: Why it could not be trained.
-        no_time: Whether that is why.
+        no_time: Whether it was left out for want of time.
         head: What its head began as.
         head_only: Whether nothing else was to be trained.
     """
@@ -216,6 +216,7 @@ class Bench:
 
         started = time.perf_counter()
         if seconds <= 0 and not self._run.decided(f"{proposal.key}/plan"):
+            self._run.decide(f"{proposal.key}/plan", {"epochs": 0, "views": 0, "batch_size": self._tuning.batch_size})
             return Entry(contender.because(_too_little_time(0)), no_time=True, head_only=proposal.head_only)
         subject = self._head_alone(proposal) if proposal.head_only else self._tail_above(proposal)
         multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)

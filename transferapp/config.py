@@ -78,7 +78,7 @@ class FitConfig:
     engine: str = _option("auto", "What runs the backbone: openvino on CPUs, keras on accelerators.", ENGINES)
     precision: str = _option(
         "auto",
-        "What OpenVINO, and tuning's 1 x 1 convolutions, compute in on CPUs: bf16 where the CPU has it (auto), f32, or bf16.",
+        "What OpenVINO computes in: bf16 where the CPU has it (auto), f32, or bf16. With f32, so does all fine-tuning.",
         PRECISIONS,
     )
 

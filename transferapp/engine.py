@@ -326,7 +326,8 @@ def fastest_pointwise(precision: str = "auto") -> str:
         return "convolution"
     flags = _cpu_flags()
     told = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
-    if told in ("0", "false") or (not told and not flags & _NEURAL):
+    onednn = told not in ("0", "false") and (told in ("1", "true") or bool(flags & _NEURAL))
+    if not onednn:
         return "product"
     return "bfloat16" if precision != "f32" and flags & _BFLOAT else "convolution"
 

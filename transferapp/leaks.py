@@ -91,7 +91,10 @@ def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> 
 
 
 def _top_features(measurement: Measurement, part: Dataset) -> np.ndarray:
-    """The last stage's features of the centre views: float32, shape (n, channels). They are cached by now."""
+    """The last stage's features of the centre views: float32, shape (n, channels).
+
+    They are cached by now, but for a backbone that was tuned for want of time for the chosen one.
+    """
     chosen = measurement.chosen
     columns = chosen.trunk.row_slices[chosen.trunk.top.index]
     rows, positions = chosen.store.locate(part.records, [CENTER])

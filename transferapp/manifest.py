@@ -76,7 +76,9 @@ def describe(
         "colour": chosen.store.chance.pca.to_json() if chosen.store.chance.pca else None,
         "plan": measurement.plan.to_json(),
         "contenders": [contender_json(contender) for contender in tuned.contenders] if tuned else [],
-        "candidates": [candidate_json(c, c is chosen) for c in measurement.candidates],
+        "candidates": [
+            candidate_json(c, c is chosen, c.spec.name in measurement.passed_over) for c in measurement.candidates
+        ],
         "views_tried": [asdict(tried) for tried in choice.tried],
         "views_reason": choice.reason,
         "test_views": test_views.to_json(),
@@ -124,8 +126,8 @@ def _head(solved: Solved, ships: BakeOff | None, choice: ViewChoice) -> dict[str
     }
 
 
-def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:
-    """A backbone that was tried, as a plain dictionary."""
+def candidate_json(candidate: Candidate, chosen: bool, passed_over: bool = False) -> dict[str, Any]:
+    """A backbone that was tried, as a plain dictionary; `passed_over` as of `Measurement`."""
     return {
         "backbone": candidate.spec.name,
         "cut": candidate.plan.cut,
@@ -133,6 +135,7 @@ def candidate_json(candidate: Candidate, chosen: bool) -> dict[str, Any]:
         "loss": candidate.loss,
         "milliseconds": round(candidate.milliseconds, 1),
         "chosen": chosen,
+        "passed_over": passed_over,
         "stages": [
             {**asdict(score), "shape": list(stage.shape)}
             for stage, score in zip(candidate.trunk.stages, candidate.scores, strict=True)

@@ -105,9 +105,11 @@ class Measurement:
     Attributes:
         dataset: Audited and split.
         candidates: Backbones tried, in the order of their cost.
-        chosen: The one to go on with. Where classes are weighed, its cross-validation at the cut is with weights.
+        chosen: The one to go on with. Where classes are weighed, the cross-validation at its cut is with weights, unless others
+            were passed over for it.
         findings: What the audit found.
         weighting: How much each class counts in training.
+        passed_over: Names of those that were chosen before it, and could not be tuned in the time there was.
     """
 
     dataset: Dataset
@@ -115,6 +117,7 @@ class Measurement:
     chosen: Candidate
     findings: Findings
     weighting: Weighting
+    passed_over: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -125,16 +128,9 @@ class Measurement:
         """Those that cost less than the chosen one, the dearest of them first."""
         return self.candidates[: self.candidates.index(self.chosen)][::-1]
 
-    def on(self, candidate: Candidate, reason: str) -> Measurement:
-        """The same with another of the candidates to go on with.
-
-        Args:
-            candidate: One of them.
-            reason: Why, for the argument of its plan.
-        """
-        moved = replace(candidate, plan=replace(candidate.plan, reasons=(*candidate.plan.reasons, reason)))
-        others = tuple(moved if each is candidate else each for each in self.candidates)
-        return replace(self, candidates=others, chosen=moved)
+    def passing_over(self, candidate: Candidate) -> Measurement:
+        """The same with another candidate to go on with, for there is no time to tune the chosen one."""
+        return replace(self, chosen=candidate, passed_over=(*self.passed_over, self.chosen.spec.name))
 
 
 @dataclass

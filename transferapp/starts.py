@@ -31,8 +31,9 @@ def solved_head(chosen: Candidate, train: Dataset, weighting: Weighting, config:
     """The linear classifier solved on the top stage: where a tail's head stands, wherever the one that would ship is cut."""
     top = chosen.trunk.top
     columns = chosen.trunk.row_slices[top.index]
+    with progress.task(f"{chosen.spec.name}: {len(train)} training pictures", len(train)) as advance:
+        rows = chosen.store.collect(train.records, [CENTER], advance)[:, 0, columns]
     with progress.task("solving the head to start from", 0):
-        rows = chosen.store.collect(train.records, [CENTER])[:, 0, columns]
         labels, l2 = train.labels, chosen.validations[top.index].l2
         probe = fit_probe(rows, labels, len(train.class_names), l2, sample_weight=weighting.of(labels))
     return Head.of(probe, linear_spec(config))

@@ -1,8 +1,9 @@
 """The bake-off: fine-tune what the plan proposes, within a time budget, and let the validation pictures choose what ships.
 
-Every contender starts from the same solved probe and the same pretrained weights. Cut at a stage, it trains on activations
-that the trunk computed once; cut at the input, on fresh views of the pictures. Where there is no time for any of them, the next
-cheaper backbone is tuned instead: a small network that is tuned beats a large one that is not (docs/decisions/0016-no-time.md).
+Every contender starts from the pretrained weights of its backbone and the probe that is solved on them. Cut at a stage, it
+trains on activations that the trunk computed once; cut at the input, on fresh views of the pictures. Where there is no time for
+any of them, the next cheaper backbone is tuned: a small network that is tuned may well beat a large one that is not
+(docs/decisions/0016-no-time.md).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from scipy.special import softmax
@@ -67,9 +68,12 @@ def bake_off(
 ) -> BakeOff:
     """Train each proposal of the plan as far as the time allows, and choose by accuracy on the validation pictures.
 
+    Where time allows none, those of the plan for the next cheaper backbone; but not from scratch, for that asks what the
+    pretraining of one backbone is worth.
+
     Args:
         measurement: Data, backbone and plan.
-        solved: The probe, which ships if nothing does better, and from which every contender starts.
+        solved: The probe, which ships if nothing does better.
         config: How to train, and for how long.
         shop: Has the backbone.
         run: Keeps what is decided and trained.
@@ -86,31 +90,34 @@ def bake_off(
     deadline = time.monotonic() + config.budget_seconds
     figures = solved.validation
     assert figures is not None, "a bake-off needs validation pictures"
-    probe = Contender("solved classifier", measurement.chosen.cut.name, figures.accuracy, figures.loss)
+    probe = Contender(SOLVED, measurement.chosen.cut.name, figures.accuracy, figures.loss)
     bench = Bench(measurement, solved, config, shop, run, progress)
     entries, deadline = _tried(bench, measurement.plan.proposals, deadline)
     here = measurement
-    for candidate in measurement.cheaper:
-        if config.trained_head or not all(entry.no_time for entry in entries):
-            break
-        bench.pristine()
+    for candidate in () if config.scratch else measurement.cheaper:
         large, small = here.chosen.spec.name, candidate.spec.name
-        progress.note(f"There is too little time to tune {large}, so {small} is tuned instead")
-        why = f"there was too little time to tune {large}, whose solved classifier does better, so {small} was tuned"
-        here = measurement.on(candidate, f"backbone: {why}")
+        # As it was decided the first time: a run that goes on has more time than it had.
+        if not (all(e.no_time for e in entries) and run.decide(f"{small}/tried", time.monotonic() < deadline)):
+            break
+        if here is measurement:  # there are two backbones from here on, so each contender says which is its own
+            probe, *others = (named_after(large, c) for c in (probe, *(e.contender for e in entries)))
+            entries = [replace(entry, contender=other) for entry, other in zip(entries, others, strict=True)]
+        progress.note(f"There is too little time to tune {large}, so {small} is tried")
+        here = here.passing_over(candidate)
         bench = Bench(here, solved, config, shop, run.within(small), progress)
-        proposals = [replace(tail, name=f"{small}: {tail.name}") for tail in here.plan.tails]
+        proposals = [named_after(small, tail) for tail in here.plan.tails]
         more, deadline = _tried(bench, proposals, deadline)
         entries += more
     finished = [entry for entry in entries if entry.trained is not None]
     insist = config.rule_only or config.scratch
     if not finished:
         failed = [entry.error for entry in entries if entry.error]
-        if failed:
+        if failed and (insist or here is measurement):
             raise failed[0]
         if insist:
             raise TrainingError(
-                "What the rule proposes could not be trained: " + "; ".join(e.contender.reason for e in entries),
+                "What the rule proposes could not be trained: "
+                + "; ".join(f"{e.contender.name} ({e.contender.reason})" for e in entries),
                 hint="Give it more time with --budget, or leave out --rule-only to ship the solved classifier",
             )
         return _keep(bench, probe, entries, measurement, "nothing else could be trained in the time there was")
@@ -122,13 +129,24 @@ def bake_off(
     return _crown(bench, best, probe, entries, here)
 
 
+SOLVED = "solved classifier"
+"""The name of the contender that is not tuned."""
+
+_Named = TypeVar("_Named", Contender, Proposal)
+
+
+def named_after(backbone: str, what: _Named) -> _Named:
+    """A contender or proposal that says of which backbone it is."""
+    return replace(what, name=f"{backbone}: {what.name}")
+
+
 def _tried(bench: Bench, proposals: Sequence[Proposal], deadline: float) -> tuple[list[Entry], float]:
     """What came of proposals, cheapest first, and the deadline less what those have had that were trained before."""
     entries: list[Entry] = []
     for proposal in proposals:
         lacking = next((e.contender.name for e in entries if e.no_time and not e.head_only), "")
         if lacking and not proposal.head_only:  # more of the backbone, which takes longer yet: not worth the timing
-            reason = f"left out: it takes longer than {lacking}, for which there was too little time"
+            reason = f"left out: it takes longer than '{lacking}', for which there was too little time"
             entries.append(Entry(Contender(proposal.name, proposal.cut).because(reason), no_time=True))
             continue
         begun = time.monotonic()

@@ -49,6 +49,13 @@ def test_why_this_backbone(others: list[tuple[str, float, float]], expected: str
     assert backbone_reason([candidate("a", 0.933, 30.0, chosen=True), *(candidate(*o) for o in others)]) == expected
 
 
+def test_a_backbone_that_there_was_no_time_to_tune_is_the_reason() -> None:
+    there = {**candidate("b", 0.95, 60.0), "passed_over": True}
+    assert backbone_reason([candidate("a", 0.9, 30.0, chosen=True), there]) == (
+        "The solved classifier does better on b, but there was too little time to tune that: --budget gives more."
+    )
+
+
 def test_a_dearer_backbone_that_is_no_more_accurate_was_chosen_for_its_loss() -> None:
     dear = {**candidate("a", 0.979, 60.0, chosen=True), "loss": 0.05}
     cheap = {**candidate("b", 0.979, 30.0), "loss": 0.08}

@@ -34,6 +34,12 @@ def backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
     others = [c for c in candidates if not c["chosen"]]
     if chosen is None or not others:
         return "No other backbone was tried."
+    passed_over = next((c for c in others if c.get("passed_over")), None)
+    if passed_over is not None:
+        return (
+            f"The solved classifier does better on {passed_over['backbone']}, but there was too little time to tune that: "
+            "--budget gives more."
+        )
     best = max(others, key=lambda c: c["accuracy"])
     gap = chosen["accuracy"] - best["accuracy"]
     cost = chosen["milliseconds"] / best["milliseconds"] if best["milliseconds"] > 0 else 1.0
