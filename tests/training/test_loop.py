@@ -409,6 +409,27 @@ def test_timing_a_step_leaves_no_trace(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.array(variable), array)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_step_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_smoothing: float) -> None:
+    """TensorFlow would trace it twice, which takes longer than ten steps, if the first time made any variables."""
+    model, (make_batches, validation, labels) = hard_model(), toy_data()
+    settings = dataclasses.replace(HARD, label_smoothing=label_smoothing)
+    if settings.soft_labels:
+        make_batches = soft(make_batches, model.output_shape[-1], mixup=0.0, cutmix=0.0, seed=0)
+    real, traces = keras.Model.train_step, []
+
+    def train_step(self: Any, *arguments: Any, **options: Any) -> Any:
+        traces.append(self)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(keras.Model, "train_step", train_step)
+    sessions.time_step(model, lambda _: make_batches(16), settings, multipliers={}, batch_size=16)
+    assert len(traces) == 1
+    trained = run(tmp_path, settings, model=model, data=(make_batches, validation, labels))
+    assert len(trained.history) == 4
+    assert len(traces) <= 3, "a second time for the last batch of an epoch, which is smaller"
+
+
 def test_timing_a_step_finds_the_batch_that_fits() -> None:
     import tensorflow as tf
 

@@ -242,7 +242,20 @@ def _compile(
     )
     # In half precision Keras has put an optimizer around it that scales the loss.
     model.optimizer.build(model.trainable_variables)
+    _build_metrics(model, settings)
     return model.optimizer
+
+
+def _build_metrics(model: keras.Model, settings: TrainingSettings) -> None:
+    """Have the metrics' variables made now. TensorFlow traces a step a second time where the first trace has made variables,
+    and a trace of a network takes longer than ten of its steps.
+    """
+    if replicas(model) > 1:  # where variables have a part on every device, only a step can update them
+        return
+    num_classes = model.output_shape[-1]
+    labels = np.zeros((1, num_classes), np.float32) if settings.soft_labels else np.zeros(1, np.int32)
+    model.compute_metrics(None, labels, np.zeros((1, num_classes), np.float32))
+    model.reset_metrics()
 
 
 def cross_entropy(settings: TrainingSettings) -> Any:
