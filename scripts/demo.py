@@ -29,8 +29,8 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "models" / "demo"
-EPOCHS, BUDGET = "3", "6m"
-"""Of fine-tuning: fewer and shorter than by default, since a demonstration is watched."""
+EPOCHS = "3"
+"""Of fine-tuning: fewer than by default, since a demonstration is watched."""
 PACKAGE = "conformal_clip_data"
 PICTURES = Path("data", "textile_images", "simulated")
 
@@ -97,7 +97,7 @@ def demo(data: str | None) -> None:
     what = "pictures of woven textile" if data is None else f"the pictures in {data}"
     print(f"This fits a classifier on {what}, asks it about one it has not seen, and serves it over HTTP.")
     bundle = shown(BUNDLE)
-    run("fit", "--data", pictures, "--out", bundle, "--epochs", EPOCHS, "--budget", BUDGET)
+    run("fit", "--data", pictures, "--out", bundle, "--epochs", EPOCHS)
     picture, class_name = held_out_picture(BUNDLE)
     run("predict", bundle, shown(picture))
     print(f"(From the pictures set aside for testing; it lies in the folder `{class_name}`.)")
