@@ -2,7 +2,7 @@
 
     python benchmarks/lecture_table.py
 
-Reads benchmarks/results/: lecture.json, ablation.json, search.json, quadrants.json, regret.json and scratch-dogs.json. What has
+Reads benchmarks/results/: lecture.json, ablation.json, search.json, quadrants.json, regret.json and scratch-*.json. What has
 not been measured says so. Everything else on the page is written by hand.
 """
 
@@ -68,7 +68,7 @@ def cells(results: Path = RESULTS) -> dict[str, str]:
         **{name: by_set(lecture, text) for name, text in _OWN.items()},
         **{name: ablation_cell(ablation, *row) for name, row in _ABLATION.items()},
         **quadrant_cells(read_results(results / "quadrants.json"), read_results(results / "regret.json"), ablation),
-        "scratch": scratch_cell(read_results(results / "scratch-dogs.json")),
+        "scratch": scratch_cell([read_results(path) for path in sorted(results.glob("scratch-*.json"))]),
     }
 
 
@@ -267,12 +267,13 @@ def quadrant_cells(plans: Figures, regret: Figures, ablation: Sequence[Figures])
     return found
 
 
-def scratch_cell(document: Figures) -> str:
-    """Test accuracies from pretrained and from random weights."""
-    if not document:
-        return UNMEASURED
-    pretrained, random = (document["starts"][start]["test"] for start in ("pretrained", "random"))
-    return f"{document['data']}, {document['epochs']} epochs: {pretrained:.3f} against {random:.3f}"
+def scratch_cell(documents: Sequence[Figures]) -> str:
+    """Test accuracies from pretrained and from random weights, set by set."""
+    texts = []
+    for document in documents:
+        pretrained, random = (document["starts"][start]["test"] for start in ("pretrained", "random"))
+        texts.append(f"{document['data']}, {document['epochs']} epochs: {pretrained:.3f} against {random:.3f}")
+    return ", ".join(texts) or UNMEASURED
 
 
 if __name__ == "__main__":
