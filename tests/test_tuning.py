@@ -307,7 +307,7 @@ def test_convolutions_are_computed_as_suits_the_hardware(
     bench = Bench(around.measurement, around.solved, around.config, around.shop, begun(tmp_path / "bundle"), Silent())
     assert bench.tail("join2", bench.head).model.get_layer("body").pointwise == pointwise
     outcome = bake(around, tmp_path / "bundle")
-    assert accuracy(around, network_of(around, outcome)) == pytest.approx(outcome.winner.accuracy, abs=0.06)
+    assert accuracy(around, network_of(around, outcome)) == pytest.approx(outcome.winner.accuracy, abs=0.12)
 
 
 def test_a_contender_that_fails_is_no_want_of_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
