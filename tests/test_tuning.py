@@ -202,9 +202,13 @@ def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_p
     assert caught.value.exit_code == 6
 
 
+NO_TIME = {"epochs": 1, "views": 1, "batch_size": 16}
+"""The plan of a contender that is not worth starting."""
+
+
 def test_what_takes_longer_than_what_there_is_no_time_for_is_not_even_timed(root: Path, tmp_path: Path) -> None:
     around = ring(root, tune="auto", budget="1h", epochs=2)
-    begun(tmp_path / "bundle").decide("join1/plan", {"epochs": 1, "views": 1, "batch_size": 16})
+    begun(tmp_path / "bundle").decide("join1/plan", NO_TIME)
     outcome = bake(around, tmp_path / "bundle")
     _, tail, whole = outcome.contenders
     assert tail.reason.startswith("left out: there was time for 1 epoch of ")
@@ -222,10 +226,6 @@ def with_a_cheaper_one(root: Path, **changes: Any) -> Ring:
     cheaper = other.measurement.chosen
     measurement = dataclasses.replace(around.measurement, candidates=(cheaper, around.measurement.chosen))
     return dataclasses.replace(around, measurement=measurement)
-
-
-NO_TIME = {"epochs": 1, "views": 1, "batch_size": 16}
-"""The plan of a contender that is not worth starting."""
 
 
 def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path: Path) -> None:

@@ -112,11 +112,9 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
         tuned = fine_tune(measurement, solved, config, shop, run, progress)
         watch.lap("tune")
         ships = tuned if tuned is not None and tuned.head is not None else None
-        if (
-            ships is not None and ships.measurement is not measurement
-        ):  # a cheaper backbone than the one that was chosen
-            measurement = ships.measurement
-            chosen = measurement.chosen
+        if tuned is not None:
+            # What ships may stand on a cheaper backbone than the one that was chosen.
+            measurement, chosen = tuned.measurement, tuned.measurement.chosen
             backbone = shop.in_background(shop.model, chosen.spec)
         scorer: Scorer | None = None if ships else solved_scorer(measurement, solved)
         with background() as pool:

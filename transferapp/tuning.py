@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from transferapp.training.loop import Trained
     from transferapp.training.tail import Tail
 
+_SOLVED = "solved classifier"
+"""The name of the contender that is not tuned."""
+
+_Named = TypeVar("_Named", Contender, Proposal)
+
 
 @dataclass(frozen=True)
 class BakeOff:
@@ -90,7 +95,7 @@ def bake_off(
     deadline = time.monotonic() + config.budget_seconds
     figures = solved.validation
     assert figures is not None, "a bake-off needs validation pictures"
-    probe = Contender(SOLVED, measurement.chosen.cut.name, figures.accuracy, figures.loss)
+    probe = Contender(_SOLVED, measurement.chosen.cut.name, figures.accuracy, figures.loss)
     bench = Bench(measurement, solved, config, shop, run, progress)
     entries, deadline = _tried(bench, measurement.plan.proposals, deadline)
     here = measurement
@@ -100,12 +105,12 @@ def bake_off(
         if not (all(e.no_time for e in entries) and run.decide(f"{small}/tried", time.monotonic() < deadline)):
             break
         if here is measurement:  # there are two backbones from here on, so each contender says which is its own
-            probe, *others = (named_after(large, c) for c in (probe, *(e.contender for e in entries)))
+            probe, *others = (_named_after(large, c) for c in (probe, *(e.contender for e in entries)))
             entries = [replace(entry, contender=other) for entry, other in zip(entries, others, strict=True)]
         progress.note(f"There is too little time to tune {large}, so {small} is tried")
         here = here.passing_over(candidate)
         bench = Bench(here, solved, config, shop, run.within(small), progress)
-        proposals = [named_after(small, tail) for tail in here.plan.tails]
+        proposals = [_named_after(small, tail) for tail in here.plan.tails]
         more, deadline = _tried(bench, proposals, deadline)
         entries += more
     finished = [entry for entry in entries if entry.trained is not None]
@@ -129,13 +134,7 @@ def bake_off(
     return _crown(bench, best, probe, entries, here)
 
 
-SOLVED = "solved classifier"
-"""The name of the contender that is not tuned."""
-
-_Named = TypeVar("_Named", Contender, Proposal)
-
-
-def named_after(backbone: str, what: _Named) -> _Named:
+def _named_after(backbone: str, what: _Named) -> _Named:
     """A contender or proposal that says of which backbone it is."""
     return replace(what, name=f"{backbone}: {what.name}")
 
