@@ -112,6 +112,28 @@ def test_a_picture_has_the_same_features_in_a_batch_of_any_size(tiny: Any, count
     assert relative_error(engine(pixels), alone) <= FEATURE_TOLERANCE["f32"]
 
 
+def test_threads_that_are_the_first_to_run_a_network_do_not_wait_for_each_other_for_good() -> None:
+    """OpenVINO's own first call hangs in more than half of such processes; so `import_openvino` makes it."""
+    code = (
+        "import sys, threading\n"
+        "from transferapp.engine import import_openvino\n"
+        "openvino = import_openvino()\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "start = threading.Barrier(8)\n"
+        "work = lambda: (start.wait(), openvino.Type.u8.to_dtype())\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1]) for _ in range(6)]
+    try:
+        assert [process.wait(60) for process in processes] == [0] * 6
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def test_the_same_batch_gives_the_same_bits_each_time(tiny: Any) -> None:
     pixels = noise_pixels(8)
     first = OpenVINOEngine(tiny[1], precision="f32")

@@ -67,11 +67,18 @@ class Engine(Protocol):
         ...
 
 
-def import_openvino() -> Any:
-    """Import OpenVINO without the package that reports its use to a third party over the network."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes the import fail: a stub steps in
-    import openvino
+_importing = threading.Lock()
 
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the package that reports its use to a third party over the network. Safe to call from threads."""
+    with _importing:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes the import fail: a stub steps in
+        import openvino
+
+        # The first call makes a table, and gives up Python's lock on the way; where two threads are at it, each then waits for
+        # the other for good. Every inference calls this, so it is called here first, by one thread (seen with 2026.4).
+        openvino.Type.u8.to_dtype()
     return openvino
 
 
