@@ -323,6 +323,14 @@ def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_
     run = RunFolder(tmp_path / "bundle")
     run.begin({})
     assert run.decide("join2/plan", None) == {"epochs": 3, "views": 3, "batch_size": 16}
+    assert 3600 < run.decide("join2/limit", None) < 1.25 * 3600, "a quarter more than is left"
+
+
+def test_what_takes_longer_than_was_planned_is_stopped_and_says_so(root: Path, tmp_path: Path) -> None:
+    begun(tmp_path / "bundle").decide("join2/limit", 0.0)
+    tuned = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders[1]
+    assert (tuned.planned_epochs, tuned.epochs) == (3, 1)
+    assert "stopped after epoch 1: the time was up" in tuned.reason
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError, TransferAppError
 from transferapp.feeds import NO_ROOM, Feed, Feeds, Sample
 from transferapp.measurement import Measurement, Workshop
-from transferapp.policy.budget import Cost, Outlook, affordable, least_epochs, steps_in_epoch
+from transferapp.policy.budget import OVERRUN, Cost, Outlook, affordable, least_epochs, steps_in_epoch
 from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.policy.proposals import MIN_EPOCHS, Proposal
 from transferapp.progress import Progress
@@ -238,6 +238,7 @@ class Bench:
             contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * subject.ratio)
             spent = time.perf_counter() - started
             settings = subject.settings(outlook.epochs, rate)
+            limit = self._limit(proposal, seconds - spent)
             with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
                 trained = train(
                     ready.model,
@@ -248,6 +249,7 @@ class Bench:
                     batch_size=batch_size,
                     multipliers=ready.multipliers,
                     checkpoints=self._run.checkpoints(proposal.key),
+                    seconds=limit,
                     on_epoch=lambda epoch: advance(epoch.epoch),
                 )
                 advance(outlook.epochs)
@@ -393,6 +395,12 @@ class Bench:
         left = _SPARE * seconds - (time.perf_counter() - started)
         # One contender that is trained to its end is worth more than two that are not, so none leaves time for the next.
         return affordable(cost, left, subject.epochs, subject.max_views), batch_size
+
+    def _limit(self, proposal: Proposal, seconds: float) -> float:
+        """What the epochs may take at most, of the time left and of what the budget may be overrun by: decided once a run."""
+        limit = seconds + OVERRUN * self._config.budget_seconds
+        decided = self._run.decide(f"{proposal.key}/limit", limit if math.isfinite(limit) else None)
+        return math.inf if decided is None else float(decided)
 
     def _rate(self, proposal: Proposal, subject: _Subject, ready: Prepared, batch_size: int) -> tuple[float, str]:
         """The head's learning rate, and how it was found, where it was: decided once a run."""

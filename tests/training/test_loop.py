@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 
 from tests.toys import toy_data, toy_model
 from transferapp.errors import ResourceError, TrainingError
+from transferapp.training import loop
 from transferapp.training import session as sessions
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import Trained, train
@@ -31,6 +32,7 @@ def run(
     model: Any = None,
     data: Any = None,
     batch_size: int = 16,
+    seconds: float = math.inf,
     on_epoch: Callable[[Epoch], None] | None = None,
     multipliers: dict[str, float] | None = None,
 ) -> Trained:
@@ -44,6 +46,7 @@ def run(
         batch_size=batch_size,
         multipliers=multipliers or {},
         checkpoints=CheckpointStore(folder),
+        seconds=seconds,
         on_epoch=on_epoch,
     )
 
@@ -181,6 +184,42 @@ def test_training_stops_when_nothing_improves_any_more(tmp_path: Path) -> None:
     assert len(trained.history) == 3
     assert trained.epoch == 1
     assert trained.notes == ("stopped after epoch 3: none of the last 2 was better",)
+
+
+class Clock:
+    """Epochs of so many seconds, for `time` in `transferapp.training.loop`."""
+
+    def __init__(self, *epochs: float) -> None:
+        self._moments = [moment for number in range(len(epochs)) for moment in (0.0, epochs[number])]
+
+    def perf_counter(self) -> float:
+        return self._moments.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs"),
+    [
+        (1.0, [9.0]),  # one there is, or nothing could ship
+        (17.9, [9.0]),
+        (20.9, [9.0, 6.0]),
+        (18.0, [9.0, 3.0, 3.0, 3.0]),  # the first is the longest: the graph is traced in it
+    ],
+)
+def test_no_epoch_is_begun_that_would_end_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: list[float]
+) -> None:
+    monkeypatch.setattr(loop, "time", Clock(*epochs))
+    trained = run(tmp_path, seconds=seconds)
+    assert [epoch.seconds for epoch in trained.history] == epochs
+    late = (f"stopped after epoch {len(epochs)}: the time was up",)
+    assert trained.notes == (() if len(epochs) == SETTINGS.epochs else late)
+
+
+def test_time_spent_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "time", Clock(3.0, 3.0))
+    with pytest.raises(Killed):
+        run(tmp_path, seconds=6.0, on_epoch=killed)
+    assert [epoch.seconds for epoch in run(tmp_path, seconds=6.0).history] == [3.0, 3.0]
 
 
 def test_a_head_learns_faster_than_what_has_a_multiplier(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def least_epochs(wanted: int, num_train: int, batch_size: int) -> int:
     return min(max(MIN_EPOCHS, half), wanted)
 
 
+OVERRUN = 0.25
+"""Share of a budget by which tuning may overrun it, where the machine is slower than it was when a step was timed. Then it stops:
+a schedule that is cut short costs some accuracy, but whoever named a time is not to wait for twice as long."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What training takes, in seconds.

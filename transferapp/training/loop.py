@@ -83,6 +83,7 @@ def train(
     batch_size: int,
     multipliers: Mapping[str, float],
     checkpoints: CheckpointStore,
+    seconds: float = math.inf,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train to the end, or until nothing improves any more, going on from the newest generation where there is one.
@@ -96,6 +97,8 @@ def train(
         batch_size: Halved when memory does not suffice.
         multipliers: Of the learning rate, by variable path; see `make_optimizer`.
         checkpoints: Where the state is kept; the caller removes it when the run is over.
+        seconds: What all epochs may take, those before an interruption among them: none but the first is begun that would
+            not be done by then, if it is as quick as the quickest so far.
         on_epoch: Called after each epoch.
 
     Raises:
@@ -116,7 +119,7 @@ def train(
         session = begin(state.batch_size)
         session.restore(generation)
     diverged = False
-    while len(state.history) < settings.epochs and not _exhausted(state, settings):
+    while len(state.history) < settings.epochs and not _exhausted(state, settings) and not _overdue(state, seconds):
         number = len(state.history) + 1
         started = time.perf_counter()
         try:
@@ -158,7 +161,8 @@ def train(
     accuracy, loss = _best_figures(state)
     notes = list(state.notes)
     if not diverged and len(state.history) < settings.epochs:
-        notes.append(f"stopped after epoch {len(state.history)}: none of the last {settings.patience} was better")
+        why = "the time was up" if _overdue(state, seconds) else f"none of the last {settings.patience} was better"
+        notes.append(f"stopped after epoch {len(state.history)}: {why}")
     return Trained(
         weights=state.best,
         epoch=state.best_epoch,
@@ -177,6 +181,12 @@ def train(
 def _exhausted(state: _State, settings: TrainingSettings) -> bool:
     """Whether the last `patience` epochs brought nothing better."""
     return not settings.restarts and len(state.history) - state.best_epoch >= settings.patience
+
+
+def _overdue(state: _State, seconds: float) -> bool:
+    """Whether one more epoch would end too late."""
+    taken = [epoch.seconds for epoch in state.history]
+    return bool(taken) and sum(taken) + min(taken) > seconds
 
 
 def _best_figures(state: _State) -> tuple[float, float]:
