@@ -35,7 +35,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from scipy.stats import t as student
 
-from transferapp.accelerators import cpu_cores
 from transferapp.augmentation import Augmentation
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
@@ -44,6 +43,7 @@ from transferapp.data.audit import audit
 from transferapp.data.dataset import Record
 from transferapp.data.sources import open_source
 from transferapp.features import CENTER, Chance, FeatureStore, random_view_name
+from transferapp.pools import cpu_cores
 from transferapp.probe import cross_validate, fit_probe, moments, stratified_folds
 from transferapp.storage import write_bytes
 from transferapp.training.head_spec import Head, HeadSpec

@@ -32,12 +32,12 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.ablation import Split, read_pictures, splits
 from benchmarks.lecture_table import RESULTS, read_results, write_page, write_results
-from transferapp.accelerators import cpu_cores
 from transferapp.backbones.registry import backbone_spec
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.features import CENTER, FeatureStore
 from transferapp.images import decode_image
 from transferapp.policy.budget import usual_epochs
+from transferapp.pools import cpu_cores
 from transferapp.probe import LinearProbe, cross_validate, fit_probe, log_softmax
 from transferapp.search.linear import make_update
 from transferapp.search.problem import ADAMW_DECAY, Features, HeadSettings, Problem, batches, judged

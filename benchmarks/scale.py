@@ -178,15 +178,15 @@ def zip_of(root: Path, to: Path) -> Path:
 def audit_pictures(data: str) -> dict[str, Any]:
     from transferapp.data.audit import audit
     from transferapp.data.sources import open_source
-    from transferapp.measurement import worker_count
+    from transferapp.pools import cpu_cores
 
     dataset = open_source(data)
     before, cpu, started = peak_megabytes(), time.process_time(), time.perf_counter()
-    audited = audit(dataset, workers=worker_count())
+    audited = audit(dataset, workers=cpu_cores())
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {
         "pictures": len(audited),
-        "workers": worker_count(),
+        "workers": cpu_cores(),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "pictures_per_second": round(len(audited) / seconds),

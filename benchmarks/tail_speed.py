@@ -37,7 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from transferapp.accelerators import cpu_cores, detect
+from transferapp.accelerators import detect
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
 from transferapp.data.audit import DATASET_LIMITS
@@ -45,6 +45,7 @@ from transferapp.data.dataset import Dataset
 from transferapp.engine import PRECISIONS
 from transferapp.features import CENTER, WITHOUT_COLOUR, FeatureStore, center_pixels, random_view_name, view_pixels
 from transferapp.images import decode_image
+from transferapp.pools import cpu_cores
 from transferapp.trunk import Trunk
 from transferapp.views import short_side_to_decode
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from transferapp import accelerators
-from transferapp import engine as engine_module
-from transferapp.accelerators import Hardware, cpu_cores, detect, distributed, hardware_of
-from transferapp.engine import Device, accelerator_devices, data_parallel
+from transferapp import backend as backend_module
+from transferapp.accelerators import Hardware, detect, distributed, hardware_of
+from transferapp.backend import Device, accelerator_devices, data_parallel
 from transferapp.errors import ResourceError
+from transferapp.pools import cpu_cores
 
 
 @pytest.fixture
 def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that stands for a graphics card's device; it does not exist yet."""
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(engine_module, "_ACCELERATOR_FILES", (str(tmp_path / "nvidia0"),))
+    monkeypatch.setattr(backend_module, "_ACCELERATOR_FILES", (str(tmp_path / "nvidia0"),))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return tmp_path / "nvidia0"
 
@@ -75,7 +75,7 @@ def test_devices_are_named_as_jax_names_them(
     signs.touch()
     card = SimpleNamespace(platform="gpu", id=0, device_kind="NVIDIA H100", compute_capability=told)
     chip = SimpleNamespace(platform="tpu", id=1, device_kind="TPU v4")
-    monkeypatch.setattr(engine_module, "keras_backend", lambda: "jax")
+    monkeypatch.setattr(backend_module, "keras_backend", lambda: "jax")
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "tpu:1"])
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [card, chip]))
     assert accelerator_devices() == (Device("gpu:0", "NVIDIA H100", capability), Device("tpu:1", "TPU v4"))
@@ -119,12 +119,6 @@ def test_of_several_kinds_the_first_counts() -> None:
     assert (found.kind, found.devices, found.dtype_policy) == ("tpu", ("tpu:0", "tpu:1"), "mixed_bfloat16")
 
 
-def test_cores_are_those_that_this_process_may_use() -> None:
-    assert cpu_cores() >= 1
-    if hasattr(accelerators.os, "sched_getaffinity"):
-        assert cpu_cores() == len(accelerators.os.sched_getaffinity(0))
-
-
 # --------------------------------------------------------------------------------------------------------------- precision
 
 
@@ -152,8 +146,8 @@ def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
 @pytest.fixture
 def cpu(signs: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A processor with instructions for bfloat16, under Linux, with TensorFlow for Keras; no accelerator."""
-    monkeypatch.setattr(engine_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(engine_module, "_cpu_flags", lambda: {"avx2", "avx512_vnni", "avx512_bf16"})
+    monkeypatch.setattr(backend_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(backend_module, "_cpu_flags", lambda: {"avx2", "avx512_vnni", "avx512_bf16"})
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     return monkeypatch
@@ -184,7 +178,7 @@ def test_a_processor_with_bfloat16_tunes_its_1x1_convolutions_in_it(cpu: pytest.
 def test_other_processors_compute_as_suits_tensorflow(
     cpu: pytest.MonkeyPatch, flags: set[str], onednn: str, pointwise: str
 ) -> None:
-    cpu.setattr(engine_module, "_cpu_flags", lambda: flags)
+    cpu.setattr(backend_module, "_cpu_flags", lambda: flags)
     if onednn:
         cpu.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
     assert detect().pointwise == pointwise
@@ -198,7 +192,7 @@ def test_another_backend_computes_convolutions(cpu: pytest.MonkeyPatch, backend:
 
 
 def test_so_do_systems_on_which_nothing_was_measured(cpu: pytest.MonkeyPatch) -> None:
-    cpu.setattr(engine_module.platform, "machine", lambda: "aarch64")
+    cpu.setattr(backend_module.platform, "machine", lambda: "aarch64")
     assert detect().pointwise == "convolution"
 
 
@@ -210,7 +204,7 @@ def test_and_accelerators(cpu: pytest.MonkeyPatch, signs: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
 def test_linux_tells_what_the_processor_can_do() -> None:
-    assert {"fpu", "sse2"} <= engine_module._cpu_flags() or engine_module.platform.machine() != "x86_64"
+    assert {"fpu", "sse2"} <= backend_module._cpu_flags() or backend_module.platform.machine() != "x86_64"
 
 
 @pytest.mark.parametrize(
@@ -230,13 +224,13 @@ def test_the_backend_is_known_from_keras_own_file(
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     if written is not None:
         (tmp_path / "keras.json").write_text(written)
-    assert engine_module.configured_backend() == backend
+    assert backend_module.configured_backend() == backend
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    assert engine_module.configured_backend() == "torch"
+    assert backend_module.configured_backend() == "torch"
 
 
 def test_what_is_told_without_keras_is_what_keras_says() -> None:
-    assert engine_module.configured_backend() == engine_module.keras_backend()
+    assert backend_module.configured_backend() == backend_module.keras_backend()
 
 
 # ---------------------------------------------------------------------------------------------------------------- the card
@@ -305,6 +299,6 @@ def test_on_one_device_nothing_is_distributed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_backend_without_a_strategy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "keras_backend", lambda: "torch")
+    monkeypatch.setattr(backend_module, "keras_backend", lambda: "torch")
     with pytest.raises(ResourceError, match=r"Training on 2 devices is not to be had from Keras on torch"):
         data_parallel(["gpu:0", "gpu:1"])

@@ -15,16 +15,17 @@ from PIL import Image
 
 from tests.networks import TINY_SIZE, noise_pixels, pretrained, tiny_network
 from tests.tiny_bundle import colour_network
+from transferapp import backend as backend_module
 from transferapp import engine as engine_module
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import find_stages, pooled_taps
+from transferapp.backend import keras_has_accelerator
 from transferapp.engine import (
     FEATURE_TOLERANCE,
     KerasEngine,
     OpenVINOEngine,
     convert,
     import_openvino,
-    keras_has_accelerator,
     resolve_engine,
     resolve_precision,
     save_converted,
@@ -272,7 +273,7 @@ def test_auto_precision_is_what_the_cpu_has() -> None:
 def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that stands for a graphics card's device; it does not exist yet."""
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(engine_module, "_ACCELERATOR_FILES", (str(tmp_path / "nvidia0"),))
+    monkeypatch.setattr(backend_module, "_ACCELERATOR_FILES", (str(tmp_path / "nvidia0"),))
     return tmp_path / "nvidia0"
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("transferapp.errors", "transferapp.progress", "transferapp.pools"),
-    ("transferapp.storage", "transferapp.client"),
+    ("transferapp.storage", "transferapp.client", "transferapp.backend"),
     ("transferapp.images", "transferapp.views", "transferapp.colour"),
     ("transferapp.data", "transferapp.augmentation"),
     ("transferapp.layers", "transferapp.backbones"),
@@ -62,7 +62,7 @@ SERVICE_MAY_USE = frozenset(
 """What the server is built from: it knows no training and no Keras."""
 
 TENSORFLOW = frozenset({"tensorflow", "tf_keras"})
-TENSORFLOW_ADAPTER = "transferapp.engine"
+TENSORFLOW_ADAPTER = "transferapp.backend"
 
 LIGHT = ("transferapp.cli.main", "transferapp.predict", "transferapp.evaluate", "transferapp.recipes", "service.app")
 """Modules that must be imported without Keras: the command line, the whole path of a prediction, the service."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,6 @@ from transferapp.measurement import (
     Measurement,
     choose_candidate,
     measure,
-    worker_count,
     workshop,
 )
 from transferapp.policy.input_size import InputSize, choose_input_size
@@ -231,14 +229,6 @@ def test_a_workshop_that_is_left_does_not_start_what_it_has_not_begun(monkeypatc
     gate.set()
     pool.shutdown(wait=True)
     assert set(built) <= {"first"}
-
-
-def test_workers_are_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 5, 7}, raising=False)
-    assert worker_count() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert worker_count() == 1
 
 
 # Classes of unlike size

@@ -14,8 +14,9 @@ from scipy.special import softmax
 from tests.contest import Ring, draw_textures, ring
 from transferapp.accelerators import Hardware
 from transferapp.backbones.stages import cut as split_at
+from transferapp.backend import POINTWISE
 from transferapp.bench import Bench
-from transferapp.engine import POINTWISE, convert
+from transferapp.engine import convert
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.export import build_network, measured_again
 from transferapp.features import center_pixels

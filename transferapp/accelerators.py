@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transferapp.engine import Device, accelerator_devices, data_parallel, fastest_pointwise, shows_accelerator
+from transferapp.backend import Device, accelerator_devices, data_parallel, fastest_pointwise, shows_accelerator
+from transferapp.pools import cpu_cores
 
 TENSOR_CORES = (7, 0)
 """NVIDIA's compute capability from which cards multiply half-precision matrices several times faster than single-precision
@@ -39,7 +40,7 @@ class Hardware:
         dtype_policy: Keras' name for the precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         idle: Whether the machine shows an accelerator that Keras' backend cannot use.
         pointwise: How the CPU computes 1 x 1 convolutions while pretrained layers are tuned: one of
-            `transferapp.engine.POINTWISE`. Accelerators have their `dtype_policy` for all layers.
+            `transferapp.backend.POINTWISE`. Accelerators have their `dtype_policy` for all layers.
     """
 
     kind: str = "cpu"
@@ -124,13 +125,6 @@ def _dtype_policy(kind: str, devices: Sequence[Device]) -> str:
     if len(devices) > 1:
         return "mixed_bfloat16" if slowest >= BFLOAT_CORES else "float32"
     return "mixed_float16" if slowest >= TENSOR_CORES else "float32"
-
-
-def cpu_cores() -> int:
-    """CPU cores that this process may use."""
-    with contextlib.suppress(AttributeError):  # not every system can tell
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _left_idle() -> bool:

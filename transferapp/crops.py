@@ -17,7 +17,7 @@ import numpy as np
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset, Record
 from transferapp.images import decode_image
-from transferapp.measurement import worker_count
+from transferapp.pools import cpu_cores
 from transferapp.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
 
 USUAL = 10
@@ -123,7 +123,7 @@ def choose_crops(
         crops = _crops(record, most, image_size)
         return np.concatenate([scorer(crops[i : i + _CHUNK]) for i in range(0, most, _CHUNK)])
 
-    with ThreadPoolExecutor(worker_count()) as pool:
+    with ThreadPoolExecutor(cpu_cores()) as pool:
         by_view = np.stack(list(pool.map(scores, part.records)))
     means = {views: averaged(by_view, views) for views in asked}
     tried = compare(means, part.labels, milliseconds)

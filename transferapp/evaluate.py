@@ -18,7 +18,7 @@ from transferapp.data.options import SourceOptions
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError
 from transferapp.evaluation.metrics import Metrics, measure
-from transferapp.measurement import worker_count
+from transferapp.pools import cpu_cores
 from transferapp.predict import Predictor
 from transferapp.progress import Progress, Silent
 
@@ -75,7 +75,7 @@ def evaluate(
         DataError: The pictures cannot be used, or a class is none of the bundle's.
     """
     progress = progress or Silent()
-    workers = worker_count()
+    workers = cpu_cores()
     predictor = Predictor.load(path, streams=workers, limits=DATASET_LIMITS)
     views = predictor.check_views(views)
     dataset = open_source(data, 1, source, progress=progress)

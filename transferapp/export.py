@@ -17,7 +17,8 @@ from transferapp.errors import TrainingError
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.evaluation.parity import Parity, compare
 from transferapp.features import center_pixels
-from transferapp.measurement import Candidate, Measurement, worker_count
+from transferapp.measurement import Candidate, Measurement
+from transferapp.pools import cpu_cores
 from transferapp.progress import Progress
 from transferapp.solving import Solved
 
@@ -131,10 +132,10 @@ def measured_again(
     assert tuned.temperature is not None
     metrics, probabilities = None, solved.test_probabilities
     if len(test):
-        engine = OpenVINOEngine(converted, precision=precision, streams=worker_count())
+        engine = OpenVINOEngine(converted, precision=precision, streams=cpu_cores())
         with (
             progress.task(f"{len(test)} test pictures", len(test)) as advance,
-            ThreadPoolExecutor(worker_count()) as pool,
+            ThreadPoolExecutor(cpu_cores()) as pool,
         ):
 
             def scores(records: Sequence[Record]) -> np.ndarray:

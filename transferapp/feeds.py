@@ -16,9 +16,10 @@ from transferapp.data.dataset import Dataset
 from transferapp.engine import BATCH_SIZE, resolve_engine
 from transferapp.errors import ResourceError
 from transferapp.features import CENTER, FeatureStore, random_view_name
-from transferapp.measurement import Candidate, worker_count
+from transferapp.measurement import Candidate
 from transferapp.policy.budget import MAX_CACHED_VIEWS
 from transferapp.policy.proposals import INPUT
+from transferapp.pools import cpu_cores
 from transferapp.probe import moments
 from transferapp.progress import Progress
 from transferapp.run import RunFolder
@@ -235,7 +236,7 @@ class Feeds:
                 augmentation=chance.augmentation,
                 pca=chance.pca,
                 cache=cache,
-                workers=worker_count(),
+                workers=cpu_cores(),
             )
 
         return Feed(
@@ -245,7 +246,7 @@ class Feeds:
                 self._val.labels,
                 image_size=size,
                 batch_size=USUAL_BATCH_SIZE,
-                workers=worker_count(),
+                workers=cpu_cores(),
             ),
         )
 
@@ -284,11 +285,11 @@ class Feeds:
                 image_size=whole.image_size,
                 engine=resolve_engine(config.engine),
                 precision=config.precision,
-                streams=worker_count(),
+                streams=cpu_cores(),
             )
             store = FeatureStore(
                 trunk,
-                workers=worker_count(),
+                workers=cpu_cores(),
                 dtype=_CACHED_AS,
                 chance=self._chosen.store.chance,
                 folder=self._run.path / f"activations-{cut}",

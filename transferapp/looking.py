@@ -15,7 +15,8 @@ from transferapp.data.duplicates import with_clusters
 from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.sources import open_source
 from transferapp.features import CENTER, FeatureStore, trim_cache
-from transferapp.measurement import Workshop, worker_count, workshop
+from transferapp.measurement import Workshop, workshop
+from transferapp.pools import cpu_cores
 from transferapp.progress import Progress
 from transferapp.trunk import Trunk
 
@@ -59,13 +60,13 @@ def look(config: FitConfig, progress: Progress, *, with_network: bool = True, re
             shop.peeked = peek_sizes(source)
             shop.order(spec)
         with progress.task(f"reading {len(source)} pictures", len(source)) as advance:
-            dataset = with_clusters(audit(source, workers=worker_count(), progress=advance, refuse=refuse))
+            dataset = with_clusters(audit(source, workers=cpu_cores(), progress=advance, refuse=refuse))
         if not with_network or not len(dataset):
             return Look(source, dataset, None, np.empty((len(dataset), 0), np.float32))
         trunk = _trunk(shop, config, progress)
         trim_cache()
         with progress.task(f"{spec.name}: {len(dataset)} pictures", len(dataset)) as advance:
-            rows = FeatureStore(trunk, workers=worker_count()).collect(dataset.records, [CENTER], advance)[:, 0]
+            rows = FeatureStore(trunk, workers=cpu_cores()).collect(dataset.records, [CENTER], advance)[:, 0]
         return Look(source, dataset, trunk, rows)
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from transferapp.accelerators import detect
 from transferapp.backbones.registry import weights_fingerprint
 from transferapp.backbones.stages import stage_named
+from transferapp.backend import keras_backend
 from transferapp.config import FitConfig
 from transferapp.crops import CropChoice
 from transferapp.data.dataset import SPLITS, Dataset
-from transferapp.engine import keras_backend
 from transferapp.evaluation.parity import Parity
 from transferapp.leaks import Leaks
 from transferapp.measurement import Candidate, Measurement

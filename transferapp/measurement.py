@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.plan import Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import measure_size
+from transferapp.pools import cpu_cores
 from transferapp.probe import L2_PATH, CrossValidation, cross_validate
 from transferapp.progress import Progress
 from transferapp.trunk import Trunk, load_trunk
@@ -203,19 +203,12 @@ class Workshop:
             weights=self._weights(spec),
             engine=resolve_engine(self.config.engine),
             precision=self.config.precision,
-            streams=worker_count(),
+            streams=cpu_cores(),
         )
 
     def _weights(self, spec: BackboneSpec) -> Path | None:
         named = self.config.weights
         return Path(named) if named and spec == backbone_spec(self.config.backbone) else None
-
-
-def worker_count() -> int:
-    """Threads that decode, crop and run the network: one a core that this process may use."""
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -252,7 +245,7 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
     for spec in dict.fromkeys([reference, *tried]):
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = shop.trunk(spec)
-        store = FeatureStore(trunk, workers=worker_count(), chance=chance)
+        store = FeatureStore(trunk, workers=cpu_cores(), chance=chance)
         with progress.task(f"{spec.name}: {len(sample)} pictures", len(sample)) as advance:
             rows = store.collect(sample.records, [CENTER], advance)[:, 0]
         if spec == reference and divergence is None:
@@ -321,7 +314,7 @@ def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> 
     if config.label_fixes:
         dataset = apply_label_fixes(dataset, Path(config.label_fixes))
     with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
-        dataset = audit(dataset, workers=worker_count(), progress=advance)
+        dataset = audit(dataset, workers=cpu_cores(), progress=advance)
     dataset = with_clusters(dataset.in_order_of_content())
     findings = summarise(dataset)
     dataset = assign_splits(

@@ -28,7 +28,8 @@ from transferapp.features import CENTER
 from transferapp.images import decode_image
 from transferapp.leaks import find_leaks
 from transferapp.manifest import describe, history_table, split_table
-from transferapp.measurement import Measurement, Workshop, measure, measured_sample, worker_count, workshop
+from transferapp.measurement import Measurement, Workshop, measure, measured_sample, workshop
+from transferapp.pools import cpu_cores
 from transferapp.progress import Progress, Silent
 from transferapp.run import RunFolder
 from transferapp.selection import ViewChoice, choose_views
@@ -128,7 +129,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
                 parity, served = check_parity(network, converted, dataset, chosen, config)
             if ships is not None:
                 solved = measured_again(solved, ships, converted, served, measurement, progress)
-                scorer = OpenVINOEngine(converted, precision=served, streams=worker_count())
+                scorer = OpenVINOEngine(converted, precision=served, streams=cpu_cores())
             leaks = find_leaks(measurement, solved, progress)
             watch.lap("network")
             assert scorer is not None

@@ -57,7 +57,7 @@ def least_epochs(wanted: int, num_train: int, batch_size: int) -> int:
 
 
 OVERRUN = 0.25
-"""Share of a budget by which tuning may overrun it, where the machine is slower than it was when a step was timed. Then it stops:
+"""Share of a budget by which tuning may overrun it, where the machine is slower than when a step was timed. Then it stops:
 a schedule that is cut short costs some accuracy, but whoever named a time is not to wait for twice as long."""
 
 
