@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.networks import write_pictures
+from transferapp import features
 from transferapp.augmentation import Augmentation
 from transferapp.backbones.stages import Stage
 from transferapp.colour import PCAColour
@@ -378,6 +380,25 @@ def test_an_engine_that_fails_leaves_what_was_done_and_no_lock(records: list[Rec
     rows = make_store(engine).collect(records, [CENTER])
     assert engine.views == 12
     np.testing.assert_allclose(rows, directly(records, [CENTER]), rtol=1e-6)
+
+
+def test_who_waits_for_another_process_is_told_and_then_goes_on(
+    records: list[Record], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_PATIENCE", 0.01)
+    other = FileLock(cache / "features" / ".means-key.lock")
+    told: list[str] = []
+
+    def release(text: str) -> None:
+        told.append(text)
+        other.release()
+
+    store = FeatureStore(make_trunk(Means()), note=release)
+    store.collect(records, [CENTER])
+    assert not told
+    with other:
+        np.testing.assert_allclose(store.collect(records, [CENTER]), directly(records, [CENTER]), rtol=1e-6)
+    assert told == ["Another process is using the features of means; waiting until it is done"]
 
 
 def store_files(cache: Path) -> tuple[Path, Path]:

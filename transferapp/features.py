@@ -48,6 +48,9 @@ _KEY_BYTES = 16
 DEFAULT_CACHE_LIMIT = 4_000_000_000
 """Bytes of features kept; `TRANSFERAPP_CACHE_LIMIT` overrides. Beyond it, the stores longest unused go first."""
 
+_PATIENCE = 2.0
+"""Seconds of waiting for another process that need no explanation."""
+
 Progress = Callable[[int], None]
 
 
@@ -131,6 +134,7 @@ class FeatureStore:
         chance: What random views are drawn from.
         dtype: In which rows are kept: `float32`, or `float16` for feature maps, which are large.
         folder: Where; None for a place of its own in the cache.
+        note: Told when there is something to wait for.
     """
 
     def __init__(
@@ -142,8 +146,10 @@ class FeatureStore:
         chance: Chance = WITHOUT_COLOUR,
         dtype: str = "float32",
         folder: Path | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.trunk = trunk
+        self._note = note
         self.chance = chance
         self._dtype = np.dtype(dtype)
         self._workers = workers
@@ -194,7 +200,7 @@ class FeatureStore:
         keys = [[self._key(record, view) for view in view_names] for record in records]
         with disk_errors(self._folder):
             self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(self._folder), _lock(self._folder):
+        with disk_errors(self._folder), self._alone():
             self._folder.mkdir(exist_ok=True)
             os.utime(self._folder)  # what `trim_cache` goes by
             index, count = self._index()
@@ -216,6 +222,21 @@ class FeatureStore:
             # The file may be longer than `count` rows, by what a kill has left half-written.
             mapped = np.memmap(self._rows_file, self._dtype, "r", shape=(count, self.trunk.row_size))
             return np.asarray(mapped), positions
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the store's lock, and say so where that takes a while."""
+        lock = _lock(self._folder)
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            if self._note is not None:
+                self._note(f"Another process is using the features of {self.trunk.name}; waiting until it is done")
+            lock.acquire(timeout=-1)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _key(self, record: Record, view_name: str) -> bytes:
         drawn_from = "" if view_name == CENTER else self.chance.digest

@@ -65,8 +65,9 @@ def look(config: FitConfig, progress: Progress, *, with_network: bool = True, re
             return Look(source, dataset, None, np.empty((len(dataset), 0), np.float32))
         trunk = _trunk(shop, config, progress)
         trim_cache()
+        store = FeatureStore(trunk, workers=cpu_cores(), note=progress.note)
         with progress.task(f"{spec.name}: {len(dataset)} pictures", len(dataset)) as advance:
-            rows = FeatureStore(trunk, workers=cpu_cores()).collect(dataset.records, [CENTER], advance)[:, 0]
+            rows = store.collect(dataset.records, [CENTER], advance)[:, 0]
         return Look(source, dataset, trunk, rows)
 
 

@@ -245,7 +245,7 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
     for spec in dict.fromkeys([reference, *tried]):
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = shop.trunk(spec)
-        store = FeatureStore(trunk, workers=cpu_cores(), chance=chance)
+        store = FeatureStore(trunk, workers=cpu_cores(), chance=chance, note=progress.note)
         with progress.task(f"{spec.name}: {len(sample)} pictures", len(sample)) as advance:
             rows = store.collect(sample.records, [CENTER], advance)[:, 0]
         if spec == reference and divergence is None:
