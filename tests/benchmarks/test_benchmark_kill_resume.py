@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_killed_fit_resumes_to_the_same_figures(tmp_path: Path) -> None:
-    outcome = run(tmp_path, kills=2, backbone=None, epochs=2, seed=3)
-    assert [kill.problem for kill in outcome] == ["", ""]
+    outcome = run(tmp_path, kills=1, backbone=None, epochs=2, seed=5)
+    assert [kill.problem for kill in outcome] == [""]
     assert all(kill.good for kill in outcome), outcome
     compared = figures(tmp_path / "undisturbed" / "bundle")
     assert "/metrics/test/accuracy" in compared

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.scratch import HEIGHT, WIDTH, Curve, epochs_to_match, link, main, plot, print_table, read_curve
 from tests.fitted import draw_folders, environment
+from tests.networks import tiny_network
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -103,7 +104,9 @@ def test_wrong_arguments_are_named(words: list[str], said: str, capsys: pytest.C
 @pytest.mark.slow
 def test_a_small_run_leaves_figures_and_a_plot(tmp_path: Path) -> None:
     data = draw_folders(tmp_path / "drawings", per_class=10)
+    tiny_network().save(tmp_path / "tiny.keras")
     words = ["--data", data, "--out", tmp_path / "results", "--epochs", 2, "--image-size", 32, "--limit", 27]
+    words += ["--backbone", tmp_path / "tiny.keras"]
     command = [sys.executable, "benchmarks/scratch.py", *map(str, words)]
     env = environment(PYTHONPATH=str(ROOT))
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
