@@ -11,7 +11,8 @@ import pytest
 
 from transferapp import backend as backend_module
 from transferapp.accelerators import Hardware, detect, distributed, hardware_of
-from transferapp.backend import Device, accelerator_devices, data_parallel
+from transferapp.backend import Device, accelerator_devices, bfloat16_pays, data_parallel
+from transferapp.engine import resolve_precision
 from transferapp.errors import ResourceError
 from transferapp.pools import cpu_cores
 
@@ -143,11 +144,16 @@ def test_mixed_precision_is_for_cards_that_all_have_tensor_cores(
     assert hardware_of(devices, cores=4).dtype_policy == policy
 
 
+def be_processor(monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str]) -> None:
+    """Have Linux say so."""
+    monkeypatch.setattr(backend_module, "_cpu_facts", lambda: (vendor, flags))
+
+
 @pytest.fixture
 def cpu(signs: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A processor with instructions for bfloat16, under Linux, with TensorFlow for Keras; no accelerator."""
     monkeypatch.setattr(backend_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(backend_module, "_cpu_flags", lambda: {"avx2", "avx512_vnni", "avx512_bf16"})
+    be_processor(monkeypatch, "AuthenticAMD", {"avx2", "avx512_vnni", "avx512_bf16"})
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     return monkeypatch
@@ -172,13 +178,14 @@ def test_a_processor_with_bfloat16_tunes_its_1x1_convolutions_in_it(cpu: pytest.
         ({"avx512_vnni"}, "2", "convolution"),
         ({"avx512_vnni", "amx_bf16"}, "", "bfloat16"),
         ({"avx512_vnni", "amx_bf16"}, "0", "product"),
+        ({"avx512_vnni", "avx512_bf16"}, "", "convolution"),  # Intel's do no more a cycle than those of float32
         (set(), "", "product"),
     ],
 )
 def test_other_processors_compute_as_suits_tensorflow(
     cpu: pytest.MonkeyPatch, flags: set[str], onednn: str, pointwise: str
 ) -> None:
-    cpu.setattr(backend_module, "_cpu_flags", lambda: flags)
+    be_processor(cpu, "GenuineIntel", flags)
     if onednn:
         cpu.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
     assert detect().pointwise == pointwise
@@ -204,7 +211,31 @@ def test_and_accelerators(cpu: pytest.MonkeyPatch, signs: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
 def test_linux_tells_what_the_processor_can_do() -> None:
-    assert {"fpu", "sse2"} <= backend_module._cpu_flags() or backend_module.platform.machine() != "x86_64"
+    if backend_module.platform.machine() != "x86_64":
+        pytest.skip("of x86 alone")
+    vendor, flags = backend_module._cpu_facts()
+    assert vendor
+    assert {"fpu", "sse2"} <= flags
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "pays"),
+    [
+        ("AuthenticAMD", {"avx512_bf16"}, True),
+        ("GenuineIntel", {"avx512_bf16"}, False),
+        ("GenuineIntel", {"avx512_bf16", "amx_bf16"}, True),
+        ("AuthenticAMD", {"avx2"}, False),
+        ("", set(), False),
+    ],
+)
+def test_half_precision_is_chosen_where_it_is_faster(
+    cpu: pytest.MonkeyPatch, vendor: str, flags: set[str], pays: bool
+) -> None:
+    be_processor(cpu, vendor, flags)
+    assert bfloat16_pays() == pays
+    assert resolve_precision("auto") in (("bf16", "f32") if pays else ("f32",)), "OpenVINO has a word in it too"
+    cpu.setattr(backend_module.platform, "machine", lambda: "aarch64")
+    assert bfloat16_pays(), "OpenVINO alone can tell there"
 
 
 @pytest.mark.parametrize(

@@ -265,8 +265,10 @@ def test_named_choices_are_taken_as_they_are() -> None:
     assert [resolve_engine(name) for name in ("openvino", "keras")] == ["openvino", "keras"]
 
 
-def test_auto_precision_is_what_the_cpu_has() -> None:
-    assert resolve_precision("auto") == ("bf16" if HAS_BF16 else "f32")
+@pytest.mark.parametrize("pays", [False, True])
+def test_auto_precision_is_what_the_cpu_has_and_is_fast_in(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
+    monkeypatch.setattr(engine_module, "bfloat16_pays", lambda: pays)
+    assert resolve_precision("auto") == ("bf16" if HAS_BF16 and pays else "f32")
 
 
 @pytest.fixture

@@ -154,35 +154,50 @@ whose result is float32 again."""
 _NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "avx512_fp16"}
 """Instructions of x86 processors, by Linux' names, with one of which TensorFlow computes by oneDNN unless told otherwise."""
 
-_BFLOAT = {"avx512_bf16", "amx_bf16"}
-
 
 def fastest_pointwise(precision: str = "auto") -> str:
     """How TensorFlow trains 1 x 1 convolutions fastest on this CPU: one of `POINTWISE`.
 
-    Without oneDNN a training step with convolutions takes a fifth more time than one with products; with oneDNN, where there
-    are instructions for it, half precision saves as much. Both were measured on Linux and x86-64, and are done there alone.
+    Without oneDNN a training step with convolutions takes a fifth more time than one with products; with oneDNN, half precision
+    saves as much where `bfloat16_pays`. Both were measured on Linux and x86-64, and are done there alone.
 
     Args:
         precision: One of `transferapp.engine.PRECISIONS`; with `f32` half precision is out of the question.
     """
-    if sys.platform != "linux" or platform.machine() != "x86_64" or configured_backend() != "tensorflow":
+    if not _is_linux_on_x86() or configured_backend() != "tensorflow":
         return "convolution"
-    flags = _cpu_flags()
     told = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
-    onednn = told not in ("0", "false") and (told in ("1", "true") or bool(flags & _NEURAL))
+    onednn = told not in ("0", "false") and (told in ("1", "true") or bool(_cpu_facts()[1] & _NEURAL))
     if not onednn:
         return "product"
-    return "bfloat16" if precision != "f32" and flags & _BFLOAT else "convolution"
+    return "bfloat16" if precision != "f32" and bfloat16_pays() else "convolution"
 
 
-def _cpu_flags() -> set[str]:
-    """What Linux says that an x86 processor can do; nothing where it does not say."""
+def bfloat16_pays() -> bool:
+    """Whether a CPU that has instructions for bfloat16 computes faster in it than in float32.
+
+    With matrix tiles (AMX) it is taken to, and so is an AMD with the dot products of AVX512-BF16. With Intel's of that name a
+    network takes 1.4 times as long as in float32 (measured, docs/decisions/0015-pointwise.md). What cannot be looked up, as on
+    other systems, is taken to be faster.
+    """
+    if not _is_linux_on_x86():
+        return True
+    vendor, flags = _cpu_facts()
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and vendor == "AuthenticAMD")
+
+
+def _is_linux_on_x86() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def _cpu_facts() -> tuple[str, set[str]]:
+    """(vendor, flags): who made an x86 processor, and what it can do, as Linux says; nothing where it does not say."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.partition(":")[2].split())
-    return set()
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    return facts.get("vendor_id", ""), set(facts.get("flags", "").split())
 
 
 def traced_by_tensorflow(model: keras.Model) -> Any:

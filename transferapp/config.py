@@ -78,7 +78,7 @@ class FitConfig:
     engine: str = _option("auto", "What runs the backbone: openvino on CPUs, keras on accelerators.", ENGINES)
     precision: str = _option(
         "auto",
-        "What OpenVINO computes in: bf16 where the CPU has it (auto), f32, or bf16. With f32, so does all fine-tuning.",
+        "What OpenVINO computes in: bf16 where that is faster (auto), f32, or bf16. With f32, so does all fine-tuning.",
         PRECISIONS,
     )
 
