@@ -40,11 +40,11 @@ from transferapp.policy.budget import usual_epochs
 from transferapp.pools import cpu_cores
 from transferapp.probe import LinearProbe, cross_validate, fit_probe, log_softmax
 from transferapp.search.linear import make_update
-from transferapp.search.problem import ADAMW_DECAY, Features, HeadSettings, Problem, batches, judged
+from transferapp.search.problem import Features, HeadSettings, Problem, batches, judged
 from transferapp.training.diagnosis import Curves, diagnose
 from transferapp.training.finder import range_test
 from transferapp.training.head_spec import Head, HeadSpec
-from transferapp.training.optimizers import OPTIMIZERS
+from transferapp.training.optimizers import ADAMW_DECAY, OPTIMIZERS
 from transferapp.training.schedules import SCHEDULES
 from transferapp.training.settings import TrainingSettings
 from transferapp.views import MULTI_SCALE_SHORT_SIDES, VIEW_COUNTS, render_batch, short_side_to_decode, views_for

@@ -212,6 +212,22 @@ def test_the_rate_falls_with_the_batch(optimizer: str, rate: float) -> None:
     assert fixed.head_learning_rate == 0.1
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "asked", "decay"), [("adam", 0.0, 0.0), ("adamw", 0.0, 0.004), ("adamw", 0.1, 0.1), ("sgd", 0.1, 0.1)]
+)
+def test_adamw_decays_though_nobody_asks_for_it(optimizer: str, asked: float, decay: float) -> None:
+    assert make_config({"data": "pictures", "optimizer": optimizer, "weight_decay": asked}).decay == decay
+
+
+def test_what_begins_at_random_has_one_rate_and_single_precision() -> None:
+    assert (make_config({"data": "pictures"}).ratio, make_config({"data": "pictures"}).training_precision) == (
+        0.1,
+        "auto",
+    )
+    scratch = make_config({"data": "pictures", "scratch": True})
+    assert (scratch.ratio, scratch.training_precision) == (1.0, "f32")
+
+
 def test_few_pictures_are_tuned_on_in_small_batches_and_heads_trained_in_usual_ones() -> None:
     config = make_config({"data": "pictures"})
     tuning = config.tuning(1_280)

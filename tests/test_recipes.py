@@ -234,8 +234,13 @@ def test_without_validation_pictures_nothing_is_tuned_and_that_is_said(tmp_path:
     progress = Recorder()
     settings = {**TUNED, "val_fraction": 0.0}
     recipes.fit(config(tmp_path / "blind", **settings), progress)
-    assert any("No validation pictures" in note for note in progress.notes)
-    assert read_bundle(tmp_path / "blind").manifest["contenders"] == []
+    manifest = read_bundle(tmp_path / "blind").manifest
+    assert manifest["contenders"] == []
+    plan = manifest["plan"]
+    assert "tune: nothing, for there are no validation pictures to compare by" in plan["reasons"]
+    assert not any(reason.startswith("tuning:") for reason in plan["reasons"])
+    assert (plan["tuned"], plan["method"], plan["epochs"]) == ("none", "linear classifier, full-batch L-BFGS", 0)
+    assert "fine-tuned" not in manifest["views_reason"]
     with pytest.raises(
         DataError, match=r"no validation pictures, without which nothing can be fine-tuned.*--val-fraction"
     ):
@@ -254,10 +259,12 @@ def test_the_identity_of_a_run_is_every_setting_but_where_things_lie() -> None:
     assert (identity["data"], identity["chosen backbone"], identity["chosen cut"]) == ("a1b2", "k", "top")
 
 
-def test_half_precision_is_a_part_of_the_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_how_the_machine_computes_is_a_part_of_the_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def said(pointwise: str) -> str:
         monkeypatch.setattr(recipes, "detect", lambda precision: Hardware(pointwise=pointwise))
         return recipes._hardware(config(tmp_path))
 
-    assert said("convolution") == said("product") == "1 cpu, float32"
-    assert said("bfloat16") == "1 cpu, float32, 1 x 1 in bfloat16"
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert said("convolution") == "1 cpu, float32, 1 x 1 convolution, Keras on tensorflow"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert said("bfloat16") == "1 cpu, float32, 1 x 1 bfloat16, Keras on jax"

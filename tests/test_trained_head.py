@@ -249,6 +249,18 @@ def test_tails_go_on_from_a_head_that_was_trained(root: Path, tmp_path: Path) ->
     first = tail.contender.history[0]
     assert first.accuracy > 0
     assert "under_fitting" not in [finding.code for finding in tail.contender.findings]
+    assert "its head is linear" not in tail.contender.reason
+
+
+@pytest.mark.slow
+def test_a_tail_that_began_with_a_linear_head_for_want_of_another_says_so(root: Path, tmp_path: Path) -> None:
+    around = ring(root, tune="last", hidden="8", epochs=1, budget="1h")
+    run = RunFolder(tmp_path / "bundle")
+    run.begin({})
+    run.decide("head-top/plan", {"epochs": 0, "views": 0, "batch_size": 64})
+    _, head, tail = bake(around, tmp_path / "bundle").contenders
+    assert head.reason.startswith("left out: there was no time")
+    assert tail.reason.startswith("its head is linear, for no other was trained")
 
 
 class _Remembering:

@@ -328,10 +328,18 @@ def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_
 
 
 def test_what_takes_longer_than_was_planned_is_stopped_and_says_so(root: Path, tmp_path: Path) -> None:
-    begun(tmp_path / "bundle").decide("join2/limit", 0.0)
+    begun(tmp_path / "bundle").decide("join2/limit", 1e-3)
     tuned = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders[1]
     assert (tuned.planned_epochs, tuned.epochs) == (3, 1)
     assert "stopped after epoch 1: the time was up" in tuned.reason
+
+
+def test_what_caching_leaves_no_time_for_is_left_out(root: Path, tmp_path: Path) -> None:
+    begun(tmp_path / "bundle").decide("join2/limit", -1.0)
+    probe, left_out = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders
+    assert probe.reason == "nothing else could be trained in the time there was"
+    assert left_out.reason == "left out: caching what lies below it took all the time there was"
+    assert left_out.seconds > 0
 
 
 @pytest.mark.slow
@@ -499,8 +507,29 @@ def test_without_room_on_the_disk_a_contender_is_left_out_and_says_so(
     monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: 1000)
     outcome = bake(around, tmp_path / "bundle")
     assert outcome.winner.name == "solved classifier"
+    assert outcome.winner.reason == "nothing else could be trained", "time is not what was wanting"
     assert "not enough room on the disk" in outcome.contenders[1].reason
     assert "MB free" in outcome.contenders[1].reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "unsaid"),
+    [
+        ({"rule_only": True}, r"What the rule proposes.*Leave out --rule-only", "--budget"),
+        ({"scratch": True, "tune": "auto"}, r"What --scratch asks for.*Give it more time with --budget", "--rule-only"),
+    ],
+    ids=["no room", "from scratch"],
+)
+def test_an_error_advises_what_would_help(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str, unsaid: str
+) -> None:
+    monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: 1000)  # of no account to a whole network
+    with pytest.raises(TrainingError, match=said) as caught:
+        bake(
+            ring(root, **{"tune": "last", "budget": "0s" if "scratch" in settings else "1h", **settings}),
+            tmp_path / "b",
+        )
+    assert unsaid not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from transferapp.solving import Solved
 from transferapp.starts import blank_head, random_weights, solved_head
 from transferapp.training.diagnosis import Curves, Finding, diagnose
 from transferapp.training.finder import STEPS
-from transferapp.training.head_spec import Head
+from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.settings import OUT_OF_MEMORY, PATIENCE, Epoch, MakeBatches, TrainingSettings
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Contender:
     Attributes:
         name: For people.
         cut: The last frozen stage, or `input`.
+        head_only: Whether it is a head alone, on frozen features.
         accuracy, loss: On the validation pictures; None where it was not trained.
         seconds: What it took, its activations included.
         planned_epochs, epochs: How many there was time for, and how many were trained.
@@ -91,6 +92,12 @@ class Contender:
     chosen: bool = False
     history: tuple[Epoch, ...] = ()
     findings: tuple[Finding, ...] = ()
+    head_only: bool = False
+
+    @classmethod
+    def of(cls, proposal: Proposal) -> Contender:
+        """One of which nothing is known yet."""
+        return cls(proposal.name, proposal.cut, head_only=proposal.head_only)
 
     def because(self, *reasons: str) -> Contender:
         """The same with these reasons before its own; empty ones do not count."""
@@ -187,7 +194,7 @@ class Bench:
         self._config, self._run, self._progress = config, run, progress
         self._tuning = config.tuning(len(self._train))
         self._views = solved.views
-        self._hardware = detect(config.precision)
+        self._hardware = detect(config.training_precision)
         self._backbone: keras.Model = shop.model(self._chosen.spec)
         if config.scratch:
             self._pristine = random_weights(self._backbone, config.seed)
@@ -195,12 +202,12 @@ class Bench:
         else:
             self._pristine = self._backbone.get_weights()
             self.head = solved_head(self._chosen, self._train, self._weighting, config, progress)
-        self._ratio = 1.0 if config.scratch else config.backbone_ratio
+        self._ratio = config.ratio
         self.feeds = Feeds(self._chosen, measurement.dataset, self._tuning, self._backbone, run, progress)
 
     def attempt(self, proposal: Proposal, seconds: float) -> Entry:
         """Train one proposal, or say why not."""
-        contender = Contender(proposal.name, proposal.cut)
+        contender = Contender.of(proposal)
         try:
             return self._attempt(contender, proposal, seconds)
         except (TrainingError, ResourceError) as error:
@@ -230,6 +237,15 @@ class Bench:
             reason = _too_little_time(outlook.epochs, least, steps)
             return Entry(contender.because(reason), no_time=True, head_only=proposal.head_only)
         feed = subject.feed(outlook.views)
+        limit = self._limit(proposal, seconds - (time.perf_counter() - started))
+        if limit <= 0:
+            return Entry(
+                replace(contender, seconds=time.perf_counter() - started).because(
+                    "left out: caching what lies below it took all the time there was"
+                ),
+                no_time=True,
+                head_only=proposal.head_only,
+            )
         with distributed(self._hardware):
             ready = prepare(
                 subject.tail.model, self._softened(feed.make_batches), multipliers, self._hardware, feed.validation
@@ -238,7 +254,6 @@ class Bench:
             contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * subject.ratio)
             spent = time.perf_counter() - started
             settings = subject.settings(outlook.epochs, rate)
-            limit = self._limit(proposal, seconds - spent)
             with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
                 trained = train(
                     ready.model,
@@ -266,9 +281,12 @@ class Bench:
         )
         flat = self._config.stochastic_depth and not proposal.head_only and not subject.tail.residual_branches
         shallow = "no residual branch that stochastic depth could leave out" if flat else ""
+        spec = self._config.head_spec
+        other = not proposal.head_only and not _is_solvable_form(spec) and _is_solvable_form(subject.head.spec)
+        plain = "its head is linear, for no other was trained" if other else ""
         smaller = f"batches of {batch_size}, for want of memory" if batch_size < subject.batch_size else ""
         return Entry(
-            contender.because(found, smaller, shallow, *trained.notes),
+            contender.because(found, plain, smaller, shallow, *trained.notes),
             trained,
             outlook.views,
             head=subject.head,
@@ -321,8 +339,7 @@ class Bench:
 
     def _start_from(self, head: Head, proposal: Proposal, trained: Trained) -> None:
         """Let tails begin with a head that has been trained, where there is no solved one of its form (LP-FT)."""
-        solved_form = head.spec.linear and head.spec.pooling == "average"
-        if proposal.cut == self._chosen.trunk.top.name and not solved_form:
+        if proposal.cut == self._chosen.trunk.top.name and not _is_solvable_form(head.spec):
             spec = replace(head.spec, l2=self._config.head_spec.l2)
             self.head = replace(head, spec=spec, weights=tuple(trained.weights))
 
@@ -344,7 +361,7 @@ class Bench:
             epochs=epochs,
             cycles=min(config.cycles, epochs),
             average=config.average,
-            weight_decay=config.weight_decay,
+            weight_decay=config.decay,
             # Random weights stand still for epochs before they learn, and so do epochs of few steps.
             patience=epochs if config.scratch else max(PATIENCE, epochs // 3),
             class_weights=() if self._weighting.weights is None else tuple(self._weighting.weights.tolist()),
@@ -443,6 +460,11 @@ class Bench:
     def pristine(self) -> None:
         """Give the backbone back what training has changed."""
         self._backbone.set_weights(self._pristine)
+
+
+def _is_solvable_form(spec: HeadSpec) -> bool:
+    """Whether a head is of the form that the solved classifier has."""
+    return spec.linear and spec.pooling == "average"
 
 
 def _too_little_time(epochs: int, least: int = 0, steps: int = 0) -> str:

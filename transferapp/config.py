@@ -24,7 +24,7 @@ from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
 from transferapp.policy.proposals import TUNE_CHOICES
 from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS, POOLINGS, HeadSpec
-from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY
+from transferapp.training.optimizers import ADAMW_DECAY, OPTIMIZERS, POLYAK_DECAY
 from transferapp.training.schedules import SCHEDULES
 from transferapp.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 
@@ -111,7 +111,9 @@ class FitConfig:
     schedule: str = _option("cosine", "How the rate changes over the epochs.", tuple(SCHEDULES))
     cycles: int = _option(1, "Restarts of sgdr or triangles of cyclic; with sgdr, snapshots that may be averaged.")
     average: float = _option(POLYAK_DECAY, "Polyak averaging of the weights, used where it is better; 0 for none.")
-    weight_decay: float = _option(0.0, "Decoupled weight decay when fine-tuning.")
+    weight_decay: float = _option(
+        0.0, "Decoupled weight decay when fine-tuning; 0 for none, or for adamw's usual 0.004."
+    )
     pooling: str = _option(
         "average", "How the backbone's feature map becomes features: fractional_max draws regions at random.", POOLINGS
     )
@@ -177,6 +179,21 @@ class FitConfig:
     def budget_seconds(self) -> float:
         """Time for fine-tuning; infinite where there is no limit."""
         return parse_duration(self.budget)
+
+    @property
+    def ratio(self) -> float:
+        """The backbone's rate over the classifier's in effect: 1 where nothing is pretrained."""
+        return 1.0 if self.scratch else self.backbone_ratio
+
+    @property
+    def training_precision(self) -> str:
+        """One of `PRECISIONS`: a network whose BatchNorm learns trains in single precision on a CPU."""
+        return "f32" if self.scratch else self.precision
+
+    @property
+    def decay(self) -> float:
+        """Weight decay in effect."""
+        return self.weight_decay or (ADAMW_DECAY if self.optimizer == "adamw" else 0.0)
 
     @property
     def head_learning_rate(self) -> float:

@@ -21,7 +21,6 @@ from transferapp.data.dataset import SPLITS, Dataset
 from transferapp.evaluation.parity import Parity
 from transferapp.leaks import Leaks
 from transferapp.measurement import Candidate, Measurement
-from transferapp.policy.proposals import TRAINED_HEAD
 from transferapp.selection import ViewChoice
 from transferapp.solving import Solved
 from transferapp.training.head_spec import HeadSpec
@@ -101,7 +100,7 @@ def describe(
         "parity": {precision: figures.to_json() for precision, figures in parity.items()},
         "precision": {"served": served},
         "config": config.to_json(),
-        "hardware": {**detect(config.precision).to_json(), "backend": keras_backend()},
+        "hardware": {**detect(config.training_precision).to_json(), "backend": keras_backend()},
         "versions": library_versions(),
     }
 
@@ -115,7 +114,7 @@ def _head(solved: Solved, ships: BakeOff | None, choice: ViewChoice) -> dict[str
         return {"kind": "linear", "form": form.to_json(), "l2": probe.l2, "iterations": probe.iterations, **described}
     assert ships.head is not None
     spec = ships.head.spec
-    kind = "trained" if ships.winner.name == TRAINED_HEAD else "fine-tuned"
+    kind = "trained" if ships.winner.head_only else "fine-tuned"
     return {
         "kind": kind,
         "description": spec.describe(),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.engine import resolve_engine
-from transferapp.errors import UsageError
+from transferapp.errors import DataError, UsageError
 from transferapp.features import CENTER, Chance, FeatureStore, trim_cache
 from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.plan import Plan, make_plan
@@ -256,7 +257,17 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
             assert divergence is not None
             candidates.append(
                 _try_backbone(
-                    spec, trunk, store, rows, sample, train, divergence, config, shop.input_size(spec), progress
+                    spec,
+                    trunk,
+                    store,
+                    rows,
+                    sample,
+                    train,
+                    divergence,
+                    config,
+                    shop.input_size(spec),
+                    bool(len(dataset.part("val"))),
+                    progress,
                 )
             )
     times = _request_milliseconds([candidate.trunk for candidate in candidates])
@@ -348,6 +359,7 @@ def _try_backbone(
     divergence: float,
     config: FitConfig,
     input_size: InputSize,
+    validated: bool,
     progress: Progress,
 ) -> Candidate:
     labels, num_classes, kin = sample.labels, len(sample.class_names), sample.kin()
@@ -362,7 +374,8 @@ def _try_backbone(
             advance(stage.index + 1)
     scores = tuple(_stage_score(s, v, validations[-1]) for s, v in zip(trunk.stages, validations, strict=True))
     tuning = config.tuning(len(train))
-    plan = make_plan(
+    rule = partial(
+        make_plan,
         measure_size(train.counts()),
         judge_similarity(divergence, scores),
         scores,
@@ -370,15 +383,22 @@ def _try_backbone(
         backbone=spec.name,
         size_override=None if config.size == "auto" else config.size,
         similarity_override=None if config.similarity == "auto" else config.similarity,
-        tune=config.tune,
-        rates=(tuning.head_learning_rate, tuning.head_learning_rate * config.backbone_ratio),
+        from_scratch=config.scratch,
+        rates=(tuning.head_learning_rate, tuning.head_learning_rate * config.ratio),
         find_rate=config.learning_rate == "find",
         epochs=tuning.epochs,
         batch_size=tuning.batch_size,
         input_reason=input_size.reason,
-        head="" if config.scratch else config.trained_head,
         new_head_rate=config.new_head_learning_rate,
     )
+    plan = rule(tune=config.tune, head="" if config.scratch else config.trained_head)
+    if plan.proposals and not validated:
+        if config.rule_only or config.scratch:
+            raise DataError(
+                "There are no validation pictures, without which nothing can be fine-tuned",
+                expected="a val/ folder, or --val-fraction above 0",
+            )
+        plan = rule(tune="none", tune_reason="nothing, for there are no validation pictures to compare by")
     return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)
 
 

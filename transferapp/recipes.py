@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from scipy.special import softmax
 
 from transferapp.accelerators import detect
+from transferapp.backend import configured_backend
 from transferapp.bundle import check_target, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.crops import CropChoice, Scorer, choose_crops
@@ -154,23 +155,15 @@ def fine_tune(
     measurement: Measurement, solved: Solved, config: FitConfig, shop: Workshop, run: RunFolder, progress: Progress
 ) -> BakeOff | None:
     """The bake-off, where the plan proposes to tune something; None otherwise."""
-    tunes = bool(measurement.plan.proposals)
+    tunes = bool(measurement.plan.proposals)  # none without validation pictures
     if config.stochastic_depth and not measurement.plan.tails:
         progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
-    if tunes and solved.validation is None:
-        if config.rule_only or config.scratch:
-            raise DataError(
-                "There are no validation pictures, without which nothing can be fine-tuned",
-                expected="a val/ folder, or --val-fraction above 0",
-            )
-        progress.note("No validation pictures, so nothing can be compared: the classifier is not fine-tuned")
-        tunes = False
     if (tunes or run.unfinished) and run.begin(run_identity(config, measurement)):
         progress.note(f"Going on with the unfinished fit in {run.path}")
     if not tunes:
         return None
     assert solved.validation is not None
-    limit = "" if config.budget == "none" else f", for {config.budget} at most"
+    limit = "" if config.budget == "none" else f", for about {config.budget}"
     plan = measurement.plan
     head = "a head is trained" if len(plan.proposals) > len(plan.tails) else ""
     tail = "parts of the backbone are tuned" if plan.tails else ""
@@ -200,11 +193,13 @@ def run_identity(config: FitConfig, measurement: Measurement) -> dict[str, Any]:
 
 
 def _hardware(config: FitConfig) -> str:
-    """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another, and half
-    precision rounds otherwise."""
-    hardware = detect(config.precision)
-    pointwise = ", 1 x 1 in bfloat16" if hardware.pointwise == "bfloat16" else ""
-    return f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}{pointwise}"
+    """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another, and every way
+    to compute rounds otherwise."""
+    hardware = detect(config.training_precision)
+    return (
+        f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}, 1 x 1 {hardware.pointwise}, Keras on "
+        f"{configured_backend()}"
+    )
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def bake_off(
         progress.note(f"There is too little time to tune {large}, so {small} is tried")
         here = here.passing_over(candidate)
         bench = Bench(here, solved, config, shop, run.within(small), progress)
-        proposals = [_named_after(small, tail) for tail in here.plan.tails]
+        proposals = [_named_after(small, proposal) for proposal in here.plan.proposals]
         more, deadline = _tried(bench, proposals, deadline)
         entries += more
     finished = [entry for entry in entries if entry.trained is not None]
@@ -119,13 +119,22 @@ def bake_off(
         failed = [entry.error for entry in entries if entry.error]
         if failed and (insist or here is measurement):
             raise failed[0]
+        for_want_of_time = all(entry.no_time for entry in entries)
         if insist:
+            ways = [
+                "give it more time with --budget" if for_want_of_time else "",
+                "leave out --rule-only to ship the solved classifier"
+                if config.rule_only and not config.scratch
+                else "",
+            ]
+            hint = ", or ".join(filter(None, ways))
             raise TrainingError(
-                "What the rule proposes could not be trained: "
+                f"What {'--scratch asks for' if config.scratch else 'the rule proposes'} could not be trained: "
                 + "; ".join(f"{e.contender.name} ({e.contender.reason})" for e in entries),
-                hint="Give it more time with --budget, or leave out --rule-only to ship the solved classifier",
+                hint=hint[:1].upper() + hint[1:] or None,
             )
-        return _keep(bench, probe, entries, measurement, "nothing else could be trained in the time there was")
+        why = " in the time there was" if for_want_of_time else ""
+        return _keep(bench, probe, entries, measurement, f"nothing else could be trained{why}")
     best = max(finished, key=lambda entry: merit(entry.contender.accuracy or 0.0, entry.contender.loss or 0.0))
     if (best.contender.accuracy or 0.0) <= figures.accuracy and not insist:
         return _keep(
@@ -146,7 +155,7 @@ def _tried(bench: Bench, proposals: Sequence[Proposal], deadline: float) -> tupl
         lacking = next((e.contender.name for e in entries if e.no_time and not e.head_only), "")
         if lacking and not proposal.head_only:  # more of the backbone, which takes longer yet: not worth the timing
             reason = f"left out: it takes longer than '{lacking}', for which there was too little time"
-            entries.append(Entry(Contender(proposal.name, proposal.cut).because(reason), no_time=True))
+            entries.append(Entry(Contender.of(proposal).because(reason), no_time=True))
             continue
         begun = time.monotonic()
         entry = bench.attempt(proposal, deadline - begun)

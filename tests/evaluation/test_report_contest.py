@@ -44,6 +44,7 @@ def contender(name: str, **changes: Any) -> dict[str, Any]:
         "backbone_learning_rate": 1e-4,
         "reason": "+3.0 points against the solved classifier (epoch 3)",
         "chosen": False,
+        "head_only": False,
         "history": history(),
         "findings": [
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 import pytest
 
@@ -36,14 +37,14 @@ TOP_WINS = stages(0.5, 0.7, 0.9)
 MIDDLE_WINS = stages(0.5, 0.9, 0.8)
 
 
-def plan(counts: list[int], divergence: float, scores: list[StageScore], **overrides: str) -> Plan:
+def plan(counts: list[int], divergence: float, scores: list[StageScore], **overrides: Any) -> Plan:
     return make_plan(
         measure_size(counts),
         judge_similarity(divergence, scores),
         scores,
         num_classes=len(counts),
         backbone="efficientnet_lite0",
-        **overrides,  # type: ignore[arg-type]
+        **overrides,
     )
 
 
@@ -131,6 +132,22 @@ def test_reasons_follow_the_argument_and_carry_numbers_and_thresholds() -> None:
         assert all(text in reason for text in needed), reason
     large = plan(LARGE, 0.8, TOP_WINS)
     assert "new classifier 0.001, backbone 0.0001" in large.reasons[-1]
+
+
+def test_from_scratch_nothing_is_said_of_what_was_pretrained() -> None:
+    decided = plan(SMALL, 0.24, TOP_WINS, tune="all", from_scratch=True, rates=(1e-3, 1e-3))
+    tune, tuning, rate = decided.reasons[-3:]
+    assert tune == "tune: all of the network, for --scratch begins with random weights, whatever the rule says"
+    assert tuning == "tuning: whole network, from random weights; it ships, whatever it is worth"
+    assert rate == "rate: 0.001 for all layers, for none is pretrained; up to 8 epochs in batches of 64"
+    assert decided.backbone_learning_rate == decided.head_learning_rate == 1e-3
+
+
+def test_a_reason_that_is_not_the_persons_stands_in_for_theirs() -> None:
+    decided = plan(LARGE, 0.24, TOP_WINS, tune="none", tune_reason="nothing, for want of something")
+    assert decided.reasons[-2] == "tune: nothing, for want of something"
+    assert decided.reasons[-1].startswith("rate: none to choose")
+    assert (decided.tuned, decided.proposals) == ("none", ())
 
 
 @pytest.mark.parametrize(

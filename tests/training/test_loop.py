@@ -20,7 +20,7 @@ from transferapp.training import session as sessions
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import Trained, train
 from transferapp.training.mixing import soft
-from transferapp.training.settings import Epoch, TrainingSettings, merit
+from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingSettings, merit
 
 SETTINGS = TrainingSettings(epochs=4, learning_rate=5e-2, average=0.0)
 
@@ -493,6 +493,41 @@ def test_a_rate_is_found_with_the_optimizer_that_will_train(tmp_path: Path) -> N
     assert 1e-3 < finding.suggestion <= 0.1
     for ours, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_rate_is_looked_for_with_the_batch_that_fits() -> None:
+    import tensorflow as tf
+
+    model = toy_model()
+    before = model.get_weights()
+    real, sizes = model.train_on_batch, []
+
+    def hungry(x: np.ndarray, *rest: Any, **options: Any) -> Any:
+        sizes.append(len(x))
+        if len(x) > 8:
+            model.set_weights([weights + 1 for weights in before])
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+        return real(x, *rest, **options)
+
+    model.train_on_batch = hungry
+    finding = sessions.suggest_rate(model, toy_data()[0], SETTINGS, multipliers={}, batch_size=32)
+    assert finding.suggestion > 0
+    assert sizes[:3] == [32, 16, 8]
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_too_little_memory_to_validate_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    def hungry(*_: Any, **__: Any) -> Any:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+
+    model = toy_model()
+    monkeypatch.setattr(model, "predict", hungry)
+    with pytest.raises(ResourceError, match="not enough memory to judge the validation pictures") as caught:
+        run(tmp_path, model=model)
+    assert caught.value.code == OUT_OF_MEMORY
 
 
 # Weights by class

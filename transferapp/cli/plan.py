@@ -43,7 +43,7 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
             measurement.plan.to_json(),
             candidates,
             ignored,
-            hardware=detect(config.precision).to_json(),
+            hardware=detect(config.training_precision).to_json(),
             findings=findings,
             class_weights=weights,
         )

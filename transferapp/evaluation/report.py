@@ -22,7 +22,6 @@ from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
 from transferapp.evaluation.scatter import search_chart
 from transferapp.evaluation.wording import backbone_reason, labelled, leak_sentences, search_sentences
-from transferapp.policy.proposals import TRAINED_HEAD
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -245,7 +244,7 @@ def _contest(contenders: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
         "winner": winner,
         "scratch": bool(config.get("scratch")),
         "rule_only": bool(config.get("rule_only")),
-        "head": any(c["name"] == TRAINED_HEAD for c in contenders),
+        "head": any(c["head_only"] for c in contenders),
         "tuned": winner is not None and bool(winner["epochs"]),
         "charts": drawn,
         "averages": any(epoch["averaged_val_loss"] is not None for epoch in epochs),

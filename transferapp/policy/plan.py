@@ -96,6 +96,8 @@ def make_plan(
     size_override: str | None = None,
     similarity_override: str | None = None,
     tune: str = "auto",
+    tune_reason: str = "",
+    from_scratch: bool = False,
     rates: tuple[float, float] = (HEAD_LEARNING_RATE, BACKBONE_LEARNING_RATE),
     find_rate: bool = False,
     epochs: int = USUAL_EPOCHS,
@@ -114,6 +116,8 @@ def make_plan(
         backbone: Its name, for the record.
         size_override, similarity_override: What the person insists on, instead of what was measured.
         tune: Which part of the backbone to tune: `auto` for the rule; see `propose`.
+        tune_reason: Why that, where it is neither the rule's nor the person's choice.
+        from_scratch: Whether the backbone begins with random weights.
         rates: Of a new classifier and of the backbone, where one is tuned.
         find_rate: Whether a range test is to find better ones.
         epochs, batch_size: Passes over the data and pictures in a step, where the backbone is tuned.
@@ -145,18 +149,28 @@ def make_plan(
             f"head: {head}: no optimum to solve for, so it is trained on the features of {stands_on}, up to {HEAD_EPOCHS} "
             f"epochs at a rate of {new_head_rate:g}; it ships only where it does better than the solved classifier"
         )
-    if tune != "auto":
+    if tune_reason:
+        reasons.append(f"tune: {tune_reason}")
+    elif from_scratch:
+        reasons.append("tune: all of the network, for --scratch begins with random weights, whatever the rule says")
+    elif tune != "auto":
         reasons.append(f"tune: set to {tune} by --tune, whatever the rule says")
     if tails:
         start = "that head or, where it is linear, from the solved classifier" if head else "the solved classifier"
         names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
         head_rate, backbone_rate = rates
-        reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation pictures ships")
-        reasons.append(
-            f"rate: new classifier {'to be found by a range test' if find_rate else f'{head_rate:g}'}, backbone "
-            f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained is "
-            f"refined and not destroyed; up to {epochs} epochs in batches of {batch_size}"
-        )
+        found = "to be found by a range test" if find_rate else f"{head_rate:g}"
+        passes = f"up to {epochs} epochs in batches of {batch_size}"
+        if from_scratch:
+            reasons.append(f"tuning: {names}, from random weights; it ships, whatever it is worth")
+            reasons.append(f"rate: {found} for all layers, for none is pretrained; {passes}")
+        else:
+            reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation pictures ships")
+            reasons.append(
+                f"rate: new classifier {found}, backbone "
+                f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained "
+                f"is refined and not destroyed; {passes}"
+            )
     elif not head:
         reasons.append("rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum")
     heads = (Proposal(TRAINED_HEAD, stands_on, head_only=True),) if head else ()

@@ -13,14 +13,12 @@ import numpy as np
 
 from transferapp.probe import log_softmax, moments
 from transferapp.training.head_spec import HeadSpec
+from transferapp.training.optimizers import ADAMW_DECAY
 from transferapp.training.schedules import STEP_FACTOR, STEP_FRACTIONS
 
 HOPELESS = 3.0
 """A trial stops where its cost is more than so many times what it began with (CS231n: "if the cost is ever > 3 * original cost,
 break out early")."""
-
-ADAMW_DECAY = 0.004
-"""What Keras' AdamW decays by unless it is told otherwise."""
 
 Weights = list[np.ndarray]
 """Arrays in the order of the head's weights: of a linear one kernel and bias."""

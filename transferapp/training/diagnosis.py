@@ -79,7 +79,7 @@ class Curves:
         train_accuracy: In [0, 1], likewise.
         val_loss: After the epoch, on the validation pictures.
         val_accuracy: In [0, 1], likewise.
-        learning_rate: At the end of the epoch.
+        learning_rate: In the middle of the epoch.
     """
 
     train_loss: tuple[float, ...]

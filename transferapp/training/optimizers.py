@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 POLYAK_DECAY = 0.995
 """The lecture's averaging of the weights at test time: ``x_test = 0.995 * x_test + 0.005 * x`` after every step."""
 
+ADAMW_DECAY = 0.004
+"""What Keras' AdamW decays by unless it is told otherwise."""
+
 EPSILON = 1e-7
 """What the lecture adds to the root of the squared gradients, lest a step divide by zero."""
 

@@ -97,9 +97,22 @@ class Session:
         return {name: float(values[-1]) for name, values in history.items()}
 
     def validate(self, labels: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """(logits, mean loss in nats, accuracy) on the validation pictures."""
-        with original_errors(*self._watched):
-            logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)[: len(labels)]
+        """(logits, mean loss in nats, accuracy) on the validation pictures.
+
+        Raises:
+            ResourceError: There is not enough memory for a batch of them.
+        """
+        try:
+            with original_errors(*self._watched):
+                logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)[: len(labels)]
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise ResourceError(
+                "There is not enough memory to judge the validation pictures",
+                hint="Close other programs, choose a smaller backbone, or --tune last",
+                code=OUT_OF_MEMORY,
+            ) from error
         loss = float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
         return logits, loss, float((logits.argmax(axis=1) == labels).mean())
 
@@ -188,10 +201,17 @@ def suggest_rate(
 
     Raises:
         TrainingError: The loss broke out from the start.
+        ResourceError: There is not enough memory for the smallest batch.
     """
-    batches = make_batches(batch_size)
-    _compile(model, LOW, settings, multipliers)
-    return find_learning_rate(model, (batches[step % len(batches)] for step in range(STEPS)))
+    before = [_array(v) for v in model.variables]
+    while True:
+        try:
+            batches = make_batches(batch_size)
+            _compile(model, LOW, settings, multipliers)
+            return find_learning_rate(model, (batches[step % len(batches)] for step in range(STEPS)))
+        except Exception as error:
+            batch_size = smaller_batch(batch_size, error)
+            _assign(model.variables, before)
 
 
 def smaller_batch(batch_size: int, error: Exception) -> int:

@@ -47,7 +47,7 @@ class TrainingSettings:
         epochs: Passes over the pictures.
         cycles: Restarts of `sgdr`; the weights at the end of each cycle are a snapshot.
         average: Polyak decay; 0 keeps no average.
-        weight_decay: Decoupled; 0 for none.
+        weight_decay: Decoupled; 0 for none, or for what `adamw` decays by unless told otherwise.
         clip_norm: Bound on the norm of the gradient; 0 for none.
         patience: Epochs without a better one after which training stops; a schedule that restarts is never stopped, for
             after each restart it is worse before it is better.

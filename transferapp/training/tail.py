@@ -25,10 +25,6 @@ from transferapp.training.head_spec import Head
 from transferapp.training.heads import build_head
 from transferapp.training.residual import random_sums, residual_sums
 
-INPUT = "input"
-"""The name of the cut below which there is nothing: the whole network trains."""
-
-
 _MOMENTUM = 0.9
 """Of BatchNorm's running statistics, where they are learned. At Keras' usual .99 a third of them would still be what they began
 as after a hundred steps, and prediction useless while training goes well."""
