@@ -121,6 +121,13 @@ def test_what_ships_decides_the_words() -> None:
     assert "Validation figures are of the same recipe trained without the validation pictures" in kept
     assert "fitted on cross-validated predictions" in kept
     assert "none: solved to its optimum" in kept
+    assert "but for the trained head" not in tuned
+
+
+def test_a_trained_head_is_said_to_have_begun_at_random_whatever_it_is_called() -> None:
+    head = contender("efficientnet_lite0: trained head", head_only=True)
+    text = page(make_manifest(contenders=[PROBE, head, contender("last two stages", chosen=True)])).words()
+    assert "but for the trained head, whose weights were random" in text
 
 
 @pytest.mark.parametrize(
