@@ -5,14 +5,14 @@ same views of the same pictures in the same order, batch size, optimizer and sch
 cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every picture in every epoch. Its
 views are cut and decoded beforehand, so the network is all that is compared; in real life it would have to make them, too.
 BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, and those of 1 x 1 in whichever way
-is fastest on the processor, as this project does. `--precision f32` leaves half precision out.
+is fastest on the processor, as this project does, or as `--pointwise` says.
 
 Epochs alternate, so a noisy machine slows both alike, and the figure to look at is the ratio: that of the median epoch, the
 first left out because it traces the graph. The ratio of processor time is given beside it, which other programs disturb less.
 Both are judged on the validation pictures after the last epoch. What computing the activations has cost is told apart, and the
 ratio with that cost counted in as well.
 
-    python benchmarks/tail_speed.py [--data DIR] [--pictures N] [--cut STAGE] [--epochs E] [--image-size S] [--precision P]
+    python benchmarks/tail_speed.py [--data DIR] [--pictures N] [--cut STAGE] [--epochs E] [--image-size S] [--pointwise HOW]
 
 Without `--data` the pictures are those of woven textile in the package conformal-clip-data. Results go to
 benchmarks/results/tail_speed.json.
@@ -40,9 +40,9 @@ import numpy as np
 from transferapp.accelerators import detect
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
+from transferapp.backend import POINTWISE
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset
-from transferapp.engine import PRECISIONS
 from transferapp.features import CENTER, WITHOUT_COLOUR, FeatureStore, center_pixels, random_view_name, view_pixels
 from transferapp.images import decode_image
 from transferapp.pools import cpu_cores
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pictures in a step (%(default)s)")
     parser.add_argument("--epochs", type=int, default=8, help="passes over the pictures, 2 or more (%(default)s)")
     parser.add_argument("--views", type=int, default=4, help="views of each picture, taken in turn (%(default)s)")
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="as of transferapp fit (%(default)s)")
+    parser.add_argument("--pointwise", choices=POINTWISE, help="how 1 x 1 convolutions run (as suits the processor)")
     parser.add_argument("--out", type=Path, default=RESULTS / "tail_speed.json", help="where the figures go")
     options = parser.parse_args(arguments)
     if options.epochs < 2:
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     train, val = dataset.part("train"), dataset.part("val")
     # Two networks of their own: what trains in one must not change the other.
     backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
-    pointwise = detect(options.precision).pointwise
+    pointwise = options.pointwise or detect().pointwise
     trunk = load_trunk(spec, lambda: backbones["cached"], image_size=size, streams=cpu_cores())
     stage = stage_named(trunk.stages, options.cut)
     probe = solved_head(trunk, train)
