@@ -265,6 +265,7 @@ class Bench:
                     multipliers=ready.multipliers,
                     checkpoints=self._run.checkpoints(proposal.key),
                     seconds=limit,
+                    on_start=advance,
                     on_epoch=lambda epoch: advance(epoch.epoch),
                 )
                 advance(outlook.epochs)

@@ -86,6 +86,18 @@ def test_a_long_task_says_in_the_log_how_far_it_is(clock: Clock) -> None:
     ]
 
 
+def test_what_takes_seconds_is_counted_in_seconds(clock: Clock) -> None:
+    progress, stream = log(clock)
+    with progress.task("3 epochs", 3) as advance:
+        for done in range(4):
+            advance(done)
+            clock.now += 75
+    assert stream.getvalue().splitlines()[:2] == [
+        "  3 epochs: 1 of 3, 1 min 15 s each, about 2 min 30 s left",
+        "  3 epochs: 2 of 3, 1 min 15 s each, about 1 min 15 s left",
+    ]
+
+
 def test_a_short_wait_for_nothing_countable_is_not_worth_a_line(clock: Clock) -> None:
     progress, stream = log(clock)
     with progress.task("waiting", 0):
@@ -201,7 +213,7 @@ def test_a_log_of_a_command_is_plain(tiny: Path, colours: Path) -> None:
 @pytest.mark.slow
 def test_a_fit_says_what_it_does_and_the_libraries_say_nothing(fit: Fitted) -> None:
     lines = fit.stderr.splitlines()
-    assert all(line.startswith("  ") and line.rstrip().endswith(("s", "/s")) for line in lines), fit.stderr
+    assert all(line.startswith("  ") and line.rstrip().endswith(("s", "/s", " each")) for line in lines), fit.stderr
     told = "\n".join(lines)
     for step in ("reading 42 pictures", "probing 6 stages", "building the network", "writing the bundle"):
         assert step in told

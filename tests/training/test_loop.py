@@ -33,6 +33,7 @@ def run(
     data: Any = None,
     batch_size: int = 16,
     seconds: float = math.inf,
+    on_start: Callable[[int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     multipliers: dict[str, float] | None = None,
 ) -> Trained:
@@ -47,6 +48,7 @@ def run(
         multipliers=multipliers or {},
         checkpoints=CheckpointStore(folder),
         seconds=seconds,
+        on_start=on_start,
         on_epoch=on_epoch,
     )
 
@@ -406,8 +408,8 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(
             run(tmp_path, HARD, model=hard_model(seed=0 if number == after[0] else number), on_epoch=stop)
     told: list[int] = []
     model = hard_model(seed=77)  # what it was initialised with must not matter any more
-    resumed = run(tmp_path, HARD, model=model, on_epoch=lambda epoch: told.append(epoch.epoch))
-    assert told == list(range(after[-1] + 1, 5))
+    resumed = run(tmp_path, HARD, model=model, on_start=told.append, on_epoch=lambda epoch: told.append(epoch.epoch))
+    assert told == list(range(after[-1], 5))
     assert timeless(resumed.history) == timeless(uninterrupted.history)
     assert (resumed.epoch, resumed.averaged, resumed.notes) == (
         uninterrupted.epoch,

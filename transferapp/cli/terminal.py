@@ -153,7 +153,11 @@ class _Count:
     def rate(self) -> str:
         """Items a second, or nothing where that cannot be told yet."""
         speed = self._per_second()
-        return f"{speed:.0f}/s" if speed >= 10 else f"{speed:.1f}/s" if speed else ""
+        if speed >= 10:
+            return f"{speed:.0f}/s"
+        if speed >= 0.5:
+            return f"{speed:.1f}/s"
+        return f"{duration(1 / speed)} each" if speed else ""
 
     def time_left(self, total: int) -> str:
         """An estimate of what the rest will take, or nothing."""

@@ -84,6 +84,7 @@ def train(
     multipliers: Mapping[str, float],
     checkpoints: CheckpointStore,
     seconds: float = math.inf,
+    on_start: Callable[[int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train to the end, or until nothing improves any more, going on from the newest generation where there is one.
@@ -99,6 +100,7 @@ def train(
         checkpoints: Where the state is kept; the caller removes it when the run is over.
         seconds: What all epochs may take, those before an interruption among them: none but the first is begun that would
             not be done by then, if it is as quick as the quickest so far.
+        on_start: Called before the first, with the number of epochs that were done before.
         on_epoch: Called after each epoch.
 
     Raises:
@@ -118,6 +120,8 @@ def train(
         state = _restored(generation)
         session = begin(state.batch_size)
         session.restore(generation)
+    if on_start is not None:
+        on_start(len(state.history))
     diverged = False
     while len(state.history) < settings.epochs and not _exhausted(state, settings) and not _overdue(state, seconds):
         number = len(state.history) + 1
