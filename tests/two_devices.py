@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 PICTURES = {"even": 20, "odd": 21}
-"""In batches of 10: of the odd set the last batch is one picture, so that one device has nothing of its own to do."""
+"""In batches of 10: of the odd set the last batch is one picture, so that one device has nothing of its own to do. Validation
+is in batches of 7, each of which is filled up."""
 
 EPOCHS = 3
 
@@ -48,7 +49,7 @@ def trained(count: int, hardware: Any) -> dict[str, Any]:
     from transferapp.probe import LinearProbe
     from transferapp.training.head_spec import Head
     from transferapp.training.optimizers import averaged_weights, make_optimizer
-    from transferapp.training.parallel import prepare
+    from transferapp.training.parallel import predicted, prepare
     from transferapp.training.tail import CachedBatches, CachedCenters, build_tail
 
     rng = np.random.default_rng(0)
@@ -64,7 +65,7 @@ def trained(count: int, hardware: Any) -> dict[str, Any]:
     def make_batches(batch_size: int) -> CachedBatches:
         return CachedBatches(rows, positions, labels, shape, batch_size=batch_size, seed=0)
 
-    validation = CachedCenters(rows, positions[:, 0], shape, batch_size=10)
+    validation = CachedCenters(rows, positions[:, 0], shape, batch_size=7)
     with distributed(hardware):
         ready = prepare(tail.model, make_batches, tail.multipliers(0.1, 0.5), hardware, validation)
         model = ready.model
@@ -75,14 +76,14 @@ def trained(count: int, hardware: Any) -> dict[str, Any]:
             jit_compile="auto" if keras.backend.backend() == "jax" else False,
         )
         history = model.fit(ready.make_batches(10), epochs=EPOCHS, shuffle=False, verbose=0).history
-        logits = model.predict(ready.validation, verbose=0)
+        logits = predicted(model, ready.validation)
     variable = model.trainable_variables[0].value
     return {
         "history": history,
         "steps": int(keras.ops.convert_to_numpy(model.optimizer.iterations)),
         "weights": [keras.ops.convert_to_numpy(w).tolist() for w in model.weights],
         "average": [np.asarray(w).tolist() for w in averaged_weights(model.optimizer)],
-        "logits": logits[:count].tolist(),
+        "logits": logits.tolist(),
         "devices": len(
             variable.sharding.device_set if hasattr(variable, "sharding") else getattr(variable, "values", [1])
         ),

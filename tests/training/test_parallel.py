@@ -77,6 +77,26 @@ def test_what_is_only_predicted_gets_no_weights_and_keeps_its_order() -> None:
     assert predicted[:5].tolist() == [0, 1, 2, 3, 4]
 
 
+class Echo:
+    """Stands for a model whose predictions are what it is given."""
+
+    def predict(self, batches: Any, verbose: int) -> np.ndarray:
+        return np.concatenate([batches[i][0] for i in range(len(batches))])
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+@pytest.mark.parametrize("labelled", [False, True])
+def test_each_picture_has_its_own_prediction_on_any_number_of_devices(count: int, labelled: bool) -> None:
+    from transferapp.training.parallel import predicted
+
+    batches = even([64, 64, 64, 8], count, labelled)
+    for _ in range(2):
+        rows = predicted(Echo(), batches)
+        assert rows.dtype == np.float32
+        assert rows.tolist() == list(range(200))
+    assert predicted(Echo(), batches.batches).tolist() == list(range(200)), "nothing was filled in"
+
+
 def test_epochs_and_hooks_reach_the_batches() -> None:
     batches = even([2], 2)
     batches.epoch = 7

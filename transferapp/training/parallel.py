@@ -26,7 +26,7 @@ class Prepared:
     Attributes:
         model: To be trained; its weights are in the order of the original's.
         make_batches: Makes the training data for a batch size.
-        validation: What `model.predict` takes. There may be more predictions than pictures: cut off what is beyond.
+        validation: What `predicted` takes.
         multipliers: Of the learning rate, by paths of this model's variables.
     """
 
@@ -62,6 +62,12 @@ def prepare(
         return EvenBatches(make_batches(batch_size), hardware.count)
 
     return Prepared(copy, make_even, None if validation is None else EvenBatches(validation, hardware.count), renamed)
+
+
+def predicted(model: keras.Model, batches: Any) -> np.ndarray:
+    """What a model gives for the items of a `PyDataset`, in order: float32, shape (n, ...), without what was filled in."""
+    rows = np.asarray(model.predict(batches, verbose=0), dtype=np.float32)
+    return batches.own_rows(rows) if isinstance(batches, EvenBatches) else rows
 
 
 def replicas(model: keras.Model) -> int:
@@ -121,7 +127,8 @@ class EvenBatches(WrappedBatches):
     """Batches filled up so that every device has the same number of pictures, without changing what a step learns.
 
     What is filled in has weight 0, and the others weigh more in proportion, so that the mean of the loss is over the batch's
-    own pictures. Items with labels get a third part: float32 weights, shape (n,). Predictions for what was filled in come last.
+    own pictures. Items with labels get a third part: float32 weights, shape (n,). What is filled in comes last in its batch, so
+    predictions for several batches have it in between: `own_rows` leaves it out.
 
     Args:
         batches: A `PyDataset` of (x,) or (x, y).
@@ -131,10 +138,11 @@ class EvenBatches(WrappedBatches):
     def __init__(self, batches: Any, count: int) -> None:
         super().__init__(batches)
         self._count = count
+        self._own: dict[int, int] = {}
 
     def __getitem__(self, index: int) -> Any:
         item = self.batches[index]
-        own = len(item[0])
+        own = self._own[index] = len(item[0])
         missing = -own % self._count
         filled = tuple(np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) for array in item)
         if len(item) == 1:
@@ -142,3 +150,9 @@ class EvenBatches(WrappedBatches):
         weights = np.zeros(own + missing, np.float32)
         weights[:own] = (own + missing) / own
         return (*filled, weights)
+
+    def own_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The predictions for the batches' own pictures, of those for all batches, which have been asked for by then."""
+        sizes = (self._own[index] for index in range(len(self)))
+        kept: np.ndarray = rows[np.concatenate([np.arange(own + -own % self._count) < own for own in sizes])]
+        return kept

@@ -18,7 +18,7 @@ from transferapp.probe import log_softmax
 from transferapp.training.checkpoint import Generation
 from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
 from transferapp.training.optimizers import averaged_weights, make_optimizer
-from transferapp.training.parallel import replicas
+from transferapp.training.parallel import predicted, replicas
 from transferapp.training.pictures import CenterBatches, FollowEpochs, PictureBatches, original_errors
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
@@ -39,7 +39,7 @@ class Session:
     Args:
         model: Gives logits of shape (batch, num_classes).
         make_batches: Makes the training data; with the settings' `soft_labels`, as `transferapp.training.mixing` gives them.
-        validation: What `model.predict` takes: the validation pictures, in order.
+        validation: What `parallel.predicted` takes: the validation pictures, in order.
         settings: How to train.
         multipliers: Of the learning rate, by variable path.
         batch_size: Pictures in a batch.
@@ -104,7 +104,7 @@ class Session:
         """
         try:
             with original_errors(*self._watched):
-                logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)[: len(labels)]
+                logits = predicted(self.model, self._validation)
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
