@@ -93,6 +93,18 @@ def test_rows_are_each_stages_average_and_then_the_logits(
     assert close(rows, expected_rows(saved[0], trunk, pixels))
 
 
+@pytest.mark.parametrize("engine", ["openvino", "keras"])
+def test_rows_stay_those_of_the_key_when_the_model_is_tuned(
+    cache: Path, saved: tuple[Any, BackboneSpec], engine: str
+) -> None:
+    model = tiny_network(num_logits=5)
+    trunk, _ = load((model, saved[1]), engine=engine)
+    enliven(model, seed=1)
+    pixels = noise_pixels(2)
+    assert close(trunk.rows(pixels), expected_rows(saved[0], trunk, pixels))
+    assert not close(trunk.rows(pixels), expected_rows(model, trunk, pixels))
+
+
 def test_a_backbone_without_a_classifier_has_no_logits(cache: Path, tmp_path: Path) -> None:
     model = tiny_network()
     model.save(tmp_path / "headless.keras")

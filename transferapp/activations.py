@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transferapp.backbones.copies import independent_copy
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision
 
@@ -82,9 +83,7 @@ def cut_trunk(
     digest = hashlib.sha256(json.dumps([key, stage.name]).encode()).hexdigest()[:16]
     runner: Engine
     if engine == "keras":
-        copy = keras.models.clone_model(model)
-        copy.set_weights(model.get_weights())
-        runner = KerasEngine(copy)
+        runner = KerasEngine(independent_copy(model))
     else:
         runner = OpenVINOEngine(convert(model), precision=resolve_precision(precision), streams=streams)
     return CutTrunk(f"{backbone.name}-{stage.name}", digest, image_size, stage.shape, runner)

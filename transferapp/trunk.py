@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from transferapp.backbones.copies import independent_copy
 from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
 from transferapp.backbones.stages import Stage, find_stages, pooled_taps
 from transferapp.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
@@ -155,7 +156,7 @@ def _keras_trunk(spec: BackboneSpec, model: Any, image_size: tuple[int, int]) ->
     digest = hashlib.sha256(json.dumps([spec.name, image_size, _REVISION]).encode())
     for array in model.get_weights():
         digest.update(np.ascontiguousarray(array).tobytes())
-    engine = KerasEngine(taps)
+    engine = KerasEngine(independent_copy(taps))  # the model may be tuned, and the key would not say so
     return _assemble(spec.name, f"{digest.hexdigest()[:16]}-keras-{engine.precision}", image_size, facts, engine)
 
 
