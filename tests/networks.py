@@ -21,16 +21,21 @@ TINY_STAGES = (("join1", (16, 16, 8)), ("join2", (8, 8, 12)), ("top", (8, 8, 20)
 """What `tiny_network` must be found to consist of, worked out by hand."""
 
 
-def tiny_network(size: tuple[int | None, int | None] = TINY_SIZE, *, num_logits: int = 0) -> Any:
+def tiny_network(size: tuple[int | None, int | None] = TINY_SIZE, *, num_logits: int = 0, adapted: bool = False) -> Any:
     """A residual network of a thousand parameters, with an ImageNet-like classifier on top where `num_logits` is given.
 
-    Its stages are `TINY_STAGES`: two residual blocks at two resolutions, and a last convolution.
+    Its stages are `TINY_STAGES`: two residual blocks at two resolutions, and a last convolution. `adapted`: it scales pixels by
+    the mean and deviation of some that it was shown, as EfficientNet does.
     """
     import keras
 
     layers = keras.layers
     pixels = keras.Input((*size, 3), name="pixels")
-    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pixels)
+    scale = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")
+    if adapted:
+        scale = layers.Normalization(name="scale")
+        scale.adapt(noise_pixels(8).astype(np.float32))
+    x = scale(pixels)
     x = layers.Conv2D(8, 3, 2, padding="same", activation="relu", name="stem")(x)
     for index, (filters, strides) in enumerate(((8, 1), (12, 2)), start=1):
         if strides == 2:

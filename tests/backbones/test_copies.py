@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from transferapp.backbones.copies import independent_copy
 
 
-def adapted() -> Any:
-    """A small network, nested in one that scales its input by what pictures it was shown."""
+def nested(model: Any) -> Any:
+    """The model as the only layer of another."""
     import keras
 
-    scale = keras.layers.Normalization()
-    scale.adapt(noise_pixels(8).astype(np.float32))
     pixels = keras.Input((*TINY_SIZE, 3))
-    scaled = keras.Model(pixels, scale(pixels))
-    outer = keras.Input((*TINY_SIZE, 3))
-    return keras.Model(outer, tiny_network()(scaled(outer)))
+    return keras.Model(pixels, model(pixels))
 
 
-def test_a_copy_gives_the_same_answers_where_the_input_is_scaled_by_what_was_adapted() -> None:
-    model, pixels = adapted(), noise_pixels(3).astype(np.float32)
+@pytest.mark.parametrize("within", [lambda model: model, nested])
+def test_a_copy_scales_pixels_as_the_model_was_adapted_to(within: Callable[[Any], Any]) -> None:
+    model, pixels = within(tiny_network(adapted=True)), noise_pixels(3).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(independent_copy(model)(pixels)), np.asarray(model(pixels)))
 
 

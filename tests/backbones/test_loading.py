@@ -257,6 +257,14 @@ def test_a_functional_file_gives_its_own_answers(tmp_path: Path) -> None:
     assert find_stages(again) == find_stages(model)
 
 
+def test_a_file_for_any_size_that_was_adapted_to_pictures_stays_adapted(tmp_path: Path) -> None:
+    model = tiny_network((None, None), adapted=True)
+    model.save(tmp_path / "my.keras")
+    pixels = noise_pixels(3).astype(np.float32)
+    again = load_file(tmp_path / "my.keras", pixels.shape[1:3])
+    np.testing.assert_allclose(np.asarray(again(pixels)), np.asarray(model(pixels)), rtol=1e-4, atol=1e-4)
+
+
 def test_a_sequential_file_gives_its_own_answers_and_can_be_cut(tmp_path: Path) -> None:
     layers = keras.layers
     model = keras.Sequential(

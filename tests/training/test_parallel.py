@@ -113,16 +113,21 @@ def test_epochs_and_hooks_reach_the_batches() -> None:
 def tail() -> Any:
     """A tail above the first stage of a small network."""
     from tests.networks import tiny_network
+
+    return tail_of(tiny_network(), 0)
+
+
+def tail_of(backbone: Any, cut: int | None) -> Any:
+    """A tail above a stage of a small network, or the whole of it."""
     from transferapp.backbones.stages import find_stages
     from transferapp.probe import LinearProbe
     from transferapp.training.head_spec import Head
     from transferapp.training.tail import build_tail
 
-    backbone = tiny_network()
     stages = find_stages(backbone)
     kernel = np.random.default_rng(0).normal(0, 0.1, (20, 3)).astype(np.float32)
     probe = LinearProbe(np.zeros(20, np.float32), np.ones(20, np.float32), kernel, np.zeros(3, np.float32), 1.0, 1)
-    return build_tail(backbone, stages, stages[0], Head.of(probe))
+    return build_tail(backbone, stages, None if cut is None else stages[cut], Head.of(probe))
 
 
 MIXED = Hardware(kind="gpu", devices=("gpu:0",), names=("a card",), dtype_policy="mixed_float16")
@@ -171,6 +176,18 @@ def test_a_copy_has_the_weights_in_their_order_and_shares_none(tail: Any) -> Non
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, reference, rtol=0.02, atol=0.02)
     assert np.abs(logits - reference).max() > 0, "it does compute in another precision"
+
+
+def test_a_copy_scales_pixels_as_the_backbone_was_adapted_to() -> None:
+    from tests.networks import noise_pixels, tiny_network
+    from transferapp.training.parallel import training_copy
+
+    whole = tail_of(tiny_network(adapted=True), None)
+    copy = training_copy(whole.model, Hardware(devices=("cpu:0", "cpu:1")))
+    assert copy is not whole.model
+    pixels = noise_pixels(3).astype(np.float32)
+    logits, reference = (np.asarray(m(pixels, training=False)) for m in (copy, whole.model))
+    np.testing.assert_allclose(logits, reference, rtol=1e-5, atol=1e-5)
 
 
 def test_a_copy_of_a_compiled_model_is_not_compiled(tail: Any) -> None:

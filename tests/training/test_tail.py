@@ -224,11 +224,15 @@ def test_a_layer_that_is_used_below_the_cut_too_stays_as_it_is() -> None:
 def test_an_ensemble_is_the_average_of_its_members(
     stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray, index: int | None, tmp_path: Any
 ) -> None:
-    backbone = tiny_network(num_logits=5)
+    backbone = tiny_network(num_logits=5, adapted=True)
     stage = stage_at(stages, index)
     tail = build_tail(backbone, stages, stage, Head.of(probe))
     rng = np.random.default_rng(0)
-    members = [[w + rng.normal(0, 0.05, w.shape).astype(w.dtype) for w in tail.model.get_weights()] for _ in range(3)]
+    spread = [0.05 * v.trainable for v in tail.model.weights]
+    members = [
+        [w + rng.normal(0, s, w.shape).astype(w.dtype) for w, s in zip(tail.model.get_weights(), spread, strict=True)]
+        for _ in range(3)
+    ]
     scores = []
     for weights in members:
         tail.model.set_weights(weights)

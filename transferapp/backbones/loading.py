@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from transferapp.backbones.copies import give_weights
 from transferapp.backbones.efficientnet_lite import assign_torch_weights, build_efficientnet_lite
 from transferapp.backbones.registry import EMBEDDED, BackboneSpec, keras_cache, weights_path
 from transferapp.backbones.torch_legacy import read_state_dict
@@ -165,7 +166,7 @@ def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
     if batch is not None or None in fixed:
         pixels = keras.Input((*(have or wanted for have, wanted in zip(fixed, size, strict=True)), 3), name="pixels")
         clone = keras.models.clone_model(model, input_tensors=pixels)
-        clone.set_weights(model.get_weights())
+        give_weights(clone, model.get_weights())
         model = clone
     return model
 

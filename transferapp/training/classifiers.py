@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from transferapp.backbones.copies import give_weights
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.probe import LinearProbe
 from transferapp.training.head_spec import Head
@@ -70,7 +71,7 @@ def attach_ensemble(
     scores = []
     for index, weights in enumerate(members):
         member = plain_tail(backbone, stages, cut, head, f"member_{index}")
-        member.set_weights(list(weights))
+        give_weights(member, weights)
         logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
         scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
     model = keras.Model(backbone.inputs[0], keras.layers.Average(name="probabilities")(scores), name=name)

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from transferapp.accelerators import Hardware
+from transferapp.backbones.copies import give_weights
 from transferapp.training.settings import MakeBatches
 from transferapp.training.tail import InferenceMode, TrainingMode
 from transferapp.training.wrapping import WrappedBatches
@@ -114,7 +115,7 @@ def training_copy(model: keras.Model, hardware: Hardware) -> keras.Model:
         copy = _cloned(model, outer)
     finally:
         keras.config.set_dtype_policy(before)
-    copy.set_weights(model.get_weights())
+    give_weights(copy, model.get_weights())
     return copy
 
 
