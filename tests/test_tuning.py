@@ -48,6 +48,10 @@ def bake(around: Ring, target: Path) -> BakeOff:
     return bake_off(around.measurement, around.solved, around.config, around.shop, begun(target), Silent())
 
 
+def bench_of(around: Ring, target: Path) -> Bench:
+    return Bench(around.measurement, around.solved, around.config, around.shop, begun(target), Silent())
+
+
 def network_of(around: Ring, outcome: BakeOff) -> Any:
     return build_network(around.backbone, around.measurement.chosen, around.solved, outcome, "textures")
 
@@ -305,7 +309,7 @@ def test_convolutions_are_computed_as_suits_the_hardware(
 ) -> None:
     monkeypatch.setattr("transferapp.bench.detect", lambda precision: Hardware(pointwise=pointwise))
     around = ring(root, rule_only=True)
-    bench = Bench(around.measurement, around.solved, around.config, around.shop, begun(tmp_path / "bundle"), Silent())
+    bench = bench_of(around, tmp_path / "bundle")
     assert bench.tail("join2", bench.head).model.get_layer("body").pointwise == pointwise
     outcome = bake(around, tmp_path / "bundle")
     assert accuracy(around, network_of(around, outcome)) == pytest.approx(outcome.winner.accuracy, abs=0.12)
@@ -530,6 +534,30 @@ def test_an_error_advises_what_would_help(
             tmp_path / "b",
         )
     assert unsaid not in str(caught.value)
+
+
+def test_a_run_that_goes_on_has_the_room_that_it_had_at_first(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = ring(root, tune="last", rule_only=True)
+    outcome = bake(around, tmp_path / "bundle")
+    monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: 1000)  # its own activations have taken the rest
+    assert timeless(bake(around, tmp_path / "bundle")) == timeless(outcome)
+
+
+def test_a_head_goes_on_with_the_views_that_there_was_room_for_at_first(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = ring(root)
+    train, top = around.measurement.dataset.part("train"), around.measurement.chosen.trunk.top
+    two_views = int(np.prod(top.shape) * 2 * (len(around.val) + 2.5 * len(train)) / 0.8)
+    seen = []
+    for room in (two_views, 100 * two_views):
+        monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path, room=room: room)
+        batches = bench_of(around, tmp_path / "bundle").feeds.head(top.name, "max", 3).feed.make_batches(len(train))
+        batches.epoch = 2
+        seen.append(batches[0][0])
+    np.testing.assert_array_equal(*seen)
 
 
 @pytest.mark.slow

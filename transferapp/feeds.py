@@ -127,11 +127,20 @@ class Feeds:
     def max_views(self, cut: str) -> int:
         """Views of each picture that are cached at most, as far as there is room on the disk; 0 where nothing is.
 
+        Measured once a run: when it goes on, its own activations have taken room that they no longer need.
+
         Raises:
             ResourceError: There is no room for a single one.
         """
         if cut == INPUT:
             return 0
+        name = f"{cut}/room"
+        if not self._run.decided(name):
+            self._run.decide(name, self._room(cut))
+        return int(self._run.decide(name, None))
+
+    def _room(self, cut: str) -> int:
+        """`max_views`, as there is room on the disk now."""
         stage = stage_named(self._chosen.trunk.stages, cut)
         picture = math.prod(stage.shape) * np.dtype(_CACHED_AS).itemsize
         free = free_bytes(self._run.path)
