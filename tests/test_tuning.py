@@ -346,6 +346,12 @@ def test_what_caching_leaves_no_time_for_is_left_out(root: Path, tmp_path: Path)
     assert left_out.seconds > 0
 
 
+def test_the_trunk_is_timed_when_its_rows_are_not_there_yet(root: Path, tmp_path: Path) -> None:
+    around = ring(root)
+    first, again = (bench_of(around, tmp_path / "bundle").feeds.sample("join2") for _ in range(2))
+    assert again.seconds_per_view == first.seconds_per_view > 0
+
+
 @pytest.mark.slow
 def test_a_rate_is_found_used_and_remembered(root: Path, tmp_path: Path) -> None:
     around = ring(root, learning_rate="find")
