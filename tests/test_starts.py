@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests.contest import draw_textures, ring
+from tests.networks import tiny_network
 from transferapp.features import CENTER
 from transferapp.probe import fit_probe
 from transferapp.progress import Silent
-from transferapp.starts import blank_head, solved_head
+from transferapp.starts import blank_head, random_weights, solved_head
 from transferapp.training.head_spec import HeadSpec
 
 
@@ -36,6 +37,21 @@ def test_the_head_is_solved_on_the_top_stage_with_the_weights_of_the_classes(
     np.testing.assert_allclose(head.weights[0], probe.kernel, atol=1e-5)
     np.testing.assert_allclose(head.weights[1], probe.bias, atol=1e-5)
     assert head.spec == HeadSpec(dropout=0.2, l2=0.03)
+
+
+def test_random_weights_are_drawn_by_the_seed_and_leave_the_scale_of_pixels_alone() -> None:
+    backbone = tiny_network(adapted=True)
+    first, again, other = (random_weights(backbone, seed) for seed in (0, 0, 1))
+    names = [variable.path for variable in backbone.weights]
+    kernels = [i for i, name in enumerate(names) if name.endswith("kernel")]
+    scaling = [i for i, name in enumerate(names) if name.startswith("scale/")]
+    assert len(scaling) == 3, names
+    for index in scaling:
+        np.testing.assert_array_equal(first[index], backbone.get_weights()[index])
+    for index in kernels:
+        np.testing.assert_array_equal(first[index], again[index])
+        assert np.abs(first[index] - other[index]).max() > 0
+        assert np.abs(first[index] - backbone.get_weights()[index]).max() > 0
 
 
 def test_a_blank_linear_head_finds_all_classes_equally_likely(root: Path) -> None:

@@ -50,9 +50,19 @@ def blank_head(chosen: Candidate, num_classes: int, config: FitConfig) -> Head:
 
 
 def random_weights(backbone: keras.Model, seed: int) -> Weights:
-    """What pretraining is to be compared with: new random weights for the same network."""
+    """What pretraining is to be compared with: new random weights for the same network, in the order of `backbone.weights`.
+
+    Those by which a `Normalization` scales pixels stay: they are of the input and not learned, and it computes with constants
+    made of them.
+    """
     import keras
 
     keras.utils.set_random_seed(seed)
-    weights: Weights = keras.models.clone_model(backbone).get_weights()
+    clone = keras.models.clone_model(backbone)
+    for ours, theirs in zip(
+        clone._flatten_layers(), backbone._flatten_layers(), strict=True
+    ):  # those within layers, too
+        if isinstance(theirs, keras.layers.Normalization):
+            ours.set_weights(theirs.get_weights())
+    weights: Weights = clone.get_weights()
     return weights
