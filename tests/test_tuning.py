@@ -338,6 +338,15 @@ def test_what_takes_longer_than_was_planned_is_stopped_and_says_so(root: Path, t
     assert "stopped after epoch 1: the time was up" in tuned.reason
 
 
+def test_what_there_was_no_time_for_is_not_looked_at_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path / "bundle").decide("join2/plan", {"epochs": 0, "views": 0, "batch_size": 16})
+    monkeypatch.setattr("transferapp.feeds.free_bytes", lambda path: 1000)  # no room is no want of time
+    left_out = bake(ring(root, tune="last", budget="1h"), tmp_path / "bundle").contenders[1]
+    assert left_out.reason == "left out: there was no time"
+
+
 def test_what_caching_leaves_no_time_for_is_left_out(root: Path, tmp_path: Path) -> None:
     begun(tmp_path / "bundle").decide("join2/limit", -1.0)
     probe, left_out = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders

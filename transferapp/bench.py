@@ -222,8 +222,10 @@ class Bench:
         from transferapp.training.parallel import prepare
 
         started = time.perf_counter()
-        if seconds <= 0 and not self._run.decided(f"{proposal.key}/plan"):
-            self._run.decide(f"{proposal.key}/plan", {"epochs": 0, "views": 0, "batch_size": self._tuning.batch_size})
+        plan = f"{proposal.key}/plan"
+        if seconds <= 0 and not self._run.decided(plan):
+            self._run.decide(plan, {"epochs": 0, "views": 0, "batch_size": self._tuning.batch_size})
+        if self._run.decided(plan) and not self._run.decide(plan, None)["epochs"]:
             return Entry(contender.because(_too_little_time(0)), no_time=True, head_only=proposal.head_only)
         subject = self._head_alone(proposal) if proposal.head_only else self._tail_above(proposal)
         multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)
