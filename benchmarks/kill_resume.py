@@ -94,7 +94,7 @@ def run(folder: Path, kills: int, backbone: str | None, epochs: int, seed: int, 
     pictures = generate(folder / "pictures")
     words = [
         *("fit", "--data", str(pictures), "--backbone", backbone or str(small_network(folder / "small.keras"))),
-        *("--size", "large", "--similarity", "different", "--rule-only", "--budget", "none", "--epochs", str(epochs)),
+        *("--size", "large", "--similarity", "different", "--rule-only", "--budget", "1h", "--epochs", str(epochs)),
         *("--batch-size", "16", "--val-fraction", "0.3", "--image-size", str(SIDE), "--learning-rate", "find"),
     ]
     fit(

@@ -351,7 +351,7 @@ def test_what_caching_leaves_no_time_for_is_left_out(root: Path, tmp_path: Path)
     begun(tmp_path / "bundle").decide("join2/limit", -1.0)
     probe, left_out = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders
     assert probe.reason == "nothing else could be trained in the time there was"
-    assert left_out.reason == "left out: caching what lies below it took all the time there was"
+    assert left_out.reason == "left out: what comes before its first epoch took all the time there was"
     assert left_out.seconds > 0
 
 

@@ -177,8 +177,8 @@ def bfloat16_pays() -> bool:
     """Whether a CPU that has instructions for bfloat16 computes faster in it than in float32.
 
     With matrix tiles (AMX) it is taken to, and so is an AMD with the dot products of AVX512-BF16. With Intel's of that name a
-    network takes 1.4 times as long as in float32 (measured, docs/decisions/0015-pointwise.md). What cannot be looked up, as on
-    other systems, is taken to be faster.
+    network takes 1.4 times as long as in float32 (measured, docs/decisions/0015-pointwise.md). On other systems, where
+    nothing was measured, it is taken to be faster.
     """
     if not _is_linux_on_x86():
         return True

@@ -115,7 +115,6 @@ class Entry:
         error: Why it could not be trained.
         no_time: Whether it was left out for want of time.
         head: What its head began as.
-        head_only: Whether nothing else was to be trained.
     """
 
     contender: Contender
@@ -124,7 +123,6 @@ class Entry:
     error: TransferAppError | None = None
     no_time: bool = False
     head: Head | None = None
-    head_only: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +224,7 @@ class Bench:
         if seconds <= 0 and not self._run.decided(plan):
             self._run.decide(plan, {"epochs": 0, "views": 0, "batch_size": self._tuning.batch_size})
         if self._run.decided(plan) and not self._run.decide(plan, None)["epochs"]:
-            return Entry(contender.because(_too_little_time(0)), no_time=True, head_only=proposal.head_only)
+            return Entry(contender.because(_too_little_time(0)), no_time=True)
         subject = self._head_alone(proposal) if proposal.head_only else self._tail_above(proposal)
         multipliers = subject.tail.multipliers(subject.ratio, self._config.layer_decay)
         outlook, batch_size = self._outlook(proposal, subject, multipliers, seconds - (time.perf_counter() - started))
@@ -237,17 +235,8 @@ class Bench:
         if outlook.epochs < least:
             steps = steps_in_epoch(len(self._train), batch_size)
             reason = _too_little_time(outlook.epochs, least, steps)
-            return Entry(contender.because(reason), no_time=True, head_only=proposal.head_only)
+            return Entry(contender.because(reason), no_time=True)
         feed = subject.feed(outlook.views)
-        limit = self._limit(proposal, seconds - (time.perf_counter() - started))
-        if limit <= 0:
-            return Entry(
-                replace(contender, seconds=time.perf_counter() - started).because(
-                    "left out: caching what lies below it took all the time there was"
-                ),
-                no_time=True,
-                head_only=proposal.head_only,
-            )
         with distributed(self._hardware):
             ready = prepare(
                 subject.tail.model, self._softened(feed.make_batches), multipliers, self._hardware, feed.validation
@@ -255,6 +244,10 @@ class Bench:
             rate, found = self._rate(proposal, subject, ready, batch_size)
             contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * subject.ratio)
             spent = time.perf_counter() - started
+            limit = self._limit(proposal, seconds - spent)
+            if limit <= 0:
+                reason = "left out: what comes before its first epoch took all the time there was"
+                return Entry(replace(contender, seconds=spent).because(reason), no_time=True)
             settings = subject.settings(outlook.epochs, rate)
             with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
                 trained = train(
@@ -270,7 +263,6 @@ class Bench:
                     on_start=advance,
                     on_epoch=lambda epoch: advance(epoch.epoch),
                 )
-                advance(outlook.epochs)
         if proposal.head_only:
             self._start_from(subject.head, proposal, trained)
         contender = replace(
@@ -293,7 +285,6 @@ class Bench:
             trained,
             outlook.views,
             head=subject.head,
-            head_only=proposal.head_only,
         )
 
     def _tail_above(self, proposal: Proposal) -> _Subject:

@@ -170,10 +170,14 @@ class Feeds:
         trunk.rows(np.zeros((BATCH_SIZE, *trunk.image_size, 3), np.uint8))  # the first pass is slow
         spread = np.linspace(0, len(self._train) - 1, min(_TIMED_PICTURES, len(self._train))).astype(int)
         records = [self._train.records[i] for i in np.unique(spread)]
+        names = self._view_names(min(self._config.epochs, MAX_CACHED_VIEWS))
+        done: list[int] = []
         started = time.perf_counter()
-        rows, positions = store.locate(records, self._view_names(min(self._config.epochs, MAX_CACHED_VIEWS)))
-        seconds = (time.perf_counter() - started) / positions.size
-        seconds = float(self._run.decide(f"{cut}/seconds-per-view", seconds))  # after a kill the rows are there already
+        rows, positions = store.locate(records, names, done.append)
+        seconds = (time.perf_counter() - started) / max(
+            positions.size - done[0], 1
+        )  # a kill may have left some of them
+        seconds = float(self._run.decide(f"{cut}/seconds-per-view", seconds))  # or all
         # Each view counts as a picture of its own here, so that there are enough for a batch.
         labels = np.repeat([record.label for record in records], positions.shape[1])
         return Sample(self._cached(trunk.shape, rows, positions.reshape(-1, 1), labels), seconds)

@@ -10,7 +10,6 @@ Work is cut into blocks of rows, whatever the machine: results do not depend on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from typing import TypeVar
 import numpy as np
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
+
+from transferapp.pools import cpu_cores
 
 _BLOCK_ROWS = 2048
 _MIN_CURVATURE = 1e-6
@@ -62,7 +63,7 @@ class Workers:
 @contextmanager
 def working() -> Iterator[Workers]:
     """Threads for the solver; BLAS runs with one of its own meanwhile, for threads that spin for each other cost far more."""
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_cores()) as pool:
         yield Workers(pool)
 
 

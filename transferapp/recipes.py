@@ -167,9 +167,12 @@ def fine_tune(
     plan = measurement.plan
     head = "a head is trained" if len(plan.proposals) > len(plan.tails) else ""
     tail = "parts of the backbone are tuned" if plan.tails else ""
+    escape = " (--tune none leaves the tuning out)" if tail else ""
+    if config.scratch:
+        tail, escape = "the whole network is trained from random weights", ""
     progress.note(
         f"The solved classifier is right on {solved.validation.accuracy:.1%} of the validation pictures; now "
-        f"{' and '.join(filter(None, (head, tail)))}{limit}{' (--tune none leaves the tuning out)' if tail else ''}"
+        f"{' and '.join(filter(None, (head, tail)))}{limit}{escape}"
     )
     from transferapp.tuning import bake_off
 
@@ -228,9 +231,8 @@ def choose_augmentation(measurement: Measurement, config: FitConfig, progress: P
     """How many random views of each picture to train on, at the cut that was chosen."""
     if measurement.plan.tails and config.train_views == "auto":
         at_cut = measurement.chosen.validations[measurement.chosen.cut.index]
-        return ViewChoice(
-            0, at_cut, (), "what is fine-tuned sees random views; the classifier that it starts from need not"
-        )
+        whose = "the classifier that it is compared with" if config.scratch else "the classifier that it starts from"
+        return ViewChoice(0, at_cut, (), f"what is trained in steps sees random views; {whose} need not")
     chosen, train = measurement.chosen, measured_sample(measurement.dataset.part("train"))
     center = chosen.features(chosen.store.collect(train.records, [CENTER])[:, 0])
     weights = measurement.weighting.weights

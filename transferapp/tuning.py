@@ -152,7 +152,7 @@ def _tried(bench: Bench, proposals: Sequence[Proposal], deadline: float) -> tupl
     """What came of proposals, cheapest first, and the deadline less what those have had that were trained before."""
     entries: list[Entry] = []
     for proposal in proposals:
-        lacking = next((e.contender.name for e in entries if e.no_time and not e.head_only), "")
+        lacking = next((e.contender.name for e in entries if e.no_time and not e.contender.head_only), "")
         if lacking and not proposal.head_only:  # more of the backbone, which takes longer yet: not worth the timing
             reason = f"left out: it takes longer than '{lacking}', for which there was too little time"
             entries.append(Entry(Contender.of(proposal).because(reason), no_time=True))
@@ -187,7 +187,7 @@ def _crown(bench: Bench, best: Entry, probe: Contender, entries: Sequence[Entry]
     winner = replace(best.contender, chosen=True, accuracy=figures.accuracy, loss=figures.loss)
     winner = _compared(winner, probe, f" ({which})")
     contenders = [winner if entry is best else _compared(entry.contender, probe) for entry in entries]
-    stage = best.contender.cut if best.head_only else measurement.chosen.trunk.top.name
+    stage = best.contender.cut if best.contender.head_only else measurement.chosen.trunk.top.name
     return BakeOff((probe, *contenders), winner, measurement, head, stage, members, temperature, figures)
 
 
@@ -198,7 +198,7 @@ def _made_ready(bench: Bench, best: Entry, labels: np.ndarray) -> tuple[tuple[We
     trained, head = best.trained, best.head
     assert trained is not None
     assert head is not None
-    if best.head_only:
+    if best.contender.head_only:
         bench.pristine()
         return (), trained.logits[None], replace(head, weights=tuple(trained.weights))
     tail = bench.tail(best.contender.cut, head)

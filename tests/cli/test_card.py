@@ -116,7 +116,7 @@ def test_the_card_says_all_that_was_found_and_decided(on_terminal: Show, width: 
     assert "266 training pictures, 7 classes → small + different" in words
     assert "▶ linear classifier on" in words
     assert words.count("▶") == (2 if width == 140 else 3)
-    assert "method linear probe, full-batch L-BFGS, on efficientnet_lite0 cut at block7" in words
+    assert "method linear probe, full-batch L-BFGS, on efficientnet_lite0" in words
     assert "backbone efficientnet_lite0. It does as well as efficientnet_lite2, at the same cost." in words
     assert "D how badly ImageNet's classes predict these labels" in words
 

@@ -395,15 +395,6 @@ def test_small_by_its_median_class() -> None:
     assert "It counts as small by its median class" in words
 
 
-def test_what_was_to_be_tuned_and_was_not() -> None:
-    manifest = make_manifest()
-    manifest["plan"] = {**manifest["plan"], "tuned": "last stages"}
-    text = page(manifest)
-    assert "without validation pictures it cannot be told whether that helps" in text.words()
-    assert text.row("Learning rates") == ["Learning rates", "none: solved to its optimum"]
-    assert "What was tuned" not in text.words()
-
-
 def test_options_are_kept_in_one_piece_and_the_rest_is_escaped() -> None:
     assert pages.options("a < b; --size and --train-views overrule it") == (
         'a &lt; b; <span class="option">--size</span> and <span class="option">--train-views</span> overrule it'

@@ -139,8 +139,9 @@ def test_from_scratch_nothing_is_said_of_what_was_pretrained() -> None:
     tune, tuning, rate = decided.reasons[-3:]
     assert tune == "tune: all of the network, for --scratch begins with random weights, whatever the rule says"
     assert tuning == "tuning: whole network, from random weights; it ships, whatever it is worth"
-    assert rate == "rate: 0.001 for all layers, for none is pretrained; up to 8 epochs in batches of 64"
+    assert rate == "rate: 0.001 for the classifier and the backbone alike; up to 8 epochs in batches of 64"
     assert decided.backbone_learning_rate == decided.head_learning_rate == 1e-3
+    assert decided.method == "all of the network, from random weights"
 
 
 def test_a_reason_that_is_not_the_persons_stands_in_for_theirs() -> None:

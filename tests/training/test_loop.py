@@ -217,6 +217,12 @@ def test_no_epoch_is_begun_that_would_end_too_late(
     assert trained.notes == (() if len(epochs) == SETTINGS.epochs else late)
 
 
+def test_who_has_run_out_of_patience_has_not_run_out_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "time", Clock(1.0, 1.0, 1.0))
+    still = dataclasses.replace(SETTINGS, learning_rate=1e-12, epochs=9, patience=2)
+    assert run(tmp_path, still, seconds=3.0).notes == ("stopped after epoch 3: none of the last 2 was better",)
+
+
 def test_time_spent_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "time", Clock(3.0, 3.0))
     with pytest.raises(Killed):

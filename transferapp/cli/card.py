@@ -102,7 +102,7 @@ def _argument(
         rows.append(("backbone", Text(printable(f"{plan['backbone']}. {backbone_reason(candidates)}"))))
     if hardware is not None:
         rows.append(("hardware", Text(printable(hardware["sentence"]))))
-    rows.append(("method", Text(printable(f"{plan['method']}, on {plan['backbone']} cut at {plan['cut']}"), "bold")))
+    rows.append(("method", Text(printable(f"{plan['method']}, on {plan['backbone']}"), "bold")))
     return rows
 
 

@@ -163,7 +163,7 @@ def make_plan(
         passes = f"up to {epochs} epochs in batches of {batch_size}"
         if from_scratch:
             reasons.append(f"tuning: {names}, from random weights; it ships, whatever it is worth")
-            reasons.append(f"rate: {found} for all layers, for none is pretrained; {passes}")
+            reasons.append(f"rate: {found} for the classifier and the backbone alike; {passes}")
         else:
             reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation pictures ships")
             reasons.append(
@@ -184,7 +184,7 @@ def make_plan(
         backbone=backbone,
         cut=stage.stage,
         tuned=_tuned(tails, is_similar, tune),
-        method=", then ".join([_PROBE_METHOD, *trained]),
+        method="all of the network, from random weights" if from_scratch else ", then ".join([_PROBE_METHOD, *trained]),
         proposals=(*heads, *tails),
         head_learning_rate=rates[0] if tails else new_head_rate if head else None,
         backbone_learning_rate=rates[1] if tails else 0.0,

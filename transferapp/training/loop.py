@@ -165,7 +165,7 @@ def train(
     accuracy, loss = _best_figures(state)
     notes = list(state.notes)
     if not diverged and len(state.history) < settings.epochs:
-        why = "the time was up" if _overdue(state, seconds) else f"none of the last {settings.patience} was better"
+        why = f"none of the last {settings.patience} was better" if _exhausted(state, settings) else "the time was up"
         notes.append(f"stopped after epoch {len(state.history)}: {why}")
     return Trained(
         weights=state.best,
