@@ -141,7 +141,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(logistic, "_BLOCK_ROWS", 64)
     kernels = []
     for threads in (1, 2, 7):
-        monkeypatch.setattr(logistic.os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(logistic, "cpu_cores", lambda threads=threads: threads)
         with working() as workers:
             coordinates, _ = principal_axes(x, workers)
             problem = LogisticProblems(coordinates, labels, np.full((500, 1), 1 / 500), 3, workers)
