@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ import pytest
 from scipy.special import softmax
 
 from tests.contest import Ring, draw_textures, ring
+from transferapp import tuning
 from transferapp.accelerators import Hardware
 from transferapp.backbones.stages import cut as split_at
 from transferapp.backend import POINTWISE
-from transferapp.bench import Bench
+from transferapp.bench import Bench, Contender, Entry
 from transferapp.engine import convert
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.export import build_network, measured_again
 from transferapp.features import center_pixels
+from transferapp.policy.proposals import Proposal
 from transferapp.progress import Silent
 from transferapp.run import RunFolder
 from transferapp.training.settings import OUT_OF_MEMORY
@@ -222,6 +225,28 @@ def test_what_takes_longer_than_what_there_is_no_time_for_is_not_even_timed(root
     )
     assert not begun(tmp_path / "bundle").decided("input/plan")
     assert outcome.winner.name == "solved classifier"
+
+
+@pytest.mark.parametrize(
+    ("epoch_seconds", "head_only", "given"),
+    [([90.0, 50.0, 60.0], False, 0.0), ([90.0, 40.0, 40.0], False, 140.0), ([90.0, 90.0, 90.0], True, 140.0)],
+    ids=["too slow", "quick enough", "a head says nothing of tails"],
+)
+def test_what_takes_longer_than_what_was_trained_is_timed_only_if_there_may_be_time(
+    monkeypatch: pytest.MonkeyPatch, epoch_seconds: list[float], head_only: bool, given: float
+) -> None:
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: 60.0))
+    seconds = []
+
+    def attempt(proposal: Proposal, left: float) -> Any:
+        seconds.append(left)
+        trained: Any = SimpleNamespace(history=[SimpleNamespace(seconds=one) for one in epoch_seconds])
+        return Entry(Contender.of(proposal), trained)
+
+    bench: Any = SimpleNamespace(attempt=attempt, fewest_epochs=3)
+    proposals = [Proposal("first", "block1", head_only=head_only), Proposal("second", "input")]
+    tuning._tried(bench, proposals, 200.0)
+    assert seconds == [140.0, given]
 
 
 def with_a_cheaper_one(root: Path, **changes: Any) -> Ring:

@@ -203,6 +203,11 @@ class Bench:
         self._ratio = config.ratio
         self.feeds = Feeds(self._chosen, measurement.dataset, self._tuning, self._backbone, run, progress)
 
+    @property
+    def fewest_epochs(self) -> int:
+        """Passes over the pictures fewer than which no part of the backbone is tuned for."""
+        return min(MIN_EPOCHS, self._tuning.epochs)
+
     def attempt(self, proposal: Proposal, seconds: float) -> Entry:
         """Train one proposal, or say why not."""
         contender = Contender.of(proposal)

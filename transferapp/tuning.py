@@ -158,11 +158,20 @@ def _tried(bench: Bench, proposals: Sequence[Proposal], deadline: float) -> tupl
             entries.append(Entry(Contender.of(proposal).because(reason), no_time=True))
             continue
         begun = time.monotonic()
-        entry = bench.attempt(proposal, deadline - begun)
+        left = deadline - begun
+        if not proposal.head_only and left < bench.fewest_epochs * _seconds_of_an_epoch(entries):
+            left = 0.0  # it trains more of the backbone than what takes so long: not worth the timing
+        entry = bench.attempt(proposal, left)
         # What was trained before an interruption has had its share of the time too.
         deadline -= max(0.0, entry.contender.seconds - (time.monotonic() - begun))
         entries.append(entry)
     return entries, deadline
+
+
+def _seconds_of_an_epoch(entries: Sequence[Entry]) -> float:
+    """Of the slowest part of the backbone that was trained; 0 where none was."""
+    trained = [entry.trained for entry in entries if entry.trained is not None and not entry.contender.head_only]
+    return max((min(epoch.seconds for epoch in one.history) for one in trained), default=0.0)
 
 
 def _keep(bench: Bench, probe: Contender, entries: Sequence[Entry], measurement: Measurement, reason: str) -> BakeOff:
