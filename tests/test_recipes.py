@@ -163,7 +163,7 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
             assert float(row[name]) == pytest.approx(epoch[name], rel=1e-5)
     assert "What was tuned" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"tuned", ".tuned.lock"}, "no run is left unfinished"
-    assert ("last stage: 2 epochs", 2, [1, 2, 2]) in progress.tasks
+    assert ("last stage: 2 epochs", 2, [0, 1, 2]) in progress.tasks
     # As served, it is right on as many of the test pictures as the fit says.
     evaluation = evaluate(result.path, str(pictures()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]

@@ -260,7 +260,7 @@ def test_a_tail_that_began_with_a_linear_head_for_want_of_another_says_so(root: 
     run.decide("head-top/plan", {"epochs": 0, "views": 0, "batch_size": 64})
     _, head, tail = bake(around, tmp_path / "bundle").contenders
     assert head.reason.startswith("left out: there was no time")
-    assert tail.reason.startswith("its head is linear, for no other was trained")
+    assert tail.reason.endswith("; its head is linear, for no other was trained")
 
 
 class _Remembering:
