@@ -29,7 +29,7 @@ def contenders(backbone: str) -> tuple[dict[str, Callable[[np.ndarray], object]]
 
     from transferapp.backbones.loading import load_backbone
     from transferapp.backbones.registry import backbone_spec
-    from transferapp.engine import OpenVINOEngine, convert, import_openvino
+    from transferapp.engine import OpenVINOEngine, convert, has_bfloat16
 
     spec = backbone_spec(backbone)
     model = load_backbone(spec)
@@ -39,8 +39,10 @@ def contenders(backbone: str) -> tuple[dict[str, Callable[[np.ndarray], object]]
         "model.predict": lambda crops: model.predict(crops.astype(np.float32), verbose=0),
         "tf.function": lambda crops: compiled(tf.constant(crops, tf.float32)).numpy(),
     }
-    has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    for precision in ["f32", *(["bf16"] if has_bf16 else [])]:  # whether or not it is faster: that is what is measured
+    for precision in [
+        "f32",
+        *(["bf16"] if has_bfloat16() else []),
+    ]:  # whether or not it is faster: that is what is measured
         functions[f"openvino {precision}"] = OpenVINOEngine(converted, precision=precision)
     return functions, spec.image_size
 

@@ -25,7 +25,7 @@ from transferapp.engine import (
     KerasEngine,
     OpenVINOEngine,
     convert,
-    import_openvino,
+    has_bfloat16,
     resolve_engine,
     resolve_precision,
     save_converted,
@@ -33,7 +33,7 @@ from transferapp.engine import (
 from transferapp.errors import BundleError, ResourceError, UsageError
 from transferapp.views import center_view, render
 
-HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = has_bfloat16()
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from tests.networks import TINY_SIZE, noise_pixels, tiny_network, write_pictures
 from transferapp.backbones.stages import Stage, cut, find_stages
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
-from transferapp.engine import OpenVINOEngine, convert, import_openvino
+from transferapp.engine import OpenVINOEngine, convert, has_bfloat16
 from transferapp.errors import TrainingError
 from transferapp.export import PARITY_PICTURES, build_network, check_parity
 from transferapp.probe import LinearProbe
 from transferapp.training.classifiers import attach_probe
 from transferapp.views import center_view, render
 
-HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = has_bfloat16()
 CLASSES = ("cat", "dog", "eel")
 
 

@@ -50,6 +50,18 @@ def test_what_was_decided_stays_decided(target: Path) -> None:
     assert resumed.decide("new", "value") == "value"
 
 
+def test_what_is_decided_already_is_not_made_again(target: Path) -> None:
+    run = RunFolder(target)
+    run.begin({})
+    made: list[int] = []
+    for _ in range(2):
+        assert run.decide_by("views", lambda: made.append(1) or (3, "room")) == [3, "room"]
+    assert made == [1]
+    run.decide("nothing", None)
+    assert run.decide_by("nothing", lambda: made.append(2)) is None, "that too was a decision"
+    assert made == [1]
+
+
 def test_a_part_keeps_its_own_decisions_and_weights_in_the_same_run(target: Path) -> None:
     run = begun(target)
     run.decide("block4/plan", 1)

@@ -194,9 +194,10 @@ def _cpu_facts() -> tuple[str, set[str]]:
     """(vendor, flags): who made an x86 processor, and what it can do, as Linux says; nothing where it does not say."""
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")  # they are all alike
+        for line in first.splitlines():
             name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), value.strip())
+            facts[name.strip()] = value.strip()
     return facts.get("vendor_id", ""), set(facts.get("flags", "").split())
 
 

@@ -200,7 +200,6 @@ class Bench:
         else:
             self._pristine = self._backbone.get_weights()
             self.head = solved_head(self._chosen, self._train, self._weighting, config, progress)
-        self._ratio = config.ratio
         self.feeds = Feeds(self._chosen, measurement.dataset, self._tuning, self._backbone, run, progress)
 
     @property
@@ -226,7 +225,7 @@ class Bench:
 
         started = time.perf_counter()
         plan = f"{proposal.key}/plan"
-        if seconds <= 0 and not self._run.decided(plan):
+        if seconds <= 0:
             self._run.decide(plan, {"epochs": 0, "views": 0, "batch_size": self._tuning.batch_size})
         if self._run.decided(plan) and not self._run.decide(plan, None)["epochs"]:
             return Entry(contender.because(_too_little_time(0)), no_time=True)
@@ -301,7 +300,7 @@ class Bench:
             max_views=self.feeds.max_views(cut),
             settings=self._settings,
             rate=config.head_learning_rate,
-            ratio=self._ratio,
+            ratio=config.ratio,
             sample=lambda: self.feeds.sample(cut),
             feed=lambda views: self.feeds.full(cut, views),
             batch_size=config.batch_size,
@@ -373,17 +372,18 @@ class Bench:
         self, proposal: Proposal, subject: _Subject, multipliers: dict[str, float], seconds: float
     ) -> tuple[Outlook, int]:
         """Epochs and views that the time left allows, timed on a few steps, and the batch size: decided once a run."""
-        name = f"{proposal.key}/plan"
-        if not self._run.decided(name):
-            views = min(subject.epochs, subject.max_views)
-            outlook, batch_size = Outlook(subject.epochs, views), subject.batch_size
+
+        def look() -> dict[str, int]:
+            outlook = Outlook(subject.epochs, min(subject.epochs, subject.max_views))
+            batch_size = subject.batch_size
             if seconds <= 0:
                 outlook = Outlook(0, 0)
             elif np.isfinite(seconds):
                 with self._progress.task(f"{proposal.name}: timing a training step", 0):
                     outlook, batch_size = self._timed(subject, multipliers, seconds)
-            self._run.decide(name, {**asdict(outlook), "batch_size": batch_size})
-        decided = self._run.decide(name, None)
+            return {**asdict(outlook), "batch_size": batch_size}
+
+        decided = self._run.decide_by(f"{proposal.key}/plan", look)
         return Outlook(decided["epochs"], decided["views"]), decided["batch_size"]
 
     def _timed(self, subject: _Subject, multipliers: dict[str, float], seconds: float) -> tuple[Outlook, int]:
@@ -420,10 +420,10 @@ class Bench:
 
     def _rate(self, proposal: Proposal, subject: _Subject, ready: Prepared, batch_size: int) -> tuple[float, str]:
         """The head's learning rate, and how it was found, where it was: decided once a run."""
-        config, name = self._config, f"{proposal.key}/learning-rate"
-        if config.learning_rate != "find":
+        if self._config.learning_rate != "find":
             return subject.rate, ""
-        if not self._run.decided(name):
+
+        def find() -> tuple[float, str]:
             from transferapp.training.session import suggest_rate
 
             with self._progress.task(f"{proposal.name}: looking for a learning rate", 0):
@@ -436,8 +436,9 @@ class Bench:
                 )
             rate = min(found.suggestion, MAX_FOUND_RATE)
             capped = f", and {rate:g} is the most that is used" if rate < found.suggestion else ""
-            self._run.decide(name, [rate, f"rate {rate:.2g} by a range test: {found.reason}{capped}"])
-        rate, reason = self._run.decide(name, None)
+            return rate, f"rate {rate:.2g} by a range test: {found.reason}{capped}"
+
+        rate, reason = self._run.decide_by(f"{proposal.key}/learning-rate", find)
         return float(rate), str(reason)
 
     def tail(self, cut: str, head: Head) -> Tail:

@@ -24,7 +24,7 @@ from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
 from transferapp.policy.proposals import TUNE_CHOICES
 from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS, POOLINGS, HeadSpec
-from transferapp.training.optimizers import ADAMW_DECAY, OPTIMIZERS, POLYAK_DECAY
+from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY, decay_in_effect
 from transferapp.training.schedules import SCHEDULES
 from transferapp.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 
@@ -193,7 +193,7 @@ class FitConfig:
     @property
     def decay(self) -> float:
         """Weight decay in effect."""
-        return self.weight_decay or (ADAMW_DECAY if self.optimizer == "adamw" else 0.0)
+        return decay_in_effect(self.optimizer, self.weight_decay)
 
     @property
     def head_learning_rate(self) -> float:

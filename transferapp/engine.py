@@ -81,8 +81,12 @@ def resolve_precision(precision: str) -> str:
         raise UsageError(f"Unknown precision {precision!r}", expected=f"one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
-    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in capabilities and bfloat16_pays() else "f32"
+    return "bf16" if bfloat16_pays() and has_bfloat16() else "f32"
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO can compute in bfloat16 on this CPU; whether that is faster, `bfloat16_pays` knows."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVINOEngine:

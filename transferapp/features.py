@@ -232,7 +232,7 @@ class FeatureStore:
         except Timeout:
             if self._note is not None:
                 self._note(f"Another process is using the features of {self.trunk.name}; waiting until it is done")
-            lock.acquire(timeout=-1)
+            lock.acquire()
         try:
             yield
         finally:

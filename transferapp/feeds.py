@@ -134,10 +134,7 @@ class Feeds:
         """
         if cut == INPUT:
             return 0
-        name = f"{cut}/room"
-        if not self._run.decided(name):
-            self._run.decide(name, self._room(cut))
-        return int(self._run.decide(name, None))
+        return int(self._run.decide_by(f"{cut}/room", lambda: self._room(cut)))
 
     def _room(self, cut: str) -> int:
         """`max_views`, as there is room on the disk now."""
@@ -174,10 +171,8 @@ class Feeds:
         done: list[int] = []
         started = time.perf_counter()
         rows, positions = store.locate(records, names, done.append)
-        seconds = (time.perf_counter() - started) / max(
-            positions.size - done[0], 1
-        )  # a kill may have left some of them
-        seconds = float(self._run.decide(f"{cut}/seconds-per-view", seconds))  # or all
+        fresh = max(positions.size - done[0], 1)  # a kill may have left some of them, or all
+        seconds = float(self._run.decide(f"{cut}/seconds-per-view", (time.perf_counter() - started) / fresh))
         # Each view counts as a picture of its own here, so that there are enough for a batch.
         labels = np.repeat([record.label for record in records], positions.shape[1])
         return Sample(self._cached(trunk.shape, rows, positions.reshape(-1, 1), labels), seconds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,10 @@ class RunFolder:
             self._decisions[key] = json.loads(json.dumps(value))  # as a resumed run will find it
             self._save()
         return self._decisions[key]
+
+    def decide_by(self, name: str, make: Callable[[], Any]) -> Any:
+        """As `decide`, with a value that is only made where there is no decision yet."""
+        return self.decide(name, None if self.decided(name) else make())
 
     def decided(self, name: str) -> bool:
         """Whether there is a decision under this name."""

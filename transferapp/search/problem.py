@@ -13,7 +13,7 @@ import numpy as np
 
 from transferapp.probe import log_softmax, moments
 from transferapp.training.head_spec import HeadSpec
-from transferapp.training.optimizers import ADAMW_DECAY
+from transferapp.training.optimizers import decay_in_effect
 from transferapp.training.schedules import STEP_FACTOR, STEP_FRACTIONS
 
 HOPELESS = 3.0
@@ -57,7 +57,7 @@ class HeadSettings:
     @property
     def decay(self) -> float:
         """Weight decay in effect: of `adamw` it is Keras' own where none is asked for, as in `make_optimizer`."""
-        return self.weight_decay or (ADAMW_DECAY if self.optimizer == "adamw" else 0.0)
+        return decay_in_effect(self.optimizer, self.weight_decay)
 
     def value(self, name: str) -> Any:
         """The value of a setting by the names of `transferapp.search.space.SETTINGS`."""

@@ -31,6 +31,16 @@ EPSILON = 1e-7
 """What the lecture adds to the root of the squared gradients, lest a step divide by zero."""
 
 
+def decay_in_effect(optimizer: str, weight_decay: float) -> float:
+    """What an optimizer decays weights by: what was asked for, or its own where that is 0.
+
+    Args:
+        optimizer: A key of `OPTIMIZERS`.
+        weight_decay: Asked for; 0 for nothing.
+    """
+    return weight_decay or (ADAMW_DECAY if optimizer == "adamw" else 0.0)
+
+
 @dataclass(frozen=True)
 class OptimizerSpec:
     """What is known of an optimizer before it is built.
