@@ -54,7 +54,7 @@ COPY --from=fit-packages /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/venv/bin/python install --no-cache-dir --no-deps /wheels/*.whl \
  && install --directory --mode=1777 /cache \
- && python -c "import transferapp.recipes, tensorflow"
+ && python -c "import transferapp.recipes.fit.fit, tensorflow"
 ENV HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

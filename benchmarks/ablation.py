@@ -35,18 +35,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from scipy.stats import t as student
 
-from transferapp.augmentation import Augmentation
+from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore, random_view_name
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
-from transferapp.colour import ColourJitter, fit_pca_colour
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Record
 from transferapp.data.sources import open_source
-from transferapp.features import CENTER, Chance, FeatureStore, random_view_name
-from transferapp.pools import cpu_cores
-from transferapp.probe import cross_validate, fit_probe, moments, stratified_folds
-from transferapp.storage import write_bytes
+from transferapp.images.augment import Augmentation
+from transferapp.images.color_jitter import ColourJitter, fit_pca_colour
+from transferapp.system.storage import write_bytes
+from transferapp.system.threads import cpu_cores
 from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.probe import cross_validate, fit_probe, moments, stratified_folds
 from transferapp.training.settings import Batches, MakeBatches, TrainingSettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -173,7 +173,7 @@ class Ablation:
 
     def __init__(self, data: str, options: argparse.Namespace) -> None:
         from transferapp.backbones.loading import load_backbone
-        from transferapp.trunk import load_trunk
+        from transferapp.backbones.trunk import load_trunk
 
         self._options = options
         self._name, self._records, self._classes = read_pictures(data, options.pictures)
@@ -314,7 +314,7 @@ class Ablation:
 
     def _maps(self, cut: str, names: Sequence[str], folder: Path) -> np.ndarray:
         """Activations of a stage: float16, shape (n, views, height, width, channels)."""
-        from transferapp.activations import cut_trunk
+        from transferapp.backbones.activations import cut_trunk
 
         self._backbone.set_weights(self._pristine)
         stage = stage_named(self._trunk.stages, cut)

@@ -27,9 +27,9 @@ def contenders(backbone: str) -> tuple[dict[str, Callable[[np.ndarray], object]]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
+    from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
     from transferapp.backbones.loading import load_backbone
     from transferapp.backbones.registry import backbone_spec
-    from transferapp.engine import OpenVINOEngine, convert, has_bfloat16
 
     spec = backbone_spec(backbone)
     model = load_backbone(spec)

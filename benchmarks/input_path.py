@@ -1,7 +1,7 @@
 """How fast are training views made, beside Keras' usual way of making them?
 
 Both read the same folder and give batches of 224-pixel views, without a network to wait for. Ours is
-`transferapp.training.pictures.PictureBatches`: scale jitter, crop, flip, contrast, brightness, light. Keras' is the pipeline
+`transferapp.training.image_batches.PictureBatches`: scale jitter, crop, flip, contrast, brightness, light. Keras' is the pipeline
 of its own guides: `image_dataset_from_directory` to 256 pixels, then `RandomCrop`, `RandomFlip`, `RandomContrast` and
 `RandomBrightness` in `tf.data`, which is less: one scale, bilinear without antialiasing, no light. "Cold" decodes every
 file in every epoch; "warm" has the decoded pictures in memory (`DecodedCache`; `Dataset.cache`).
@@ -117,10 +117,10 @@ def timed(batches: Iterable[Any]) -> tuple[int, float]:
 
 def our_epochs(folder: Path, workers: int, warm: bool) -> Callable[[], Iterable[Any]]:
     """What starts an epoch of `PictureBatches`."""
-    from transferapp.colour import fit_pca_colour
     from transferapp.data.dataset import Record
+    from transferapp.images.color_jitter import fit_pca_colour
     from transferapp.training.decoded import CACHE_BYTES, training_pictures
-    from transferapp.training.pictures import PictureBatches
+    from transferapp.training.image_batches import PictureBatches
 
     class_names = sorted(path.name for path in folder.iterdir())
     records = [

@@ -2,9 +2,8 @@
 
     python benchmarks/label_doctor.py DIR [--share 0.05] [--seeds 5]
 
-Flips the labels of a share of the pictures, each to another class at random, and asks `transferapp.doctor` which labels are
-wrong, as `transferapp doctor` does. Every other label counts as right, whatever it is. Results go to
-benchmarks/results/label_doctor.json.
+Flips the labels of a share of the pictures, each to another class at random, and asks the label doctor which labels are wrong, as
+`transferapp doctor` does. Every other label counts as right. Results go to benchmarks/results/label_doctor.json.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import numpy as np
 
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
-from transferapp.doctor import judge_labels
-from transferapp.looking import Look, look
-from transferapp.progress import Silent
+from transferapp.recipes.label_doctor import judge_labels
+from transferapp.recipes.looking import Look, look
+from transferapp.system.progress import Silent
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -32,22 +32,22 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.ablation import Split, read_pictures, splits
 from benchmarks.lecture_table import RESULTS, read_results, write_page, write_results
+from transferapp.backbones.feature_store import CENTER, FeatureStore
 from transferapp.backbones.registry import backbone_spec
 from transferapp.data.audit import DATASET_LIMITS
-from transferapp.features import CENTER, FeatureStore
 from transferapp.images import decode_image
+from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, VIEW_COUNTS, render_batch, short_side_to_decode, views_for
 from transferapp.policy.budget import usual_epochs
-from transferapp.pools import cpu_cores
-from transferapp.probe import LinearProbe, cross_validate, fit_probe, log_softmax
-from transferapp.search.linear import make_update
-from transferapp.search.problem import Features, HeadSettings, Problem, batches, judged
+from transferapp.recipes.search.linear import make_update
+from transferapp.recipes.search.problem import Features, HeadSettings, Problem, batches, judged
+from transferapp.system.threads import cpu_cores
 from transferapp.training.diagnosis import Curves, diagnose
 from transferapp.training.finder import range_test
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.optimizers import ADAMW_DECAY, OPTIMIZERS
+from transferapp.training.probe import LinearProbe, cross_validate, fit_probe, log_softmax
 from transferapp.training.schedules import SCHEDULES
 from transferapp.training.settings import TrainingSettings
-from transferapp.views import MULTI_SCALE_SHORT_SIDES, VIEW_COUNTS, render_batch, short_side_to_decode, views_for
 
 BACKBONE, OTHER_BACKBONE = "efficientnet_lite0", "efficientnet_lite2"
 BATCH = 64
@@ -301,10 +301,10 @@ def diagnosis(task: Task) -> Figures:
 
 def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
     """Loss on pictures that no search saw, of the best of as many trials: random, of a grid, in one phase, coarse to fine."""
-    from transferapp.progress import Silent
-    from transferapp.search.run import run
-    from transferapp.search.settings import make_search
-    from transferapp.search.study import Journal, Trainers
+    from transferapp.recipes.search.run import run
+    from transferapp.recipes.search.settings import make_search
+    from transferapp.recipes.search.study import Journal, Trainers
+    from transferapp.system.progress import Silent
 
     train, val = task.split.train[::2], task.split.train[1::2]
     own, judges = (Features(features[part][:, None], labels[part]) for part in (train, val))
@@ -518,7 +518,7 @@ def measured(data: str, options: argparse.Namespace) -> Figures:
 def load(backbone: str) -> Any:
     """A trunk on OpenVINO, from the cache where it was converted before."""
     from transferapp.backbones.loading import load_backbone
-    from transferapp.trunk import load_trunk
+    from transferapp.backbones.trunk import load_trunk
 
     spec = backbone_spec(backbone)
     return load_trunk(spec, lambda: load_backbone(spec), image_size=spec.image_size, streams=cpu_cores())

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.ablation import TEXTILE, interval
-from transferapp.storage import write_bytes
+from transferapp.system.storage import write_bytes
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "lecture.md"

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from transferapp.backbones.feature_store import CENTER, view_pixels
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.duplicates import MIN_COSINE, near_copies, similar_rows
 from transferapp.data.signature import read_signatures, signature
-from transferapp.features import CENTER, view_pixels
 from transferapp.images import decode_image
-from transferapp.looking import Look, look
-from transferapp.progress import Silent
+from transferapp.recipes.looking import Look, look
+from transferapp.system.progress import Silent
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = 60

@@ -19,8 +19,8 @@ import uvicorn
 from fastapi import FastAPI, File
 from PIL import Image
 
-from transferapp.bundle import read_bundle
-from transferapp.views import render_batch, views_for
+from transferapp.bundle.format import read_bundle
+from transferapp.images.views import render_batch, views_for
 
 
 def create_app(path: Path) -> FastAPI:

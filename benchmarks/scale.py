@@ -178,7 +178,7 @@ def zip_of(root: Path, to: Path) -> Path:
 def audit_pictures(data: str) -> dict[str, Any]:
     from transferapp.data.audit import audit
     from transferapp.data.sources import open_source
-    from transferapp.pools import cpu_cores
+    from transferapp.system.threads import cpu_cores
 
     dataset = open_source(data)
     before, cpu, started = peak_megabytes(), time.process_time(), time.perf_counter()

@@ -77,11 +77,11 @@ def random_against_grid(data: Path, seeds: int, place: Path) -> dict[str, Any]:
     """The best of as many trials, drawn at random and on grids."""
     os.environ["TRANSFERAPP_CACHE"] = str(place / "cache-search-0")
     from transferapp.config import make_config
-    from transferapp.measurement import measure, workshop
-    from transferapp.progress import Silent
-    from transferapp.search.run import base_settings, gather, run
-    from transferapp.search.settings import make_search
-    from transferapp.search.study import Journal
+    from transferapp.recipes.fit.measure import measure, workshop
+    from transferapp.recipes.search.run import base_settings, gather, run
+    from transferapp.recipes.search.settings import make_search
+    from transferapp.recipes.search.study import Journal
+    from transferapp.system.progress import Silent
 
     config = make_config({"data": str(data)})
     with workshop(config) as shop:

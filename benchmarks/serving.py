@@ -225,8 +225,8 @@ def form(*fields: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
 
 def bare_engine(bundle: Path, orders: Any, answers: Any) -> None:
     """In a process of its own: on each order (streams, seconds), the ten-crop batches a second."""
-    from transferapp.bundle import read_bundle
-    from transferapp.predict import Predictor
+    from transferapp.bundle.format import read_bundle
+    from transferapp.bundle.predictor import Predictor
 
     cores = len(os.sched_getaffinity(0))
     engines = {n: Predictor(read_bundle(bundle), streams=n, threads=cores).engine for n in {1, cores}}

@@ -37,17 +37,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from transferapp.accelerators import detect
+from transferapp.backbones.feature_store import (
+    CENTER,
+    WITHOUT_COLOUR,
+    FeatureStore,
+    center_pixels,
+    random_view_name,
+    view_pixels,
+)
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
-from transferapp.backend import POINTWISE
+from transferapp.backbones.trunk import Trunk
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset
-from transferapp.features import CENTER, WITHOUT_COLOUR, FeatureStore, center_pixels, random_view_name, view_pixels
 from transferapp.images import decode_image
-from transferapp.pools import cpu_cores
-from transferapp.trunk import Trunk
-from transferapp.views import short_side_to_decode
+from transferapp.images.views import short_side_to_decode
+from transferapp.system.backend import POINTWISE
+from transferapp.system.hardware import detect
+from transferapp.system.threads import cpu_cores
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGE = "conformal_clip_data"
@@ -82,11 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, from the pictures to the figures."""
-    from transferapp.activations import cut_trunk
+    from transferapp.backbones.activations import cut_trunk
     from transferapp.backbones.loading import load_backbone
+    from transferapp.backbones.trunk import load_trunk
     from transferapp.training.head_spec import Head
     from transferapp.training.tail import CachedBatches, CachedCenters, build_tail
-    from transferapp.trunk import load_trunk
 
     size = (options.image_size, options.image_size)
     spec = backbone_spec(options.backbone)
@@ -197,7 +204,7 @@ class Contender:
 
     def train_epoch(self, number: int) -> None:
         """One call of `fit`; `number` counts from 0."""
-        from transferapp.training.pictures import FollowEpochs
+        from transferapp.training.image_batches import FollowEpochs
 
         started, used = time.perf_counter(), time.process_time()
         self.tail.model.fit(
@@ -259,7 +266,7 @@ def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
 
 def solved_head(trunk: Trunk, train: Dataset) -> Any:
     """The linear probe on the top stage that both start from."""
-    from transferapp.probe import cross_validate, fit_probe
+    from transferapp.training.probe import cross_validate, fit_probe
 
     columns = trunk.row_slices[trunk.top.index]
     features = FeatureStore(trunk, workers=cpu_cores()).collect(train.records, [CENTER])[:, 0, columns]
@@ -271,8 +278,8 @@ def read_pictures(data: Path, limit: int) -> Dataset:
     """At most `limit` of a folder's pictures, the same share of every class, split into train and val."""
     from transferapp.config import make_config
     from transferapp.data.sources import open_source
-    from transferapp.measurement import audit_and_split
-    from transferapp.progress import Silent
+    from transferapp.recipes.fit.measure import audit_and_split
+    from transferapp.system.progress import Silent
 
     dataset = open_source(str(data))
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))

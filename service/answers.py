@@ -14,10 +14,10 @@ from service.metrics import Metrics
 from service.problems import Refusal, problem_document, request_id_of
 from service.schemas import CropBox, ExplanationAnswer, PredictionAnswer, PredictionList, Problem, ScoredLabel
 from service.worker import WorkerPool
+from transferapp.bundle.occlusion import Explanation, explain
+from transferapp.bundle.predictor import Prediction, Predictor
 from transferapp.errors import TransferAppError
-from transferapp.explain import Explanation, explain
 from transferapp.images import NOTES
-from transferapp.predict import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from service.settings import Settings, read_settings
 from service.tracing import tracer
 from service.worker import WorkerPool
 from transferapp.images import ImageLimits
-from transferapp.views import VIEW_COUNTS
+from transferapp.images.views import VIEW_COUNTS
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -21,10 +21,10 @@ from PIL import Image
 from service.metrics import Metrics
 from service.problems import Refusal
 from service.settings import Settings, available_cores
-from transferapp.bundle import MANIFEST, NETWORK_FILES, read_bundle
+from transferapp.bundle.format import MANIFEST, NETWORK_FILES, read_bundle
+from transferapp.bundle.predictor import Predictor
 from transferapp.errors import BundleError, TransferAppError
 from transferapp.images import ImageLimits
-from transferapp.predict import Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from service.metrics import Metrics
 from service.model import ModelSlot, Phase, Signature, bundle_signature, bundles_in, find_bundles
 from service.problems import Refusal
 from service.settings import Settings
-from transferapp.bundle import MANIFEST
+from transferapp.bundle.format import MANIFEST
+from transferapp.bundle.predictor import Predictor
 from transferapp.errors import BundleError
-from transferapp.predict import Predictor
 
 logger = logging.getLogger(__name__)
 

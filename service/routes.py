@@ -26,8 +26,8 @@ from service.schemas import (
 from service.settings import Settings
 from service.upload import FIELD, LIST_FIELD, read_upload
 from service.worker import WorkerPool, while_connected
-from transferapp.explain import FORWARD_PASSES, check_label
-from transferapp.views import VIEW_COUNTS
+from transferapp.bundle.occlusion import FORWARD_PASSES, check_label
+from transferapp.images.views import VIEW_COUNTS
 
 router = APIRouter()
 

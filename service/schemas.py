@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
-from transferapp.views import VIEW_COUNTS
+from transferapp.images.views import VIEW_COUNTS
 
 MAX_TOP_K = 10_000
 """More than any model has classes; a request for more is a mistake, and says so. Fewer classes than asked for is

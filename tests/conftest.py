@@ -6,7 +6,7 @@ import signal
 import hypothesis
 import pytest
 
-from tests.fitted import workplace
+from tests.helpers.fitted import workplace
 
 workplace()  # before pytest-xdist starts processes that share it
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from transferapp.augmentation import LECTURE_AUGMENTATION
-from transferapp.colour import ColourJitter
 from transferapp.config import FitConfig, make_config, parse_duration, read_config_file
 from transferapp.errors import UsageError
+from transferapp.images.augment import LECTURE_AUGMENTATION
+from transferapp.images.color_jitter import ColourJitter
 from transferapp.training.head_spec import HeadSpec
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.corpus import CORPUS, OK
+from tests.helpers.corpus import CORPUS, OK
 from transferapp import errors
 from transferapp.errors import (
     BundleError,

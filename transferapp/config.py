@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transferapp.augmentation import Augmentation
-from transferapp.colour import ColourJitter
+from transferapp.backbones.engine import ENGINES, PRECISIONS
 from transferapp.data.options import SourceOptions
-from transferapp.engine import ENGINES, PRECISIONS
 from transferapp.errors import UsageError
+from transferapp.images.augment import Augmentation
+from transferapp.images.color_jitter import ColourJitter
+from transferapp.images.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
-from transferapp.policy.proposals import TUNE_CHOICES
+from transferapp.policy.cuts import TUNE_CHOICES
 from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS, POOLINGS, HeadSpec
 from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY, decay_in_effect
 from transferapp.training.schedules import SCHEDULES
-from transferapp.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 
 MAX_SEED = 2**32 - 1
 """The largest that every random generator takes."""

@@ -1,7 +1,7 @@
 // The page: what it knows, and what happens when. Shown by view.js, asked for by api.js, said by words.js.
 
 import { address, download, key, read, send, Trouble } from "./api.js";
-import { filesOf, fitting, load, nameOf } from "./pictures.js";
+import { filesOf, fitting, load, nameOf } from "./images.js";
 import { $, announce, element, showEntry, showFrame, showKnown, showLook, showPart, showStatus, showStrip } from "./view.js";
 import { className, passes, percent, problemWords, sureness } from "./words.js";
 

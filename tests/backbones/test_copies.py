@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
+from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from transferapp.backbones.copies import independent_copy
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.networks import pretrained
+from tests.helpers.networks import pretrained
+from transferapp.backbones.engine import OpenVINOEngine, convert
 from transferapp.backbones.registry import EMBEDDED, backbone_spec
-from transferapp.engine import OpenVINOEngine, convert
 from transferapp.images import decode_image
-from transferapp.views import SHORT_SIDE, center_view, render, short_side_to_decode
+from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "imagenet_ref"
 """Pictures of ImageNet's classes; a file's name starts with its class."""

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.networks import enliven, noise_pixels, tiny_network
+from tests.helpers.networks import enliven, noise_pixels, tiny_network
 from transferapp.backbones.loading import load_backbone
 from transferapp.backbones.registry import BACKBONES, EMBEDDED, backbone_spec
 from transferapp.backbones.stages import find_stages

@@ -23,7 +23,7 @@ from transferapp.backbones.registry import (
     weights_path,
 )
 from transferapp.errors import UsageError, WeightsError
-from transferapp.storage import sha256_file
+from transferapp.system.storage import sha256_file
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.networks import TINY_SIZE, TINY_STAGES, enliven, noise_pixels, tiny_network
+from tests.helpers.networks import TINY_SIZE, TINY_STAGES, enliven, noise_pixels, tiny_network
 from transferapp.backbones.loading import load_backbone
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import Stage, cut, find_stages, pooled_taps, stage_named, stage_tensor

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import Row, described, interval, line, main
-from tests.contest import draw_textures
+from tests.helpers.contest import draw_textures
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scratch import HEIGHT, WIDTH, Curve, epochs_to_match, link, main, plot, print_table, read_curve
-from tests.fitted import draw_folders, environment
-from tests.networks import tiny_network
+from tests.helpers.fitted import draw_folders, environment
+from tests.helpers.networks import tiny_network
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.tail_speed import frozen_below, main, quotients, read_pictures, render_all, train_in_turn
-from tests.fitted import draw_folders, environment
-from transferapp.features import WITHOUT_COLOUR, FeatureStore, random_view_name
+from tests.helpers.fitted import draw_folders, environment
+from transferapp.backbones.feature_store import WITHOUT_COLOUR, FeatureStore, random_view_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,10 +42,10 @@ def test_both_are_given_the_same_views(drawings: Path, tmp_path: Path) -> None:
 
 
 def test_both_train_the_same_variables() -> None:
-    from tests.networks import tiny_network
+    from tests.helpers.networks import tiny_network
     from transferapp.backbones.stages import find_stages
-    from transferapp.probe import LinearProbe
     from transferapp.training.head_spec import Head
+    from transferapp.training.probe import LinearProbe
     from transferapp.training.tail import build_tail
 
     zeros, ones = np.zeros(20, np.float32), np.ones(20, np.float32)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.fitted import Fitted, fitted
-from tests.tiny_bundle import make_tiny_bundle
+from tests.helpers.fitted import Fitted, fitted
+from tests.helpers.tiny_bundle import make_tiny_bundle
 
 PAINTS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
 

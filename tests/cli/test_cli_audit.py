@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.cli.test_cli_errors import complaint
 from tests.data.test_duplicates import photo
-from tests.fitted import BACKBONE, ROOT, draw_folders, transferapp
+from tests.helpers.fitted import BACKBONE, ROOT, draw_folders, transferapp
 
 TRASH = ROOT.parent / "shared" / "data" / "trash"
 

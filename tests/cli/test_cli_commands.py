@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fitted import environment, transferapp
+from tests.helpers.fitted import environment, transferapp
 from transferapp.backbones.registry import BACKBONES, EMBEDDED
-from transferapp.predict import Predictor
+from transferapp.bundle.predictor import Predictor
 
 
 def test_backbones_says_which_need_no_network(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.fitted import transferapp
-from tests.tiny_bundle import make_tiny_bundle
+from tests.helpers.fitted import transferapp
+from tests.helpers.tiny_bundle import make_tiny_bundle
 
 USAGE, DATA, BUNDLE, RESOURCES = 2, 3, 4, 5
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fitted import BACKBONE, DRAWINGS, PER_CLASS, Fitted, drawing, environment, transferapp
-from tests.fitted import draw_folders as draw
-from transferapp.bundle import read_bundle
+from tests.helpers.fitted import BACKBONE, DRAWINGS, PER_CLASS, Fitted, drawing, environment, transferapp
+from tests.helpers.fitted import draw_folders as draw
+from transferapp.bundle.format import read_bundle
+from transferapp.bundle.predictor import Predictor
 from transferapp.evaluation.parity import MAX_DIFFERENCE
-from transferapp.predict import Predictor
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.fitted import BACKBONE, Fitted, command, environment
-from transferapp.bundle import read_bundle
-from transferapp.storage import sha256_file
+from tests.helpers.fitted import BACKBONE, Fitted, command, environment
+from transferapp.bundle.format import read_bundle
+from transferapp.system.storage import sha256_file
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fitted import ROOT, environment, transferapp
+from tests.helpers.fitted import ROOT, environment, transferapp
 from transferapp.cli.main import COMMANDS
 
 HEAVY = ("tensorflow", "keras", "torch", "jax", "openvino", "scipy")

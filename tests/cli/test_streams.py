@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fitted import environment, transferapp
+from tests.helpers.fitted import environment, transferapp
 from transferapp.cli import streams
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="descriptors and signals of POSIX")

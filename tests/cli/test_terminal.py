@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.fitted import Fitted, environment, transferapp
+from tests.helpers.fitted import Fitted, environment, transferapp
 from transferapp.cli.terminal import TerminalProgress, duration, quiet_libraries
 
 

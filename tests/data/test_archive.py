@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.folders import paint, tree
+from tests.helpers.folders import paint, tree
 from transferapp.data import archive, kept
 from transferapp.data.archive import is_archive, unpack
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError, ResourceError
-from transferapp.progress import Silent
+from transferapp.system.progress import Silent
 
 TAR_KINDS = {"tar": "w", "tar.gz": "w:gz", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
 
@@ -210,7 +210,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from transferapp.data import archive
-from transferapp.progress import Silent
+from transferapp.system.progress import Silent
 real, grown = archive._Unpacking._grow, 0
 def grow(self, size):
     global grown

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.data.folders import paint, tree
+from tests.helpers.folders import paint, tree
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
 from transferapp.data.folder import read_folder

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from transferapp.data.neighbours import hamming_distance
 
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
 from transferapp.data.duplicates import MIN_COSINE, near_copies, similar_rows, with_clusters
 from transferapp.data.folder import read_folder
-from transferapp.data.neighbours import hamming_distance
 from transferapp.data.signature import SIGNATURE_BYTES, read_signatures, signature
 
 

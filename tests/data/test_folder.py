@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.folders import paint, tree
+from tests.helpers.folders import paint, tree
 from transferapp.data.dataset import Dataset
 from transferapp.data.folder import read_folder
 from transferapp.errors import DataError

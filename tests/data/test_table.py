@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from tests.data.folders import paint, tree
+from tests.helpers.folders import paint, tree
 from transferapp.data.dataset import Dataset
 from transferapp.data.options import SourceOptions
 from transferapp.data.table import class_order, read_table

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tests.corpus import BY_NAME, CORPUS, OK, Case
+from tests.helpers.corpus import BY_NAME, CORPUS, OK, Case
 from transferapp.errors import ImageError
 from transferapp.images import NOTES, DecodedImage, decode_image, sniff
 
@@ -180,7 +180,7 @@ def test_many_threads_decode_the_same_as_one() -> None:
 
 def test_decoding_prints_nothing_in_a_process_of_its_own() -> None:
     program = """
-from tests.corpus import CORPUS
+from tests.helpers.corpus import CORPUS
 from transferapp.errors import ImageError
 from transferapp.images import sniff
 from transferapp.images import decode_image

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from tests import icc
-from tests.file_bytes import png
-from tests.pictures import animated, as_cmyk, encode, jpeg, paletted, scene, turned, with_hole
+from tests.helpers import icc
+from tests.helpers.file_bytes import png
+from tests.helpers.scenes import animated, as_cmyk, encode, jpeg, paletted, scene, turned, with_hole
 from transferapp.errors import ImageError, ResourceError
 from transferapp.images import FORMATS, NOTES, ImageLimits, decode_image
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.pictures import TURNS, encode, half_on_white, scene, with_hole
+from tests.helpers.scenes import TURNS, encode, half_on_white, scene, with_hole
 from transferapp.errors import ImageError
 from transferapp.images import ImageLimits, decode_image, sniff
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms
 
-from tests import icc
-from tests.file_bytes import bmp, png, png_chunk, tiff
-from tests.pictures import SCENE_SIZE, encode, jpeg, scene, turned
+from tests.helpers import icc
+from tests.helpers.file_bytes import bmp, png, png_chunk, tiff
+from tests.helpers.scenes import SCENE_SIZE, encode, jpeg, scene, turned
 from transferapp.errors import ImageError
 from transferapp.images import BACKGROUND, decode_image
 

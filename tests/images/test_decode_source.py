@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
-from tests.pictures import encode, jpeg, scene
+from tests.helpers.scenes import encode, jpeg, scene
 from transferapp.errors import ImageError, ResourceError, UsageError
 from transferapp.images import ImageLimits, decode_image
 

@@ -18,7 +18,7 @@ from service.app import create_app
 from service.model import Phase
 from service.server import build_server, listen
 from service.settings import Settings
-from tests.tiny_bundle import make_tiny_bundle
+from tests.helpers.tiny_bundle import make_tiny_bundle
 
 COLOURS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
 

@@ -15,9 +15,9 @@ import pytest
 
 from service.page import FOLDER, PAGE_POLICY, assets, report_policy
 from service.problems import PROBLEMS
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import Served, paint, wait_for
 from tests.service.test_service_problems import check
-from tests.tiny_bundle import make_tiny_bundle
 
 KEY = "some-key-0123456789"
 REPORT = "<!DOCTYPE html><html><head><style>p { color: red }</style></head><body><p>All of it</p></body></html>"

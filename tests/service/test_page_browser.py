@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import COLOURS, Served, paint
-from tests.tiny_bundle import make_tiny_bundle
 
 api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow

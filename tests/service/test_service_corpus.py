@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from service.problems import PROBLEMS
-from tests.corpus import BY_NAME, CORPUS, Case
+from tests.helpers.corpus import BY_NAME, CORPUS, Case
 from tests.service.conftest import Served
 from tests.service.test_service_problems import check
 

@@ -10,11 +10,11 @@ import pytest
 from fastapi import FastAPI
 
 from service.model import ModelSlot, Phase, find_bundles
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, Served, paint, wait_for
 from tests.service.test_service_problems import check
-from tests.tiny_bundle import make_tiny_bundle
+from transferapp.bundle.predictor import Predictor
 from transferapp.errors import BundleError
-from transferapp.predict import Predictor
 
 
 def test_from_loading_over_warming_to_ready(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:

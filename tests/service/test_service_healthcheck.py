@@ -12,8 +12,8 @@ import pytest
 
 from service.healthcheck import ready_url
 from service.model import Phase
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import Served
-from tests.tiny_bundle import make_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 

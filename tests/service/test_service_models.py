@@ -16,11 +16,11 @@ import httpx
 import pytest
 
 from service.models import Models
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
-from tests.tiny_bundle import make_tiny_bundle
-from transferapp.bundle import MANIFEST, read_bundle
-from transferapp.predict import Predictor
+from transferapp.bundle.format import MANIFEST, read_bundle
+from transferapp.bundle.predictor import Predictor
 
 NAMES = ("red", "green", "blue")
 OTHERS = ("rot", "grün", "blau")

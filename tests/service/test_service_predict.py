@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.service.conftest import Served, paint
-from transferapp.predict import Predictor
+from transferapp.bundle.predictor import Predictor
 
 
 @pytest.mark.parametrize("colour", ["red", "green", "blue"])

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from service.problems import PROBLEMS, problem_response
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import Served, paint
-from tests.tiny_bundle import make_tiny_bundle
 from transferapp.errors import ImageError, ResourceError, TransferAppError, UsageError
 
 

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from service.server import listen
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, paint, wait_for
-from tests.tiny_bundle import make_tiny_bundle
 from transferapp.errors import ResourceError
 
 PROGRAM = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fitted import ROOT
+from tests.helpers.fitted import ROOT
 from transferapp.errors import ResourceError
 from transferapp.training.checkpoint import KEPT, CheckpointStore
 

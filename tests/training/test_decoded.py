@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferapp.augmentation import Augmentation
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError
 from transferapp.images import decode_image
+from transferapp.images.augment import Augmentation
+from transferapp.images.views import center_view, render
 from transferapp.training.decoded import DecodedCache, center_views, training_pictures
-from transferapp.views import center_view, render
 
 SIZE = (32, 32)
 SHORT_SIDE = 69  # ceil(480 · 32 / 224)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.networks import enliven, noise_pixels, tiny_network
+from tests.helpers.networks import enliven, noise_pixels, tiny_network
 from transferapp.training.folding import foldable
 from transferapp.training.tail import InferenceMode
 

@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import pytest
 
-from tests.networks import draws_in_training
+from tests.helpers.networks import draws_in_training
 from transferapp.backbones.stages import find_stages
 from transferapp.errors import UsageError
-from transferapp.probe import fit_probe, moments
 from transferapp.training.classifiers import attach_head
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
 from transferapp.training.heads import build_head
+from transferapp.training.probe import fit_probe, moments
 from transferapp.training.signal import check_signal, signal_findings
 from transferapp.training.tail import head_layers, lone_head, tuned_head
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fitted import BACKBONE, environment, pictures, transferapp
+from tests.helpers.fitted import BACKBONE, environment, pictures, transferapp
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from tests.toys import toy_data, toy_model
+from tests.helpers.toys import toy_data, toy_model
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.training import loop
 from transferapp.training import session as sessions

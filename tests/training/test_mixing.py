@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.toys import CLASSES, toy_data, toy_model
+from tests.helpers.toys import CLASSES, toy_data, toy_model
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import train
 from transferapp.training.mixing import SoftBatches, mixed, soft

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transferapp.accelerators import Hardware
+from transferapp.system.hardware import Hardware
 
 ROOT = Path(__file__).parents[2]
 NO_JAX = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
@@ -112,7 +112,7 @@ def test_epochs_and_hooks_reach_the_batches() -> None:
 @pytest.fixture(scope="module")
 def tail() -> Any:
     """A tail above the first stage of a small network."""
-    from tests.networks import tiny_network
+    from tests.helpers.networks import tiny_network
 
     return tail_of(tiny_network(), 0)
 
@@ -120,8 +120,8 @@ def tail() -> Any:
 def tail_of(backbone: Any, cut: int | None) -> Any:
     """A tail above a stage of a small network, or the whole of it."""
     from transferapp.backbones.stages import find_stages
-    from transferapp.probe import LinearProbe
     from transferapp.training.head_spec import Head
+    from transferapp.training.probe import LinearProbe
     from transferapp.training.tail import build_tail
 
     stages = find_stages(backbone)
@@ -179,7 +179,7 @@ def test_a_copy_has_the_weights_in_their_order_and_shares_none(tail: Any) -> Non
 
 
 def test_a_copy_scales_pixels_as_the_backbone_was_adapted_to() -> None:
-    from tests.networks import noise_pixels, tiny_network
+    from tests.helpers.networks import noise_pixels, tiny_network
     from transferapp.training.parallel import training_copy
 
     whole = tail_of(tiny_network(adapted=True), None)
@@ -234,7 +234,12 @@ def test_mixed_precision_learns_what_full_precision_learns(tail: Any) -> None:
 def test_two_devices_learn_what_one_learns(backend: str) -> None:
     env = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.two_devices"], cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True, timeout=300
+        [sys.executable, "-m", "tests.helpers.two_devices"],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=300,
     )
     outcome = json.loads(done.stdout)
     for sets in outcome.values():

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.networks import enliven, noise_pixels, tiny_network
+from tests.helpers.networks import enliven, noise_pixels, tiny_network
 from transferapp.backbones.stages import find_stages
 from transferapp.training.classifiers import attach_head
 from transferapp.training.head_spec import Head, HeadSpec

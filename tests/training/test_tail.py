@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 
-from tests.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
+from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from transferapp.backbones.stages import Stage, cut, find_stages
-from transferapp.probe import LinearProbe
 from transferapp.training.classifiers import attach_ensemble, attach_head
 from transferapp.training.head_spec import Head
+from transferapp.training.probe import LinearProbe
 from transferapp.training.tail import (
     CachedBatches,
     CachedCenters,

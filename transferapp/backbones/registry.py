@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transferapp.errors import UsageError, WeightsError
-from transferapp.storage import sha256_file
+from transferapp.system.storage import sha256_file
 
 Source = Literal["embedded", "application", "file"]
 Scaling = Literal["none", "tf", "torch", "caffe"]

@@ -22,12 +22,12 @@ from transferapp.data.options import SourceOptions
 @click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
 def command(data: str, json_file: Path | None, page: Path | None, fast: bool, label_fixes: str, **source: str) -> None:
     """Find what is wrong with pictures before they are learned from."""
-    from transferapp.checkup import check_up
     from transferapp.cli.findings import show_findings
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.evaluation.audit_page import render_audit
     from transferapp.evaluation.pages import names_shown, thumbnails
-    from transferapp.storage import write_text
+    from transferapp.recipes.audit import check_up
+    from transferapp.system.storage import write_text
 
     with quiet_libraries() as console:
         checkup = check_up(

@@ -19,7 +19,7 @@ def command(bundles: tuple[Path, ...], out: Path) -> None:
     A request then costs as much as all of them together; `transferapp evaluate` says whether it is worth it.
     """
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.ensemble import ensemble
+    from transferapp.recipes.ensemble import ensemble
 
     with quiet_libraries() as console, TerminalProgress(console).task("building the ensemble", 0):
         result = ensemble(bundles, out)

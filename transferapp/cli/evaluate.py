@@ -22,7 +22,7 @@ def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_j
     """Measure a bundle on labelled pictures. Pictures that it was trained on are left out and counted."""
     from transferapp.cli.card import show_evaluation
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.evaluate import evaluate
+    from transferapp.recipes.evaluate import evaluate
 
     with quiet_libraries() as console:
         evaluation = evaluate(

@@ -22,7 +22,7 @@ def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) 
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.recipes import fit
+    from transferapp.recipes.fit.fit import fit
 
     with quiet_libraries() as console:
         result = fit(config, TerminalProgress(console), fresh=fresh)

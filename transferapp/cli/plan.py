@@ -18,11 +18,11 @@ from transferapp.cli.streams import print_json
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Measure pictures, show what would be trained, and why."""
     config = config_from(config_file, flags)
-    from transferapp.accelerators import detect
     from transferapp.cli.card import show_card
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.manifest import candidate_json
-    from transferapp.recipes import plan
+    from transferapp.recipes.fit.fit import plan
+    from transferapp.recipes.fit.manifest import candidate_json
+    from transferapp.system.hardware import detect
 
     with quiet_libraries() as console:
         measurement = plan(config, TerminalProgress(console))

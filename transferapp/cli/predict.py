@@ -18,8 +18,8 @@ from transferapp.errors import ImageError
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each.")
 def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int, as_json: bool) -> int:
     """Classify pictures with a bundle. A picture that cannot be used is reported and the others go on (exit 3)."""
+    from transferapp.bundle.predictor import Predictor
     from transferapp.cli.card import show_prediction
-    from transferapp.predict import Predictor
 
     predictor = Predictor.load(bundle)
     failures = 0

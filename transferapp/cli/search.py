@@ -78,13 +78,13 @@ def command(
     second. The validation pictures choose; the final figure is of test pictures that the search never saw.
     """
     started = time.perf_counter()
-    from transferapp.search.settings import make_search
+    from transferapp.recipes.search.settings import make_search
 
     settings = make_search(over, trials=trials, coarse=coarse, grid=grid, workers=workers, storage=storage)
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome, show_search
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.search.run import search
+    from transferapp.recipes.search.run import search
 
     def show(line: str) -> None:
         click.echo(printable(line))

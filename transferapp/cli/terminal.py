@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Spinner
 from rich.progress import Progress as RichProgress
 
 from transferapp.cli.streams import SPELLED_OUT, Patient, printable
-from transferapp.progress import Advance
+from transferapp.system.progress import Advance
 
 QUIET_SECONDS = 30.0
 """Where there is no bar to watch, a line says so often how far a long task has come."""

@@ -26,8 +26,8 @@ from transferapp.data.dataset import Ignored
 from transferapp.data.kept import kept_in_cache
 from transferapp.data.names import TABLE_SUFFIXES, is_litter, printable, suffix_of
 from transferapp.errors import DataError, ResourceError, TransferAppError
-from transferapp.progress import Advance, Progress
-from transferapp.storage import disk_errors, sha256_file
+from transferapp.system.progress import Advance, Progress
+from transferapp.system.storage import disk_errors, sha256_file
 
 MAX_FILES = 2_000_000
 """Files in an archive: ImageNet has 1.3 million."""

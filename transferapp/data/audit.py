@@ -15,7 +15,7 @@ from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.data.signature import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
-from transferapp.pools import in_order
+from transferapp.system.threads import in_order
 
 MAX_UNREADABLE_FRACTION = 0.05
 """Above this, something is wrong with the folder and not with a few files, and going on would hide it. One file alone is

@@ -21,7 +21,7 @@ from transferapp.data.names import (
     suffix_of,
 )
 from transferapp.errors import DataError
-from transferapp.progress import Advance
+from transferapp.system.progress import Advance
 
 REPORT_EVERY = 1000
 """Files between two reports of progress."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from transferapp.storage import cache_directory, disk_errors, write_bytes
+from transferapp.system.storage import cache_directory, disk_errors, write_bytes
 
 KEPT_DAYS = 30
 """What was not used for so long is deleted when something else is written."""

@@ -18,7 +18,7 @@ from transferapp.data.names import TABLE_SUFFIXES, holds_pictures_only, is_litte
 from transferapp.data.options import TABLE_OPTIONS, SourceOptions
 from transferapp.data.table import read_table
 from transferapp.errors import DataError
-from transferapp.progress import Progress, Silent
+from transferapp.system.progress import Progress, Silent
 
 EXPECTED = "a folder with one sub-folder of pictures a class, a .csv, .tsv or .parquet file, a zip or tar archive, or tfds:NAME"
 

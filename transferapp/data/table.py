@@ -26,7 +26,7 @@ from transferapp.data.names import (
 from transferapp.data.options import SourceOptions
 from transferapp.data.table_files import TableFile, open_table
 from transferapp.errors import DataError, UsageError
-from transferapp.progress import Advance
+from transferapp.system.progress import Advance
 
 REPORT_EVERY = 1000
 """Rows between two reports of progress."""

@@ -23,8 +23,8 @@ from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.kept import kept_in_cache
 from transferapp.data.names import class_name, printable, split_named
 from transferapp.errors import DataError
-from transferapp.progress import Progress
-from transferapp.storage import disk_errors
+from transferapp.system.progress import Progress
+from transferapp.system.storage import disk_errors
 
 PREFIX = "tfds:"
 

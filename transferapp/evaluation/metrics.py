@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from transferapp.probe import log_softmax
+from transferapp.training.probe import log_softmax
 
 _CALIBRATION_BINS = 10
 

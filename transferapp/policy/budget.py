@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from transferapp.policy.proposals import MIN_EPOCHS
+from transferapp.policy.cuts import MIN_EPOCHS
 
 MAX_CACHED_VIEWS = 8
 """Random views of each picture that a tail is trained on: one for each of the usual epochs, so that none is seen twice."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transferapp.policy.budget import BATCH_SIZES, USUAL_EPOCHS
-from transferapp.policy.proposals import INPUT, TRAINED_HEAD, Proposal, propose
+from transferapp.policy.cuts import INPUT, TRAINED_HEAD, Proposal, propose
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from transferapp.storage import disk_errors, write_bytes
+from transferapp.system.storage import disk_errors, write_bytes
 
 KEPT = 2
 """Generations kept: the newest, and the one before in case the newest was damaged by the disk."""

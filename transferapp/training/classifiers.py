@@ -9,9 +9,9 @@ import numpy as np
 
 from transferapp.backbones.copies import give_weights
 from transferapp.backbones.stages import Stage, stage_tensor
-from transferapp.probe import LinearProbe
 from transferapp.training.head_spec import Head
 from transferapp.training.heads import build_head
+from transferapp.training.probe import LinearProbe
 from transferapp.training.tail import plain_tail, set_head
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from transferapp.augmentation import LECTURE_AUGMENTATION, Augmentation
+from transferapp.backbones.feature_store import center_pixels
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ImageError
-from transferapp.features import center_pixels
 from transferapp.images import ImageLimits, decode_image
-from transferapp.views import RESAMPLE, short_side_to_decode
+from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation
+from transferapp.images.views import RESAMPLE, short_side_to_decode
 
 CACHE_BYTES = 1_000_000_000
 """What decoded pictures may take of the memory. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if it is smaller."""

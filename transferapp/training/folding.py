@@ -64,7 +64,7 @@ def run_folded(
         inputs: What the network takes.
         replaced: What runs in the place of some of its operations.
         pointwise: How the folded 1 x 1 convolutions are computed, where they are in float32: one of
-            `transferapp.backend.POINTWISE`.
+            `transferapp.system.backend.POINTWISE`.
     """
     pairs = foldable(network)
     folded = set(pairs.values())

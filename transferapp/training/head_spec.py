@@ -13,7 +13,7 @@ from transferapp.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from transferapp.probe import LinearProbe
+    from transferapp.training.probe import LinearProbe
 
 POOLINGS = ("average", "max", "fractional_max")
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "maxout")

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from transferapp.layers import DropConnect, FractionalMaxPooling2D, Maxout
-from transferapp.layers.fractional_pooling import evenly_pooled
-from transferapp.layers.maxout import PIECES, largest_of_pieces
 from transferapp.training.head_spec import HeadSpec
+from transferapp.training.layers import DropConnect, FractionalMaxPooling2D, Maxout
+from transferapp.training.layers.fractional_pooling import evenly_pooled
+from transferapp.training.layers.maxout import PIECES, largest_of_pieces
 
 BATCH_NORM_MOMENTUM = 0.9
 """A head trains for a few hundred steps: with Keras' .99 the statistics would still be half those it began with."""

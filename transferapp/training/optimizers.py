@@ -75,7 +75,9 @@ _SPECS = (
     OptimizerSpec("rmsprop", "RMSprop", 1e-2, "AdaGrad that forgets: a running mean of squared gradients.", None, 0.99),
     OptimizerSpec("adam", "Adam", 1e-3, "RMSProp with momentum and bias correction; try 1e-3 or 5e-4.", 0.9, 0.999),
     OptimizerSpec("adamw", "AdamW", 1e-3, "Adam with weight decay beside the gradient, not in it.", 0.9, 0.999),
-    OptimizerSpec("lbfgs", "", 1.0, "Full batch and deterministic: solves the convex head alone (transferapp.probe)."),
+    OptimizerSpec(
+        "lbfgs", "", 1.0, "Full batch and deterministic: solves the convex head alone (transferapp.training.probe)."
+    ),
 )
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {spec.name: spec for spec in _SPECS}
@@ -240,7 +242,7 @@ def _buildable(name: str) -> OptimizerSpec:
         raise UsageError(
             "L-BFGS does not train networks on batches: it needs the whole gradient, without noise",
             expected=f"one of {networks}",
-            hint="The convex head is solved by it, in full batch, whenever the plan cuts at the top (transferapp.probe)",
+            hint="It solves the convex head, in full batch, whenever the plan cuts at the top",
         )
     return spec
 

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from transferapp.accelerators import Hardware
 from transferapp.backbones.copies import give_weights
+from transferapp.system.hardware import Hardware
 from transferapp.training.settings import MakeBatches
 from transferapp.training.tail import InferenceMode, TrainingMode
 from transferapp.training.wrapping import WrappedBatches

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from transferapp.backbones.stages import graph_nodes
-from transferapp.layers import StochasticDepth
+from transferapp.training.layers import StochasticDepth
 
 _PLUS = ops.add(keras.KerasTensor((1,)), keras.KerasTensor((1,)))._keras_history.operation
 

@@ -14,12 +14,12 @@ import keras
 import numpy as np
 
 from transferapp.errors import ResourceError, TransferAppError
-from transferapp.probe import log_softmax
 from transferapp.training.checkpoint import Generation
 from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
+from transferapp.training.image_batches import CenterBatches, FollowEpochs, PictureBatches, original_errors
 from transferapp.training.optimizers import averaged_weights, make_optimizer
 from transferapp.training.parallel import predicted, replicas
-from transferapp.training.pictures import CenterBatches, FollowEpochs, PictureBatches, original_errors
+from transferapp.training.probe import log_softmax
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
 from transferapp.training.wrapping import unwrapped

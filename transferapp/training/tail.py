@@ -19,10 +19,10 @@ import numpy as np
 
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
-from transferapp.layers import StochasticDepth
 from transferapp.training.folding import run_folded, run_through
 from transferapp.training.head_spec import Head
 from transferapp.training.heads import build_head
+from transferapp.training.layers import StochasticDepth
 from transferapp.training.residual import random_sums, residual_sums
 
 _MOMENTUM = 0.9

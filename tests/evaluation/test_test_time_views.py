@@ -1,0 +1,105 @@
+"""How many views a bundle averages: what is tried, what counts as equal, and what follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferapp.data.audit import audit
+from transferapp.data.sources import open_source
+from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_pictures
+
+
+def right(count: int, of: int = 100) -> np.ndarray:
+    return np.arange(of) < count
+
+
+def chosen(**correct: np.ndarray) -> tuple[int, str]:
+    by_view = {int(name[1:]): answers for name, answers in correct.items()}
+    labels = np.zeros(len(next(iter(by_view.values()))), int)
+    means = {views: np.where(answers[:, None], [[0.9, 0.1]], [[0.1, 0.9]]) for views, answers in by_view.items()}
+    return decide(compare(means, labels, 100.0), by_view)
+
+
+def test_ten_crops_stay_where_they_are_no_worse() -> None:
+    assert chosen(v1=right(90), v10=right(90))[0] == 10
+    assert chosen(v1=right(90), v10=right(89))[0] == 10, "a single picture is within its own standard error"
+    views, why = chosen(v1=right(90), v10=right(95))
+    assert views == 10
+    assert "10 views gain +5.0 ± 2.2 points over the centre view" in why
+
+
+def test_the_centre_view_is_served_where_ten_crops_do_worse() -> None:
+    views, why = chosen(v1=right(90), v10=right(80))
+    assert views == 1
+    assert "the centre view alone does better than ten crops" in why
+
+
+def test_fifty_views_are_served_only_where_ten_fall_behind() -> None:
+    assert chosen(v1=right(80), v10=right(90), v50=right(99))[0] == 50
+    views, why = chosen(v1=right(80), v10=right(95), v50=right(96))
+    assert views == 10
+    assert "within one standard error of the best" in why
+
+
+def test_views_that_were_scored_serve_for_fewer() -> None:
+    fifty = np.random.default_rng(0).random((3, 50, 2))
+    np.testing.assert_allclose(averaged(fifty, 50), fifty.mean(axis=1))
+    np.testing.assert_allclose(averaged(fifty, 10), fifty[:, 10:20].mean(axis=1))
+    np.testing.assert_allclose(averaged(fifty, 1), fifty[:, 14])
+    np.testing.assert_allclose(averaged(fifty[:, 10:20], 1), fifty[:, 14])
+
+
+@pytest.mark.parametrize(
+    ("work", "available", "expected"),
+    [
+        (600, 90, (24, (1, 10))),
+        (600, 9, (9, (1, 10))),
+        (9_000, 900, (100, (1, 10))),
+        (20_000, 2_000, (40, (1, 10, 50))),
+        (10_000_000, 5_000, (500, (1, 10, 50))),
+    ],
+)
+def test_what_is_tried_is_a_small_share_of_the_fits_own_work(
+    work: int, available: int, expected: tuple[int, tuple[int, ...]]
+) -> None:
+    assert measured_pictures(work, available) == expected
+
+
+def test_crops_are_scored_as_they_are_served(tmp_path: Path) -> None:
+    """The scorer looks at the brightest corner: the centre view does not see it, ten crops do."""
+    for name, shade in (("dark", 0), ("light", 255)):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            pixels = np.full((64, 64, 3), 90 + number, np.uint8)
+            pixels[:4, :4] = shade
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    dataset = audit(open_source(str(tmp_path)), workers=1)
+
+    def score(crops: np.ndarray) -> np.ndarray:
+        assert crops.shape[1:] == (32, 32, 3)
+        corner = crops[:, 0, 0, 0].astype(float)
+        light = np.clip((corner - 90) / 165, -1, 1) / 2 + 0.5
+        return np.stack([1 - light, light], axis=1).astype(np.float32)
+
+    choice = choose_crops(dataset, score, (32, 32), work=12, milliseconds=50.0)
+    assert choice.views == 10
+    assert [tried.views for tried in choice.tried] == [1, 10]
+    assert choice.tried[1].accuracy == 1.0
+    assert choice.tried[0].accuracy < 1.0
+    assert (choice.tried[0].milliseconds, choice.tried[1].milliseconds) == (5.0, 50.0)
+    assert choice.num_images == 12
+    assert any("50 views were not tried" in reason for reason in choice.reasons)
+
+
+def test_without_validation_pictures_ten_crops_are_served(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "1.png")
+    nobody = open_source(str(tmp_path)).with_records([])
+    choice = choose_crops(nobody, lambda _crops: np.empty(0), (32, 32), work=0, milliseconds=1.0)
+    assert (choice.views, choice.tried) == (10, ())
+    assert "no validation pictures" in choice.reasons[0]

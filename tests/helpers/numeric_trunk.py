@@ -1,0 +1,57 @@
+"""A backbone that is arithmetic on colours, for what measures, chooses and solves: no Keras, no OpenVINO, known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transferapp.backbones.stages import Stage
+from transferapp.backbones.trunk import Trunk
+
+SIZE = (32, 32)
+STAGES = (Stage("early", 0, (4, 4, 3), False), Stage("top", 1, (2, 2, 6), True))
+HUES = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
+NUM_LOGITS = 3
+
+
+class Colours:
+    """Taps of a picture: its mean colour, the means of its upper and lower half, and a guess at its hue as logits.
+
+    Args:
+        blind_top: Whether the top stage sees nothing but noise, the same each time for the same picture.
+        knows_hues: Whether the logits name the hue; otherwise they say nothing.
+    """
+
+    name, precision = "numpy", "f32"
+
+    def __init__(self, *, blind_top: bool = False, knows_hues: bool = True) -> None:
+        self._blind_top, self._knows_hues = blind_top, knows_hues
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        mean = batch.mean(axis=(1, 2))
+        half = batch.shape[1] // 2
+        top = np.concatenate([batch[:, :half].mean(axis=(1, 2)), batch[:, half:].mean(axis=(1, 2))], axis=1)
+        if self._blind_top:
+            top = np.sin(1e5 * top)
+        logits = 0.2 * mean if self._knows_hues else np.zeros_like(mean)
+        return np.concatenate([mean, top, logits], axis=1).astype(np.float32)
+
+
+def numeric_trunk(name: str, **options: Any) -> Trunk:
+    """A trunk named and cached as if it were the backbone of that name."""
+    return Trunk(name, f"numeric-{sorted(options.items())}", STAGES, SIZE, NUM_LOGITS, Colours(**options))
+
+
+def paint_hues(root: Path, counts: dict[str, int], *, noise: float = 10, seed: int = 0) -> Path:
+    """Pictures below `root`: each in its folder's hue, more or less; `noise` is the deviation of a picture's colour."""
+    rng = np.random.default_rng(seed)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            colour = np.array(HUES[folder.split("/")[-1]]) + noise * rng.normal(size=3)
+            pixels = colour + rng.normal(size=(40, 40, 3)) * 8
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / folder / f"{number:03}.png")
+    return root

@@ -1,0 +1,250 @@
+"""From a solved head to the network that is served: the same probabilities, or no bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import softmax
+
+from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_pictures
+from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
+from transferapp.backbones.stages import Stage, cut, find_stages
+from transferapp.config import FitConfig
+from transferapp.data.dataset import Dataset, Record
+from transferapp.errors import TrainingError
+from transferapp.images.views import center_view, render
+from transferapp.recipes.fit.export import PARITY_PICTURES, build_network, check_parity
+from transferapp.training.classifiers import attach_probe
+from transferapp.training.probe import LinearProbe
+
+HAS_BF16 = has_bfloat16()
+CLASSES = ("cat", "dog", "eel")
+
+
+def solved_probe(backbone: Any, stage: Stage, scale: float = 1.0, pixels: np.ndarray | None = None) -> LinearProbe:
+    """A probe with random weights, standardised for these pictures (noise if none are given) as a real one would be."""
+    rng = np.random.default_rng(3)
+    features = pooled(backbone, stage, noise_pixels(40, seed=5) if pixels is None else pixels)
+    channels = features.shape[1]
+    return LinearProbe(
+        mean=features.mean(axis=0),
+        std=features.std(axis=0) + np.float32(1e-4),
+        kernel=(scale * rng.normal(0, 1 / np.sqrt(channels), (channels, len(CLASSES)))).astype(np.float32),
+        bias=rng.normal(0, 0.1, len(CLASSES)).astype(np.float32),
+        l2=0.01,
+        iterations=7,
+    )
+
+
+def pooled(backbone: Any, stage: Stage, pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(cut(backbone, stage)[0](pixels.astype(np.float32), training=False)).mean(axis=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return tiny_network(num_logits=5)
+
+
+def chosen_at(backbone: Any, index: int) -> Any:
+    """What `export` looks at of a candidate: the cut, and the size of the trunk's input."""
+    return SimpleNamespace(cut=find_stages(backbone)[index], trunk=SimpleNamespace(image_size=TINY_SIZE))
+
+
+def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float = 1.0) -> tuple[Any, LinearProbe]:
+    chosen = chosen_at(backbone, index)
+    probe = solved_probe(backbone, chosen.cut, scale)
+    solved: Any = SimpleNamespace(probe=probe, temperature=temperature)
+    return build_network(backbone, chosen, solved, None, "my dogs"), probe
+
+
+# ------------------------------------------------------------------------------------------------------------ the network
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
+def test_the_network_gives_the_probes_probabilities_from_pixels(backbone: Any, index: int, temperature: float) -> None:
+    network, probe = network_at(backbone, index, temperature)
+    pixels = noise_pixels(6)
+    expected = softmax(probe.logits(pooled(backbone, find_stages(backbone)[index], pixels)) / temperature, axis=1)
+    probabilities = np.asarray(network(pixels.astype(np.float32)))
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert len(set(expected.argmax(axis=1))) > 1, "the pictures differ"
+
+
+def test_a_head_worked_out_by_hand() -> None:
+    start = keras.Input((2, 2, 3))
+    model = keras.Model(start, keras.layers.Conv2D(1, 1, kernel_initializer="ones", use_bias=False, name="sum")(start))
+    stage = Stage("sum", 0, (2, 2, 1), True)
+    probe = LinearProbe(
+        mean=np.array([3.0], "f4"),
+        std=np.array([2.0], "f4"),
+        kernel=np.array([[1.0, -1.0]], "f4"),
+        bias=np.array([0.5, 0.0], "f4"),
+        l2=0.0,
+        iterations=0,
+    )
+    network = attach_probe(model, stage, probe, temperature=2.0, name="hand")
+    # Pixels of 3 sum to 9; (9 - 3) / 2 = 3; logits 3.5 and -3; halved 1.75 and -1.5.
+    probabilities = np.asarray(network(np.full((1, 2, 2, 3), 3, np.float32)))[0]
+    assert probabilities[0] == pytest.approx(1 / (1 + np.exp(-3.25)), abs=1e-6)
+
+
+def test_the_network_has_nothing_of_what_lies_above_the_cut(backbone: Any) -> None:
+    names = [layer.name for layer in network_at(backbone, 0)[0].layers]
+    assert "join1" in names
+    assert not {"conv2", "top", "logits"} & set(names)
+
+
+def test_the_network_survives_being_saved_and_is_not_for_training(backbone: Any, tmp_path: Path) -> None:
+    network, _ = network_at(backbone, 2, temperature=0.7)
+    assert not network.trainable_variables
+    network.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    pixels = noise_pixels(4).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(again(pixels)), np.asarray(network(pixels)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("dogs", "dogs"), ("my dogs", "my_dogs"), ("a/b.c", "a_b_c"), ("Möwen", "M_wen"), ("", "classifier")],
+)
+def test_any_folder_name_gives_a_name_for_the_network(backbone: Any, name: str, expected: str) -> None:
+    chosen = chosen_at(backbone, 0)
+    solved: Any = SimpleNamespace(probe=solved_probe(backbone, chosen.cut), temperature=1.0)
+    network = build_network(backbone, chosen, solved, None, name)
+    assert network.name == expected
+    convert(network)
+
+
+# ----------------------------------------------------------------------------------------------------------------- parity
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    return write_pictures(tmp_path_factory.mktemp("pictures"), 40, seed=5)
+
+
+def center_pixels(image: Image.Image) -> np.ndarray:
+    return render(image, center_view(image.size, TINY_SIZE), TINY_SIZE)
+
+
+def dataset_of(*parts: tuple[str, list[Record]]) -> Dataset:
+    records = [Record(r.location, r.name, r.label, split, r.sha256) for split, rs in parts for r in rs]  # type: ignore[arg-type]
+    return Dataset("here", CLASSES, tuple(records))
+
+
+def test_the_exported_network_is_the_keras_model(backbone: Any, records: list[Record]) -> None:
+    network, _ = network_at(backbone, 1)
+    parity, served = check_parity(
+        network, convert(network), dataset_of(("val", records)), chosen_at(backbone, 1), FitConfig(precision="f32")
+    )
+    assert served == "f32"
+    assert list(parity) == ["f32"]
+    figures = parity["f32"]
+    assert (figures.precision, figures.num_images, figures.agreement) == ("f32", PARITY_PICTURES, 1.0)
+    assert figures.max_difference < 1e-5
+    assert figures.acceptable
+
+
+@pytest.mark.parametrize("wrong", ["other weights", "other scaling", "mirrored classes"])
+def test_a_wrong_network_is_refused(backbone: Any, records: list[Record], wrong: str) -> None:
+    network, _ = network_at(backbone, 1)
+    if wrong == "other weights":
+        exported = network_at(tiny_network(), 1, scale=1.3)[0]
+    elif wrong == "other scaling":
+        exported = keras.Model(start := keras.Input((*TINY_SIZE, 3)), network(start / 255.0))
+    else:
+        exported = keras.Model(start := keras.Input((*TINY_SIZE, 3)), network(start)[:, ::-1])
+    with pytest.raises(TrainingError, match=r"differs from the trained one by .* in a probability"):
+        check_parity(
+            network, convert(exported), dataset_of(("val", records)), chosen_at(backbone, 1), FitConfig(precision="f32")
+        )
+
+
+def test_a_network_whose_answers_are_not_numbers_is_refused(backbone: Any, records: list[Record]) -> None:
+    network, _ = network_at(backbone, 1)
+    start = keras.Input((*TINY_SIZE, 3))
+    broken = keras.Model(start, network(start) / 0.0 * 0.0)
+    with pytest.raises(TrainingError):
+        check_parity(
+            network, convert(broken), dataset_of(("val", records)), chosen_at(backbone, 1), FitConfig(precision="f32")
+        )
+
+
+def write_near_twins(folder: Path, count: int) -> tuple[list[Record], np.ndarray]:
+    """Pictures that differ by next to nothing, and the pixels of their centre views."""
+    twins = noise_pixels(1).repeat(count, axis=0) + np.random.default_rng(0).integers(0, 3, (count, *TINY_SIZE, 3))
+    records, views = [], []
+    for index, pixels in enumerate(twins.astype(np.uint8)):
+        path, image = folder / f"{index:02}.png", Image.fromarray(pixels)
+        image.save(path)
+        records.append(Record(str(path), path.name, index % 2))
+        views.append(center_pixels(image))
+    return records, np.array(views)
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="the CPU has no bf16")
+def test_bf16_is_served_where_it_agrees_and_not_where_it_does_not(
+    backbone: Any, records: list[Record], tmp_path: Path
+) -> None:
+    def check(network: Any, pictures: list[Record]) -> tuple[Any, str]:
+        data, config = dataset_of(("val", pictures)), FitConfig(precision="bf16")
+        return check_parity(network, convert(network), data, chosen_at(backbone, 2), config)
+
+    parity, served = check(network_at(backbone, 2)[0], records)
+    assert list(parity) == ["f32", "bf16"]
+    assert parity["bf16"].acceptable
+    assert parity["bf16"].max_difference > parity["f32"].max_difference
+    assert served == "bf16"
+
+    # A head that has learned to tell near twins apart hangs on digits that bf16 does not have.
+    alike, pixels = write_near_twins(tmp_path, 32)
+    stage = find_stages(backbone)[2]
+    probe = solved_probe(backbone, stage, pixels=pixels)
+    parity, served = check(attach_probe(backbone, stage, probe, 1.0, "twins"), alike)
+    assert parity["f32"].acceptable
+    assert not parity["bf16"].acceptable
+    assert served == "f32"
+
+
+def seen_by(network: Any, data: Dataset, backbone: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """The pixels that parity is judged on."""
+    seen: list[np.ndarray] = []
+    run = OpenVINOEngine.__call__
+
+    def spy(engine: OpenVINOEngine, batch: np.ndarray) -> np.ndarray:
+        seen.append(batch)
+        return run(engine, batch)
+
+    monkeypatch.setattr(OpenVINOEngine, "__call__", spy)
+    check_parity(network, convert(network), data, chosen_at(backbone, 1), FitConfig(precision="f32"))
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [(("train", "val", "test"), "val"), (("train", "test"), "test"), (("train",), "train")],
+)
+def test_it_is_judged_on_pictures_kept_from_training_where_there_are_any(
+    backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch, splits: tuple[str, ...], expected: str
+) -> None:
+    network, _ = network_at(backbone, 1)
+    parts = {split: records[3 * i : 3 * i + 3] for i, split in enumerate(splits)}
+    pixels = seen_by(network, dataset_of(*parts.items()), backbone, monkeypatch)
+    np.testing.assert_array_equal(pixels, [center_pixels(Image.open(record.path)) for record in parts[expected]])
+
+
+def test_many_pictures_are_sampled_from_first_to_last(
+    backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = network_at(backbone, 1)
+    pixels = seen_by(network, dataset_of(("val", records)), backbone, monkeypatch)
+    assert len(pixels) == PARITY_PICTURES < len(records)
+    for record, view in ((records[0], pixels[0]), (records[-1], pixels[-1])):
+        np.testing.assert_array_equal(view, center_pixels(Image.open(record.path)))

@@ -1,0 +1,270 @@
+"""Fit and plan as functions: what they refuse before any work, what they tell, what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.helpers.fitted import BACKBONE, fitted, pictures, workplace
+from tests.helpers.tiny_bundle import make_tiny_bundle
+from transferapp.bundle.format import read_bundle
+from transferapp.config import FitConfig, make_config
+from transferapp.errors import BundleError, DataError, ResourceError, UsageError
+from transferapp.recipes.evaluate import evaluate
+from transferapp.recipes.fit import fit as recipes
+from transferapp.recipes.fit import measure as measurement_module
+from transferapp.recipes.fit.resume import RunFolder
+from transferapp.system.hardware import Hardware
+from transferapp.system.progress import Advance, Silent
+from transferapp.system.storage import sha256_file
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_CACHE", str(workplace() / "cache"))
+
+
+class Recorder:
+    """Notes what it is told: every task with its total and the numbers that it counted to."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int, list[int]]] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    @contextlib.contextmanager
+    def task(self, label: str, total: int) -> Iterator[Advance]:
+        counted: list[int] = []
+        self.tasks.append((label, total, counted))
+        yield counted.append
+
+
+def config(out: Path, **changes: object) -> FitConfig:
+    return make_config({"data": str(pictures()), "out": str(out), "backbone": BACKBONE, **changes})
+
+
+def test_two_fits_do_not_write_to_one_place(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with FileLock(tmp_path / ".bundle.lock"), pytest.raises(DataError, match="Another fit is writing to") as caught:
+        recipes.fit(config(target))
+    assert caught.value.exit_code == 3
+    assert not target.exists()
+
+
+def test_a_folder_that_is_no_bundle_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    progress = Recorder()
+    with pytest.raises(BundleError, match="is not a bundle, so it is left alone"):
+        recipes.fit(config(tmp_path), progress)
+    assert progress.tasks == []
+
+
+def test_a_place_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    progress = Recorder()
+    with pytest.raises(ResourceError, match="Could not write"):
+        recipes.fit(config(tmp_path / "file" / "bundle"), progress)
+    assert progress.tasks == []
+
+
+def test_a_fit_that_fails_leaves_the_old_bundle_and_lets_go_of_its_place(tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    before = {file.name: sha256_file(file) for file in bundle.iterdir()}
+    with pytest.raises(DataError, match="There is no file or folder"):
+        recipes.fit(config(bundle, data=str(tmp_path / "nowhere")))
+    assert {file.name: sha256_file(file) for file in bundle.iterdir()} == before
+    with FileLock(tmp_path / ".bundle.lock", blocking=False):
+        pass  # nobody holds it
+    assert {path.name for path in tmp_path.iterdir()} <= {"bundle", ".bundle.lock"}
+
+
+def test_an_unknown_backbone_is_refused(tmp_path: Path) -> None:
+    for job in (recipes.plan, recipes.fit):
+        with pytest.raises(UsageError, match="Unknown backbone 'resnet49'"):
+            job(config(tmp_path / "bundle", backbone="resnet49"))
+
+
+def test_a_stopwatch_names_every_lap() -> None:
+    watch = recipes.Stopwatch()
+    watch.lap("first")
+    watch.lap("second")
+    assert list(watch.seconds) == ["first", "second"]
+    assert all(seconds >= 0 for seconds in watch.seconds.values())
+
+
+@pytest.mark.slow
+def test_plan_finds_what_a_fit_then_does(tmp_path: Path) -> None:
+    measurement = recipes.plan(config(tmp_path / "bundle"))
+    manifest = json.loads((fitted().bundle / "bundle.json").read_text(encoding="utf-8"))
+    assert list(measurement.plan.reasons) == manifest["plan"]["reasons"]
+    assert measurement.plan.divergence == manifest["plan"]["divergence"]
+    assert measurement.dataset.fingerprint() == manifest["data"]["fingerprint"]
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_fit_returns_what_it_wrote_and_tells_of_every_step(tmp_path: Path) -> None:
+    progress = Recorder()
+    target = tmp_path / "models" / "drawings"
+    result = recipes.fit(config(target, train_views="1"), progress)
+    assert result.path == target
+    written = json.loads((target / "bundle.json").read_text(encoding="utf-8"))
+    assert {key: written[key] for key in result.manifest} == json.loads(json.dumps(result.manifest))
+    assert written["head"]["train_views"] == 1
+    assert "drawings" in (target / "report.html").read_text(encoding="utf-8")
+    for label, total, counted in progress.tasks:
+        assert counted == sorted(counted), label
+        assert not total or counted[-1] == total, label
+    steps = " ".join(label for label, _, _ in progress.tasks)
+    for step in ("reading 42 pictures", "probing", "random views", "test pictures", "network", "bundle"):
+        assert step in steps
+
+
+@pytest.mark.slow
+def test_without_held_back_pictures_there_are_no_figures_but_a_bundle(tmp_path: Path) -> None:
+    result = recipes.fit(config(tmp_path / "all", val_fraction=0.0, test_fraction=0.0, train_views="0"), Silent())
+    assert result.manifest["metrics"] == {"validation": None, "test": None}
+    assert "cross-validated" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------- fine-tuning
+
+TUNED = {"size": "large", "tune": "last", "budget": "none", "epochs": 2, "image_size": 64, "batch_size": 8}
+
+
+@pytest.mark.slow
+def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path) -> None:
+    progress = Recorder()
+    result = recipes.fit(config(tmp_path / "tuned", rule_only=True, **TUNED), progress)
+    manifest = read_bundle(tmp_path / "tuned").manifest
+    probe, tuned = manifest["contenders"]
+    assert (probe["name"], tuned["name"], tuned["cut"]) == ("solved classifier", "last stage", "block14")
+    assert tuned["chosen"]
+    assert manifest["head"]["kind"] == "fine-tuned"
+    assert manifest["backbone"]["cut"] == "top", "that is where the tuned head stands"
+    assert manifest["metrics"]["validation"]["accuracy"] == tuned["accuracy"]
+    assert manifest["plan"]["proposals"] == [{"name": "last stage", "cut": "block14", "head_only": False}]
+    with (tmp_path / "tuned" / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["contender"], row["epoch"]) for row in rows] == [("last stage", "1"), ("last stage", "2")]
+    for row, epoch in zip(rows, tuned["history"], strict=True):
+        for name in ("loss", "val_accuracy", "averaged_val_loss"):
+            assert float(row[name]) == pytest.approx(epoch[name], rel=1e-5)
+    assert "What was tuned" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"tuned", ".tuned.lock"}, "no run is left unfinished"
+    assert ("last stage: 2 epochs", 2, [0, 1, 2]) in progress.tasks
+    # As served, it is right on as many of the test pictures as the fit says.
+    evaluation = evaluate(result.path, str(pictures()), views=1)
+    assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transferapp.recipes.fit import fine_tune as tuning
+
+    def without_time_at_first(bench: Any, proposals: Any, deadline: float) -> Any:
+        entries, deadline = tried(bench, proposals, deadline)
+        names.append([proposal.name for proposal in proposals])
+        if len(names) == 1:
+            entries = [dataclasses.replace(entry, no_time=True, trained=None) for entry in entries]
+        return entries, deadline
+
+    names: list[list[str]] = []
+    tried = tuning._tried
+    monkeypatch.setattr(tuning, "_tried", without_time_at_first)
+    monkeypatch.setattr(measurement_module, "choose_candidate", lambda candidates: candidates[-1])
+    settings = {**TUNED, "backbone": "auto", "epochs": 1}
+    result = recipes.fit(config(tmp_path / "cheap", rule_only=True, **settings))
+    assert names == [["last stage"], ["efficientnet_lite0: last stage"]]
+    manifest = result.manifest
+    assert manifest["backbone"]["name"] == manifest["plan"]["backbone"] == "efficientnet_lite0"
+    assert [c["chosen"] for c in manifest["candidates"]] == [True, False]
+    assert [c["passed_over"] for c in manifest["candidates"]] == [False, True]
+    why = "The solved classifier does better on efficientnet_lite2, but there was too little time to tune that"
+    assert why in (result.path / "report.html").read_text(encoding="utf-8")
+    assert manifest["contenders"][-1]["chosen"]
+    evaluation = evaluate(result.path, str(pictures()), views=1)
+    assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_where_tuning_loses_the_solved_classifier_ships_as_if_nothing_had_been_tuned(tmp_path: Path) -> None:
+    recipes.fit(config(tmp_path / "lost", learning_rate="10", **TUNED))
+    recipes.fit(config(tmp_path / "plain", **{**TUNED, "tune": "none"}, train_views="0"))
+    lost, plain = (read_bundle(tmp_path / name) for name in ("lost", "plain"))
+    assert [c["chosen"] for c in lost.manifest["contenders"]] == [True, False]
+    assert plain.manifest["contenders"] == []
+    assert lost.manifest["metrics"] == plain.manifest["metrics"]
+    assert lost.file("model.bin").read_bytes() == plain.file("model.bin").read_bytes()
+
+
+@pytest.mark.slow
+def test_another_fit_than_the_unfinished_one_is_refused_unless_that_is_forgotten(tmp_path: Path) -> None:
+    target = tmp_path / "tuned"
+    measurement = recipes.plan(config(target, **TUNED))
+    run = RunFolder(target)
+    run.begin(recipes.run_identity(config(target, **TUNED), measurement))
+    run.checkpoints("block14").save(1, {}, {})
+    changed = {**TUNED, "epochs": 3, "seed": 1}
+    with pytest.raises(DataError) as caught:
+        recipes.fit(config(target, **changed))
+    assert caught.value.code == "run_differs"
+    for difference in ("epochs was 2 and is 3", "seed was 0 and is 1", "data was "):
+        assert difference in str(caught.value)
+    with pytest.raises(DataError, match="tune was 'last' and is 'none'"):  # not even one that would tune nothing
+        recipes.fit(config(target, **{**TUNED, "tune": "none"}))
+    assert run.checkpoints("block14").latest() is not None
+    recipes.fit(config(target, **{**TUNED, "tune": "none"}), fresh=True)
+    assert not run.path.exists()
+
+
+@pytest.mark.slow
+def test_without_validation_pictures_nothing_is_tuned_and_that_is_said(tmp_path: Path) -> None:
+    progress = Recorder()
+    settings = {**TUNED, "val_fraction": 0.0}
+    recipes.fit(config(tmp_path / "blind", **settings), progress)
+    manifest = read_bundle(tmp_path / "blind").manifest
+    assert manifest["contenders"] == []
+    plan = manifest["plan"]
+    assert "tune: nothing, for there are no validation pictures to compare by" in plan["reasons"]
+    assert not any(reason.startswith("tuning:") for reason in plan["reasons"])
+    assert (plan["tuned"], plan["method"], plan["epochs"]) == ("none", "linear classifier, full-batch L-BFGS", 0)
+    assert "fine-tuned" not in manifest["views_reason"]
+    with pytest.raises(
+        DataError, match=r"no validation pictures, without which nothing can be fine-tuned.*--val-fraction"
+    ):
+        recipes.fit(config(tmp_path / "insisted", rule_only=True, **settings))
+
+
+def test_the_identity_of_a_run_is_every_setting_but_where_things_lie() -> None:
+    here, there = config(Path("a"), **TUNED), config(Path("b"), **{**TUNED, "data": "elsewhere", "data_dir": "d"})
+    measurement: Any = SimpleNamespace(
+        dataset=SimpleNamespace(fingerprint=lambda: "a1b2"),
+        chosen=SimpleNamespace(trunk=SimpleNamespace(key="k"), cut=SimpleNamespace(name="top")),
+    )
+    identity = recipes.run_identity(here, measurement)
+    assert identity == recipes.run_identity(there, measurement)
+    assert {name.replace("-", "_") for name in identity} >= here.to_json().keys() - {"data", "out", "data_dir"}
+    assert (identity["data"], identity["chosen backbone"], identity["chosen cut"]) == ("a1b2", "k", "top")
+
+
+def test_how_the_machine_computes_is_a_part_of_the_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def said(pointwise: str) -> str:
+        monkeypatch.setattr(recipes, "detect", lambda precision: Hardware(pointwise=pointwise))
+        return recipes._hardware(config(tmp_path))
+
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert said("convolution") == "1 cpu, float32, 1 x 1 convolution, Keras on tensorflow"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert said("bfloat16") == "1 cpu, float32, 1 x 1 bfloat16, Keras on jax"

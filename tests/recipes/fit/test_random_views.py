@@ -1,0 +1,153 @@
+"""How many random views: tried in turn, kept while the paired gain is beyond one standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transferapp.backbones.feature_store import random_view_name
+from transferapp.data.dataset import Dataset, Record
+from transferapp.recipes.fit.random_views import VIEW_STEPS, ViewChoice, choose_views
+from transferapp.system.progress import Silent
+from transferapp.training.probe import CrossValidation, cross_validate, log_softmax
+
+NUM_FEATURES = 12
+Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+class Store:
+    """Random views made of the centre view by a rule, the same each time for the same picture and view."""
+
+    def __init__(self, center: np.ndarray, draw: Draw) -> None:
+        self._center, self._draw = center, draw
+        self.asked: list[list[str]] = []
+
+    def collect(self, records: Sequence[Record], names: Sequence[str], progress: Any = None) -> np.ndarray:
+        self.asked.append(list(names))
+        views = [
+            self._draw(self._center, np.random.default_rng([int(part) for part in name.split("-")[1:]]))
+            for name in names
+        ]
+        return np.stack(views, axis=1).astype(np.float32)
+
+
+def example(draw: Draw, n: int = 60) -> tuple[Any, Dataset, np.ndarray]:
+    """Pictures of three classes that are hard to tell apart from one view, a candidate, and the centre views."""
+    rng = np.random.default_rng(0)
+    labels = np.sort(np.arange(n) % 3)
+    means = rng.normal(size=(3, NUM_FEATURES))[labels]
+    center = (means + 2 * rng.normal(size=(n, NUM_FEATURES))).astype(np.float32)
+    records = tuple(Record(str(i), str(i), int(label), "train", f"{i:064}") for i, label in enumerate(labels))
+    candidate = SimpleNamespace(
+        spec=SimpleNamespace(name="numeric"),
+        store=Store(center, draw),
+        features=lambda rows: rows,
+        cut=SimpleNamespace(index=1),
+        validations=(None, cross_validate(center, labels, 3, seed=7)),
+        means=means,
+    )
+    return candidate, Dataset("pictures", ("a", "b", "c"), records), center
+
+
+def chosen(draw: Draw, wanted: str = "auto") -> tuple[ViewChoice, Any, Dataset, np.ndarray]:
+    candidate, train, center = example(draw)
+    return choose_views(candidate, train, center, wanted, 7, Silent()), candidate, train, center
+
+
+def copies(center: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A view that shows nothing new."""
+    return center
+
+
+def rubbish(center: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A view that misleads."""
+    return center + 20 * rng.normal(size=center.shape)
+
+
+def fresh(center: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A view as good as another picture of the class: what augmentation dreams of."""
+    means = np.random.default_rng(0).normal(size=(3, NUM_FEATURES))[np.sort(np.arange(len(center)) % 3)]
+    return means + 2 * rng.normal(size=center.shape)
+
+
+@pytest.mark.parametrize("draw", [copies, rubbish])
+def test_views_that_bring_nothing_are_not_trained_on(draw: Draw) -> None:
+    choice, candidate, _, _ = chosen(draw)
+    assert choice.views == 0
+    assert choice.validation is candidate.validations[1]
+    assert [tried.views for tried in choice.tried] == [0, VIEW_STEPS[0]]
+    assert "no gain beyond one standard error over the centre view alone" in choice.reason
+
+
+def test_views_that_bring_much_are_trained_on_as_long_as_they_do() -> None:
+    choice, _, _, _ = chosen(fresh)
+    assert choice.views >= VIEW_STEPS[0]
+    assert [tried.views for tried in choice.tried] == [0, *VIEW_STEPS][: len(choice.tried)]
+    for tried in choice.tried[1:]:
+        assert tried.gain is not None
+        assert tried.standard_error is not None
+        assert (tried.gain > tried.standard_error) == (tried.views <= choice.views)
+    losses = [tried.loss for tried in choice.tried if tried.views <= choice.views]
+    assert losses == sorted(losses, reverse=True)
+    assert choice.validation.loss == losses[-1]
+
+
+@pytest.mark.parametrize(("changes", "views"), [((0.3, -0.28), 0), ((0.05, -0.03), VIEW_STEPS[0])])
+def test_a_gain_counts_from_one_standard_error(
+    changes: tuple[float, float], views: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate, train, center = example(copies)
+    labels = train.labels
+
+    def with_losses(losses: np.ndarray) -> CrossValidation:
+        probabilities = np.repeat((1 - np.exp(-losses))[:, None] / 2, 3, axis=1)
+        probabilities[np.arange(len(losses)), labels] = np.exp(-losses)
+        return CrossValidation(0.1, (1.0,), np.log(probabilities), np.ones(len(losses), bool), float(losses.mean()))
+
+    # A hundredth of a nat saved on average: less than the standard error of .037, or more than that of .005.
+    candidate.validations = (None, with_losses(np.full(60, 1.0)))
+    with_views = with_losses(1 - np.tile(changes, 30))
+    monkeypatch.setattr("transferapp.recipes.fit.random_views.cross_validate", lambda *args, **options: with_views)
+    choice = choose_views(candidate, train, center, "auto", 7, Silent())
+    assert choice.views == views
+    assert choice.tried[1].gain == pytest.approx(0.01)
+    assert choice.tried[1].standard_error == pytest.approx(np.std(changes) * np.sqrt(60 / 59 / 60))
+
+
+def test_a_gain_that_lasts_to_the_most_that_is_tried_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transferapp.recipes.fit.random_views.VIEW_STEPS", (2,))
+    choice, _, _, _ = chosen(fresh)
+    assert choice.views == 2
+    assert "still a gain at the most that is tried" in choice.reason
+
+
+def test_gain_and_standard_error_are_paired_by_picture() -> None:
+    choice, candidate, train, center = chosen(fresh)
+    extra = Store(center, fresh).collect(train.records, [random_view_name(i, 7) for i in range(VIEW_STEPS[0])])
+    with_views = cross_validate(center, train.labels, 3, extra=extra, seed=7)
+
+    def losses(validation: CrossValidation) -> np.ndarray:
+        return -log_softmax(validation.logits)[np.arange(len(train)), train.labels]
+
+    saved = losses(candidate.validations[1]) - losses(with_views)
+    tried = choice.tried[1]
+    assert tried.gain == pytest.approx(saved.mean(), rel=1e-5)
+    assert tried.standard_error == pytest.approx(saved.std(ddof=1) / np.sqrt(len(saved)), rel=1e-5)
+    assert (tried.accuracy, tried.loss) == (with_views.accuracy, with_views.loss)
+
+
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_a_number_that_is_given_is_used_and_nothing_else_is_tried(number: int) -> None:
+    choice, candidate, _, _ = chosen(rubbish, str(number))
+    assert choice.views == number
+    assert [tried.views for tried in choice.tried] == [number]
+    assert candidate.store.asked == ([[random_view_name(i, 7) for i in range(number)]] if number else [])
+    assert choice.reason == "set by --train-views"
+
+
+def test_the_choice_is_the_same_each_time() -> None:
+    assert chosen(fresh)[0].tried == chosen(fresh)[0].tried

@@ -1,0 +1,242 @@
+"""Files are wholly there or not at all, whatever fails; the cache finds a place; complaints say how to mend them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from transferapp.errors import ResourceError, UsageError
+from transferapp.system.storage import cache_directory, disk_errors, sha256_file, sync_directory, write_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def full_disk(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# ----------------------------------------------------------------------------------------------------------- whole files
+
+
+def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    write_bytes(path, b"first")
+    assert path.read_bytes() == b"first"
+    write_bytes(path, b"")
+    assert path.read_bytes() == b""
+    assert os.listdir(tmp_path) == ["facts.json"]
+
+
+def test_a_written_file_may_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_bytes(tmp_path / "model.bin", b"weights")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.bin").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_no_litter(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "facts.json"
+    write_bytes(path, b"old")
+    monkeypatch.setattr(os, step, full_disk) if step == "fsync" else monkeypatch.setattr(Path, step, full_disk)
+    with pytest.raises(ResourceError, match=r"Could not write .*facts\.json: No space left on device"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["facts.json"]
+
+
+def test_an_interruption_passes_through_and_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "facts.json", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_folder_is_a_matter_of_resources(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="No such file or directory"):
+        write_bytes(tmp_path / "nowhere" / "facts.json", b"new")
+
+
+def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        steps.append("flush folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "flush file")
+        fsync(descriptor)
+
+    def noted_replace(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_bytes(tmp_path / "facts.json", b"new")
+    assert steps == ["flush file", "rename", "flush folder"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from transferapp.system.storage import write_bytes
+path = Path(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for letter in b"abc":
+        write_bytes(path, bytes([letter]) * 3_000_000)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_a_kill_at_any_moment_leaves_one_whole_file(tmp_path: Path) -> None:
+    path, chance = tmp_path / "weights.bin", random.Random(3)
+    write_bytes(path, b"old" * 1_000_000)
+    for _ in range(8):
+        with subprocess.Popen([sys.executable, "-c", WRITER, path], cwd=ROOT, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+            time.sleep(chance.uniform(0, 0.04))
+            writer.kill()
+        assert writer.returncode == -signal.SIGKILL
+        data = path.read_bytes()
+        assert len(data) == 3_000_000
+        assert data in (b"old" * 1_000_000, data[:1] * 3_000_000)
+
+
+def test_flushing_a_folder_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    sync_directory(tmp_path / "gone")
+
+
+# -------------------------------------------------------------------------------------------------------------- checksums
+
+
+def test_a_checksum_is_that_of_the_standard_and_of_all_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"abc")  # the example of FIPS 180
+    assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    long = random.Random(1).randbytes((1 << 20) + 7)
+    path.write_bytes(long)
+    assert sha256_file(path) == hashlib.sha256(long).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------- complaints
+
+
+def test_a_full_disk_is_reported_with_what_is_free_and_what_to_do(tmp_path: Path) -> None:
+    target = tmp_path / "not" / "yet" / "there"
+    with pytest.raises(ResourceError) as caught, disk_errors(target):
+        full_disk()
+    assert caught.value.what.startswith(f"Could not write {target}: No space left on device, ")
+    assert caught.value.what.endswith(" MB free there")
+    assert caught.value.hint is not None
+    assert "Free some space or choose another place" in caught.value.hint
+    assert caught.value.exit_code == 5
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_an_error_without_a_text_of_the_system_is_reported_by_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="the tape is torn"), disk_errors(tmp_path):
+        raise OSError("the tape is torn")
+
+
+def test_what_is_no_error_of_the_disk_passes_through(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), disk_errors(tmp_path):
+        raise KeyError("bug")
+
+
+# -------------------------------------------------------------------------------------------------------------- the cache
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user with an empty home and an empty temporary folder, and nothing set."""
+    for name in ("TRANSFERAPP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path
+
+
+def temporary(user: Path) -> Path:
+    return user / "tmp" / f"transferapp-cache-{os.getuid()}"
+
+
+def test_the_cache_lies_where_the_variable_says_made_if_need_be(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_CACHE", "~/deep/cache")
+    assert cache_directory() == user / "home/deep/cache"
+    assert (user / "home/deep/cache").is_dir()
+
+
+def test_the_cache_lies_in_the_home_or_in_the_place_for_caches(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_directory() == user / "home/.cache/transferapp"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user / "caches"))
+    assert cache_directory() == user / "caches/transferapp"
+    assert (user / "caches/transferapp").is_dir()
+
+
+def test_a_named_cache_that_cannot_be_made_is_an_error_and_not_replaced(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user / "file").touch()
+    monkeypatch.setenv("TRANSFERAPP_CACHE", str(user / "file" / "cache"))
+    with pytest.raises(ResourceError, match="Could not write"):
+        cache_directory()
+
+
+def test_a_named_cache_of_a_user_that_is_none_is_a_matter_of_usage(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERAPP_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(UsageError, match="TRANSFERAPP_CACHE"):
+        cache_directory()
+
+
+def test_a_home_that_cannot_be_written_gives_way_to_a_private_temporary_folder(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user / "file"))
+    assert cache_directory() == temporary(user)
+    assert stat.S_IMODE(temporary(user).stat().st_mode) == 0o700
+    assert cache_directory() == temporary(user)  # the same again: what was cached is found
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_directory() == temporary(user)
+
+
+def test_a_temporary_folder_that_another_user_has_laid_out_is_not_trusted(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user / "file"))
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    temporary(user).mkdir()  # by the owner, under the name that our user would take
+    with pytest.raises(ResourceError, match="belongs to another user") as caught:
+        cache_directory()
+    assert "TRANSFERAPP_CACHE" in str(caught.value)

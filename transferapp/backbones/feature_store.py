@@ -1,0 +1,362 @@
+"""Push views of pictures through a trunk once, and remember the outcome on disk.
+
+Every row (all taps of one view of one picture) is keyed by the picture's content and the view, so adding pictures costs only
+the new ones, a second fit costs nothing, and an interrupted run goes on where it stopped. Random views are drawn from a
+generator seeded by content, so they too are the same each time.
+
+On disk, a store is two files that only ever grow: `rows.float32`, fixed-size rows, and `keys.bin`, one 16-byte key a row.
+Rows are flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites. A lock beside
+the store lets one process at a time use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
+from PIL import Image
+
+from transferapp.backbones.engine import BATCH_SIZE
+from transferapp.data.audit import DATASET_LIMITS
+from transferapp.data.dataset import Record
+from transferapp.errors import DataError, UsageError
+from transferapp.images import ImageLimits, decode_image
+from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
+from transferapp.images.color_jitter import ColourJitter, PCAColour
+from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
+from transferapp.system.storage import cache_directory, disk_errors, sha256_file
+from transferapp.system.threads import in_order
+
+CENTER = "center"
+"""The view without chance: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
+
+_PIXELS_REVISION = 2
+"""Raise this when decoding or cropping changes what a view looks like."""
+
+_KEY_BYTES = 16
+DEFAULT_CACHE_LIMIT = 4_000_000_000
+"""Bytes of features kept; `TRANSFERAPP_CACHE_LIMIT` overrides. Beyond it, the stores longest unused go first."""
+
+_PATIENCE = 2.0
+"""Seconds of waiting for another process that need no explanation."""
+
+Progress = Callable[[int], None]
+
+
+def random_view_name(index: int, seed: int) -> str:
+    """The name of the `index`-th random training view under a seed."""
+    return f"random-{seed}-{index}"
+
+
+class RowSource(Protocol):
+    """What turns pixels into rows: a `Trunk`, or a `CutTrunk`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def row_size(self) -> int: ...
+    def rows(self, batch: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a set's random views are drawn from.
+
+    Attributes:
+        augmentation: What varies, and how far.
+        pca: The set's colour components; may be None where `augmentation.colour.pca_std` is 0.
+    """
+
+    augmentation: Augmentation = LECTURE_AUGMENTATION
+    pca: PCAColour | None = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells apart views that were drawn from something else."""
+        components = self.pca.to_json() if self.pca else None
+        return hashlib.sha256(json.dumps([asdict(self.augmentation), components]).encode()).hexdigest()[:16]
+
+
+WITHOUT_COLOUR = Chance(Augmentation(colour=ColourJitter(0.0, 0.0, 0.0)))
+"""Random crops, scales and flips alone: for sets whose colour components nobody has worked out."""
+
+
+def view_pixels(
+    image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int], chance: Chance = WITHOUT_COLOUR
+) -> np.ndarray:
+    """The pixels of a named view of a picture.
+
+    Args:
+        image: The decoded picture, a Pillow image in RGB.
+        view_name: `CENTER` or from `random_view_name`.
+        sha256: The picture's content, which seeds its random views.
+        image_size: (height, width) of the view.
+        chance: What random views are drawn from.
+
+    Returns:
+        uint8, shape (height, width, 3).
+    """
+    if view_name == CENTER:
+        return render(image, center_view(image.size, image_size), image_size)
+    rng = seeded_generator(view_name, sha256)
+    return augmented_pixels(image, rng, image_size, chance.augmentation, chance.pca)
+
+
+def center_pixels(record: Record, image_size: tuple[int, int], limits: ImageLimits = DATASET_LIMITS) -> np.ndarray:
+    """The centre view of an audited picture: uint8, shape (height, width, 3)."""
+    needed = short_side_to_decode(SHORT_SIDE, image_size)
+    image = decode_image(record.path, limits=limits, min_short_side=needed).image
+    return view_pixels(image, CENTER, record.sha256, image_size)
+
+
+class FeatureStore:
+    """The cached rows of one trunk.
+
+    Args:
+        trunk: What gives the rows.
+        workers: Threads that decode, crop and run the trunk.
+        limits: What pictures are accepted; they have been audited.
+        chance: What random views are drawn from.
+        dtype: In which rows are kept: `float32`, or `float16` for feature maps, which are large.
+        folder: Where; None for a place of its own in the cache.
+        note: Told when there is something to wait for.
+    """
+
+    def __init__(
+        self,
+        trunk: RowSource,
+        *,
+        workers: int = 2,
+        limits: ImageLimits | None = None,
+        chance: Chance = WITHOUT_COLOUR,
+        dtype: str = "float32",
+        folder: Path | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.trunk = trunk
+        self._note = note
+        self.chance = chance
+        self._dtype = np.dtype(dtype)
+        self._workers = workers
+        self._limits = limits or DATASET_LIMITS
+        self._folder = folder or cache_directory() / "features" / f"{trunk.name}-{trunk.key}"
+        self._rows_file = self._folder / f"rows.{dtype}"
+        self._keys_file = self._folder / "keys.bin"
+        self._row_bytes = self._dtype.itemsize * trunk.row_size
+
+    def collect(
+        self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
+        """The rows of these views of these pictures, computing the ones that are not there yet.
+
+        Args:
+            records: Audited pictures.
+            view_names: `CENTER` or from `random_view_name`.
+            progress: Called with the number of views done so far.
+
+        Returns:
+            Shape (len(records), len(view_names), trunk.row_size). Where the rows lie on disk as they are asked for
+            (as those of a first run do) it is the mapped file itself, read-only; otherwise a copy in memory.
+
+        Raises:
+            DataError: A picture is gone, or is no longer what the audit read.
+            ResourceError: The disk is full.
+        """
+        rows, positions = self.locate(records, view_names, progress)
+        shape = (*positions.shape, self.trunk.row_size)
+        if not positions.size:
+            return np.empty(shape, self._dtype)
+        first, last = positions.flat[0], positions.flat[-1]
+        one_run = np.array_equal(positions.ravel(), np.arange(first, last + 1))
+        chosen: np.ndarray = rows[slice(first, last + 1) if one_run else positions]
+        return chosen.reshape(shape)
+
+    def locate(
+        self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where on disk the rows of these views are, after computing the ones that are not there yet.
+
+        Arguments and errors as of `collect`.
+
+        Returns:
+            (rows, positions): all rows of the store, mapped read-only, shape (n, trunk.row_size); and for each picture and
+            view the index of its row, int64, shape (len(records), len(view_names)).
+        """
+        keys = [[self._key(record, view) for view in view_names] for record in records]
+        with disk_errors(self._folder):
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self._folder), self._alone():
+            self._folder.mkdir(exist_ok=True)
+            os.utime(self._folder)  # what `trim_cache` goes by
+            index, count = self._index()
+            missing = [
+                (record, [v for v, key in dict(zip(view_names, row, strict=True)).items() if key not in index])
+                for record, row in zip(records, keys, strict=True)
+            ]
+            missing = list({r.sha256: (r, views) for r, views in missing if views}.values())
+            done = len(records) * len(view_names) - sum(len(views) for _, views in missing)
+            if progress is not None:
+                progress(done)
+            if missing:
+                self._compute(missing, count, done, progress)
+                index, count = self._index()
+            positions = np.array([[index[key] for key in row] for row in keys], dtype=np.int64)
+            positions = positions.reshape(len(records), len(view_names))
+            if not count:
+                return np.empty((0, self.trunk.row_size), self._dtype), positions
+            # The file may be longer than `count` rows, by what a kill has left half-written.
+            mapped = np.memmap(self._rows_file, self._dtype, "r", shape=(count, self.trunk.row_size))
+            return np.asarray(mapped), positions
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the store's lock, and say so where that takes a while."""
+        lock = _lock(self._folder)
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            if self._note is not None:
+                self._note(f"Another process is using the features of {self.trunk.name}; waiting until it is done")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _key(self, record: Record, view_name: str) -> bytes:
+        drawn_from = "" if view_name == CENTER else self.chance.digest
+        text = f"{record.sha256}:{view_name}:{drawn_from}:{_PIXELS_REVISION}"
+        return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
+
+    def _index(self) -> tuple[dict[bytes, int], int]:
+        """Where the row of each key is, and how many rows are whole."""
+        try:
+            raw = self._keys_file.read_bytes()
+            rows = self._rows_file.stat().st_size // self._row_bytes
+        except FileNotFoundError:
+            return {}, 0
+        count = min(len(raw) // _KEY_BYTES, rows)
+        return {raw[i * _KEY_BYTES : (i + 1) * _KEY_BYTES]: i for i in range(count)}, count
+
+    def _compute(
+        self, missing: list[tuple[Record, list[str]]], count: int, done: int, progress: Progress | None
+    ) -> None:
+        with self._open(self._rows_file) as rows, self._open(self._keys_file) as keys:
+            rows.truncate(count * self._row_bytes)
+            rows.seek(0, os.SEEK_END)
+            keys.truncate(count * _KEY_BYTES)
+            keys.seek(0, os.SEEK_END)
+            with ThreadPoolExecutor(self._workers) as pool:
+                for batch_keys, batch_rows in in_order(pool, self._run, _batches(missing), 2 * self._workers):
+                    assert batch_rows.shape == (len(batch_keys), self.trunk.row_size)
+                    assert batch_rows.dtype == np.float32
+                    rows.write(batch_rows.astype(self._dtype).tobytes())
+                    rows.flush()
+                    keys.write(b"".join(batch_keys))
+                    keys.flush()
+                    done += len(batch_keys)
+                    if progress is not None:
+                        progress(done)
+            for stream in (rows, keys):
+                os.fsync(stream.fileno())
+
+    @staticmethod
+    def _open(path: Path) -> BinaryIO:
+        return path.open("r+b" if path.exists() else "w+b")
+
+    def _run(self, batch: list[tuple[Record, list[str]]]) -> tuple[list[bytes], np.ndarray]:
+        keys, pixels = [], []
+        size = self.trunk.image_size
+        largest = self.chance.augmentation.short_sides[1]
+        for record, view_names in batch:
+            _check_unchanged(record)
+            for needed, group in (
+                (short_side_to_decode(SHORT_SIDE, size), [view for view in view_names if view == CENTER]),
+                (short_side_to_decode(largest, size), [view for view in view_names if view != CENTER]),
+            ):
+                if not group:
+                    continue
+                # Each kind of view is cut from a picture decoded to the size that it needs, so that a view's pixels do not
+                # depend on what else was asked for.
+                picture = decode_image(record.path, limits=self._limits, min_short_side=needed)
+                for view_name in group:
+                    keys.append(self._key(record, view_name))
+                    pixels.append(view_pixels(picture.image, view_name, record.sha256, size, self.chance))
+        return keys, self.trunk.rows(np.stack(pixels))
+
+
+def _check_unchanged(record: Record) -> None:
+    """Features are kept under the content that the audit read; those of anything else would be wrong for good."""
+    try:
+        unchanged = sha256_file(record.path) == record.sha256
+    except OSError as error:
+        raise DataError(
+            f"{record.path} can no longer be read ({error.strerror or error})", hint="Run the same command again"
+        ) from error
+    if not unchanged:
+        raise DataError(
+            f"{record.path} has changed since it was first read",
+            hint="Let nothing write to the pictures meanwhile, and run the same command again",
+        )
+
+
+def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Record, list[str]]]]:
+    """Group pictures so that each group has about `BATCH_SIZE` views."""
+    batch: list[tuple[Record, list[str]]] = []
+    size = 0
+    for record, views in missing:
+        batch.append((record, views))
+        size += len(views)
+        if size >= BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _lock(folder: Path, *, blocking: bool = True) -> BaseFileLock:
+    """The lock of a store. It lies beside the store's folder, so that deleting the one leaves the other."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"), blocking=blocking)
+
+
+def trim_cache(limit: int | None = None) -> None:
+    """Delete the feature stores that were used longest ago until what is left is within `limit` bytes.
+
+    Stores that a process is writing to right now stay.
+
+    Raises:
+        UsageError: `TRANSFERAPP_CACHE_LIMIT` is not a number.
+    """
+    if limit is None:
+        named = os.environ.get("TRANSFERAPP_CACHE_LIMIT") or str(DEFAULT_CACHE_LIMIT)
+        if not named.isdecimal():
+            raise UsageError("TRANSFERAPP_CACHE_LIMIT makes no sense", expected="a number of bytes", got=repr(named))
+        limit = int(named)
+    root = cache_directory() / "features"
+    stores = []
+    for folder in root.glob("*/"):
+        with contextlib.suppress(OSError):
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            stores.append((folder.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in stores)
+    for _, size, folder in sorted(stores, key=lambda store: store[0]):
+        if total <= limit:
+            return
+        with contextlib.suppress(Timeout), _lock(folder, blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size

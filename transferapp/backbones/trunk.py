@@ -1,0 +1,172 @@
+"""A backbone tapped at every stage and ready to run: one forward pass gives what every choice of cut would see.
+
+Building one takes seconds (TensorFlow's import, the graph, its conversion), so the converted network is kept in the cache,
+and the next run starts without TensorFlow. A cached network is a folder that is renamed into place when it is whole, and its
+files are checked against their checksums when it is read: a damaged network would not fail but give wrong features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferapp.backbones.copies import independent_copy
+from transferapp.backbones.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
+from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
+from transferapp.backbones.stages import Stage, find_stages, pooled_taps
+from transferapp.errors import BundleError
+from transferapp.system.storage import cache_directory, disk_errors, sha256_file, write_bytes
+
+_NETWORK = "taps.xml"
+_FACTS = "stages.json"
+_REVISION = 1
+"""Raise this when the graph of a backbone or its taps changes: converted networks and features of before are then void."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A tapped backbone.
+
+    Attributes:
+        name: The backbone's name.
+        key: Names the numbers that come out: the same key, the same features for the same pixels.
+        stages: Where it can be cut, earliest first.
+        image_size: (height, width) of its input.
+        num_logits: Width of its own ImageNet classifier's output, 0 where it has none.
+        engine: What runs it: gives (n, row_size): each stage's channels and then, where there are any, the logits.
+    """
+
+    name: str
+    key: str
+    stages: tuple[Stage, ...]
+    image_size: tuple[int, int]
+    num_logits: int
+    engine: Engine
+
+    @property
+    def top(self) -> Stage:
+        return self.stages[-1]
+
+    @property
+    def row_slices(self) -> list[slice]:
+        """Where each stage's features and then the logits lie in a row of `rows`."""
+        widths = [stage.shape[2] for stage in self.stages] + ([self.num_logits] if self.num_logits else [])
+        ends = np.cumsum(widths)
+        return [slice(int(end) - width, int(end)) for end, width in zip(ends, widths, strict=True)]
+
+    @property
+    def row_size(self) -> int:
+        """Numbers a view."""
+        return int(self.row_slices[-1].stop)
+
+    def rows(self, batch: np.ndarray) -> np.ndarray:
+        """All taps of a batch, side by side as `row_slices` says.
+
+        Args:
+            batch: uint8, shape (n, height, width, 3).
+
+        Returns:
+            float32, shape (n, row_size).
+        """
+        return self.engine(batch)
+
+
+def load_trunk(
+    spec: BackboneSpec,
+    build: Callable[[], Any],
+    *,
+    image_size: tuple[int, int],
+    weights: Path | None = None,
+    engine: str = "openvino",
+    precision: str = "auto",
+    streams: int = 1,
+) -> Trunk:
+    """A trunk, from the cache where it was converted before, otherwise from the Keras model.
+
+    Args:
+        spec: The backbone.
+        build: Makes the Keras model; called only if it is needed.
+        image_size: (height, width) of the input.
+        weights: The user's own weight file, if any.
+        engine: `openvino` or `keras`.
+        precision: For OpenVINO: `f32`, `bf16` or `auto`.
+        streams: How many threads will call the engine at once.
+    """
+    if engine == "keras":
+        return _keras_trunk(spec, build(), image_size)
+    precision = resolve_precision(precision)
+    fingerprint = weights_fingerprint(spec, weights)
+    if fingerprint is None:  # not downloaded yet: building fetches it
+        model = build()
+        fingerprint = weights_fingerprint(spec, weights) or ""
+    else:
+        model = None
+    identity = [spec.name, fingerprint, image_size, _REVISION, version("openvino"), version("keras")]
+    stem = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    key, folder = f"{stem}-{precision}", cache_directory() / "networks" / f"{spec.name}-{stem}"
+    try:
+        facts = _cached_facts(folder)
+        compiled = OpenVINOEngine(folder / _NETWORK, precision=precision, streams=streams)
+        return _assemble(spec.name, key, image_size, facts, compiled)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
+        pass  # not there, or damaged in whatever way
+    taps, facts = _tap(model or build())
+    converted = convert(taps)
+    _cache(folder, converted, facts)
+    compiled = OpenVINOEngine(converted, precision=precision, streams=streams)
+    return _assemble(spec.name, key, image_size, facts, compiled)
+
+
+def _cached_facts(folder: Path) -> dict[str, Any]:
+    """What is known of a cached network; raises whatever comes where it is not there or its files are not whole."""
+    facts: dict[str, Any] = json.loads((folder / _FACTS).read_text())
+    for name, digest in facts["sha256"].items():
+        if sha256_file(folder / name) != digest:
+            raise ValueError(f"{name} is damaged")
+    return facts
+
+
+def _cache(folder: Path, converted: Any, facts: dict[str, Any]) -> None:
+    """Keep a network, in place of a damaged one or of one that another process has made meanwhile."""
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as name:
+            made, former = Path(name) / "made", Path(name) / "former"
+            made.mkdir()
+            save_converted(converted, made / _NETWORK)
+            digests = {file.name: sha256_file(file) for file in made.iterdir()}
+            write_bytes(made / _FACTS, json.dumps({**facts, "sha256": digests}).encode())
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(former)
+            with contextlib.suppress(OSError):  # another process was quicker, and its network is as good
+                made.rename(folder)
+
+
+def _keras_trunk(spec: BackboneSpec, model: Any, image_size: tuple[int, int]) -> Trunk:
+    taps, facts = _tap(model)
+    digest = hashlib.sha256(json.dumps([spec.name, image_size, _REVISION]).encode())
+    for array in model.get_weights():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    engine = KerasEngine(independent_copy(taps))  # the model may be tuned, and the key would not say so
+    return _assemble(spec.name, f"{digest.hexdigest()[:16]}-keras-{engine.precision}", image_size, facts, engine)
+
+
+def _tap(model: Any) -> tuple[Any, dict[str, Any]]:
+    stages = find_stages(model)
+    output = model.outputs[0].shape
+    facts = {"stages": [asdict(stage) for stage in stages], "num_logits": output[1] if len(output) == 2 else 0}
+    return pooled_taps(model, stages), facts
+
+
+def _assemble(name: str, key: str, image_size: tuple[int, int], facts: dict[str, Any], engine: Engine) -> Trunk:
+    stages = tuple(Stage(**{**entry, "shape": tuple(entry["shape"])}) for entry in facts["stages"])
+    return Trunk(name, key, stages, image_size, int(facts["num_logits"]), engine)

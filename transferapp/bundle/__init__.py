@@ -1,0 +1,1 @@
+"""Bundles: trained classifiers on disk, and predictions from them."""

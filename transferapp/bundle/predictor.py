@@ -1,0 +1,238 @@
+"""From a picture to scores: the one predictor behind the command line, the evaluation and the service.
+
+A picture is decoded once, cropped into 1, 10 or 50 views, and pushed through the bundle's network; the views' probabilities
+are averaged (Krizhevsky et al., 2012). No TensorFlow is imported on this path.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferapp.backbones.engine import Engine, OpenVINOEngine, read_network
+from transferapp.bundle.format import Bundle, read_bundle
+from transferapp.errors import BundleError, TransferAppError, UsageError
+from transferapp.images import DecodedImage, ImageLimits, decode_image
+from transferapp.images.views import (
+    MULTI_SCALE_SHORT_SIDES,
+    SHORT_SIDE,
+    VIEW_COUNTS,
+    render_batch,
+    short_side_to_decode,
+    views_for,
+)
+
+_CHUNK = 10
+"""Crops in one forward pass: one ten-crop set. 50 views are five of them, so that memory stays flat."""
+
+
+class ModelOutputError(TransferAppError):
+    """The network answered with numbers that are no probabilities (NaN, infinite)."""
+
+    exit_code = 4
+    default_code = "model_output_invalid"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One class and its probability in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the predictor says of one picture.
+
+    Attributes:
+        scores: Every class or the best `top_k`, highest probability first.
+        views: How many crops were averaged.
+        format: The picture's format, as its bytes say.
+        size: (width, height) of the picture as a person sees it.
+        notes: What had to be done to the picture: `first_frame`, `exif_rotated`, ...
+        seconds: Time spent, by stage of work: `decode`, `crop`, `network`.
+    """
+
+    scores: tuple[Score, ...]
+    views: int
+    format: str
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.scores[0].label
+
+
+class Predictor:
+    """A bundle ready to classify pictures. Safe to use from several threads.
+
+    Args:
+        bundle: What to serve.
+        engine: The network to ask; by default the bundle's own, on OpenVINO.
+        precision: For the default engine: `f32`, `bf16`, or None for what the bundle was checked with.
+        streams: For the default engine: how many callers may run at once.
+        threads: For the default engine: cores to use in all; None for every one.
+        limits: What pictures are accepted.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        engine: Engine | None = None,
+        precision: str | None = None,
+        streams: int = 1,
+        threads: int | None = None,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.class_names = bundle.class_names
+        self.image_size = bundle.image_size
+        self.limits = limits or ImageLimits()
+        self.default_views = int(bundle.manifest["input"].get("default_views", 10))
+        if engine is None:
+            # From bytes and not from the files, which OpenVINO would map: a copy over a bundle that is being served must
+            # neither change its weights nor pull them from under it.
+            engine = OpenVINOEngine(
+                read_network(bundle.read("model.xml"), bundle.read("model.bin"), str(bundle.path)),
+                precision=precision or str(bundle.manifest.get("precision", {}).get("served", "f32")),
+                streams=streams,
+                threads=threads,
+            )
+        self.engine = engine
+        self._check_network()
+
+    @classmethod
+    def load(cls, path: Path | str, **options: Any) -> Predictor:
+        """Open the bundle at `path`; options as for the constructor.
+
+        If another bundle takes its place meanwhile, that one is opened, never parts of both.
+
+        Raises:
+            BundleError: There is no usable bundle at `path`.
+        """
+        path = Path(path)
+        bundle = read_bundle(path)
+        while True:
+            try:
+                predictor, failure = cls(bundle, **options), None
+            except BundleError as error:
+                predictor, failure = None, error
+            current = read_bundle(path)
+            if current.manifest != bundle.manifest:
+                bundle = current
+            elif predictor is not None:
+                return predictor
+            else:
+                assert failure is not None
+                raise failure
+
+    def _check_network(self) -> None:
+        """Run once on a grey picture: the first run is slow, and a network that does not fit its manifest must not serve."""
+        height, width = self.image_size
+        grey = np.full((1, height, width, 3), 127, dtype=np.uint8)
+        try:
+            output = self.engine(grey)
+        except RuntimeError as error:
+            raise BundleError(
+                f"The network of {self.bundle.path} does not take {height}×{width} pictures ({str(error).splitlines()[0]})"
+            ) from error
+        if output.shape != (1, len(self.class_names)):
+            raise BundleError(
+                f"The network of {self.bundle.path} does not fit its manifest",
+                expected=f"{len(self.class_names)} scores",
+                got=f"an output of shape {output.shape}",
+            )
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Run ready-made crops through the network.
+
+        Args:
+            images: uint8, shape (n, height, width, 3), n of at least 1.
+
+        Returns:
+            float32, shape (n, num_classes); every row sums to 1.
+
+        Raises:
+            ModelOutputError: The network gave NaN or infinite numbers.
+        """
+        parts = [self.engine(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+        scores = np.concatenate(parts)
+        if not np.isfinite(scores).all():
+            raise ModelOutputError(
+                f"The network of {self.bundle.name} gave scores that are not numbers",
+                hint="Its weights are damaged or training diverged: fit the bundle again",
+            )
+        return scores
+
+    def crops(self, picture: DecodedImage, views: int) -> np.ndarray:
+        """The pixels of a picture's views: uint8, shape (views, height, width, 3)."""
+        size = picture.image.size
+        return render_batch(picture.image, views_for(views, size, self.image_size), self.image_size)
+
+    def average(self, picture: DecodedImage, views: int) -> np.ndarray:
+        """The class probabilities of a decoded picture, averaged over its views: float32, shape (num_classes,)."""
+        mean: np.ndarray = self.probabilities(self.crops(picture, views)).mean(axis=0)
+        return mean
+
+    def decode(self, source: Path | bytes, views: int | None = None) -> DecodedImage:
+        """Decode a picture no larger than `views` need.
+
+        Raises:
+            ImageError: It is none, damaged, too large or too small.
+        """
+        largest = MULTI_SCALE_SHORT_SIDES[-1] if self.check_views(views) == 50 else SHORT_SIDE
+        needed = short_side_to_decode(largest, self.image_size)
+        return decode_image(source, limits=self.limits, min_short_side=needed)
+
+    def check_views(self, views: int | None) -> int:
+        """`views` or the bundle's default, if it is one of 1, 10 and 50.
+
+        Raises:
+            UsageError: It is not.
+        """
+        views = self.default_views if views is None else views
+        if views not in VIEW_COUNTS:
+            raise UsageError("Unknown number of views", expected=f"one of {VIEW_COUNTS}", got=str(views), code="views")
+        return views
+
+    def predict(self, source: Path | bytes, *, views: int | None = None, top_k: int | None = None) -> Prediction:
+        """Classify one picture.
+
+        Args:
+            source: A file, or the bytes of one.
+            views: 1, 10 or 50 crops to average; None for the bundle's default.
+            top_k: How many classes to return; None for all.
+
+        Raises:
+            ImageError: The picture cannot be used; `code` says why.
+            UsageError: `views` or `top_k` is out of range.
+            ModelOutputError: The network's answer is not a number.
+        """
+        views = self.check_views(views)
+        if top_k is not None and top_k < 1:
+            raise UsageError("top_k is out of range", expected="1 or more", got=str(top_k), code="top_k")
+        started = time.perf_counter()
+        picture = self.decode(source, views)
+        decoded = time.perf_counter()
+        crops = self.crops(picture, views)
+        cropped = time.perf_counter()
+        scores = self.probabilities(crops).mean(axis=0)
+        finished = time.perf_counter()
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return Prediction(
+            scores=tuple(Score(self.class_names[i], float(scores[i])) for i in order),
+            views=views,
+            format=picture.format,
+            size=picture.original_size,
+            notes=picture.notes,
+            seconds={"decode": decoded - started, "crop": cropped - decoded, "network": finished - cropped},
+        )

@@ -1,0 +1,1 @@
+"""Programs: fit, search, evaluate, ensemble, audit, label doctor."""

@@ -1,0 +1,153 @@
+"""Several bundles as one: their probabilities averaged (the lecture: train several models, average at test time, enjoy 2 %).
+
+The members become one network in one bundle, which is served like any other. They must know the same classes; their inputs
+may differ in size: the ensemble takes the largest, and scales it down for the members that want less.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transferapp.backbones.engine import convert, save_converted
+from transferapp.bundle.format import Bundle, check_target, read_bundle, write_manifest, writing
+from transferapp.errors import BundleError, UsageError
+from transferapp.evaluation.parity import Parity
+from transferapp.recipes.fit.export import served_precision
+from transferapp.recipes.fit.manifest import library_versions
+from transferapp.system.storage import disk_errors
+
+if TYPE_CHECKING:
+    import keras
+
+PARITY_PICTURES = 16
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """What `ensemble` leaves behind: the bundle's folder and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> EnsembleResult:
+    """Write a bundle that averages others.
+
+    Args:
+        paths: Two or more bundles with the same classes.
+        out: The bundle to write; may not be one of them.
+        precision: For OpenVINO: `f32`, `bf16` or `auto`.
+
+    Raises:
+        UsageError: Fewer than two bundles, or `out` is one of them.
+        BundleError: A bundle is damaged, their classes differ, or `out` holds something else.
+        TrainingError: The exported network does not do what the Keras models do.
+    """
+    if len(paths) < 2:
+        raise UsageError("An ensemble needs at least two bundles", got=f"{len(paths)}")
+    if out.resolve() in {path.resolve() for path in paths}:
+        raise UsageError(f"{out} is one of the members", hint="Name another folder with --out")
+    check_target(out)
+    bundles = [read_bundle(path) for path in paths]
+    first = bundles[0]
+    for bundle in bundles[1:]:
+        if bundle.class_names != first.class_names:
+            raise BundleError(
+                f"{bundle.path} and {first.path} do not know the same classes",
+                expected=", ".join(first.class_names[:10]),
+                got=", ".join(bundle.class_names[:10]),
+                code="classes_differ",
+            )
+    size = max((bundle.image_size for bundle in bundles), key=lambda hw: hw[0] * hw[1])
+    network = average_network(bundles, size)
+    converted = convert(network)
+    parity, served = _parity(network, converted, size, precision)
+    largest = next(bundle for bundle in bundles if bundle.image_size == size)
+    manifest = {
+        "name": out.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "class_names": list(first.class_names),
+        "input": largest.manifest["input"],
+        "members": [{"name": bundle.name, "version": bundle.version} for bundle in bundles],
+        "metrics": {"validation": None, "test": None},
+        "parity": {name: figures.to_json() for name, figures in parity.items()},
+        "precision": {"served": served},
+        "versions": library_versions(),
+    }
+    with writing(out) as staging, disk_errors(out):
+        network.save(staging / "model.keras")
+        save_converted(converted, staging / "model.xml")
+        (staging / "split.csv").write_text(_merged_split(bundles), encoding="utf-8")
+        write_manifest(staging, manifest)
+    return EnsembleResult(out, manifest)
+
+
+def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> keras.Model:
+    """One Keras model that averages the bundles' probabilities.
+
+    Args:
+        bundles: With the same classes.
+        image_size: (height, width) of its input.
+
+    Returns:
+        A model from float32 pixels in [0, 255], shape (batch, height, width, 3), to probabilities.
+    """
+    import keras
+
+    pixels = keras.Input((*image_size, 3), name="pixels")
+    scores = []
+    for index, bundle in enumerate(bundles):
+        model = keras.saving.load_model(bundle.file("model.keras"), compile=False, safe_mode=True)
+        member = keras.Model(model.inputs[0], model.outputs[0], name=f"member_{index}")
+        x = pixels
+        if bundle.image_size != image_size:
+            x = keras.layers.Resizing(*bundle.image_size, interpolation="bilinear", name=f"resize_{index}")(x)
+        scores.append(member(x))
+    model = keras.Model(pixels, keras.layers.Average(name="probabilities")(scores), name="ensemble")
+    model.trainable = False
+    return model
+
+
+def _parity(
+    network: keras.Model, converted: Any, size: tuple[int, int], precision: str
+) -> tuple[dict[str, Parity], str]:
+    """Agreement of the two networks on smooth random pictures: the members' own were compared when they were written."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (PARITY_PICTURES, 8, 8, 3)).astype(np.float32)
+    rows, columns = (np.arange(side) * 8 // side for side in size)
+    pixels = coarse[:, rows][:, :, columns].astype(np.uint8)
+    return served_precision(
+        network,
+        converted,
+        pixels,
+        precision,
+        differs="The exported ensemble differs from its members",
+        report="the names of the members' backbones",
+    )
+
+
+def _merged_split(bundles: Sequence[Bundle]) -> str:
+    """Which picture was used for what: as training by any member, if one did, so that no figure counts it as unseen."""
+    order = {"train": 0, "val": 1, "test": 2}
+    merged: dict[str, dict[str, str]] = {}
+    for bundle in bundles:
+        if "split.csv" not in bundle.manifest["files"]:
+            continue
+        with bundle.file("split.csv").open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                known = merged.setdefault(row["sha256"], row)
+                if order.get(row["split"], 3) < order.get(known["split"], 3):
+                    merged[row["sha256"]] = row
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["sha256", "split", "class_name", "name"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(merged.values())
+    return table.getvalue()

@@ -1,0 +1,138 @@
+"""Measure a bundle on labelled pictures, as it is served, and leave out what it was trained on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferapp.bundle.format import Bundle
+from transferapp.bundle.predictor import Predictor
+from transferapp.data.audit import DATASET_LIMITS, audit
+from transferapp.data.dataset import Dataset, Record
+from transferapp.data.options import SourceOptions
+from transferapp.data.sources import open_source
+from transferapp.errors import DataError
+from transferapp.evaluation.metrics import Metrics, measure
+from transferapp.system.progress import Progress, Silent
+from transferapp.system.threads import cpu_cores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a bundle on some pictures.
+
+    Attributes:
+        metrics: The figures.
+        bundle: Name of the bundle.
+        views: Crops averaged.
+        split: Which part of the data: `test`, or `all` where they are not split.
+        num_seen: Pictures among them that the bundle was trained on.
+        seen_included: Whether those are part of the figures.
+        num_ignored: Unreadable files left out.
+    """
+
+    metrics: Metrics
+    bundle: str
+    views: int
+    split: str
+    num_seen: int
+    seen_included: bool
+    num_ignored: int
+
+    def to_json(self) -> dict[str, Any]:
+        rest = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return {**self.metrics.to_json(), **rest}
+
+
+def evaluate(
+    path: Path,
+    data: str,
+    *,
+    source: SourceOptions | None = None,
+    views: int | None = None,
+    include_seen: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Classify every picture and compare with its label.
+
+    Args:
+        path: The bundle.
+        data: Anything that a fit takes, with classes named as the bundle's. Of train, val and test splits, test alone is
+            used.
+        source: Columns and places that the person named.
+        views: 1, 10 or 50; None for the bundle's default.
+        include_seen: Count pictures that the bundle was trained on.
+        progress: Who is told.
+
+    Raises:
+        BundleError: There is no usable bundle.
+        DataError: The pictures cannot be used, or a class is none of the bundle's.
+    """
+    progress = progress or Silent()
+    workers = cpu_cores()
+    predictor = Predictor.load(path, streams=workers, limits=DATASET_LIMITS)
+    views = predictor.check_views(views)
+    dataset = open_source(data, 1, source, progress=progress)
+    split = "test" if "test" in dataset.given_splits else "all"
+    if split == "test":
+        dataset = dataset.part("test")
+    dataset = _with_labels_of(dataset, predictor.class_names)
+    with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
+        dataset = audit(dataset, workers=workers, progress=advance, min_per_class=0)
+    seen = _trained_on(predictor.bundle)
+    unseen = [record for record in dataset.records if record.sha256 not in seen]
+    num_seen = len(dataset) - len(unseen)
+    keep_seen = include_seen or not unseen
+    if not keep_seen:
+        dataset = dataset.with_records(unseen)
+    if not len(dataset):
+        raise DataError(f"{data} has no usable pictures")
+
+    def scores(record: Record) -> np.ndarray:
+        return predictor.average(predictor.decode(record.path, views), views)
+
+    probabilities = np.empty((len(dataset), len(predictor.class_names)), np.float32)
+    with (
+        progress.task(f"classifying {len(dataset)} pictures, {views} views each", len(dataset)) as advance,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        for index, row in enumerate(pool.map(scores, dataset.records)):
+            probabilities[index] = row
+            advance(index + 1)
+    return Evaluation(
+        metrics=measure(probabilities, dataset.labels, predictor.class_names),
+        bundle=predictor.bundle.name,
+        views=views,
+        split=split,
+        num_seen=num_seen,
+        seen_included=keep_seen and num_seen > 0,
+        num_ignored=len(dataset.ignored),
+    )
+
+
+def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
+    """The dataset with labels counted as the bundle counts them."""
+    present = {dataset.class_names[record.label] for record in dataset.records}
+    unknown = sorted(present - set(class_names))
+    if unknown:
+        raise DataError(
+            f"{dataset.origin} has a class that the bundle does not know: {unknown[0]!r}",
+            expected=f"folders among {', '.join(class_names[:20])}{', ...' if len(class_names) > 20 else ''}",
+        )
+    position = {name: index for index, name in enumerate(class_names)}
+    records = [dataclasses.replace(r, label=position[dataset.class_names[r.label]]) for r in dataset.records]
+    return dataclasses.replace(dataset, class_names=class_names, records=tuple(records))
+
+
+def _trained_on(bundle: Bundle) -> set[str]:
+    """Content hashes of the pictures that the bundle's classifier was solved on."""
+    if "split.csv" not in bundle.manifest["files"]:
+        return set()
+    with bundle.file("split.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["sha256"] for row in csv.DictReader(stream) if row["split"] in ("train", "val")}

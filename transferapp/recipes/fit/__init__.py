@@ -1,0 +1,1 @@
+"""Fit: from a folder of images to a bundle."""

@@ -1,0 +1,96 @@
+"""Weights by class, chosen for the classifier at the cut: cross-validated with and without, where classes differ in size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from transferapp.policy.class_weights import (
+    WORTH_TRYING,
+    WeightsFinding,
+    balanced_weights,
+    imbalance,
+    judge_class_weights,
+)
+from transferapp.training.probe import CrossValidation, cross_validate
+
+_EVEN = 1.05
+"""Classes are equal, for what is printed, where the largest is no more than this many times the smallest."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How much each class counts in training.
+
+    Attributes:
+        weights: float64, shape (num_classes,), mean 1 over the training pictures; None where all pictures count the same.
+        finding: What was measured, and why this was chosen.
+        validation: Cross-validation of the classifier with these weights.
+        imbalance: The largest class of the training pictures over the smallest.
+    """
+
+    weights: np.ndarray | None
+    finding: WeightsFinding
+    validation: CrossValidation
+    imbalance: float
+
+    def of(self, labels: np.ndarray) -> np.ndarray | None:
+        """The weight of each picture: shape as `labels`; None where all count the same."""
+        return None if self.weights is None else self.weights[labels]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for JSON."""
+        weights = None if self.weights is None else [round(float(weight), 4) for weight in self.weights]
+        return {**asdict(self.finding), "imbalance": self.imbalance, "weights": weights}
+
+
+def weigh_classes(
+    features: np.ndarray,
+    labels: np.ndarray,
+    counts: Sequence[int],
+    plain: CrossValidation,
+    wanted: str,
+    *,
+    groups: np.ndarray,
+    seed: int,
+) -> Weighting:
+    """Choose how much each class counts.
+
+    Args:
+        features: float32, shape (n, num_features): the pictures that the decision is measured on.
+        labels: Their classes: int, shape (n,).
+        counts: Training pictures of each class.
+        plain: Cross-validation of the same pictures without weights; with them, the same strengths are tried.
+        wanted: `auto`, `none` or `balanced`.
+        groups: Which of the pictures stay together in cross-validation; shape (n,).
+        seed: Seeds the folds.
+    """
+    ratio = imbalance(counts)
+    if wanted == "none":
+        return Weighting(None, WeightsFinding("none", "set by --class-weights none"), plain, ratio)
+    if wanted == "auto" and ratio < WORTH_TRYING:
+        if ratio < _EVEN:
+            reason = "about as many pictures in each, no cause for weights"
+        else:
+            reason = f"the largest has {ratio:.1f} times the pictures of the smallest, too little for weights to matter"
+        return Weighting(None, WeightsFinding("none", reason), plain, ratio)
+    weights = balanced_weights(counts)
+    weighed = cross_validate(
+        features, labels, len(counts), seed=seed, path=plain.path, groups=groups, class_weights=weights
+    )
+    finding = judge_class_weights(labels, plain.correct, weighed.correct)
+    if wanted == "balanced":
+        finding = WeightsFinding(
+            "balanced",
+            "set by --class-weights balanced",
+            finding.macro_gain,
+            finding.macro_error,
+            finding.accuracy_gain,
+            finding.accuracy_error,
+        )
+    if finding.kind == "none":
+        return Weighting(None, finding, plain, ratio)
+    return Weighting(weights, finding, weighed, ratio)

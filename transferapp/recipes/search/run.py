@@ -1,0 +1,365 @@
+"""Search: the path from a folder of pictures to a bundle whose head was found by trial, in the order in which it happens.
+
+Features are computed once, as for a fit. Trials train on those of the training pictures and are judged on the validation
+pictures; the best settings are trained again on both together. The test pictures are looked at once, at the very end.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from transferapp.backbones.engine import convert, save_converted
+from transferapp.backbones.feature_store import CENTER
+from transferapp.bundle.format import check_target, write_manifest, writing
+from transferapp.config import FitConfig
+from transferapp.data.dataset import Dataset
+from transferapp.errors import DataError, TrainingError, UsageError
+from transferapp.evaluation.metrics import fit_temperature
+from transferapp.evaluation.metrics import measure as measure_scores
+from transferapp.evaluation.test_time_views import Scorer
+from transferapp.recipes.fit.export import check_parity
+from transferapp.recipes.fit.fit import FitResult, Stopwatch, background, only_writer, try_crops, write_report
+from transferapp.recipes.fit.leaks import find_leaks
+from transferapp.recipes.fit.manifest import describe, split_table
+from transferapp.recipes.fit.measure import Candidate, Measurement, measure, measured_sample, workshop
+from transferapp.recipes.fit.random_views import ViewChoice, random_rows
+from transferapp.recipes.fit.solve import Solved
+from transferapp.recipes.search.problem import Features, HeadSettings, Problem, TrainedHead, judged
+from transferapp.recipes.search.record import Searched, head_json, line, search_json, trials_table
+from transferapp.recipes.search.settings import COARSE_EPOCHS, FINE_EPOCHS, SearchSettings
+from transferapp.recipes.search.space import SCHEDULES, Edge, edges, narrow, written
+from transferapp.recipes.search.study import Journal, Phase, Trainers, Trial, in_numpy, promising, ranked
+from transferapp.recipes.search.workers import run_phase
+from transferapp.system.progress import Progress, Silent
+from transferapp.system.storage import disk_errors
+from transferapp.training.head_spec import Head
+from transferapp.training.probe import LinearProbe, fit_probe
+
+HEAD_OPTIONS = (
+    "hidden",
+    "dropout",
+    "dropconnect",
+    "l1",
+    "l2",
+    "label_smoothing",
+    "mixup",
+    "cutmix",
+    "stochastic_depth",
+)
+"""Settings by which a fit trains a head beside the solved one."""
+
+OnTrial = Callable[[str], None]
+"""Called with the line of each trial, as it ends."""
+
+
+def search(
+    config: FitConfig,
+    settings: SearchSettings,
+    progress: Progress | None = None,
+    *,
+    on_trial: OnTrial | None = None,
+    fresh: bool = False,
+) -> FitResult:
+    """Find settings of the head by trial, train the best again, and write it as a bundle.
+
+    A search that was killed goes on where it was when it is called again with the same settings on the same pictures.
+
+    Args:
+        config: The pictures, the backbone, and what of the head is not searched.
+        settings: What is searched, and how.
+        progress: Who is told.
+        on_trial: Who is given the lines.
+        fresh: Forget an unfinished search and begin anew.
+
+    Raises:
+        UsageError: A setting makes no sense for a search.
+        DataError: The folder cannot be used, has no validation pictures, or another search is writing to the same place.
+        ResourceError: The disk is full, or a process ended early.
+        TrainingError: No trial gave a head that works.
+    """
+    progress, say = progress or Silent(), on_trial or (lambda _line: None)
+    base = base_settings(config)
+    config = replace(config, tune="none")
+    watch = Stopwatch()
+    target = config.bundle_path
+    check_target(target)
+    storage = settings.storage or target.parent / f".{target.name}.search"
+    with only_writer(target), workshop(config) as shop, Journal(storage) as journal:
+        if fresh:
+            journal.discard()
+        measurement = measure(_measured_as(config), shop, progress)
+        dataset, chosen = measurement.dataset, measurement.chosen
+        if not len(dataset.part("val")):
+            raise DataError(
+                "There are no validation pictures, by which a search could choose",
+                expected="a val/ folder, or --val-fraction above 0",
+            )
+        backbone = shop.in_background(shop.model, chosen.spec)
+        watch.lap("measure")
+        problem = gather(measurement, config, progress)
+        watch.lap("features")
+        found = run(journal, settings, problem, base, identity(config, settings, measurement), progress, say)
+        watch.lap("search")
+        at_cut = chosen.validations[chosen.cut.index]
+        choice = ViewChoice(
+            problem.train.rows.shape[1] - 1, at_cut, (), "not measured: a search trains on what it is told"
+        )
+        optimum = solved_optimum(problem, chosen)
+        head, solved, scorer = refit(measurement, config, found, problem, progress)
+        watch.lap("refit")
+        with background() as pool:
+            # As in a fit, where neither the trunk nor the head needs Keras for it.
+            beside = chosen.trunk.engine.name == "openvino" and in_numpy(found.settings.head)
+            crops = pool.submit(try_crops, measurement, scorer, choice) if beside else None
+            with progress.task("building the network", 0):
+                network = build_network(
+                    backbone.result(), chosen, found.settings, head, solved.temperature, target.name
+                )
+                converted = convert(network)
+                parity, served = check_parity(network, converted, dataset, chosen, config)
+            leaks = find_leaks(measurement, solved, progress)
+            watch.lap("network")
+            with progress.task("trying crops", 0):
+                test_views = crops.result() if crops else try_crops(measurement, scorer, choice)
+        watch.lap("crops")
+        with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
+            network.save(staging / "model.keras")
+            save_converted(converted, staging / "model.xml")
+            (staging / "search.csv").write_text(trials_table(found), encoding="utf-8")
+            (staging / "split.csv").write_text(split_table(dataset), encoding="utf-8")
+            replanned = _replanned(chosen, found)
+            candidates = tuple(replanned if each is chosen else each for each in measurement.candidates)
+            searched = replace(measurement, chosen=replanned, candidates=candidates)
+            manifest = describe(config, searched, choice, solved, None, leaks, parity, served, test_views)
+            manifest["head"] = head_json(found, head, solved, choice.views)
+            manifest["search"] = search_json(
+                found, settings, optimum, len(dataset.part("val")), len(dataset.part("test"))
+            )
+            watch.lap("write")
+            manifest["seconds"] = watch.seconds
+            write_report(staging, manifest, dataset, solved)
+            write_manifest(staging, manifest)
+        if settings.storage is None:
+            journal.remove()
+    return FitResult(target, manifest)
+
+
+def base_settings(config: FitConfig) -> HeadSettings:
+    """What a trial is told of everything that is not searched.
+
+    Raises:
+        UsageError: The schedule is one that a trial has no time for.
+    """
+    if config.schedule not in SCHEDULES:
+        raise UsageError(f"A search has no schedule {config.schedule}", expected=f"one of {', '.join(SCHEDULES)}")
+    if config.pooling != "average":
+        raise UsageError(
+            f"A search has no {config.pooling} pooling",
+            expected="average: the features that trials train on are averages",
+            hint="`transferapp fit` compares the others",
+        )
+    return HeadSettings(
+        config.head_spec,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        batch_size=config.head_batch_size,
+        weight_decay=config.weight_decay,
+        label_smoothing=config.label_smoothing,
+    )
+
+
+def _measured_as(config: FitConfig) -> FitConfig:
+    """What is measured before a search: the backbone stays frozen, and no head is tried but the solved one."""
+    plain: dict[str, Any] = {field.name: field.default for field in fields(FitConfig) if field.name in HEAD_OPTIONS}
+    return replace(config, tune="none", **plain)
+
+
+def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> Problem:
+    """The features that trials train on: of a large set, a stratified part, so that a trial stays short."""
+    dataset, chosen = measurement.dataset, measurement.chosen
+    train = measured_sample(dataset.part("train"))
+    if len(train) < len(dataset.part("train")):
+        progress.note(f"Trials train on {len(train):,} of the {len(dataset.part('train')):,} training pictures")
+    views = 0 if config.train_views == "auto" else int(config.train_views)
+    return Problem(
+        features_of(chosen, train, views, config, progress, "training"),
+        features_of(chosen, dataset.part("val"), 0, config, progress, "validation"),
+        len(dataset.class_names),
+        config.seed,
+    )
+
+
+def features_of(
+    chosen: Candidate, part: Dataset, views: int, config: FitConfig, progress: Progress, label: str
+) -> Features:
+    """Features at the cut: of the centre view, and of so many random ones."""
+    with progress.task(f"{chosen.spec.name}: {len(part)} {label} pictures", len(part)) as advance:
+        rows = chosen.features(chosen.store.collect(part.records, [CENTER], advance))
+    if views:
+        rows = np.concatenate([rows, random_rows(chosen, part, views, config.seed, progress)], axis=1)
+    return Features(np.ascontiguousarray(rows, np.float32), part.labels)
+
+
+def identity(config: FitConfig, settings: SearchSettings, measurement: Measurement) -> dict[str, Any]:
+    """All that the outcome of a search depends on."""
+    told = {name: value for name, value in config.to_json().items() if name not in ("data", "out")}
+    return {
+        **{name.replace("_", "-"): value for name, value in told.items()},
+        **settings.to_json(),
+        "data": measurement.dataset.fingerprint(),
+        "chosen backbone": measurement.chosen.trunk.key,
+        "chosen cut": measurement.chosen.cut.name,
+    }
+
+
+def run(
+    journal: Journal,
+    settings: SearchSettings,
+    problem: Problem,
+    base: HeadSettings,
+    outcome_of: dict[str, Any],
+    progress: Progress,
+    say: OnTrial,
+) -> Searched:
+    """All trials, coarse and then fine.
+
+    Raises:
+        DataError: The journal holds another search.
+        TrainingError: No trial gave a head that works.
+    """
+    trainers = Trainers(problem)
+    trials: list[Trial] = []
+    phases: list[Phase] = []
+    notes: tuple[str, ...] = ()
+    space = settings.space
+    for name, count, epochs in (
+        ("coarse", settings.coarse, COARSE_EPOCHS),
+        ("fine", settings.trials - settings.coarse, FINE_EPOCHS),
+    ):
+        if not count:
+            continue
+        if trials:
+            space, notes = narrow(space, [trial.params for trial in promising(trials, len(problem.val.labels))])
+            for note in notes:
+                progress.note(f"Fine: {note}")
+        first = len(trials)
+        phase = Phase(name, space, count, first, epochs, base, problem.seed + len(phases), settings.grid)
+        phases.append(phase)
+        if journal.begin(phase, outcome_of) and len(phases) == 1:
+            progress.note(f"Going on with the search in {journal.path}")
+        for trial in _all_of(journal, phase, problem, trainers, settings.workers):
+            say(line(trial, base.with_params(trial.params, phase.epochs), settings.trials))
+            trials.append(trial)
+    # The coarse ones had a few epochs to say where to look; what ships has had its time.
+    best = ranked([trial for trial in trials if trial.phase == phases[-1].name])[0]
+    if best.outcome.exploded or not math.isfinite(best.outcome.loss):
+        raise TrainingError(
+            "No trial gave a head that works: every cost exploded", hint="Name lower learning rates with --over"
+        )
+    own = phases[-1]
+    at_edge = edges(own.space, best.params)
+    for edge in at_edge:
+        progress.note(
+            f"Warning: {edge.sentence()}: better ones may lie beyond; --over {_beyond(own, edge)} looks there"
+        )
+    trials.sort(key=lambda trial: trial.index)
+    return Searched(tuple(trials), tuple(phases), notes, best, base.with_params(best.params, own.epochs), at_edge)
+
+
+def _all_of(journal: Journal, phase: Phase, problem: Problem, trainers: Trainers, workers: int) -> Iterator[Trial]:
+    """Trials that were run before, and then those that are left."""
+    yield from journal.finished(phase)
+    yield from run_phase(journal, phase, problem, trainers, workers)
+
+
+def _beyond(phase: Phase, edge: Edge) -> str:
+    dimension = next(d for d in phase.space if d.name == edge.name)
+    if edge.upper:
+        wider = replace(dimension, high=min(dimension.value_at(1.5), dimension.setting.high))
+    else:
+        wider = replace(dimension, low=max(dimension.value_at(-0.5), dimension.setting.low))
+    return wider.written()
+
+
+def solved_optimum(problem: Problem, chosen: Candidate) -> dict[str, float]:
+    """What L-BFGS reaches on the same pictures, at the strength that cross-validation has chosen."""
+    l2 = chosen.validations[chosen.cut.index].l2
+    probe = fit_probe(problem.train.center, problem.train.labels, problem.num_classes, l2)
+    accuracy, loss = judged(probe.logits(problem.val.center), problem.val.labels)
+    return {"accuracy": accuracy, "loss": loss, "l2": l2}
+
+
+def refit(
+    measurement: Measurement, config: FitConfig, found: Searched, problem: Problem, progress: Progress
+) -> tuple[TrainedHead, Solved, Scorer]:
+    """Train with the best settings on training and validation pictures together, calibrate, and look at the test pictures.
+
+    Returns:
+        The head that ships, its figures, and a classifier that has not seen the validation pictures.
+    """
+    dataset, chosen, settings = measurement.dataset, measurement.chosen, found.settings
+    trainer = Trainers(problem).of(settings)
+    val = problem.val
+    held_out = trainer.train(settings)
+    logits = trainer.logits(settings, held_out, val.center)
+    temperature = fit_temperature(logits, val.labels)
+    validation = measure_scores(softmax(logits / temperature, axis=1), val.labels, dataset.class_names)
+    views = problem.train.rows.shape[1] - 1
+    together = features_of(chosen, dataset.part("train", "val"), views, config, progress, "training and validation")
+    final = replace(problem, train=together)
+    finisher = Trainers(final).of(settings)
+    head = finisher.train(settings)
+    test = dataset.part("test")
+    metrics, probabilities = None, np.empty((0, problem.num_classes), np.float32)
+    if len(test):
+        shown = features_of(chosen, test, 0, config, progress, "test")
+        probabilities = softmax(finisher.logits(settings, head, shown.center) / temperature, axis=1)
+        metrics = measure_scores(probabilities, test.labels, dataset.class_names)
+    kernel, bias = head.weights[-2:]
+    probe = LinearProbe(head.mean, head.std, kernel, bias, settings.head.l2, head.steps)
+    lock = threading.Lock()
+
+    def score(crops: np.ndarray) -> np.ndarray:
+        rows = chosen.features(chosen.trunk.rows(crops))
+        with lock:  # Keras' predict function is not made for several threads
+            scores: np.ndarray = softmax(trainer.logits(settings, held_out, rows) / temperature, axis=1)
+        return scores
+
+    return head, Solved(probe, temperature, validation, metrics, probabilities), score
+
+
+def build_network(
+    backbone: Any, chosen: Candidate, settings: HeadSettings, head: TrainedHead, temperature: float, name: str
+) -> Any:
+    """The whole classifier as a Keras model, pixels 0-255 to probabilities."""
+    from transferapp.training.classifiers import attach_head
+
+    identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
+    trained = Head(settings.head, head.mean, head.std, len(head.weights[-1]), tuple(head.weights))
+    return attach_head(backbone, chosen.cut, trained, temperature, identifier)
+
+
+def _replanned(chosen: Candidate, found: Searched) -> Candidate:
+    """The plan as it was carried out: the head was not solved but found by trial."""
+    settings = found.settings
+    form = (
+        "linear classifier" if settings.head.linear else f"head with hidden layers of {written(settings.head.hidden)}"
+    )
+    rate = f"rate: {settings.learning_rate:.3g}, found by {len(found.trials)} trials on the validation pictures"
+    reasons = [reason for reason in chosen.plan.reasons if not reason.startswith(("rate: ", "tune: "))]
+    plan = replace(
+        chosen.plan,
+        method=f"{form}, {settings.optimizer} by search",
+        head_learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        reasons=(*reasons, rate),
+    )
+    return replace(chosen, plan=plan)

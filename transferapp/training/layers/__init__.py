@@ -1,0 +1,12 @@
+"""The layers of the lecture that Keras lacks: each random in training, and its own average or best guess in prediction.
+
+Importing this package registers them for loading under the package name `transferapp`. What a bundle ships does without
+them: see `transferapp.training.heads`.
+"""
+
+from transferapp.training.layers.dropconnect import DropConnect
+from transferapp.training.layers.fractional_pooling import FractionalMaxPooling2D
+from transferapp.training.layers.maxout import Maxout
+from transferapp.training.layers.stochastic_depth import StochasticDepth
+
+__all__ = ["DropConnect", "FractionalMaxPooling2D", "Maxout", "StochasticDepth"]
