@@ -1,5 +1,5 @@
 # Everything starts here, from a bare clone with Python 3.11 and make:
-#   make demo            fit, predict and serve on real pictures (DATA=./dogs for your own)
+#   make demo            fit, predict and serve on real images (DATA=./dogs for your own)
 #   make test            every test; `make test-fast` leaves out the slow ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -22,7 +22,7 @@ $(READY): requirements/dev.txt pyproject.toml
 
 install: $(READY)  ## Build .venv with the pinned packages.
 
-demo: $(READY)  ## Fit, predict and serve on real pictures; DATA=DIR for your own.
+demo: $(READY)  ## Fit, predict and serve on real images; DATA=DIR for your own.
 	$(BIN)/python scripts/demo.py $(if $(DATA),"$(DATA)")
 
 # Two processes, each of which takes whole files: most of a test is one thread of Python, but what it starts may take 2 GB.

@@ -1,14 +1,14 @@
-"""What is each head, each regulariser and each augmentation worth? One changed at a time, on held-out pictures, several times.
+"""What is each head, each regularizer and each augmentation worth? One changed at a time, on held-out images, several times.
 
-For every seed the pictures are split anew, three quarters to train on and one to be judged by, and everything that is compared
+For every seed the images are split anew, three quarters to train on and one to be judged by, and everything that is compared
 sees the same split. So a row's figure is a paired difference against the row it is a change of, with a 95 % interval over the
 seeds (Student's t). Features and activations come from the trunk once and are cached; a head then trains in a second or two.
 
-    python benchmarks/ablation.py --data DIR [DIR ...] [--seeds 5] [--pictures 400] [--only heads regularisers ...]
+    python benchmarks/ablation.py --data DIR [DIR ...] [--seeds 5] [--images 400] [--only heads regularizers ...]
 
-Heads and regularisers stand on the top stage of the frozen backbone, on the centre view and `--views` random ones; `tails`
+Heads and regularizers stand on the top stage of the frozen backbone, on the center view and `--views` random ones; `tails`
 fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds, and cost most: a few of the folders will do
-for them, in a second run with `--only tails`. The word `textile` for a folder means the pictures of woven textile in the
+for them, in a second run with `--only tails`. The word `textile` for a folder means the images of woven textile in the
 package conformal-clip-data.
 
 Figures go to benchmarks/results/ablation.json after each study. A run that was stopped, or one with more folders, goes on
@@ -42,7 +42,7 @@ from transferapp.data.audit import audit
 from transferapp.data.dataset import Record
 from transferapp.data.sources import open_source
 from transferapp.images.augment import Augmentation
-from transferapp.images.color_jitter import ColourJitter, fit_pca_colour
+from transferapp.images.color_jitter import ColorJitter, fit_pca_color
 from transferapp.system.storage import write_bytes
 from transferapp.system.threads import cpu_cores
 from transferapp.training.head_spec import Head, HeadSpec
@@ -69,7 +69,7 @@ HEADS: dict[str, HeadSpec] = {
 }
 """Against the solved classifier; all of them see the same views."""
 
-REGULARISERS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+REGULARIZERS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "dropout 0.5": ({"dropout": 0.5}, {}),
     "DropConnect 0.5": ({"dropconnect": 0.5}, {}),
     "L2 0.01": ({"l2": 1e-2}, {}),
@@ -88,22 +88,22 @@ TAILS: dict[str, tuple[float, dict[str, Any], dict[str, float]]] = {
 """Of the tuned tail: stochastic depth, changes of the head, and of how it trains. Only what needs feature maps or residual
 branches to be itself, and mixup to compare CutMix with: a tail costs ten times a head."""
 
-_PLAIN = ColourJitter(0.0, 0.0, 0.0)
-_STILL = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, colour=_PLAIN)
+_PLAIN = ColorJitter(0.0, 0.0, 0.0)
+_STILL = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, color=_PLAIN)
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": dataclasses.replace(_STILL, flip=True),
     "crop and scale": dataclasses.replace(_STILL, random_crop=True, short_sides=(256, 480)),
-    "contrast and brightness": dataclasses.replace(_STILL, colour=ColourJitter(0.2, 0.2, 0.0)),
-    "PCA colour": dataclasses.replace(_STILL, colour=ColourJitter(0.0, 0.0, 0.1)),
+    "contrast and brightness": dataclasses.replace(_STILL, color=ColorJitter(0.2, 0.2, 0.0)),
+    "PCA color": dataclasses.replace(_STILL, color=ColorJitter(0.0, 0.0, 0.1)),
     "all together": Augmentation(),
 }
-"""Random views beside the centre one, against the centre view alone; the classifier is solved on each."""
+"""Random views beside the center one, against the center view alone; the classifier is solved on each."""
 
 POOLINGS = ("max", "fractional_max")
-COMPARABLE = ("seeds", "pictures", "views", "tail_epochs", "tail_seeds", "backbone")
+COMPARABLE = ("seeds", "images", "views", "tail_epochs", "tail_seeds", "backbone")
 """Options that figures depend on: a run goes on only where they are the same."""
 
-STUDIES = ("augmentation", "pooling", "heads", "regularisers", "tails")
+STUDIES = ("augmentation", "pooling", "heads", "regularizers", "tails")
 HEAD_EPOCHS, HEAD_RATE = 20, 1e-3
 BATCH = 64
 TAIL_RATE, BACKBONE_RATIO = 3e-3, 0.1
@@ -111,7 +111,7 @@ TAIL_RATE, BACKBONE_RATIO = 3e-3, 0.1
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of one seed: positions, and the seed itself."""
+    """The images of one seed: positions, and the seed itself."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -133,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True, help="folders, or the word textile")
     parser.add_argument("--seeds", type=int, default=5, help="splits, 2 or more (%(default)s)")
-    parser.add_argument("--pictures", type=int, default=400, help="of each folder at most (%(default)s)")
-    parser.add_argument("--views", type=int, default=3, help="random views beside the centre one (%(default)s)")
+    parser.add_argument("--images", type=int, default=400, help="of each folder at most (%(default)s)")
+    parser.add_argument("--views", type=int, default=3, help="random views beside the center one (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="some of the studies")
     parser.add_argument("--tail-epochs", type=int, default=8, help="%(default)s")
     parser.add_argument("--tail-seeds", type=int, default=3, help="2 or more (%(default)s)")
@@ -169,24 +169,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Ablation:
-    """One folder of pictures: its features, and everything that is tried on them."""
+    """One folder of images: its features, and everything that is tried on them."""
 
     def __init__(self, data: str, options: argparse.Namespace) -> None:
         from transferapp.backbones.loading import load_backbone
         from transferapp.backbones.trunk import load_trunk
 
         self._options = options
-        self._name, self._records, self._classes = read_pictures(data, options.pictures)
+        self._name, self._records, self._classes = read_images(data, options.images)
         self._labels = np.array([record.label for record in self._records])
         spec = backbone_spec(options.backbone)
         self._backbone = load_backbone(spec)
         self._pristine = self._backbone.get_weights()
         self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=cpu_cores())
-        colours = np.frombuffer(b"".join(record.colours for record in self._records), np.uint8).reshape(-1, 3)
-        self._pca = fit_pca_colour(colours)
+        colors = np.frombuffer(b"".join(record.colors for record in self._records), np.uint8).reshape(-1, 3)
+        self._pca = fit_pca_color(colors)
         self._splits = splits(self._labels, options.seeds)
         self._rows: list[Row] = []
-        print(f"\n{self._name}: {len(self._records)} pictures, {len(self._classes)} classes", flush=True)
+        print(f"\n{self._name}: {len(self._records)} images, {len(self._classes)} classes", flush=True)
 
     def run(self, study: str) -> list[Row]:
         """One study, by name; prints as it goes."""
@@ -195,7 +195,7 @@ class Ablation:
             "augmentation": self._augmentation,
             "pooling": self._pooling,
             "heads": self._heads,
-            "regularisers": self._regularisers,
+            "regularizers": self._regularizers,
             "tails": self._tails,
         }
         studies[study]()
@@ -206,7 +206,7 @@ class Ablation:
         print(line(described(self._rows[-1], self._rows)), flush=True)
 
     def _features(self, augmentation: Augmentation, views: int) -> np.ndarray:
-        """Averages at the top of the centre view and of random ones: float32, shape (n, 1 + views, channels)."""
+        """Averages at the top of the center view and of random ones: float32, shape (n, 1 + views, channels)."""
         store = FeatureStore(self._trunk, workers=cpu_cores(), chance=Chance(augmentation, self._pca))
         names = [CENTER, *(random_view_name(index, 0) for index in range(views))]
         return store.collect(self._records, names)[..., self._trunk.row_slices[self._trunk.top.index]]
@@ -227,7 +227,7 @@ class Ablation:
         return float((logits.argmax(axis=1) == self._labels[split.held_out]).mean())
 
     def _augmentation(self) -> None:
-        base = "centre view alone"
+        base = "center view alone"
         self._record("augmentation", base, "", self._solved(self._features(Augmentation(), 0)))
         for name, augmentation in AUGMENTATIONS.items():
             self._record("augmentation", name, base, self._solved(self._features(augmentation, self._options.views)))
@@ -248,14 +248,14 @@ class Ablation:
         for name, spec in HEADS.items():
             self._record("heads", name, SOLVED, [self._train_head(features, split, spec, {}) for split in self._splits])
 
-    def _regularisers(self) -> None:
+    def _regularizers(self) -> None:
         features = self._features(Augmentation(), self._options.views)
         plain = [self._train_head(features, split, _ONE_LAYER, {}) for split in self._splits]
-        self._record("regularisers", HIDDEN, "", plain)
-        for name, (changes, how) in REGULARISERS.items():
+        self._record("regularizers", HIDDEN, "", plain)
+        for name, (changes, how) in REGULARIZERS.items():
             spec = dataclasses.replace(_ONE_LAYER, **changes)
             trained = [self._train_head(features, split, spec, how) for split in self._splits]
-            self._record("regularisers", f"{HIDDEN}, {name}", HIDDEN, trained)
+            self._record("regularizers", f"{HIDDEN}, {name}", HIDDEN, trained)
 
     def _train_head(self, features: np.ndarray, split: Split, spec: HeadSpec, how: dict[str, float]) -> float:
         from transferapp.training.tail import lone_head
@@ -360,7 +360,7 @@ class Ablation:
 
 
 def splits(labels: np.ndarray, seeds: int) -> list[Split]:
-    """Three quarters of the pictures to train on and one to be judged by, of every class, for each seed."""
+    """Three quarters of the images to train on and one to be judged by, of every class, for each seed."""
     folds = [stratified_folds(labels, 4, seed) for seed in range(seeds)]
     return [Split(np.flatnonzero(fold), np.flatnonzero(fold == 0), seed) for seed, fold in enumerate(folds)]
 
@@ -370,8 +370,8 @@ def set_name(data: str) -> str:
     return data if data == "textile" else Path(data).resolve().name
 
 
-def read_pictures(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[str, ...]]:
-    """(name, audited pictures, class names) of a folder, at most so many pictures, evenly spread over its order."""
+def read_images(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[str, ...]]:
+    """(name, audited images, class names) of a folder, at most so many images, evenly spread over its order."""
     folder = Path(data)
     if data == "textile":
         package, inner = TEXTILE

@@ -1,10 +1,10 @@
 """How fast are training views made, beside Keras' usual way of making them?
 
 Both read the same folder and give batches of 224-pixel views, without a network to wait for. Ours is
-`transferapp.training.image_batches.PictureBatches`: scale jitter, crop, flip, contrast, brightness, light. Keras' is the pipeline
+`transferapp.training.image_batches.ImageBatches`: scale jitter, crop, flip, contrast, brightness, light. Keras' is the pipeline
 of its own guides: `image_dataset_from_directory` to 256 pixels, then `RandomCrop`, `RandomFlip`, `RandomContrast` and
 `RandomBrightness` in `tf.data`, which is less: one scale, bilinear without antialiasing, no light. "Cold" decodes every
-file in every epoch; "warm" has the decoded pictures in memory (`DecodedCache`; `Dataset.cache`).
+file in every epoch; "warm" has the decoded images in memory (`DecodedCache`; `Dataset.cache`).
 
 The two are timed in turn, several times, and the figure to look at is the ratio: views a second depend on the machine and
 on whatever else it does.
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="a folder with one sub-folder a class; default: generated photographs"
     )
-    parser.add_argument("--pictures", type=int, default=256, help="how many pictures to use at most (%(default)s)")
+    parser.add_argument("--images", type=int, default=256, help="how many images to use at most (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="threads beside 1 (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="epochs timed of each (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -48,9 +48,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.data is None:
-            generate(folder, options.pictures)
+            generate(folder, options.images)
         else:
-            link(options.data, folder, options.pictures)
+            link(options.data, folder, options.images)
         rows = compare(folder, sorted({1, options.workers}), options.repeats)
     if options.json:
         print(json.dumps({"image_size": IMAGE_SIZE, "batch_size": BATCH_SIZE, "rows": rows}, indent=2))
@@ -70,7 +70,7 @@ def generate(folder: Path, count: int) -> None:
 
 
 def link(data: Path, folder: Path, count: int) -> None:
-    """`count` of the JPEG and PNG pictures below `data`, spread over all of them, in class folders below `folder`."""
+    """`count` of the JPEG and PNG images below `data`, spread over all of them, in class folders below `folder`."""
     found = sorted(path for path in data.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:
         raise SystemExit(f"There are no .jpg or .png files below {data}.")
@@ -116,11 +116,11 @@ def timed(batches: Iterable[Any]) -> tuple[int, float]:
 
 
 def our_epochs(folder: Path, workers: int, warm: bool) -> Callable[[], Iterable[Any]]:
-    """What starts an epoch of `PictureBatches`."""
+    """What starts an epoch of `ImageBatches`."""
     from transferapp.data.dataset import Record
-    from transferapp.images.color_jitter import fit_pca_colour
-    from transferapp.training.decoded import CACHE_BYTES, training_pictures
-    from transferapp.training.image_batches import PictureBatches
+    from transferapp.images.color_jitter import fit_pca_color
+    from transferapp.training.decoded import CACHE_BYTES, training_images
+    from transferapp.training.image_batches import ImageBatches
 
     class_names = sorted(path.name for path in folder.iterdir())
     records = [
@@ -134,14 +134,14 @@ def our_epochs(folder: Path, workers: int, warm: bool) -> Callable[[], Iterable[
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     ]
-    cache = training_pictures(IMAGE_SIZE, max_bytes=CACHE_BYTES if warm else 0)
-    batches = PictureBatches(
+    cache = training_images(IMAGE_SIZE, max_bytes=CACHE_BYTES if warm else 0)
+    batches = ImageBatches(
         records,
         [record.label for record in records],
         image_size=IMAGE_SIZE,
         batch_size=BATCH_SIZE,
         seed=0,
-        pca=fit_pca_colour(np.concatenate([cache.get(record).reshape(-1, 3)[::37] for record in records[:50]])),
+        pca=fit_pca_color(np.concatenate([cache.get(record).reshape(-1, 3)[::37] for record in records[:50]])),
         cache=cache,
         workers=workers,
     )
@@ -170,7 +170,7 @@ def keras_epochs(folder: Path, workers: int, warm: bool) -> Callable[[], Iterabl
             pixels = layer(pixels, training=True)
         return pixels, labels
 
-    pictures = keras.utils.image_dataset_from_directory(
+    images = keras.utils.image_dataset_from_directory(
         str(folder),
         image_size=(256, 256),
         crop_to_aspect_ratio=True,
@@ -180,15 +180,15 @@ def keras_epochs(folder: Path, workers: int, warm: bool) -> Callable[[], Iterabl
         verbose=False,
     )
     if warm:
-        pictures = pictures.map(lambda pixels, label: (tf.cast(pixels, tf.uint8), label)).cache()
-        pictures = pictures.shuffle(1024).batch(BATCH_SIZE)
-        pictures = pictures.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
-    pictures = pictures.map(augment, num_parallel_calls=workers).prefetch(2)
+        images = images.map(lambda pixels, label: (tf.cast(pixels, tf.uint8), label)).cache()
+        images = images.shuffle(1024).batch(BATCH_SIZE)
+        images = images.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
+    images = images.map(augment, num_parallel_calls=workers).prefetch(2)
     threads = tf.data.Options()
     threads.threading.private_threadpool_size = workers
     threads.threading.max_intra_op_parallelism = 1
-    pictures = pictures.with_options(threads)
-    return lambda: pictures
+    images = images.with_options(threads)
+    return lambda: images
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

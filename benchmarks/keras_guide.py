@@ -4,7 +4,7 @@
 
 The recipe is that of the guide "Transfer learning & fine-tuning", first phase: a frozen pretrained base in inference mode,
 random flips and rotations, global average pooling, dropout, a dense layer, Adam, 15 epochs of batches of 32. Both get the same
-pictures and the same EfficientNet-Lite0 weights; transferapp also tries Lite2, as it does by default. Each side is a process of
+images and the same EfficientNet-Lite0 weights; transferapp also tries Lite2, as it does by default. Each side is a process of
 its own with an empty cache, timed from its start to the model on disk, and judged on the same test folder with single views.
 `--data` must hold train/ and test/ folders of class folders. Results go to benchmarks/results/keras_guide.json.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/kill_resume.py [--kills 20] [--backbone NAME] [--seed 0] [--json]
 
-Generates pictures, and a small network as backbone unless one is named, fits once undisturbed, and then for every kill: starts
+Generates images, and a small network as backbone unless one is named, fits once undisturbed, and then for every kill: starts
 the same fit with an empty cache, kills it (SIGKILL, with all its threads) at a moment drawn evenly from the time that the
 first one took, looks whether what is there is whole, and runs the command again to its end. The fit fine-tunes twice: a tail
 on cached activations, and the whole network on fresh views. Exits with 1 if any ends otherwise than the first.
@@ -91,9 +91,9 @@ def run(folder: Path, kills: int, backbone: str | None, epochs: int, seed: int, 
         seed: Decides the moments.
         talk: Whether to print a line for each kill.
     """
-    pictures = generate(folder / "pictures")
+    images = generate(folder / "images")
     words = [
-        *("fit", "--data", str(pictures), "--backbone", backbone or str(small_network(folder / "small.keras"))),
+        *("fit", "--data", str(images), "--backbone", backbone or str(small_network(folder / "small.keras"))),
         *("--size", "large", "--similarity", "different", "--rule-only", "--budget", "1h", "--epochs", str(epochs)),
         *("--batch-size", "16", "--val-fraction", "0.3", "--image-size", str(SIDE), "--learning-rate", "find"),
     ]

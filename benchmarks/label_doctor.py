@@ -2,7 +2,7 @@
 
     python benchmarks/label_doctor.py DIR [--share 0.05] [--seeds 5]
 
-Flips the labels of a share of the pictures, each to another class at random, and asks the label doctor which labels are wrong, as
+Flips the labels of a share of the images, each to another class at random, and asks the label doctor which labels are wrong, as
 `transferapp doctor` does. Every other label counts as right. Results go to benchmarks/results/label_doctor.json.
 """
 
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def flipped(seen: Look, share: float, seed: int) -> tuple[Look, set[int]]:
-    """The same pictures with some labels wrong, and which."""
+    """The same images with some labels wrong, and which."""
     rng = np.random.default_rng(seed)
     dataset = seen.dataset
     chosen = rng.choice(len(dataset), round(share * len(dataset)), replace=False)

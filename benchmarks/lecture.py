@@ -1,8 +1,8 @@
 """A figure for each idea of the lecture "Training Neural Networks II", on cached features of the frozen backbone.
 
-    python benchmarks/lecture.py --data DIR [DIR ...] [--seeds 5] [--pictures 400]
+    python benchmarks/lecture.py --data DIR [DIR ...] [--seeds 5] [--images 400]
 
-For every seed the pictures are split anew, three quarters to train on and one to be judged by, and everything that is compared
+For every seed the images are split anew, three quarters to train on and one to be judged by, and everything that is compared
 sees the same split. What steps are compared by is convex: the linear classifier, whose optimum full-batch L-BFGS knows. Update
 rules are those of `transferapp search` (NumPy), schedules, finder, averaging and snapshots those of `transferapp fit`.
 
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.ablation import Split, read_pictures, splits
+from benchmarks.ablation import Split, read_images, splits
 from benchmarks.lecture_table import RESULTS, read_results, write_page, write_results
 from transferapp.backbones.feature_store import CENTER, FeatureStore
 from transferapp.backbones.registry import backbone_spec
@@ -55,7 +55,7 @@ NEAR, MOST_PASSES = 0.1, 200
 """An update rule has arrived where the objective is within a tenth of the optimum's; after so many passes it is given up."""
 
 SCHEDULED_PASSES, SCHEDULED_RATES = 40, (3e-3, 3e-2)
-"""A fit's rate for Adam and as many passes as it makes over few pictures; and ten times that rate."""
+"""A fit's rate for Adam and as many passes as it makes over few images; and ten times that rate."""
 
 SHORT = 10
 """Passes where a short run will do."""
@@ -66,7 +66,7 @@ WIDER = ("weight_decay=1e-6..1e-1", "label_smoothing=0..0.3")
 """Searched beside rate and L2: settings that matter less, among which a grid spends its points."""
 
 DRAWS = 200
-TIMED_PICTURES = 8
+TIMED_IMAGES = 8
 DEEP, WIDTH = 10, 256
 SIGNALS: dict[str, tuple[str, str, float | None]] = {
     "tanh, Xavier": ("tanh", "glorot", None),
@@ -74,7 +74,7 @@ SIGNALS: dict[str, tuple[str, str, float | None]] = {
     "relu, He": ("relu", "he", None),
     "relu, Xavier": ("relu", "glorot", None),
 }
-"""Activation, initialiser, and the deviation that all weights are given instead."""
+"""Activation, initializer, and the deviation that all weights are given instead."""
 
 FAULTS: dict[str, tuple[str, float, float | None, int, int]] = {
     "rate_too_high": ("sgd", 10.0, None, 0, 0),
@@ -82,7 +82,7 @@ FAULTS: dict[str, tuple[str, float, float | None, int, int]] = {
     "under_fitting": ("momentum", 0.1, None, 0, 2),
     "over_fitting": ("momentum", 1e-2, 1e-6, 2, 0),
 }
-"""Faults made on purpose: update rule, rate, L2 (None: cross-validated), pictures of each class and features (0: all)."""
+"""Faults made on purpose: update rule, rate, L2 (None: cross-validated), images of each class and features (0: all)."""
 
 FAULTY_PASSES = 24
 
@@ -92,12 +92,12 @@ class Task:
     """The linear classifier of one split: convex, its optimum known.
 
     Attributes:
-        rows, held_rows: float32, shape (n, features + 1): standardised as the optimum has them, and a column of ones.
+        rows, held_rows: float32, shape (n, features + 1): standardized as the optimum has them, and a column of ones.
         labels, held_labels: int, shape (n,).
         num_classes: Width of the output.
         l2: The cross-validated strength.
         optimum: What L-BFGS gives.
-        split: The pictures.
+        split: The images.
     """
 
     rows: np.ndarray
@@ -110,7 +110,7 @@ class Task:
     split: Split
 
     def objective(self, weights: np.ndarray, l2: float | None = None) -> float:
-        """Mean loss in nats and penalty, on all training pictures."""
+        """Mean loss in nats and penalty, on all training images."""
         loss = judged(self.rows @ weights, self.labels)[1]
         return loss + (self.l2 if l2 is None else l2) / 2 * float(np.square(weights[:-1], dtype=np.float64).sum())
 
@@ -120,12 +120,12 @@ class Task:
         return self.objective(np.concatenate([self.optimum.kernel, self.optimum.bias[None]]))
 
     def held_out(self, weights: np.ndarray) -> tuple[float, float]:
-        """(accuracy, loss in nats) on the pictures that nothing was trained on."""
+        """(accuracy, loss in nats) on the images that nothing was trained on."""
         return judged(self.held_rows @ weights, self.held_labels)
 
 
 def make_task(features: np.ndarray, labels: np.ndarray, split: Split) -> Task:
-    """Solve the classifier of a split; features are of the centre view, shape (n, features)."""
+    """Solve the classifier of a split; features are of the center view, shape (n, features)."""
     num_classes = int(labels.max()) + 1
     own, own_labels = features[split.train], labels[split.train]
     l2 = cross_validate(own, own_labels, num_classes, seed=split.seed).l2
@@ -144,7 +144,7 @@ def with_ones(rows: np.ndarray) -> np.ndarray:
 
 
 def descend(task: Task, optimizer: str, rates: np.ndarray | float, l2: float | None = None) -> Iterator[np.ndarray]:
-    """Train from zero by mini-batches: yields the weights, always the same array, after every pass over the pictures.
+    """Train from zero by mini-batches: yields the weights, always the same array, after every pass over the images.
 
     Args:
         task: What to train on.
@@ -168,7 +168,7 @@ def descend(task: Task, optimizer: str, rates: np.ndarray | float, l2: float | N
 
 
 def slope(task: Task, weights: np.ndarray, chosen: np.ndarray, l2: np.float32) -> np.ndarray:
-    """The gradient of the objective on some of the pictures: float32, as the weights."""
+    """The gradient of the objective on some of the images: float32, as the weights."""
     x = task.rows[chosen]
     error = x @ weights
     error = np.exp(error - error.max(axis=1, keepdims=True))
@@ -191,7 +191,7 @@ Figures = dict[str, Any]
 
 
 def update_rules(task: Task) -> Figures:
-    """Passes over the pictures until the objective is near the optimum, each rule at its own first rate."""
+    """Passes over the images until the objective is near the optimum, each rule at its own first rate."""
     figures: Figures = {"lbfgs iterations": task.optimum.iterations}
     for name, spec in OPTIMIZERS.items():
         if spec.keras_class:
@@ -251,11 +251,11 @@ def rate_finder(task: Task) -> Figures:
 
 
 def preprocessing(task: Task, features: np.ndarray) -> Figures:
-    """Training loss and held-out accuracy after a few passes of momentum, on standardised and on raw features."""
+    """Training loss and held-out accuracy after a few passes of momentum, on standardized and on raw features."""
     raw = with_ones(features)
     plain = replace(task, rows=raw[task.split.train], held_rows=raw[task.split.held_out])
     figures: Figures = {}
-    for name, each in (("standardised", task), ("raw", plain)):
+    for name, each in (("standardized", task), ("raw", plain)):
         weights = after(SHORT, descend(each, "momentum", OPTIMIZERS["momentum"].learning_rate))
         figures[f"{name}: loss"] = judged(each.rows @ weights, each.labels)[1]
         figures[f"{name}: accuracy"] = each.held_out(weights)[0]
@@ -300,7 +300,7 @@ def diagnosis(task: Task) -> Figures:
 
 
 def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
-    """Loss on pictures that no search saw, of the best of as many trials: random, of a grid, in one phase, coarse to fine."""
+    """Loss on images that no search saw, of the best of as many trials: random, of a grid, in one phase, coarse to fine."""
     from transferapp.recipes.search.run import run
     from transferapp.recipes.search.settings import make_search
     from transferapp.recipes.search.study import Journal, Trainers
@@ -323,7 +323,7 @@ def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
             with Journal(Path(folder, f"{name}.journal")) as journal:
                 asked = make_search(trials=TRIALS, **options)
                 found = run(journal, asked, problem, base, {}, Silent(), lambda _line: None)
-            # The software takes the most accurate, of which there are many on so few pictures; by loss there is one.
+            # The software takes the most accurate, of which there are many on so few images; by loss there is one.
             last = [trial for trial in found.trials if trial.phase == found.phases[-1].name]
             params = min(last, key=lambda trial: trial.outcome.loss).params
             settings = base.with_params(params, found.phases[-1].epochs)
@@ -335,7 +335,7 @@ def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
 
 
 def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any, list[Any]]:
-    """A head with a hidden layer, trained on centre views as a fit does: the session, its model, and its snapshots."""
+    """A head with a hidden layer, trained on center views as a fit does: the session, its model, and its snapshots."""
     from transferapp.training.session import Session
     from transferapp.training.tail import CachedBatches, lone_head
 
@@ -348,24 +348,24 @@ def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any
         return CachedBatches(features, positions, task.labels, features.shape[1:], batch_size=batch_size, seed=seed)
 
     session = Session(model, make, None, told, multipliers={}, batch_size=BATCH)
-    pictures, kept = make(BATCH), []
+    images, kept = make(BATCH), []
     for epoch in range(told.epochs):
-        pictures.epoch = epoch
-        for index in range(len(pictures)):
-            model.train_on_batch(*pictures[index])
+        images.epoch = epoch
+        for index in range(len(images)):
+            model.train_on_batch(*images[index])
         if epoch + 1 in session.snapshot_epochs:
             kept.append(session.weights())
     return session, model, kept
 
 
 def head_scores(task: Task, features: np.ndarray, model: Any) -> np.ndarray:
-    """Probabilities of the held-out pictures."""
+    """Probabilities of the held-out images."""
     scores: np.ndarray = np.exp(log_softmax(np.asarray(model(features[task.split.held_out], training=False))))
     return scores
 
 
 def judged_scores(task: Task, scores: dict[str, np.ndarray]) -> Figures:
-    """Accuracy and loss in nats of probabilities of the held-out pictures, by name."""
+    """Accuracy and loss in nats of probabilities of the held-out images, by name."""
     figures: Figures = {}
     for name, each in scores.items():
         accuracy, loss = judged(np.log(each + 1e-12), task.held_labels)
@@ -422,8 +422,8 @@ def expectation(task: Task) -> Figures:
     return figures
 
 
-def initialisers(task: Task) -> Figures:
-    """How far pictures lie apart in the tenth hidden layer before training; in the features it is 1."""
+def initializers(task: Task) -> Figures:
+    """How far images lie apart in the tenth hidden layer before training; in the features it is 1."""
     import keras
 
     from transferapp.training.signal import check_signal
@@ -446,12 +446,12 @@ def initialisers(task: Task) -> Figures:
 
 
 def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
-    """One split's held-out pictures by 1, 10 and 50 views: whether each is right, and what a picture costs."""
+    """One split's held-out images by 1, 10 and 50 views: whether each is right, and what an image costs."""
     size = trunk.image_size
     needed = short_side_to_decode(MULTI_SCALE_SHORT_SIDES[-1], size)
     columns = trunk.row_slices[trunk.top.index]
 
-    def picture(position: int) -> Any:
+    def read_image(position: int) -> Any:
         return decode_image(records[position].path, limits=DATASET_LIMITS, min_short_side=needed).image
 
     def score(image: Any, count: int) -> np.ndarray:
@@ -459,7 +459,7 @@ def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
         return np.asarray(np.exp(log_softmax(task.optimum.logits(trunk.rows(crops)[:, columns]))).mean(axis=0))
 
     figures: Figures = {}
-    shown = [picture(position) for position in task.split.held_out[:TIMED_PICTURES]]
+    shown = [read_image(position) for position in task.split.held_out[:TIMED_IMAGES]]
     for count in VIEW_COUNTS:
         started = time.perf_counter()
         for image in shown:
@@ -467,7 +467,7 @@ def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
         figures[f"views {count}: milliseconds"] = 1000 * (time.perf_counter() - started) / len(shown)
     with ThreadPoolExecutor(cpu_cores()) as pool:
         found = list(
-            pool.map(lambda p: [score(image, n) for image in [picture(p)] for n in VIEW_COUNTS], task.split.held_out)
+            pool.map(lambda p: [score(image, n) for image in [read_image(p)] for n in VIEW_COUNTS], task.split.held_out)
         )
     for count, scores in zip(VIEW_COUNTS, zip(*found, strict=True), strict=True):
         right = np.stack(scores).argmax(axis=1) == task.held_labels
@@ -477,8 +477,8 @@ def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
 
 def measured(data: str, options: argparse.Namespace) -> Figures:
     """All figures of one folder; those of the splits are lists with one for each seed."""
-    name, records, classes = read_pictures(data, options.pictures)
-    print(f"\n{name}: {len(records)} pictures, {len(classes)} classes", flush=True)
+    name, records, classes = read_images(data, options.images)
+    print(f"\n{name}: {len(records)} images, {len(classes)} classes", flush=True)
     labels = np.array([record.label for record in records])
     trunks = [load(backbone) for backbone in (BACKBONE, OTHER_BACKBONE)]
     features, others = (top_features(trunk, records) for trunk in trunks)
@@ -497,7 +497,7 @@ def measured(data: str, options: argparse.Namespace) -> Figures:
             "snapshots": lambda task=task: snapshots(task, features),  # type: ignore[misc]
             "ensembles": lambda task=task, other=other: ensembles(task, other),  # type: ignore[misc]
             "expectation": lambda task=task: expectation(task),  # type: ignore[misc]
-            "initialisers": lambda task=task: initialisers(task),  # type: ignore[misc]
+            "initializers": lambda task=task: initializers(task),  # type: ignore[misc]
         }
         for study, work in studies.items():
             started = time.perf_counter()
@@ -525,7 +525,7 @@ def load(backbone: str) -> Any:
 
 
 def top_features(trunk: Any, records: Sequence[Any]) -> np.ndarray:
-    """Averages of the top stage for the centre view of each picture: float32, shape (n, channels)."""
+    """Averages of the top stage for the center view of each image: float32, shape (n, channels)."""
     rows = FeatureStore(trunk, workers=cpu_cores()).collect(records, [CENTER])[:, 0]
     return np.ascontiguousarray(rows[:, trunk.row_slices[trunk.top.index]], np.float32)
 
@@ -534,14 +534,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True, help="folders, or the word textile")
     parser.add_argument("--seeds", type=int, default=5, help="splits, 2 or more (%(default)s)")
-    parser.add_argument("--pictures", type=int, default=400, help="of each folder at most (%(default)s)")
+    parser.add_argument("--images", type=int, default=400, help="of each folder at most (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
     parser.add_argument("--out", type=Path, default=RESULTS / "lecture.json", help="where the figures go")
     parser.add_argument("--page", type=Path, help="the page to write them into; default: docs/lecture.md")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error("an interval needs two seeds or more")
-    told = {"seeds": options.seeds, "pictures": options.pictures}
+    told = {"seeds": options.seeds, "images": options.images}
     document: dict[str, Any] = {"options": told, "seconds": {}, "figures": {}}
     if not options.fresh and (before := read_results(options.out)).get("options") == told:
         document = before

@@ -84,7 +84,7 @@ def about(values: Sequence[float | None], digits: int = 1, sign: bool = False, u
 
 
 def by_set(figures: Mapping[str, Figures], text: Callable[[Figures], str]) -> str:
-    """The same figure of every set of pictures, side by side."""
+    """The same figure of every set of images, side by side."""
     return ", ".join(f"{name} {text(each)}" for name, each in figures.items()) or UNMEASURED
 
 
@@ -137,9 +137,9 @@ def _excess(schedule: str) -> Callable[[Figures], str]:
     return lambda f: " and ".join(about(f[f"excess {schedule} at {rate}"], 0) for rate in ("0.003", "0.03")) + " %"
 
 
-def _standardised(figures: Figures) -> str:
-    losses = " against ".join(f"{np.mean(figures[f'{name}: loss']):.1g}" for name in ("standardised", "raw"))
-    return f"{losses} nats, {gain('standardised', 'raw')(figures)} points"
+def _standardized(figures: Figures) -> str:
+    losses = " against ".join(f"{np.mean(figures[f'{name}: loss']):.1g}" for name in ("standardized", "raw"))
+    return f"{losses} nats, {gain('standardized', 'raw')(figures)} points"
 
 
 def _share(name: str) -> Callable[[Figures], str]:
@@ -162,7 +162,7 @@ _OWN: dict[str, Callable[[Figures], str]] = {
     "ensemble_small": _both("both", "lite0"),
     "ensemble_large": _both("both", "lite2"),
     "l2": _both("L2 chosen", "L2 almost none"),
-    "standardise": _standardised,
+    "standardize": _standardized,
     "dropout_average": _share("dropout"),
     "dropconnect_average": _share("dropconnect"),
     "views_10": _views(10),
@@ -178,18 +178,18 @@ _OWN: dict[str, Callable[[Figures], str]] = {
 
 _ABLATION: dict[str, tuple[str, str, str]] = {
     **{
-        name: ("augmentation", row, "centre view alone")
+        name: ("augmentation", row, "center view alone")
         for name, row in {
             "flip": "flip",
             "crops": "crop and scale",
             "jitter": "contrast and brightness",
-            "pca": "PCA colour",
+            "pca": "PCA color",
             "augmentation": "all together",
         }.items()
     },
     "fractional": ("pooling", "fractional max pooling", "average pooling"),
     **{
-        name: ("regularisers", f"256 relu, {row}", "256 relu")
+        name: ("regularizers", f"256 relu, {row}", "256 relu")
         for name, row in {
             "dropout": "dropout 0.5",
             "dropconnect": "DropConnect 0.5",
@@ -213,20 +213,20 @@ _ABLATION: dict[str, tuple[str, str, str]] = {
 
 
 def ablation_gains(rows: Sequence[Figures], study: str, name: str, against: str) -> dict[str, str]:
-    """Points gained, by set of pictures: paired by split."""
+    """Points gained, by set of images: paired by split."""
     of = {(row["data"], row["name"]): np.array(row["accuracies"]) for row in rows if row["study"] == study}
     pairs = {data: (of[data, name], of[data, against]) for data, known in of if known == name if (data, against) in of}
     return {data: about(list(100 * (ahead - behind)), sign=True) for data, (ahead, behind) in pairs.items()}
 
 
 def ablation_cell(rows: Sequence[Figures], study: str, name: str, against: str) -> str:
-    """All sets of pictures in one cell."""
+    """All sets of images in one cell."""
     gains = ablation_gains(rows, study, name, against)
     return ", ".join(f"{data} {text}" for data, text in gains.items()) or UNMEASURED
 
 
 def ablation_table(rows: Sequence[Figures]) -> str:
-    """Every row of the ablation, in Markdown: a column for each set of pictures."""
+    """Every row of the ablation, in Markdown: a column for each set of images."""
     if not rows:
         return UNMEASURED
     sets = list(dict.fromkeys(row["data"] for row in rows))
@@ -257,8 +257,7 @@ def quadrant_cells(plans: Figures, regret: Figures, ablation: Sequence[Figures])
     large = [row for name, rows in regret.items() for row in rows if row["num_train"] >= 1000 if "cifar10" in name]
     if large:
         texts = [
-            f"{row['num_train']:,} pictures {100 * row['gain']:+.1f} ± {196 * row['standard_error']:.1f}"
-            for row in large
+            f"{row['num_train']:,} images {100 * row['gain']:+.1f} ± {196 * row['standard_error']:.1f}" for row in large
         ]
         found["large_different"] = f"CIFAR-10: {', '.join(texts)}".replace("+-", "−")
     similar = ablation_gains(ablation, "tails", "last two stages tuned", "linear, solved").get("dogs")

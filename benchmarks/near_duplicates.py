@@ -1,10 +1,10 @@
-"""How many copies does the audit find, by how they were made, and how many different pictures does it take for copies?
+"""How many copies does the audit find, by how they were made, and how many different images does it take for copies?
 
     python benchmarks/near_duplicates.py DIR [DIR ...]
 
-Makes copies of some pictures of each folder (saved again, scaled, cropped, turned, mirrored, ...), and compares them with
+Makes copies of some images of each folder (saved again, scaled, cropped, turned, mirrored, ...), and compares them with
 their originals as the audit does: by signature, and by the cosine of the default backbone's last features. False alarms are
-pairs of the folder's own pictures; look at them, for most are copies indeed. Results go to
+pairs of the folder's own images; look at them, for most are copies indeed. Results go to
 benchmarks/results/near_duplicates.json.
 """
 
@@ -31,7 +31,7 @@ from transferapp.recipes.looking import Look, look
 from transferapp.system.progress import Silent
 
 RESULTS = Path(__file__).parent / "results"
-PICTURES = 60
+IMAGES = 60
 BATCH = 16
 
 
@@ -89,7 +89,7 @@ def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> lis
 
 
 def features(seen: Look, images: list[Image.Image]) -> np.ndarray:
-    """The last stage's features of the centre views."""
+    """The last stage's features of the center views."""
     trunk = seen.trunk
     assert trunk is not None
     columns = trunk.row_slices[trunk.top.index]
@@ -102,7 +102,7 @@ def measured(folder: Path) -> dict[str, Any]:
     """Recall by kind of copy, and the pairs that are found in the folder as it is."""
     seen = look(make_config({"data": str(folder), "backbone": DEFAULT_BACKBONE}), Silent())
     records = seen.dataset.records
-    chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, PICTURES).astype(int))]
+    chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, IMAGES).astype(int))]
     originals = [decode_image(r.path, limits=DATASET_LIMITS, min_short_side=256).image for r in chosen]
     own = features(seen, originals)
     recall = {}
@@ -135,7 +135,7 @@ def main() -> None:
     found = {folder.name: measured(folder) for folder in parser.parse_args().folders}
     for name, document in found.items():
         print(
-            f"{name}: {document['num_images']} pictures, {document['clusters_by_signature']} groups of copies by signature, "
+            f"{name}: {document['num_images']} images, {document['clusters_by_signature']} groups of copies by signature, "
             f"{document['further_pairs_by_features']} further pairs by features"
         )
         print(f"  {'copy':<20} {'signature':>9} {'features':>9} {'either':>7}")

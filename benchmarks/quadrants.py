@@ -1,4 +1,4 @@
-"""What the rule decides for folders of pictures: D, the probes' accuracy by stage, the quadrant and the cut.
+"""What the rule decides for folders of images: D, the probes' accuracy by stage, the quadrant and the cut.
 
     python benchmarks/quadrants.py DIR [DIR ...]
 

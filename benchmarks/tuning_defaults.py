@@ -1,7 +1,7 @@
 """Are the defaults of fine-tuning the right ones? The same fit with one setting changed at a time.
 
 Runs the real command, `transferapp fit --tune PART --rule-only`, once for every setting below, and prints what came of each on
-the validation and test pictures. All share one split, one backbone and one cache, so that a setting is all that differs.
+the validation and test images. All share one split, one backbone and one cache, so that a setting is all that differs.
 
     python benchmarks/tuning_defaults.py --data DIR [--tune last-two] [--epochs 5] [--seeds 1] [--only rate scales]
 

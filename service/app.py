@@ -19,7 +19,7 @@ from service.logs import configure_logging
 from service.metrics import Metrics
 from service.models import Models
 from service.routes import router
-from service.schemas import MAX_TOP_K, JsonPicture, Problem
+from service.schemas import MAX_TOP_K, JsonImage, Problem
 from service.settings import Settings, read_settings
 from service.tracing import tracer
 from service.worker import WorkerPool
@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         configure_logging(settings.log_level, settings.log_format)
     app = FastAPI(
         title="transferapp",
-        summary="Says what a picture shows.",
+        summary="Says what an image shows.",
         version=_version(),
         lifespan=_lifespan,
         redirect_slashes=False,
@@ -102,7 +102,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's description, and what it cannot see: schemas that no route declares, keys, answers that any route may give."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, summary=app.summary, version=app.version, routes=app.routes)
-        for model in (Problem, JsonPicture):
+        for model in (Problem, JsonImage):
             schema["components"]["schemas"][model.__name__] = model.model_json_schema()
         if app.state.settings.api_keys:
             describe_keys(schema)

@@ -3,8 +3,8 @@
 Keys come from the settings; with none, every request is welcome. They are compared by their digests in constant time, and
 all of them every time, so that the time an answer takes says nothing about how close a guess was.
 
-The rate is a token bucket for each key, or for each address where there are no keys: one token a picture. A request with
-several pictures is let in by one token and owes the rest, so its cost is counted once its body is known.
+The rate is a token bucket for each key, or for each address where there are no keys: one token an image. A request with
+several images is let in by one token and owes the rest, so its cost is counted once its body is known.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Buckets:
 
 
 class Gate:
-    """ASGI middleware; see the module. It leaves `scope["state"]["owe"]`, by which a request pays for more than one picture.
+    """ASGI middleware; see the module. It leaves `scope["state"]["owe"]`, by which a request pays for more than one image.
 
     Args:
         app: The application inside.
         keys: The keys that open it; none for everyone.
-        rate: Pictures a second and key; 0 for any number.
-        burst: Pictures at once.
+        rate: Images a second and key; 0 for any number.
+        burst: Images at once.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], rate: float, burst: int) -> None:
@@ -110,7 +110,7 @@ class Gate:
         wait = buckets.take(caller)
         if wait:
             raise Refusal(
-                "More pictures came than the rate allows",
+                "More images came than the rate allows",
                 code="rate_limited",
                 limit={"rate_limit": buckets.rate, "rate_burst": buckets.burst},
                 headers={"Retry-After": str(math.ceil(wait))},

@@ -101,7 +101,7 @@ class _Body:
             raise self._too_large()
         if self._limits.buffered > self._limits.max_buffered:
             raise Refusal(
-                "The pictures being received fill the memory set aside for them",
+                "The images being received fill the memory set aside for them",
                 code="overloaded",
                 limit={"max_buffered_bytes": self._limits.max_buffered},
                 headers={"Retry-After": "1"},

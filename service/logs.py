@@ -1,7 +1,7 @@
 """Log lines that machines read: one JSON object a line, or the same as text on a terminal.
 
 The message of a record is the name of an event; what belongs to it comes as `extra`. Values are written as JSON in both
-forms, so nothing that a client sends can break a line or colour a terminal.
+forms, so nothing that a client sends can break a line or color a terminal.
 """
 
 from __future__ import annotations

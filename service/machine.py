@@ -9,15 +9,15 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 """Parameters of mallopt(3)."""
 
 _OWN_MAPPING_FROM = 1 << 20
-"""Bytes from which an allocation is a mapping of its own, given back as soon as it is freed: decoded pictures and crops. glibc
-would otherwise raise the threshold to the largest one seen, and keep pictures' memory in fragments."""
+"""Bytes from which an allocation is a mapping of its own, given back as soon as it is freed: decoded images and crops. glibc
+would otherwise raise the threshold to the largest one seen, and keep images' memory in fragments."""
 
 _ARENAS = 2
 """glibc makes eight heaps a core, and what is freed in one of them serves no other."""
 
 
 def keep_memory_flat() -> None:
-    """Set the allocator up for a process that decodes pictures for weeks. To be called before it has threads."""
+    """Set the allocator up for a process that decodes images for weeks. To be called before it has threads."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

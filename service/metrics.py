@@ -34,14 +34,14 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "transferapp_stage_seconds",
-            "Time that a picture spent in each stage of work: queue, decode, crop, network.",
+            "Time that an image spent in each stage of work: queue, decode, crop, network.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.problems = self._counter("problems", "Requests and pictures refused or failed, by code.", "code")
-        self.waiting = self._gauge("queue_waiting", "Pictures that wait for a worker.")
-        self.running = self._gauge("queue_running", "Pictures that are being worked on.")
+        self.problems = self._counter("problems", "Requests and images refused or failed, by code.", "code")
+        self.waiting = self._gauge("queue_waiting", "Images that wait for a worker.")
+        self.running = self._gauge("queue_running", "Images that are being worked on.")
         self.model_info = self._gauge("model_info", "1 for each model served.", "model", "version", "precision")
         self.model_loaded_at = self._gauge("model_loaded_timestamp_seconds", "When it was put in place.", "model")
         self.swaps = self._counter("model_swaps", "Bundles that took the place of another.", "model")
@@ -60,7 +60,7 @@ class Metrics:
         self.running.set_function(lambda: pool.running)
 
     def observe_stages(self, seconds: Mapping[str, float]) -> None:
-        """Count one picture's time in each stage."""
+        """Count one image's time in each stage."""
         for stage, spent in seconds.items():
             self.stage_seconds.labels(stage).observe(spent)
 

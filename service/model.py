@@ -149,10 +149,10 @@ class ModelSlot:
     def _warm(self, predictor: Predictor) -> None:
         """Take the whole path on every stream once, so that the first request pays for no plug-in and no allocation."""
         side = min(320, math.isqrt(predictor.limits.max_pixels))  # it must pass the limits as any other
-        picture = io.BytesIO()
-        Image.new("RGB", (side, side), (127, 127, 127)).save(picture, "JPEG")
+        image = io.BytesIO()
+        Image.new("RGB", (side, side), (127, 127, 127)).save(image, "JPEG")
         with ThreadPoolExecutor(self._settings.workers) as threads:
-            for done in [threads.submit(predictor.predict, picture.getvalue()) for _ in range(self._settings.workers)]:
+            for done in [threads.submit(predictor.predict, image.getvalue()) for _ in range(self._settings.workers)]:
                 done.result()
 
     def _put(self, predictor: Predictor) -> None:

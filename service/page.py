@@ -1,7 +1,7 @@
 """The page at `/` for people, the API's at `/docs`, and the bundle's report: files out of memory, under policies that let
 nothing foreign in.
 
-The pages stand before the gate: they and their assets need no key and count as no picture, whatever the settings; what they
+The pages stand before the gate: they and their assets need no key and count as no image, whatever the settings; what they
 ask for then does. Their files lie in `service/page/`, plain HTML, CSS and JavaScript that the browser gets as they are;
 Swagger UI, which shows the API, comes out of the package `fastapi-offline`, so that `/docs` needs no other server.
 The report is a bundle's own, behind the gate like everything that a bundle holds.
@@ -185,7 +185,7 @@ def has_report(manifest: Mapping[str, object]) -> bool:
 
 
 def report_policy(page: bytes) -> str:
-    """The policy for a report: its own style sheets by their hashes, pictures inside it, and nothing else.
+    """The policy for a report: its own style sheets by their hashes, images inside it, and nothing else.
 
     A bundle may come from anywhere. So its page runs no script, asks for nothing, and is of no origin (`sandbox`): it could
     not reach the service even if there were a way to run something.

@@ -36,36 +36,36 @@ class Kind(NamedTuple):
 
 
 _CONVERT = "Convert it to JPEG or PNG"
-_SEND_AGAIN = "Send the whole file again, or save the picture anew"
+_SEND_AGAIN = "Send the whole file again, or save the image anew"
 _SEND = (
-    "Send the picture as the field `file` of a form (curl -F file=@picture.jpg URL), as the body itself "
-    "(curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' URL), or in base64 as `image` of a JSON object"
+    "Send the image as the field `file` of a form (curl -F file=@image.jpg URL), as the body itself "
+    "(curl --data-binary @image.jpg -H 'Content-Type: image/jpeg' URL), or in base64 as `image` of a JSON object"
 )
 _WAIT = "Try again after the seconds that Retry-After names"
 _REPORT = "Try again; if it happens again, report the request_id to whoever runs the service"
 
 PROBLEMS: Mapping[str, Kind] = {
-    # the picture
-    "empty_file": Kind(422, "The file is empty", "Send a picture"),
-    "unsupported_format": Kind(415, "Not a picture in a supported format", _CONVERT),
-    "truncated": Kind(422, "The picture is cut off", _SEND_AGAIN),
-    "undecodable": Kind(422, "The picture cannot be decoded", _SEND_AGAIN),
-    "too_many_bytes": Kind(413, "The file is too large", "Send a smaller or more strongly compressed picture"),
-    "too_many_pixels": Kind(413, "The picture has too many pixels", "Scale it down"),
-    "too_small": Kind(422, "The picture is too small", "Send a larger picture"),
-    "aspect_ratio": Kind(422, "The picture is too long and thin", "Crop it"),
+    # the image
+    "empty_file": Kind(422, "The file is empty", "Send an image"),
+    "unsupported_format": Kind(415, "Not an image in a supported format", _CONVERT),
+    "truncated": Kind(422, "The image is cut off", _SEND_AGAIN),
+    "undecodable": Kind(422, "The image cannot be decoded", _SEND_AGAIN),
+    "too_many_bytes": Kind(413, "The file is too large", "Send a smaller or more strongly compressed image"),
+    "too_many_pixels": Kind(413, "The image has too many pixels", "Scale it down"),
+    "too_small": Kind(422, "The image is too small", "Send a larger image"),
+    "aspect_ratio": Kind(422, "The image is too long and thin", "Crop it"),
     # the request
     "views": Kind(422, "Unknown number of views", "Ask for views=1, 10 or 50, or leave it out"),
     "top_k": Kind(422, "top_k is out of range", "Ask for a number of classes from 1, or leave it out"),
-    "missing_file": Kind(422, "No picture in the form", _SEND),
-    "too_many_files": Kind(422, "Too many pictures", "Send them in several requests"),
+    "missing_file": Kind(422, "No image in the form", _SEND),
+    "too_many_files": Kind(422, "Too many images", "Send them in several requests"),
     "label": Kind(422, "No such class", "GET /info lists the classes, or leave it out for the most probable one"),
     "model_not_found": Kind(404, "No such model", "GET /models lists what there is"),
     "report_not_found": Kind(404, "The model has no report", "GET /info describes the model, too"),
     "unauthorized": Kind(
         401, "A key is needed", "Send one of the service's keys as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
     ),
-    "rate_limited": Kind(429, "Too many pictures in too short a time", _WAIT),
+    "rate_limited": Kind(429, "Too many images in too short a time", _WAIT),
     "invalid_request": Kind(422, "The request cannot be understood", "GET /openapi.json says what it must be"),
     "malformed_body": Kind(
         400,
@@ -74,14 +74,14 @@ PROBLEMS: Mapping[str, Kind] = {
     ),
     "bad_request": Kind(400, "Not an HTTP request", "Let an HTTP library build the request"),
     "unsupported_media_type": Kind(415, "Unsupported content type", _SEND),
-    "body_too_large": Kind(413, "The body is too large", "Send a smaller or more strongly compressed picture"),
+    "body_too_large": Kind(413, "The body is too large", "Send a smaller or more strongly compressed image"),
     "body_too_slow": Kind(408, "The body came too slowly", "Send it over a faster connection, or a smaller one"),
     "not_found": Kind(404, "No such page", "GET /openapi.json lists what there is"),
     "method_not_allowed": Kind(405, "Method not allowed", "The header Allow names those that are"),
     # the service
     "overloaded": Kind(503, "Too many requests at once", _WAIT),
     "timeout": Kind(503, "The answer took too long", f"{_WAIT}, or ask for fewer views"),
-    "resources": Kind(503, "Not enough memory", "Try again later, or send a smaller picture"),
+    "resources": Kind(503, "Not enough memory", "Try again later, or send a smaller image"),
     "not_ready": Kind(503, "The model is not ready", "Try again in a second; GET /readyz tells when it is"),
     "model_output_invalid": Kind(500, "The model gave no usable answer", _REPORT),
     "internal": Kind(500, "Internal error", _REPORT),

@@ -34,12 +34,12 @@ router = APIRouter()
 DEFAULT_TOP_K = 5
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILE = {"type": "string", "format": "binary", "description": "The picture."}
-_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/JsonPicture"}}}
+_FILE = {"type": "string", "format": "binary", "description": "The image."}
+_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/JsonImage"}}}
 
 
 def _body(description: str, properties: dict[str, Any], **form: Any) -> dict[str, Any]:
-    """OpenAPI's description of a body with a picture in any of the ways there are."""
+    """OpenAPI's description of a body with an image in any of the ways there are."""
     schema = {"type": "object", "properties": properties, **form}
     return {
         "requestBody": {
@@ -57,7 +57,7 @@ def _body(description: str, properties: dict[str, Any], **form: Any) -> dict[str
 
 _SEVERAL = {
     FIELD: {
-        "description": "The picture; repeated, several.",
+        "description": "The image; repeated, several.",
         "anyOf": [{"type": "string", "format": "binary"}, {"type": "array", "minItems": 1, "items": _FILE}],
     },
     LIST_FIELD: {
@@ -68,15 +68,13 @@ _SEVERAL = {
     },
 }
 _PREDICT_BODY = _body(
-    "Pictures as fields of a form, or one as the body itself or in base64.",
+    "Images as fields of a form, or one as the body itself or in base64.",
     _SEVERAL,
     anyOf=[{"required": [FIELD]}, {"required": [LIST_FIELD]}],
 )
-_EXPLAIN_BODY = _body(
-    "One picture: as a form field, as the body itself, or in base64.", {FIELD: _FILE}, required=[FIELD]
-)
+_EXPLAIN_BODY = _body("One image: as a form field, as the body itself, or in base64.", {FIELD: _FILE}, required=[FIELD])
 
-_PICTURE_CODES = (
+_IMAGE_CODES = (
     "malformed_body",
     "body_too_slow",
     "body_too_large",
@@ -116,16 +114,16 @@ Model = Annotated[str | None, Query(description="The model to ask. Default: the 
 
 @router.post(
     "/predict",
-    summary="Classify pictures",
+    summary="Classify images",
     response_model=PredictionAnswer | PredictionList,
     openapi_extra=_PREDICT_BODY,
-    responses=documented(*_PICTURE_CODES),
+    responses=documented(*_IMAGE_CODES),
 )
 async def predict(request: Request, views: Views = None, top_k: TopK = DEFAULT_TOP_K, model: Model = None) -> Response:
-    """Say what a picture shows: its most probable classes, and how probable each is.
+    """Say what an image shows: its most probable classes, and how probable each is.
 
-    Send the picture as the field `file` of a form, as the body itself with its content type, or in base64 as `image` of a JSON
-    object. For several, repeat the field: the answer is then a list with one entry a picture, in order, and one that cannot be
+    Send the image as the field `file` of a form, as the body itself with its content type, or in base64 as `image` of a JSON
+    object. For several, repeat the field: the answer is then a list with one entry an image, in order, and one that cannot be
     used has its problem there. The field `files` always gets a list.
     """
     return await _predict(request, model, views, top_k)
@@ -133,10 +131,10 @@ async def predict(request: Request, views: Views = None, top_k: TopK = DEFAULT_T
 
 @router.post(
     "/models/{name}/predict",
-    summary="Classify pictures by a model of one's choice",
+    summary="Classify images by a model of one's choice",
     response_model=PredictionAnswer | PredictionList,
     openapi_extra=_PREDICT_BODY,
-    responses=documented(*_PICTURE_CODES),
+    responses=documented(*_IMAGE_CODES),
 )
 async def predict_by(
     request: Request,
@@ -152,7 +150,7 @@ async def _predict(request: Request, model: str | None, views: int | None, top_k
     settings: Settings = request.app.state.settings
     pool: WorkerPool = request.app.state.pool
     models: Models = request.app.state.models
-    # Everything that can be refused without the picture is refused before it is read.
+    # Everything that can be refused without the image is refused before it is read.
     slot = models.slot(model)
     predictor = slot.get()
     views = predictor.check_views(views)
@@ -160,13 +158,13 @@ async def _predict(request: Request, model: str | None, views: int | None, top_k
     upload = await read_upload(request, settings.max_files)
     views = predictor.check_views(upload.views or views)
     top_k = upload.top_k or top_k
-    _pay(request, len(upload.pictures) * math.ceil(views / 10))
+    _pay(request, len(upload.images) * math.ceil(views / 10))
     answerer = Answerer(request, slot.name, predictor)
     answer: BaseModel
     if upload.many:
-        answer = await while_connected(request.receive, answerer.predict_all(upload.pictures, views, top_k))
+        answer = await while_connected(request.receive, answerer.predict_all(upload.images, views, top_k))
     else:
-        answer = await while_connected(request.receive, answerer.predict(upload.pictures[0], views, top_k))
+        answer = await while_connected(request.receive, answerer.predict(upload.images[0], views, top_k))
     return _json(answer)
 
 
@@ -175,16 +173,16 @@ async def _predict(request: Request, model: str | None, views: int | None, top_k
     summary="Where the model looked",
     response_model=ExplanationAnswer,
     openapi_extra=_EXPLAIN_BODY,
-    responses=documented(*(code for code in _PICTURE_CODES if code not in ("views", "top_k")), "label"),
+    responses=documented(*(code for code in _IMAGE_CODES if code not in ("views", "top_k")), "label"),
 )
 async def explain(
     request: Request,
     label: Annotated[str | None, Query(description="The class to explain. Default: the most probable one.")] = None,
     model: Model = None,
 ) -> Response:
-    """Say on which parts of a picture the score of a class rests, by covering them one after the other.
+    """Say on which parts of an image the score of a class rests, by covering them one after the other.
 
-    It takes as long as about eight predictions with ten views, whatever the picture.
+    It takes as long as about eight predictions with ten views, whatever the image.
     """
     pool: WorkerPool = request.app.state.pool
     models: Models = request.app.state.models
@@ -195,18 +193,18 @@ async def explain(
     upload = await read_upload(request, 1)
     _pay(request, math.ceil(FORWARD_PASSES / 10))
     answerer = Answerer(request, slot.name, predictor)
-    return _json(await while_connected(request.receive, answerer.explain(upload.pictures[0], label)))
+    return _json(await while_connected(request.receive, answerer.explain(upload.images[0], label)))
 
 
 def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-def _pay(request: Request, pictures: int) -> None:
-    """Let the rate limit know what the request costs, beyond the one picture that let it in."""
+def _pay(request: Request, images: int) -> None:
+    """Let the rate limit know what the request costs, beyond the one image that let it in."""
     owe = getattr(request.state, "owe", None)
-    if owe is not None and pictures > 1:
-        owe(pictures - 1)
+    if owe is not None and images > 1:
+        owe(images - 1)
 
 
 @router.get("/models", summary="The models", response_model=ModelList)

@@ -34,8 +34,8 @@ class ScoredLabel(_Answer):
     score: FiniteFloat = Field(ge=0, description="Probability, from 0 to 1.", examples=[0.9731])
 
 
-class JsonPicture(BaseModel):
-    """A picture in a JSON object, for clients that can send nothing else."""
+class JsonImage(BaseModel):
+    """An image in a JSON object, for clients that can send nothing else."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -50,21 +50,19 @@ class JsonPicture(BaseModel):
     top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="As in the query, which it overrules.")
 
 
-_NOTES = Field(description="What was done to the picture before, by code.", examples=[["exif_rotated"]])
-_WARNINGS = Field(
-    description="The same in sentences.", examples=[["the picture was turned as its orientation tag says"]]
-)
+_NOTES = Field(description="What was done to the image before, by code.", examples=[["exif_rotated"]])
+_WARNINGS = Field(description="The same in sentences.", examples=[["the image was turned as its orientation tag says"]])
 
 
 class PredictionAnswer(_Answer):
-    """What the model says of a picture."""
+    """What the model says of an image."""
 
     predictions: list[ScoredLabel] = Field(description="The best classes, most probable first.")
     model: Name = Field(description="Name of the model that answered.", examples=["dogs"])
     model_version: str = Field(description="Names its weights, classes and preprocessing.", examples=["3f2a9c01d4e8"])
-    views: int = Field(description="Crops of the picture whose answers were averaged.", examples=[10])
-    format: str = Field(description="The picture's format, by its content.", examples=["JPEG"])
-    width: int = Field(description="Pixels, of the picture as a person sees it.", examples=[1280])
+    views: int = Field(description="Crops of the image whose answers were averaged.", examples=[10])
+    format: str = Field(description="The image's format, by its content.", examples=["JPEG"])
+    width: int = Field(description="Pixels, of the image as a person sees it.", examples=[1280])
     height: int = Field(examples=[853])
     notes: list[str] = _NOTES
     warnings: list[str] = _WARNINGS
@@ -92,10 +90,10 @@ class Problem(BaseModel):
 
 
 class PredictionList(_Answer):
-    """One entry a picture, in the order in which they were sent."""
+    """One entry an image, in the order in which they were sent."""
 
     results: list[PredictionAnswer | Problem] = Field(
-        description="Each is an answer, or the problem that this picture has."
+        description="Each is an answer, or the problem that this image has."
     )
 
 
@@ -103,7 +101,7 @@ class CropBox(_Answer):
     """One of the views that a prediction averages."""
 
     box: tuple[float, float, float, float] = Field(
-        description="(left, top, right, bottom) in pixels of the picture as a person sees it.",
+        description="(left, top, right, bottom) in pixels of the image as a person sees it.",
         examples=[[0.0, 0.0, 746.0, 746.0]],
     )
     mirror: bool = Field(description="Whether it was flipped left to right.")
@@ -120,7 +118,7 @@ class ExplanationAnswer(_Answer):
         examples=[[[0.0, 0.1], [0.4, 1.0]]],
     )
     box: tuple[float, float, float, float] = Field(
-        description="The part of the picture that `saliency` covers: (left, top, right, bottom) in pixels.",
+        description="The part of the image that `saliency` covers: (left, top, right, bottom) in pixels.",
         examples=[[53.0, 53.0, 799.0, 799.0]],
     )
     center_score: FiniteFloat = Field(ge=0, description="The class's probability in `box`.", examples=[0.98])
@@ -130,7 +128,7 @@ class ExplanationAnswer(_Answer):
     crops: list[CropBox] = Field(description="The ten views that a prediction averages.")
     model: Name = Field(examples=["dogs"])
     model_version: str = Field(examples=["3f2a9c01d4e8"])
-    width: int = Field(description="Pixels, of the picture as a person sees it.", examples=[1280])
+    width: int = Field(description="Pixels, of the image as a person sees it.", examples=[1280])
     height: int = Field(examples=[853])
     notes: list[str] = _NOTES
     warnings: list[str] = _WARNINGS
@@ -184,7 +182,7 @@ class Limits(_Answer):
 
     max_body_bytes: int = Field(examples=[20_000_000])
     max_pixels: int = Field(examples=[25_000_000])
-    min_side: int = Field(description="Least pixels of a picture's shorter side.", examples=[16])
+    min_side: int = Field(description="Least pixels of an image's shorter side.", examples=[16])
     max_aspect: float = Field(description="Most times the longer side is as long as the shorter.", examples=[20.0])
     max_top_k: int = Field(examples=[10_000])
     max_files: int = Field(examples=[16])

@@ -50,22 +50,22 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for every one.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(
-        default_factory=available_cores, ge=1, le=256, description="Pictures predicted at once. Default: one a core."
+        default_factory=available_cores, ge=1, le=256, description="Images predicted at once. Default: one a core."
     )
     queue_size: int = Field(
-        32, ge=0, le=100_000, description="Pictures that may wait for a worker; the next one is refused with 503."
+        32, ge=0, le=100_000, description="Images that may wait for a worker; the next one is refused with 503."
     )
     request_timeout: float = Field(
-        30.0, gt=0, description="Seconds a picture may wait and be worked on before 503 is answered."
+        30.0, gt=0, description="Seconds an image may wait and be worked on before 503 is answered."
     )
-    max_files: int = Field(16, ge=1, le=1000, description="Pictures in one request; more is 422.")
+    max_files: int = Field(16, ge=1, le=1000, description="Images in one request; more is 422.")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Keys, separated by commas, one of which a request must bring; none: no key is asked for."
     )
     rate_limit: float = Field(
-        0.0, ge=0, description="Pictures a second for each key, or each address without keys; beyond it 429. 0: any."
+        0.0, ge=0, description="Images a second for each key, or each address without keys; beyond it 429. 0: any."
     )
-    rate_burst: int = Field(20, ge=1, description="Pictures that may come at once before `rate_limit` holds them back.")
+    rate_burst: int = Field(20, ge=1, description="Images that may come at once before `rate_limit` holds them back.")
     precision: Literal["f32", "bf16"] | None = Field(
         None, description="Arithmetic of the network. Default: what the bundle was checked with."
     )
@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         ImageLimits().max_pixels,
         ge=ImageLimits().min_side ** 2,
-        description="Most pixels a picture may have, by its header; more is 413.",
+        description="Most pixels an image may have, by its header; more is 413.",
     )
     header_seconds: float = Field(8.0, gt=0, description="Seconds in which a request's headers must have come.")
     body_seconds: float = Field(

@@ -1,6 +1,6 @@
-"""The pictures in a request, kept in memory: a form, the picture itself as the body, or base64 in a JSON object.
+"""The images in a request, kept in memory: a form, the image itself as the body, or base64 in a JSON object.
 
-The form is parsed as it arrives and only the bytes of its pictures are kept, so an upload never touches the disk and its name
+The form is parsed as it arrives and only the bytes of its images are kept, so an upload never touches the disk and its name
 is never used. How large a body may be, and how slow, is settled before it gets here (`limits`).
 """
 
@@ -18,19 +18,19 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from service.problems import PROBLEMS, Refusal
-from service.schemas import JsonPicture
+from service.schemas import JsonImage
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FIELD = "file"
-"""The field of a form that holds the picture; repeated for several."""
+"""The field of a form that holds the image; repeated for several."""
 
 LIST_FIELD = "files"
-"""The same for clients that always want a list of answers, whether they send one picture or more."""
+"""The same for clients that always want a list of answers, whether they send one image or more."""
 
 OTHER_PARTS = 16
-"""Parts of a form besides its pictures. A browser sends one a field; hundreds are an attack on the parser."""
+"""Parts of a form besides its images. A browser sends one a field; hundreds are an attack on the parser."""
 
 _LARGE = 65_536
 """Bytes of JSON beyond which it is read in a thread, so that the event loop goes on answering."""
@@ -41,13 +41,13 @@ class Upload:
     """What a request brought.
 
     Attributes:
-        pictures: The bytes of each, in order. They may be none, or no picture: the decoder says so.
+        images: The bytes of each, in order. They may be none, or no image: the decoder says so.
         many: Whether the answer is to be a list.
         views: What the body asks for, if it does.
         top_k: Likewise.
     """
 
-    pictures: list[bytes]
+    images: list[bytes]
     many: bool = False
     views: int | None = None
     top_k: int | None = None
@@ -58,10 +58,10 @@ async def read_upload(request: Request, max_files: int) -> Upload:
 
     Args:
         request: Whose body has not been touched.
-        max_files: Most pictures in it.
+        max_files: Most images in it.
 
     Raises:
-        Refusal: The content type is another, the body is malformed or has no picture or too many, or it is over a limit.
+        Refusal: The content type is another, the body is malformed or has no image or too many, or it is over a limit.
         ClientDisconnect: The client left in the middle.
     """
     header = request.headers.get("content-type", "")
@@ -71,7 +71,7 @@ async def read_upload(request: Request, max_files: int) -> Upload:
             code="unsupported_media_type",
             expected="no Content-Encoding",
             got=_shown(request.headers["content-encoding"]),
-            hint="Send the picture as it is; pictures are compressed already",
+            hint="Send the image as it is; images are compressed already",
         )
     kind = header.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -96,8 +96,8 @@ async def _read_all(request: Request) -> bytes:
 
 def _read_json(body: bytes) -> Upload:
     try:
-        asked = JsonPicture.model_validate_json(body)
-        picture = base64.b64decode(asked.image, validate=True)
+        asked = JsonImage.model_validate_json(body)
+        image = base64.b64decode(asked.image, validate=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
@@ -111,7 +111,7 @@ def _read_json(body: bytes) -> Upload:
             code="invalid_request",
             hint="Encode the file's bytes in base64, without line breaks",
         ) from error
-    return Upload([picture], views=asked.views, top_k=asked.top_k)
+    return Upload([image], views=asked.views, top_k=asked.top_k)
 
 
 async def _read_form(request: Request, header: str, max_files: int) -> Upload:
@@ -125,18 +125,18 @@ async def _read_form(request: Request, header: str, max_files: int) -> Upload:
         raise _malformed(str(error)) from error
     if not form.ended:
         raise _malformed("it ends before its closing boundary")
-    if not form.pictures:
+    if not form.images:
         names = ", ".join(_shown(name) for name in form.names) or "no fields"
         raise Refusal(f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names)
-    return Upload([bytes(picture) for picture in form.pictures], many=form.listed or len(form.pictures) > 1)
+    return Upload([bytes(image) for image in form.images], many=form.listed or len(form.images) > 1)
 
 
 class _Form:
-    """Collects one form's pictures from the parser's events."""
+    """Collects one form's images from the parser's events."""
 
     def __init__(self, max_files: int) -> None:
         self.names: list[str] = []
-        self.pictures: list[bytearray] = []
+        self.images: list[bytearray] = []
         self.listed = False
         self.ended = False
         self._max_files = max_files
@@ -159,7 +159,7 @@ class _Form:
         }
 
     def part_begin(self) -> None:
-        if len(self.names) - len(self.pictures) == OTHER_PARTS:
+        if len(self.names) - len(self.images) == OTHER_PARTS:
             raise Refusal(
                 "The form has too many parts",
                 code="malformed_body",
@@ -187,19 +187,19 @@ class _Form:
         self._collecting = name in (FIELD, LIST_FIELD)
         if not self._collecting:
             return
-        if len(self.pictures) == self._max_files:
+        if len(self.images) == self._max_files:
             raise Refusal(
-                "The form has too many pictures",
+                "The form has too many images",
                 code="too_many_files",
                 expected=f"at most {self._max_files}",
                 limit={"max_files": self._max_files},
             )
         self.listed = self.listed or name == LIST_FIELD
-        self.pictures.append(bytearray())
+        self.images.append(bytearray())
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._collecting:
-            self.pictures[-1] += data[start:end]
+            self.images[-1] += data[start:end]
 
     def part_end(self) -> None:
         self._collecting = False

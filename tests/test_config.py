@@ -13,13 +13,13 @@ import pytest
 from transferapp.config import FitConfig, make_config, parse_duration, read_config_file
 from transferapp.errors import UsageError
 from transferapp.images.augment import LECTURE_AUGMENTATION
-from transferapp.images.color_jitter import ColourJitter
+from transferapp.images.color_jitter import ColorJitter
 from transferapp.training.head_spec import HeadSpec
 
 
 def test_data_alone_is_enough_and_the_defaults_pass_their_own_checks() -> None:
-    config = make_config({"data": "pictures"})
-    assert config == FitConfig(data="pictures")
+    config = make_config({"data": "images"})
+    assert config == FitConfig(data="images")
     assert make_config(config.to_json()) == config  # what a bundle keeps can be given again
 
 
@@ -32,7 +32,7 @@ def test_every_setting_explains_itself() -> None:
 
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        make_config({"data": "pictures"}).seed = 1  # type: ignore[misc]
+        make_config({"data": "images"}).seed = 1  # type: ignore[misc]
 
 
 def test_missing_data_is_asked_for_by_its_flag() -> None:
@@ -43,7 +43,7 @@ def test_missing_data_is_asked_for_by_its_flag() -> None:
 
 def test_an_unknown_setting_is_named_and_the_known_ones_listed() -> None:
     with pytest.raises(UsageError, match=r"Unknown setting 'learning_rat'. Expected one of data, out,"):
-        make_config({"data": "pictures", "learning_rat": 1})
+        make_config({"data": "images", "learning_rat": 1})
 
 
 CHOICES = {spec.name: spec.metadata["choices"] for spec in dataclasses.fields(FitConfig) if spec.metadata["choices"]}
@@ -52,9 +52,9 @@ CHOICES = {spec.name: spec.metadata["choices"] for spec in dataclasses.fields(Fi
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_choice_is_one_of_those_listed(name: str) -> None:
     for choice in CHOICES[name]:
-        assert getattr(make_config({"data": "pictures", name: choice}), name) == choice
+        assert getattr(make_config({"data": "images", name: choice}), name) == choice
     with pytest.raises(UsageError) as caught:
-        make_config({"data": "pictures", name: "huge"})
+        make_config({"data": "images", name: "huge"})
     assert caught.value.what == f"Unknown {name} 'huge'"
     assert caught.value.expected == f"one of {', '.join(CHOICES[name])}"
 
@@ -66,7 +66,7 @@ def test_a_value_of_the_wrong_type_names_the_setting(spec: dataclasses.Field[Any
         with pytest.raises(
             UsageError, match=rf"^{spec.name} is of the wrong type\. Expected {kind.__name__}, got "
         ) as caught:
-            make_config({"data": "pictures", spec.name: value})
+            make_config({"data": "images", spec.name: value})
         assert caught.value.got == repr(value)
 
 
@@ -97,7 +97,7 @@ def test_a_value_of_the_wrong_type_names_the_setting(spec: dataclasses.Field[Any
 )
 def test_a_value_out_of_range_names_the_setting(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^{name} is (out of range|of the wrong type)") as caught:
-        make_config({"data": "pictures", name: value})
+        make_config({"data": "images", name: value})
     assert caught.value.expected
 
 
@@ -115,32 +115,32 @@ def test_a_value_out_of_range_names_the_setting(name: str, value: Any) -> None:
     ],
 )
 def test_values_at_the_ends_of_their_range_pass(name: str, value: Any, kept: Any) -> None:
-    config = make_config({"data": "pictures", name: value})
+    config = make_config({"data": "images", name: value})
     assert getattr(config, name) == kept
     assert type(getattr(config, name)) is type(kept)
 
 
 def test_weights_are_of_a_backbone_that_must_be_named() -> None:
     with pytest.raises(UsageError, match="--weights needs a --backbone"):
-        make_config({"data": "pictures", "weights": "w.h5"})
-    assert make_config({"data": "pictures", "weights": "w.h5", "backbone": "resnet50"}).weights == "w.h5"
+        make_config({"data": "images", "weights": "w.h5"})
+    assert make_config({"data": "images", "weights": "w.h5", "backbone": "resnet50"}).weights == "w.h5"
 
 
 @pytest.mark.parametrize(
     ("data", "out", "path"),
     [
-        ("pictures/dogs", "", "models/dogs"),
-        ("pictures/dogs/", "", "models/dogs"),
+        ("images/dogs", "", "models/dogs"),
+        ("images/dogs/", "", "models/dogs"),
         ("My Photos (2)!", "", "models/My_Photos_2"),
         ("/", "", "models/model"),
         ("...", "", "models/model"),
         ("собаки", "", "models/собаки"),
-        ("pictures/dogs.zip", "", "models/dogs"),
+        ("images/dogs.zip", "", "models/dogs"),
         ("dogs.tar.gz", "", "models/dogs"),
         ("study/Labels.CSV", "", "models/Labels"),
         ("v1.2", "", "models/v1.2"),
         ("tfds:dogs/small:3.0.1", "", "models/dogs_small_3.0.1"),
-        ("pictures/dogs", "elsewhere/d", "elsewhere/d"),
+        ("images/dogs", "elsewhere/d", "elsewhere/d"),
     ],
 )
 def test_the_bundle_is_named_after_the_data_unless_told_otherwise(data: str, out: str, path: str) -> None:
@@ -172,33 +172,33 @@ def test_data_given_as_here_is_named_after_this_folder(tmp_path: Path, monkeypat
 )
 def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
-    assert make_config({"data": "pictures", "budget": text}).budget_seconds == seconds
+    assert make_config({"data": "images", "budget": text}).budget_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["", "ten minutes", "-5m", "10 min", "1h30m", "m", "1e3", "inf", "nan", "٣m", "1:30"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"budget is not a duration\. Expected such as 90s, 10m, 2h, or none"):
-        make_config({"data": "pictures", "budget": text})
+        make_config({"data": "images", "budget": text})
 
 
 @pytest.mark.parametrize(
     ("given", "rate"), [("1e-3", 1e-3), (5e-4, 5e-4), (1, 1.0), ("0.1", 0.1), ("10", 10.0), (" 2e-5", 2e-5)]
 )
 def test_a_learning_rate_may_be_a_number_however_it_is_written(given: Any, rate: float) -> None:
-    assert make_config({"data": "pictures", "learning_rate": given}).head_learning_rate == rate
+    assert make_config({"data": "images", "learning_rate": given}).head_learning_rate == rate
 
 
 @pytest.mark.parametrize("given", ["fast", "", "0", "-1e-3", "11", "nan", "inf", "1e-3x", "Find"])
 def test_a_learning_rate_out_of_range_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match=r"learning_rate is out of range\. Expected auto, find, or a number"):
-        make_config({"data": "pictures", "learning_rate": given})
+        make_config({"data": "images", "learning_rate": given})
 
 
 @pytest.mark.parametrize("given", ["auto", "find"])
 def test_without_a_number_the_rate_is_three_times_the_usual_one_of_the_optimizer(given: str) -> None:
     rates = {"adam": 3e-3, "adamw": 3e-3, "sgd": 3e-2, "momentum": 3e-2}
     for optimizer, rate in rates.items():
-        config = make_config({"data": "pictures", "learning_rate": given, "optimizer": optimizer})
+        config = make_config({"data": "images", "learning_rate": given, "optimizer": optimizer})
         assert config.head_learning_rate == pytest.approx(rate)
 
 
@@ -206,9 +206,9 @@ def test_without_a_number_the_rate_is_three_times_the_usual_one_of_the_optimizer
     ("optimizer", "rate"), [("adam", 1.5e-3), ("rmsprop", 1.5e-2), ("adagrad", 1.5e-2), ("momentum", 7.5e-3)]
 )
 def test_the_rate_falls_with_the_batch(optimizer: str, rate: float) -> None:
-    config = make_config({"data": "pictures", "optimizer": optimizer, "batch_size": 16})
+    config = make_config({"data": "images", "optimizer": optimizer, "batch_size": 16})
     assert config.head_learning_rate == pytest.approx(rate)
-    fixed = make_config({"data": "pictures", "optimizer": optimizer, "batch_size": 16, "learning_rate": 0.1})
+    fixed = make_config({"data": "images", "optimizer": optimizer, "batch_size": 16, "learning_rate": 0.1})
     assert fixed.head_learning_rate == 0.1
 
 
@@ -216,24 +216,24 @@ def test_the_rate_falls_with_the_batch(optimizer: str, rate: float) -> None:
     ("optimizer", "asked", "decay"), [("adam", 0.0, 0.0), ("adamw", 0.0, 0.004), ("adamw", 0.1, 0.1), ("sgd", 0.1, 0.1)]
 )
 def test_adamw_decays_though_nobody_asks_for_it(optimizer: str, asked: float, decay: float) -> None:
-    assert make_config({"data": "pictures", "optimizer": optimizer, "weight_decay": asked}).decay == decay
+    assert make_config({"data": "images", "optimizer": optimizer, "weight_decay": asked}).decay == decay
 
 
 def test_what_begins_at_random_has_one_rate_and_single_precision() -> None:
-    assert (make_config({"data": "pictures"}).ratio, make_config({"data": "pictures"}).training_precision) == (
+    assert (make_config({"data": "images"}).ratio, make_config({"data": "images"}).training_precision) == (
         0.1,
         "auto",
     )
-    scratch = make_config({"data": "pictures", "scratch": True})
+    scratch = make_config({"data": "images", "scratch": True})
     assert (scratch.ratio, scratch.training_precision) == (1.0, "f32")
 
 
-def test_few_pictures_are_tuned_on_in_small_batches_and_heads_trained_in_usual_ones() -> None:
-    config = make_config({"data": "pictures"})
+def test_few_images_are_tuned_on_in_small_batches_and_heads_trained_in_usual_ones() -> None:
+    config = make_config({"data": "images"})
     tuning = config.tuning(1_280)
     assert (tuning.batch_size, tuning.epochs, tuning.head_learning_rate) == (16, 8, pytest.approx(1.5e-3))
     assert (config.tuning(20_000).batch_size, config.head_batch_size) == (64, 64)
-    chosen = make_config({"data": "pictures", "batch_size": 32, "epochs": 2}).tuning(1_280)
+    chosen = make_config({"data": "images", "batch_size": 32, "epochs": 2}).tuning(1_280)
     assert (chosen.batch_size, chosen.epochs, chosen.head_batch_size) == (32, 2, 32)
 
 
@@ -277,7 +277,7 @@ def test_few_pictures_are_tuned_on_in_small_batches_and_heads_trained_in_usual_o
 )
 def test_a_setting_of_training_out_of_range_is_refused(name: str, value: Any) -> None:
     with pytest.raises(UsageError) as caught:
-        make_config({"data": "pictures", name: value})
+        make_config({"data": "images", name: value})
     assert caught.value.expected
 
 
@@ -286,16 +286,16 @@ def test_a_setting_of_training_out_of_range_is_refused(name: str, value: Any) ->
     [("image_size", 0), ("image_size", 32), ("image_size", 1024), ("average", 0), ("backbone_ratio", 0.1)],
 )
 def test_a_setting_of_training_at_the_end_of_its_range_passes(name: str, value: Any) -> None:
-    assert getattr(make_config({"data": "pictures", name: value}), name) == value
+    assert getattr(make_config({"data": "images", name: value}), name) == value
 
 
 def test_the_classifier_has_the_form_that_is_asked_for() -> None:
-    assert make_config({"data": "pictures"}).head_spec == HeadSpec()
+    assert make_config({"data": "images"}).head_spec == HeadSpec()
     settings = {"hidden": "256, 128", "activation": "tanh", "dropout": 0.5, "l1": 0.1, "l2": "1e-2", "pooling": "max"}
-    config = make_config({"data": "pictures", **settings})
+    config = make_config({"data": "images", **settings})
     assert config.head_spec == HeadSpec("max", (256, 128), "tanh", "glorot", dropout=0.5, l1=0.1, l2=0.01)
-    assert make_config({"data": "pictures", "hidden": 64}).head_spec.hidden == (64,)  # YAML reads it as a number
-    assert make_config({"data": "pictures", "hidden": "none"}).head_spec.linear
+    assert make_config({"data": "images", "hidden": 64}).head_spec.hidden == (64,)  # YAML reads it as a number
+    assert make_config({"data": "images", "hidden": "none"}).head_spec.linear
 
 
 @pytest.mark.parametrize(
@@ -303,40 +303,40 @@ def test_the_classifier_has_the_form_that_is_asked_for() -> None:
     [("relu", "he"), ("elu", "he"), ("maxout", "he"), ("tanh", "glorot"), ("sigmoid", "glorot")],
 )
 def test_initial_weights_suit_the_activation_unless_told_otherwise(activation: str, initializer: str) -> None:
-    settings = {"data": "pictures", "hidden": "8", "activation": activation}
+    settings = {"data": "images", "hidden": "8", "activation": activation}
     assert make_config(settings).head_spec.initializer == initializer
     other = "he" if initializer == "glorot" else "glorot"
     assert make_config({**settings, "initializer": other}).head_spec.initializer == other
 
 
 def test_what_cannot_be_solved_for_is_described() -> None:
-    assert make_config({"data": "pictures", "l2": "0.1"}).trained_head == ""
-    described = make_config({"data": "pictures", "hidden": "16", "mixup": 0.2}).trained_head
+    assert make_config({"data": "images", "l2": "0.1"}).trained_head == ""
+    described = make_config({"data": "images", "hidden": "16", "mixup": 0.2}).trained_head
     assert described == "16 relu units, mixup 0.2"
-    assert make_config({"data": "pictures", "label_smoothing": 0.1}).trained_head == "linear, label smoothing 0.1"
+    assert make_config({"data": "images", "label_smoothing": 0.1}).trained_head == "linear, label smoothing 0.1"
 
 
-def test_batch_normalisation_needs_something_to_normalise() -> None:
+def test_batch_normalization_needs_something_to_normalize() -> None:
     with pytest.raises(UsageError, match="--hidden 256"):
-        make_config({"data": "pictures", "head_batch_norm": True})
+        make_config({"data": "images", "head_batch_norm": True})
 
 
 def test_settings_of_the_views_are_what_they_are_drawn_from() -> None:
     values = {"flip": False, "random_crop": False, "scale_min": 224, "scale_max": 300, "contrast": 0, "pca_std": 0}
-    drawn = make_config({"data": "pictures", **values}).augmentation
+    drawn = make_config({"data": "images", **values}).augmentation
     assert (drawn.flip, drawn.random_crop, drawn.short_sides) == (False, False, (224, 300))
-    assert drawn.colour == ColourJitter(0.0, 0.2, 0.0)
-    assert make_config({"data": "pictures"}).augmentation == LECTURE_AUGMENTATION
-    assert make_config({"data": "pictures"}).augmentation_for(tiny=True).short_sides == (224, 320)
-    assert make_config({"data": "pictures", "scale_max": 256}).augmentation_for(tiny=True).short_sides == (224, 256)
+    assert drawn.color == ColorJitter(0.0, 0.2, 0.0)
+    assert make_config({"data": "images"}).augmentation == LECTURE_AUGMENTATION
+    assert make_config({"data": "images"}).augmentation_for(tiny=True).short_sides == (224, 320)
+    assert make_config({"data": "images", "scale_max": 256}).augmentation_for(tiny=True).short_sides == (224, 256)
 
 
 def test_a_start_from_scratch_tunes_everything() -> None:
-    assert make_config({"data": "pictures", "scratch": True}).tune == "all"
-    assert make_config({"data": "pictures", "scratch": True, "tune": "all"}).scratch
+    assert make_config({"data": "images", "scratch": True}).tune == "all"
+    assert make_config({"data": "images", "scratch": True, "tune": "all"}).scratch
     for tune in ("none", "last"):
         with pytest.raises(UsageError, match=f"--scratch and --tune {tune} do not go together"):
-            make_config({"data": "pictures", "scratch": True, "tune": tune})
+            make_config({"data": "images", "scratch": True, "tune": tune})
 
 
 # ------------------------------------------------------------------------------------------------------------------ YAML
@@ -349,12 +349,12 @@ def yaml_file(folder: Path, text: str | bytes) -> Path:
 
 
 def test_a_file_holds_the_same_settings(tmp_path: Path) -> None:
-    text = "# a comment\ndata: pictures\nval_fraction: 0.1\nseed: 3\ntrain_views: 8\nsize: small\n"
+    text = "# a comment\ndata: images\nval_fraction: 0.1\nseed: 3\ntrain_views: 8\nsize: small\n"
     config = make_config(read_config_file(yaml_file(tmp_path, text)))
-    assert config == FitConfig(data="pictures", val_fraction=0.1, seed=3, train_views="8", size="small")
+    assert config == FitConfig(data="images", val_fraction=0.1, seed=3, train_views="8", size="small")
 
 
-@pytest.mark.parametrize("text", ["", "- data\n- out\n", "pictures", "1: 2\n", "null"])
+@pytest.mark.parametrize("text", ["", "- data\n- out\n", "images", "1: 2\n", "null"])
 def test_a_file_that_is_no_mapping_is_refused_with_an_example(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"fit\.yaml is not a mapping .* `backbone: auto`"):
         read_config_file(yaml_file(tmp_path, text))
@@ -363,7 +363,7 @@ def test_a_file_that_is_no_mapping_is_refused_with_an_example(tmp_path: Path, te
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("data: pictures\nout: [1, 2\nseed: 1\n", "line 3: "),
+        ("data: images\nout: [1, 2\nseed: 1\n", "line 3: "),
         ("data: *nothing\n", "line 1: found undefined alias"),
         ("data: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
         ("seed: 2026-13-45\n", "month must be in 1..12"),
@@ -394,5 +394,5 @@ def test_a_value_that_would_be_endless_in_print_is_shown_in_short(tmp_path: Path
     lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, 12)]  # 10 to the power of 12 numbers
     values = read_config_file(yaml_file(tmp_path, "\n".join(lines)))
     with pytest.raises(UsageError, match=r"^out is of the wrong type") as caught:
-        make_config({"data": "pictures", "out": values["x11"]})
+        make_config({"data": "images", "out": values["x11"]})
     assert len(str(caught.value)) < 300

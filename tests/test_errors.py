@@ -31,13 +31,13 @@ def family(root: type[TransferAppError] = TransferAppError) -> set[type[Transfer
     ("parts", "message"),
     [
         ({}, "The folder is empty."),
-        ({"expected": "pictures"}, "The folder is empty. Expected pictures."),
+        ({"expected": "images"}, "The folder is empty. Expected images."),
         ({"got": "3 texts"}, "The folder is empty. Got 3 texts."),
-        ({"expected": "pictures", "got": "3 texts"}, "The folder is empty. Expected pictures, got 3 texts."),
+        ({"expected": "images", "got": "3 texts"}, "The folder is empty. Expected images, got 3 texts."),
         ({"hint": "Name another"}, "The folder is empty. Name another."),
         (
-            {"expected": "pictures", "got": "3 texts", "hint": "Name another"},
-            "The folder is empty. Expected pictures, got 3 texts. Name another.",
+            {"expected": "images", "got": "3 texts", "hint": "Name another"},
+            "The folder is empty. Expected images, got 3 texts. Name another.",
         ),
     ],
 )
@@ -86,12 +86,12 @@ def test_a_code_is_the_classes_own_unless_given_and_all_are_snake_case() -> None
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", code) for code in codes)
 
 
-def test_every_code_that_a_picture_can_be_refused_with_is_documented() -> None:
+def test_every_code_that_a_image_can_be_refused_with_is_documented() -> None:
     codes = {outcome for case in CORPUS for outcome in case.outcomes} - {OK} | {"too_many_bytes", "unreadable"}
     assert set(re.findall("(?<!`)`([a-z_]+)`", ImageError.__doc__ or "")) == codes
 
 
 def test_an_error_survives_the_way_between_processes() -> None:
-    error = ImageError("The picture is cut short", expected="all", got="half", hint="Copy it", code="truncated")
+    error = ImageError("The image is cut short", expected="all", got="half", hint="Copy it", code="truncated")
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.code) == (ImageError, str(error), "truncated")

@@ -1,1 +1,1 @@
-"""transferapp: a folder of pictures in, a measured, explained and served image classifier out."""
+"""transferapp: a folder of images in, a measured, explained and served image classifier out."""

@@ -1,7 +1,7 @@
-"""A client of the service (`docs/service.md`): pictures in, predictions out, over HTTP.
+"""A client of the service (`docs/service.md`): images in, predictions out, over HTTP.
 
     with Client("http://127.0.0.1:8000") as client:
-        print(client.predict("picture.jpg").label)
+        print(client.predict("image.jpg").label)
 
 It needs httpx (`pip install transferapp[client]`) and nothing else of this package but its errors. A service that is busy
 says when to come back (503 and 429 with Retry-After), and the client does so a few times before it gives up.
@@ -64,15 +64,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the service says of one picture.
+    """What the service says of one image.
 
     Attributes:
         scores: The best classes, most probable first.
         model: Name of the model that answered.
         model_version: Names its weights, classes and preprocessing.
         views: Crops whose probabilities were averaged.
-        size: (width, height) of the picture as a person sees it.
-        warnings: What had to be done to the picture, in sentences.
+        size: (width, height) of the image as a person sees it.
+        warnings: What had to be done to the image, in sentences.
         seconds: Time that the service spent, by stage of work.
     """
 
@@ -142,51 +142,51 @@ class Client:
 
     def predict(
         self,
-        picture: str | Path | bytes | Image.Image,
+        image: str | Path | bytes | Image.Image,
         *,
         views: int | None = None,
         top_k: int | None = None,
         model: str | None = None,
     ) -> Prediction:
-        """Classify one picture.
+        """Classify one image.
 
         Args:
-            picture: A file's path, a file's bytes, or a Pillow image (sent as PNG).
+            image: A file's path, a file's bytes, or a Pillow image (sent as PNG).
             views: 1, 10 or 50 crops to average; None for the model's default.
             top_k: How many classes to answer with; None for the service's default.
             model: Which model to ask; None for the default one.
 
         Raises:
-            ServiceError: The service refused the picture, failed, or could not be reached; `code` says why.
+            ServiceError: The service refused the image, failed, or could not be reached; `code` says why.
             OSError: The file cannot be read.
         """
         answer = self._send(
             "POST",
             "/predict",
             params=_query(views=views, top_k=top_k, model=model),
-            content=_bytes_of(picture),
+            content=_bytes_of(image),
             headers={"Content-Type": "application/octet-stream"},
         )
         return _prediction(answer)
 
     def predict_many(
         self,
-        pictures: Sequence[str | Path | bytes | Image.Image],
+        images: Sequence[str | Path | bytes | Image.Image],
         *,
         views: int | None = None,
         top_k: int | None = None,
         model: str | None = None,
     ) -> list[Prediction | ServiceError]:
-        """Classify several pictures in one request.
+        """Classify several images in one request.
 
         Args:
-            pictures: As for `predict`; at least one, and no more than the service takes (`max_files`).
+            images: As for `predict`; at least one, and no more than the service takes (`max_files`).
             views: As for `predict`.
             top_k: As for `predict`.
             model: As for `predict`.
 
         Returns:
-            One entry a picture, in order; what is wrong with a picture stands in its place as the error that it is.
+            One entry an image, in order; what is wrong with an image stands in its place as the error that it is.
 
         Raises:
             ServiceError: The request as a whole was refused.
@@ -195,7 +195,7 @@ class Client:
             "POST",
             "/predict",
             params=_query(views=views, top_k=top_k, model=model),
-            files=[("files", ("picture", _bytes_of(picture))) for picture in pictures],
+            files=[("files", ("image", _bytes_of(image))) for image in images],
         )
         return [
             ServiceError(entry["detail"].rstrip("."), status=entry["status"], problem=entry)
@@ -232,13 +232,13 @@ def _query(**parameters: int | str | None) -> dict[str, int | str]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _bytes_of(picture: str | Path | bytes | Image.Image) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, (str, Path)):
-        return Path(picture).read_bytes()
+def _bytes_of(image: str | Path | bytes | Image.Image) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (str, Path)):
+        return Path(image).read_bytes()
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 

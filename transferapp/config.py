@@ -19,7 +19,7 @@ from transferapp.backbones.engine import ENGINES, PRECISIONS
 from transferapp.data.options import SourceOptions
 from transferapp.errors import UsageError
 from transferapp.images.augment import Augmentation
-from transferapp.images.color_jitter import ColourJitter
+from transferapp.images.color_jitter import ColorJitter
 from transferapp.images.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
@@ -35,7 +35,7 @@ USUAL_BATCH_SIZE = 64
 
 SOLVED_HEAD_FACTOR = 3.0
 """The classifier starts solved and bears a higher rate than a random one; the backbone's, a tenth of it, is then 3e-4 for Adam.
-With 1e-4 a few epochs ended 3 points lower (CIFAR-10, last two stages, five epochs of 4,000 pictures: .817 against .843).
+With 1e-4 a few epochs ended 3 points lower (CIFAR-10, last two stages, five epochs of 4,000 images: .817 against .843).
 Single runs, taken before BatchNorm was held in inference mode: to be taken again."""
 
 
@@ -49,7 +49,7 @@ class FitConfig:
 
     data: str = _option(
         "",
-        "The pictures: a folder with one sub-folder a class (or train/, val/, test/ of that form), a .csv or .parquet of "
+        "The images: a folder with one sub-folder a class (or train/, val/, test/ of that form), a .csv or .parquet of "
         "paths and labels, a zip or tar of these, or tfds:NAME.",
     )
     out: str = _option("", "Where the bundle goes. Default: models/ and the name of the data folder.")
@@ -57,7 +57,7 @@ class FitConfig:
         "auto",
         "auto (try every embedded one), a name that `transferapp backbones` lists, or the path of a .keras file.",
     )
-    path_column: str = _option("", "The column of a table that names the pictures, where its name does not tell.")
+    path_column: str = _option("", "The column of a table that names the images, where its name does not tell.")
     label_column: str = _option("", "The column with their classes, where its name does not tell.")
     split_column: str = _option("", "The column that says train, val or test.")
     group_column: str = _option("", "The column of what must not be split apart, such as a patient.")
@@ -67,13 +67,11 @@ class FitConfig:
     similarity: str = _option(
         "auto", "Overrule what is measured of their similarity to ImageNet.", ("auto", "similar", "different")
     )
-    train_views: str = _option(
-        "auto", "Random views of each picture to train on: auto (measure what helps) or 0 to 64."
-    )
+    train_views: str = _option("auto", "Random views of each image to train on: auto (measure what helps) or 0 to 64.")
     val_fraction: float = _option(
-        0.2, "Share of the training pictures kept for validation, unless there is a val/ folder."
+        0.2, "Share of the training images kept for validation, unless there is a val/ folder."
     )
-    test_fraction: float = _option(0.2, "Share of all pictures kept for the final figure, unless the data come split.")
+    test_fraction: float = _option(0.2, "Share of all images kept for the final figure, unless the data come split.")
     seed: int = _option(0, "Seeds the split, the folds and the random views.")
     engine: str = _option("auto", "What runs the backbone: openvino on CPUs, keras on accelerators.", ENGINES)
     precision: str = _option(
@@ -89,7 +87,7 @@ class FitConfig:
     )
     label_fixes: str = _option("", "A CSV that `transferapp doctor` wrote, with its fix column filled in.")
     image_size: int = _option(
-        0, "Side of the network's input in pixels; 0 lets the pictures' own size decide (128 for tiny ones)."
+        0, "Side of the network's input in pixels; 0 lets the images' own size decide (128 for tiny ones)."
     )
     tune: str = _option(
         "auto", "Which part of the backbone to fine-tune: what the rule says (auto), or overrule it.", TUNE_CHOICES
@@ -98,9 +96,9 @@ class FitConfig:
     scratch: bool = _option(False, "Start from random weights, to see what pretraining is worth. Implies --tune all.")
     budget: str = _option("10m", "Time for fine-tuning, such as 90s, 10m, 2h; or none for no limit.")
     epochs: int = _option(
-        0, "Passes over the pictures when fine-tuning, as far as the budget goes; 0 for 8, and more for few pictures."
+        0, "Passes over the images when fine-tuning, as far as the budget goes; 0 for 8, and more for few images."
     )
-    batch_size: int = _option(0, "Pictures in a training step; 0 for 64, and fewer when few pictures fine-tune.")
+    batch_size: int = _option(0, "Images in a training step; 0 for 64, and fewer when few images fine-tune.")
     optimizer: str = _option("adam", "What fine-tunes.", tuple(n for n, s in OPTIMIZERS.items() if s.keras_class))
     learning_rate: str = _option(
         "auto",
@@ -126,7 +124,7 @@ class FitConfig:
         "Initial weights of hidden layers: glorot (Xavier) for tanh and sigmoid, he (MSRA) otherwise.",
         ("auto", *INITIALIZERS),
     )
-    head_batch_norm: bool = _option(False, "Normalise each hidden layer over the batch before its activation.")
+    head_batch_norm: bool = _option(False, "Normalize each hidden layer over the batch before its activation.")
     dropout: float = _option(0.0, "Share of what enters each layer of the new classifier that is left out in training.")
     dropconnect: float = _option(0.0, "Share of the new classifier's weights that is left out in training.")
     l1: float = _option(0.0, "Penalty on the sum of the new classifier's weights; with --l2 it is the elastic net.")
@@ -138,18 +136,18 @@ class FitConfig:
         0.0, "Probability that the last residual branch is left out when fine-tuning; less for those below."
     )
     label_smoothing: float = _option(0.0, "Share of each label that is spread over all classes in training.")
-    mixup: float = _option(0.0, "Blend pairs of training pictures and labels by shares from Beta(a, a); 0 for not.")
-    cutmix: float = _option(0.0, "Paste boxes of training pictures into others, of areas from Beta(a, a); 0 for not.")
+    mixup: float = _option(0.0, "Blend pairs of training images and labels by shares from Beta(a, a); 0 for not.")
+    cutmix: float = _option(0.0, "Paste boxes of training images into others, of areas from Beta(a, a); 0 for not.")
     flip: bool = _option(True, "Mirror half of the training views.")
     random_crop: bool = _option(True, "Crop training views anywhere instead of in the middle.")
     scale_min: int = _option(
         0,
-        "Smallest scale of training views: short side for a 224-pixel crop; 0 for 256, or 224 where pictures are tiny.",
+        "Smallest scale of training views: short side for a 224-pixel crop; 0 for 256, or 224 where images are tiny.",
     )
-    scale_max: int = _option(0, "Largest scale of training views; 0 for 480, or 320 where pictures are tiny.")
+    scale_max: int = _option(0, "Largest scale of training views; 0 for 480, or 320 where images are tiny.")
     contrast: float = _option(0.2, "Largest change of a training view's contrast.")
     brightness: float = _option(0.2, "Largest change of a training view's brightness.")
-    pca_std: float = _option(0.1, "Strength of random colour along the set's principal components.")
+    pca_std: float = _option(0.1, "Strength of random color along the set's principal components.")
 
     @property
     def source(self) -> SourceOptions:
@@ -158,21 +156,21 @@ class FitConfig:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What varies in training views of pictures of ordinary size."""
+        """What varies in training views of images of ordinary size."""
         return self.augmentation_for(tiny=False)
 
     def augmentation_for(self, *, tiny: bool) -> Augmentation:
         """What varies in training views.
 
         Args:
-            tiny: The pictures are smaller than the network's input: they hold too little to show only a quarter of them.
+            tiny: The images are smaller than the network's input: they hold too little to show only a quarter of them.
         """
         least, most = TINY_SHORT_SIDES if tiny else TRAINING_SHORT_SIDES
         return Augmentation(
             flip=self.flip,
             short_sides=(self.scale_min or least, self.scale_max or most),
             random_crop=self.random_crop,
-            colour=ColourJitter(self.contrast, self.brightness, self.pca_std),
+            color=ColorJitter(self.contrast, self.brightness, self.pca_std),
         )
 
     @property
@@ -210,11 +208,11 @@ class FitConfig:
 
     @property
     def head_batch_size(self) -> int:
-        """Pictures in a step where only a head trains, on features: such a step costs little, but not nothing."""
+        """Images in a step where only a head trains, on features: such a step costs little, but not nothing."""
         return self.batch_size or USUAL_BATCH_SIZE
 
     def tuning(self, num_train: int) -> FitConfig:
-        """The same with the epochs and the batch size that fine-tuning on so many pictures takes, where they were left open."""
+        """The same with the epochs and the batch size that fine-tuning on so many images takes, where they were left open."""
         batch_size = self.batch_size or usual_batch_size(num_train)
         return dataclasses.replace(
             self, epochs=self.epochs or usual_epochs(num_train, batch_size), batch_size=batch_size
@@ -285,7 +283,7 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
     checked = {name: _checked(fields[name], value) for name, value in values.items()}
     config = FitConfig(**checked)
     if not config.data:
-        raise UsageError("No data given", hint="Name a folder of pictures with --data")
+        raise UsageError("No data given", hint="Name a folder of images with --data")
     for name in ("val_fraction", "test_fraction"):
         if not 0 <= getattr(config, name) < 1:
             raise UsageError(f"{name} is out of range", expected="0 to less than 1", got=str(getattr(config, name)))
@@ -303,7 +301,7 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "image_size": (0, 1024, "0, or 32 to 1024 pixels"),
-    "epochs": (0, 10_000, "1 or more, or 0 for as many as the pictures need"),
+    "epochs": (0, 10_000, "1 or more, or 0 for as many as the images need"),
     "batch_size": (0, 4096, "0, or 4 to 4096"),
     "backbone_ratio": (0, 0.1, "0 to 0.1: a pretrained layer moves at no more than a tenth of a new one's rate"),
     "layer_decay": (0.01, 1.0, "0.01 to 1"),

@@ -4,12 +4,12 @@ The tree::
 
     TransferAppError            exit 1
     ├── UsageError              exit 2   an argument or setting makes no sense
-    ├── DataError               exit 3   the folder of pictures cannot be used as it is
-    │   └── ImageError          exit 3   one picture cannot be decoded; `code` says why
+    ├── DataError               exit 3   the folder of images cannot be used as it is
+    │   └── ImageError          exit 3   one image cannot be decoded; `code` says why
     ├── BundleError             exit 4   a model bundle is missing, damaged or foreign
     ├── ResourceError           exit 5   disk, memory, or a download that cannot be made
     │   └── WeightsError        exit 5   pretrained weights are not here and cannot be fetched
-    └── TrainingError           exit 6   optimisation diverged or gave no usable model
+    └── TrainingError           exit 6   optimization diverged or gave no usable model
 
 Each carries a stable machine-readable ``code`` and a message in four parts: what happened, what was expected, what came
 instead, and how to mend it. The command line prints the message and exits with ``exit_code``; the service turns ``code``
@@ -69,14 +69,14 @@ class UsageError(TransferAppError):
 
 
 class DataError(TransferAppError):
-    """The pictures, as a collection, cannot be used as they are."""
+    """The images, as a collection, cannot be used as they are."""
 
     exit_code = 3
     default_code = "data"
 
 
 class ImageError(DataError):
-    """One picture cannot be decoded.
+    """One image cannot be decoded.
 
     ``code`` is one of `empty_file`, `too_many_bytes`, `unsupported_format`, `truncated`, `undecodable`, `too_many_pixels`,
     `too_small`, `aspect_ratio`, `unreadable`.

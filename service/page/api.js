@@ -30,15 +30,15 @@ export function address(path, query = {}) {
 export const read = (path, query, signal) => ask(address(path, query), { signal });
 
 /**
- * POST a picture; JSON. Where the service asks for a little patience it gets it.
+ * POST an image; JSON. Where the service asks for a little patience it gets it.
  * `onWait(seconds)` is told of each wait.
  */
-export async function send(path, query, picture, signal, onWait = () => {}) {
+export async function send(path, query, image, signal, onWait = () => {}) {
   for (let attempt = 1; ; attempt++) {
     try {
       return await ask(address(path, query), {
         method: "POST",
-        body: picture,
+        body: image,
         headers: { "Content-Type": "application/octet-stream" }, // the bytes say what it is, the name's ending may not
         signal,
       });

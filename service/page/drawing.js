@@ -1,4 +1,4 @@
-// Draws: the light on what the model looked at, and the crops cut out of the picture.
+// Draws: the light on what the model looked at, and the crops cut out of the image.
 
 const SHADE = 0.68; // how dark the parts are that did not matter
 const LEVEL = 0.5; // of the largest effect: where the outline runs
@@ -8,7 +8,7 @@ const SOFTNESS = 0.55; // cells: standard deviation of the kernel that makes a s
 /**
  * Light up where the model looked and shade the rest.
  *
- * canvas: over the picture, of its size on the screen. size: [width, height] of the picture that `box` is in pixels of.
+ * canvas: over the image, of its size on the screen. size: [width, height] of the image that `box` is in pixels of.
  * grid: rows from the top, 0 to 1, covering `box` (left, top, right, bottom).
  */
 export function drawLook(canvas, size, box, grid) {
@@ -36,7 +36,7 @@ export function drawLook(canvas, size, box, grid) {
         edge = slope > 1e-5 ? Math.max(0, 1 - Math.abs(value - LEVEL) / slope / line) : 0;
       }
       const dark = SHADE * (1 - rise(value));
-      // The outline is amber over whatever shade lies there, so that it shows on dark pictures as well.
+      // The outline is amber over whatever shade lies there, so that it shows on dark images as well.
       const alpha = edge + dark * (1 - edge);
       pixels[at] = (255 * edge + 8 * dark * (1 - edge)) / alpha;
       pixels[at + 1] = (196 * edge + 14 * dark * (1 - edge)) / alpha;

@@ -1,4 +1,4 @@
-// Pictures on their way in: out of a drop, the clipboard or a file input; and smaller where the service would refuse them.
+// Images on their way in: out of a drop, the clipboard or a file input; and smaller where the service would refuse them.
 
 import { bytes } from "./words.js";
 
@@ -9,9 +9,9 @@ export function filesOf(transfer) {
   return [...(transfer?.items ?? [])].filter((item) => item.kind === "file").map((item) => item.getAsFile()).filter(Boolean);
 }
 
-/** A name for people and for a command line; pictures out of a clipboard come with none worth keeping. */
+/** A name for people and for a command line; images out of a clipboard come with none worth keeping. */
 export function nameOf(file) {
-  return file.name || "picture.png";
+  return file.name || "image.png";
 }
 
 /** Load an object URL; the `img` that shows it, or null where this browser cannot. */
@@ -53,7 +53,7 @@ async function scaled(image, side) {
   canvas.width = Math.max(1, Math.round(image.naturalWidth * factor));
   canvas.height = Math.max(1, Math.round(image.naturalHeight * factor));
   const context = canvas.getContext("2d");
-  context.fillStyle = "#fff"; // where the picture is transparent, as the service does it
+  context.fillStyle = "#fff"; // where the image is transparent, as the service does it
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(image, 0, 0, canvas.width, canvas.height);

@@ -5,8 +5,8 @@ import { filesOf, fitting, load, nameOf } from "./images.js";
 import { $, announce, element, showEntry, showFrame, showKnown, showLook, showPart, showStatus, showStrip } from "./view.js";
 import { className, passes, percent, problemWords, sureness } from "./words.js";
 
-const AT_ONCE = 2; // pictures being asked about
-const KEPT = 24; // pictures in the row
+const AT_ONCE = 2; // images being asked about
+const KEPT = 24; // images in the row
 const RETRY = new Set(["unauthorized", "model_not_found", "not_ready"]); // may be mended when the page finds a model
 const LOOK_AGAIN = 1500; // milliseconds between two looks for a model that is not ready
 
@@ -89,7 +89,7 @@ function askForKey() {
   if (wrong) announce($("key-text").textContent);
 }
 
-// Pictures, from the moment they are chosen to their answer
+// Images, from the moment they are chosen to their answer
 
 function add(files) {
   if (!files.length) return;
@@ -108,7 +108,7 @@ function add(files) {
   if (!$("start").hidden || !$("result").hidden) showPart("result");
   select(added[0]);
   if (lost) $("again").focus({ preventScroll: true });
-  if (files.length > KEPT) announce(`The first ${KEPT} of ${files.length} pictures are looked at.`);
+  if (files.length > KEPT) announce(`The first ${KEPT} of ${files.length} images are looked at.`);
   work();
 }
 
@@ -132,7 +132,7 @@ function select(entry) {
   if (entry.answer) explain(entry, entry.label);
 }
 
-/** Ask about what has not been asked about, the selected picture first. */
+/** Ask about what has not been asked about, the selected image first. */
 function work() {
   if (!state.info) return; // once it is known which model to ask, it goes on
   const waiting = state.entries.filter((entry) => !entry.answer && !entry.problem && !entry.controller);
@@ -160,7 +160,7 @@ async function ask(entry) {
     try {
       entry.answer = await send("predict", { model }, entry.blob, signal, onWait);
     } catch (error) {
-      // Its pixels are known once it is decoded, which an ordinary picture is not made to wait for.
+      // Its pixels are known once it is decoded, which an ordinary image is not made to wait for.
       if (error.problem?.code !== "too_many_pixels" || entry.note) throw error;
       await shrink(entry, { ...limits, ...error.problem.limit });
       if (!entry.note) throw error;
@@ -233,14 +233,14 @@ function show() {
   const url = address("predict", byDefault ? {} : { model: state.model });
   showEntry(entry, { info: state.info, url, keyed: state.keyed }, { explain: (label) => explain(entry, label) });
   const best = entry.answer?.predictions[0];
-  document.title = best ? `${className(best.label)} ${percent(best.score)}` : "What does the picture show?";
+  document.title = best ? `${className(best.label)} ${percent(best.score)}` : "What does the image show?";
 }
 
 function clear() {
   for (const entry of state.entries) discard(entry);
   Object.assign(state, { entries: [], selected: null });
-  $("picture").removeAttribute("src");
-  document.title = "What does the picture show?";
+  $("image").removeAttribute("src");
+  document.title = "What does the image show?";
   showPart("start");
   $("choose").focus();
 }

@@ -54,7 +54,7 @@ export function showKnown(info) {
   list.append(element("li", { className: "bare" }, more));
 }
 
-/** The row of pictures, seen where there are several. */
+/** The row of images, seen where there are several. */
 export function showStrip(entries, selected, onSelect) {
   const strip = $("strip");
   strip.hidden = entries.length < 2;
@@ -77,9 +77,9 @@ export function showStrip(entries, selected, onSelect) {
   if (focused) strip.querySelector(`[data-entry="${focused}"]`)?.focus();
 }
 
-/** The selected picture, and all that is known of it. */
+/** The selected image, and all that is known of it. */
 export function showEntry(entry, context, actions) {
-  showPicture(entry);
+  showImage(entry);
   $("problem").hidden = !entry.problem;
   $("found").hidden = Boolean(entry.problem);
   $("result").classList.toggle("asking", !entry.answer && !entry.problem);
@@ -89,20 +89,20 @@ export function showEntry(entry, context, actions) {
   showCrops(entry);
 }
 
-function showPicture(entry) {
-  const [picture, placeholder] = [$("picture"), $("placeholder")];
+function showImage(entry) {
+  const [image, placeholder] = [$("image"), $("placeholder")];
   const unseen = entry.loaded && !entry.image;
-  picture.hidden = unseen;
+  image.hidden = unseen;
   placeholder.hidden = !unseen;
   if (unseen) {
     placeholder.firstElementChild.textContent = entry.answer
-      ? `This browser cannot show ${entry.answer.format} pictures. The service can read them: the answer is about yours.`
+      ? `This browser cannot show ${entry.answer.format} images. The service can read them: the answer is about yours.`
       : entry.problem
-        ? "No picture to show"
+        ? "No image to show"
         : "This browser cannot show this file; the service may be able to read it.";
-  } else if (picture.src !== entry.url) {
-    picture.src = entry.url;
-    picture.alt = entry.name;
+  } else if (image.src !== entry.url) {
+    image.src = entry.url;
+    image.alt = entry.name;
   }
   if (entry.image) $("stage").style.setProperty("--aspect", entry.image.naturalWidth / entry.image.naturalHeight);
   if (unseen && entry.answer) $("stage").style.setProperty("--aspect", entry.answer.width / entry.answer.height);
@@ -113,7 +113,7 @@ function showProblem(problem) {
   const [title, text] = problemWords(problem);
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
-  $("retry").textContent = passes(problem) ? "Try again" : "Choose another picture";
+  $("retry").textContent = passes(problem) ? "Try again" : "Choose another image";
   const shown = { code: problem.code, detail: problem.detail, status: problem.status, request_id: problem.request_id };
   $("problem-details").textContent = Object.entries(shown)
     .filter(([, value]) => value != null)
@@ -179,7 +179,7 @@ function sentence(text) {
   return /[.!?]$/.test(first) ? first : `${first}.`;
 }
 
-/** The light on the picture, and what it says. */
+/** The light on the image, and what it says. */
 export function showLook(entry) {
   const found = entry.explanations.get(entry.label);
   const [overlay, look, text] = [$("overlay"), $("look"), $("look-text")];
@@ -241,7 +241,7 @@ function showCrops(entry) {
   if (focused) list.children[tabbed]?.focus();
 }
 
-/** Show on the picture where a crop was cut; null for none. */
+/** Show on the image where a crop was cut; null for none. */
 export function showFrame(frame) {
   const shown = $("crop-frame");
   shown.hidden = !frame;

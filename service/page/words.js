@@ -3,24 +3,24 @@
 const ADVICE = {
   empty_file: ["The file is empty", "It may not have been copied whole. Choose it again, or another one."],
   unsupported_format: [
-    "This is not a picture that can be read",
-    "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF work. Open the file in a picture viewer and save it as JPEG or PNG.",
+    "This is not an image that can be read",
+    "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF work. Open the file in an image viewer and save it as JPEG or PNG.",
   ],
-  truncated: ["The picture is cut off", "Part of the file is missing. Copy or download it again, then try once more."],
-  undecodable: ["The picture is damaged", "It cannot be opened. Save it anew from a picture viewer, or choose another one."],
-  too_many_bytes: ["The picture is too large", "Save a smaller copy of it and try that."],
-  body_too_large: ["The picture is too large", "Save a smaller copy of it and try that."],
-  too_many_pixels: ["The picture has too many pixels", "Scale it down and try that."],
-  too_small: ["The picture is too small", "There is too little to see in it. Choose a larger one."],
-  aspect_ratio: ["The picture is too long and thin", "Cut out the part that matters and try that."],
+  truncated: ["The image is cut off", "Part of the file is missing. Copy or download it again, then try once more."],
+  undecodable: ["The image is damaged", "It cannot be opened. Save it anew from an image viewer, or choose another one."],
+  too_many_bytes: ["The image is too large", "Save a smaller copy of it and try that."],
+  body_too_large: ["The image is too large", "Save a smaller copy of it and try that."],
+  too_many_pixels: ["The image has too many pixels", "Scale it down and try that."],
+  too_small: ["The image is too small", "There is too little to see in it. Choose a larger one."],
+  aspect_ratio: ["The image is too long and thin", "Cut out the part that matters and try that."],
   unauthorized: ["A key is needed", "Enter the key that you were given for this service."],
-  rate_limited: ["That was a lot of pictures in a short time", "The service takes only so many at a time."],
+  rate_limited: ["That was a lot of images in a short time", "The service takes only so many at a time."],
   overloaded: ["The service is busy", "Others are asking at the same moment."],
   timeout: ["The answer took too long", "The service is busy."],
-  resources: ["The service is short of memory", "Try again later, or use a smaller picture."],
+  resources: ["The service is short of memory", "Try again later, or use a smaller image."],
   not_ready: ["The model is not ready yet", "It is still being loaded."],
   model_not_found: ["This model is no longer served", "Choose another one at the top of the page."],
-  body_too_slow: ["The upload was too slow", "Try it over a faster connection, or with a smaller picture."],
+  body_too_slow: ["The upload was too slow", "Try it over a faster connection, or with a smaller image."],
   model_output_invalid: ["The model gave no usable answer", "Whoever runs the service should look at the model."],
   internal: ["Something went wrong in the service", "Try again. If it keeps happening, tell whoever runs it."],
   network: ["The service cannot be reached", "Check your connection, then try again."],
@@ -28,7 +28,7 @@ const ADVICE = {
 
 const PASSING = new Set(["rate_limited", "overloaded", "timeout", "resources", "not_ready", "model_output_invalid", "internal", "network", "body_too_slow", "unauthorized"]);
 
-/** Whether the same picture may well be answered at another time. */
+/** Whether the same image may well be answered at another time. */
 export const passes = (problem) => PASSING.has(problem.code);
 
 /** A problem in plain words: [what happened, what to do]. */
@@ -67,17 +67,17 @@ export function sureness(scores) {
   if (first.score >= 0.8) return { text: "The model is fairly sure.", unsure: false };
   const other = second ? className(second.label) : "";
   if (second && first.score - second.score < 0.15) {
-    return { text: `Not sure: ${other} is nearly as likely. Perhaps the picture shows neither.`, unsure: true };
+    return { text: `Not sure: ${other} is nearly as likely. Perhaps the image shows neither.`, unsure: true };
   }
   if (first.score >= 0.5) return { text: `This is its best guess${other ? `; ${other} is possible, too` : ""}.`, unsure: false };
-  return { text: "Not sure: this is a guess. Perhaps the picture shows something that the model was not taught.", unsure: true };
+  return { text: "Not sure: this is a guess. Perhaps the image shows something that the model was not taught.", unsure: true };
 }
 
 /** What the map means. */
 export function lookWords(explanation) {
   const name = className(explanation.label);
   const strongest = Math.max(...explanation.saliency.flat());
-  if (strongest === 0) return `No single spot speaks for ${name}: covering any part of the picture does not lower its score.`;
+  if (strongest === 0) return `No single spot speaks for ${name}: covering any part of the image does not lower its score.`;
   const { center_score: before, lowest_score: after } = explanation;
   const where = `The bright part spoke most for ${name}, above all ${place(explanation.saliency)}.`;
   if (after > 0.95 * before) return `${where} But no single spot decides: whichever is covered, ${share(after)} remain.`;
@@ -100,8 +100,8 @@ export function cropWords(answer, explanation) {
   const scores = explanation.crops.map((crop) => crop.score);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
   const agree = high - low < 0.1 ? "They agree." : `Here they range from ${share(low)} to ${share(high)} for ${name}.`;
-  if (answer.views === 1) return `The model judged the middle of the picture alone. Other crops, and mirrored, for comparison: ${agree}`;
-  const counted = answer.views === 10 ? "ten crops of the picture: corners and middle, each also mirrored" : "fifty crops of the picture, from close up to far, ten of which are here";
+  if (answer.views === 1) return `The model judged the middle of the image alone. Other crops, and mirrored, for comparison: ${agree}`;
+  const counted = answer.views === 10 ? "ten crops of the image: corners and middle, each also mirrored" : "fifty crops of the image, from close up to far, ten of which are here";
   return `The model looked at ${counted}. It averaged what it found, so that no single crop decides. ${agree}`;
 }
 
@@ -110,7 +110,7 @@ export function recordWords(info) {
   const test = info.metrics?.test;
   if (typeof test?.accuracy !== "number" || !test.num_images) return "";
   const right = Math.round(test.accuracy * test.num_images);
-  return `In its test this model was right about ${right} of ${test.num_images} pictures that it had never seen.`;
+  return `In its test this model was right about ${right} of ${test.num_images} images that it had never seen.`;
 }
 
 /** The command that asks the same: for a POSIX shell. */

@@ -37,7 +37,7 @@ LITE2 = [
 
 
 def parameters_by_hand(blocks: list[tuple[int, int, int, int]]) -> int:
-    """Trainable parameters: kernels, two numbers a channel of every normalisation, and the classifier."""
+    """Trainable parameters: kernels, two numbers a channel of every normalization, and the classifier."""
     total = 3 * 3 * 3 * 32 + 2 * 32
     channels = 32
     for expansion, kernel, _, out in blocks:
@@ -170,12 +170,12 @@ def test_tensors_land_where_they_belong_and_in_keras_layout(lite0: Any, state: d
     assert np.asarray(logits.kernel)[3, 800] == state["_fc.weight"][800, 3]
     np.testing.assert_array_equal(np.asarray(logits.bias), state["_fc.bias"])
     for layer, prefix in (("stem_bn", "_bn0"), ("block0_depthwise_bn", "_blocks.0._bn1"), ("head_bn", "_bn1")):
-        normalise = lite0.get_layer(layer)
+        normalize = lite0.get_layer(layer)
         for variable, field in (
-            (normalise.gamma, "weight"),
-            (normalise.beta, "bias"),
-            (normalise.moving_mean, "running_mean"),
-            (normalise.moving_variance, "running_var"),
+            (normalize.gamma, "weight"),
+            (normalize.beta, "bias"),
+            (normalize.moving_mean, "running_mean"),
+            (normalize.moving_variance, "running_var"),
         ):
             np.testing.assert_array_equal(np.asarray(variable), state[f"{prefix}.{field}"])
 

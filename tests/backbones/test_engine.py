@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.networks import TINY_SIZE, noise_pixels, pretrained, tiny_network
-from tests.helpers.tiny_bundle import colour_network
+from tests.helpers.tiny_bundle import color_network
 from transferapp.backbones import engine as engine_module
 from transferapp.backbones.engine import (
     FEATURE_TOLERANCE,
@@ -106,7 +106,7 @@ def test_features_are_float32_from_uint8_pixels_in_any_memory_layout(tiny: Any) 
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 13])
-def test_a_picture_has_the_same_features_in_a_batch_of_any_size(tiny: Any, count: int) -> None:
+def test_a_image_has_the_same_features_in_a_batch_of_any_size(tiny: Any, count: int) -> None:
     engine = OpenVINOEngine(tiny[1], precision="f32")
     pixels = noise_pixels(count)
     alone = np.concatenate([engine(pixels[i : i + 1]) for i in range(count)])
@@ -213,7 +213,7 @@ def _spoil(content: bytes | None) -> Any:
     ids=["no xml", "empty xml", "html", "cut xml", "no bin", "cut bin"],
 )
 def test_a_file_that_is_no_network_is_a_bundle_error_in_one_line(tmp_path: Path, file: str, spoil: Any) -> None:
-    save_converted(colour_network(3, size=(8, 8)), tmp_path / "model.xml")
+    save_converted(color_network(3, size=(8, 8)), tmp_path / "model.xml")
     spoil(tmp_path / file)
     with pytest.raises(BundleError) as caught:
         OpenVINOEngine(tmp_path / "model.xml", precision="f32")
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_network_is_a_bundle_error_in_one_line(tmp_path: Path,
 def test_a_place_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ResourceError, match="Could not write"):
-        save_converted(colour_network(3, size=(8, 8)), tmp_path / "file" / "model.xml")
+        save_converted(color_network(3, size=(8, 8)), tmp_path / "file" / "model.xml")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of this kind are POSIX")
@@ -234,10 +234,10 @@ def test_a_full_disk_is_a_resource_error(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from tests.helpers.tiny_bundle import colour_network\n"
+        "from tests.helpers.tiny_bundle import color_network\n"
         "from transferapp.backbones.engine import save_converted\n"
         "from transferapp.errors import ResourceError\n"
-        "network = colour_network(100_000, size=(8, 8))\n"  # 1.2 MB of weights
+        "network = color_network(100_000, size=(8, 8))\n"  # 1.2 MB of weights
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "try:\n"

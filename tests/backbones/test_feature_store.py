@@ -20,12 +20,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from tests.helpers.networks import write_pictures
+from tests.helpers.networks import write_images
 from transferapp.backbones import feature_store as features
 from transferapp.backbones.engine import BATCH_SIZE
 from transferapp.backbones.feature_store import (
     CENTER,
-    WITHOUT_COLOUR,
+    WITHOUT_COLOR,
     Chance,
     FeatureStore,
     random_view_name,
@@ -38,7 +38,7 @@ from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
 from transferapp.images import decode_image
 from transferapp.images.augment import Augmentation
-from transferapp.images.color_jitter import PCAColour
+from transferapp.images.color_jitter import PCAColor
 from transferapp.images.views import SHORT_SIDE, TRAINING_SHORT_SIDES, center_view, render, short_side_to_decode
 from transferapp.system.storage import sha256_file
 
@@ -48,7 +48,7 @@ ROW_SIZE = 6
 
 
 class Means:
-    """Mean colours of the upper and of the lower half, as float32 of shape (n, 6); counts the views it has seen."""
+    """Mean colors of the upper and of the lower half, as float32 of shape (n, 6); counts the views it has seen."""
 
     name, precision = "numpy", "f32"
 
@@ -88,7 +88,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    return write_pictures(tmp_path / "pictures", 20)
+    return write_images(tmp_path / "images", 20)
 
 
 def directly(records: list[Record], view_names: list[str]) -> np.ndarray:
@@ -108,7 +108,7 @@ VIEWS = [CENTER, random_view_name(0, 7), random_view_name(1, 7)]
 # ------------------------------------------------------------------------------------------------------------------- rows
 
 
-def test_rows_are_those_of_each_view_of_each_picture_in_order(records: list[Record]) -> None:
+def test_rows_are_those_of_each_view_of_each_image_in_order(records: list[Record]) -> None:
     rows = make_store().collect(records, VIEWS)
     assert rows.shape == (20, 3, ROW_SIZE)
     assert rows.dtype == np.float32
@@ -131,7 +131,7 @@ def test_the_number_of_workers_changes_nothing(records: list[Record], workers: i
     )
 
 
-def test_no_pictures_and_no_views_give_no_rows(records: list[Record]) -> None:
+def test_no_images_and_no_views_give_no_rows(records: list[Record]) -> None:
     store = make_store()
     assert store.collect([], VIEWS).shape == (0, 3, ROW_SIZE)
     assert store.collect(records, []).shape == (20, 0, ROW_SIZE)
@@ -192,7 +192,7 @@ def test_another_trunk_finds_nothing(records: list[Record]) -> None:
     assert engine.views == 20
 
 
-def test_pictures_of_the_same_content_are_computed_once(records: list[Record], tmp_path: Path) -> None:
+def test_images_of_the_same_content_are_computed_once(records: list[Record], tmp_path: Path) -> None:
     twin = tmp_path / "twin.png"
     twin.write_bytes(records[3].path.read_bytes())
     with_twin = [*records, dataclasses.replace(records[3], location=str(twin), name="twin.png", label=1)]
@@ -223,7 +223,7 @@ def test_batches_hold_about_as_many_views_as_the_engine_likes(records: list[Reco
 # -------------------------------------------------------------------------------------------------------------------- views
 
 
-def test_the_centre_view_is_the_ten_crops_centre(records: list[Record]) -> None:
+def test_the_center_view_is_the_ten_crops_center(records: list[Record]) -> None:
     image = Image.open(records[0].path).convert("RGB")
     expected = render(image, center_view(image.size, SIZE), SIZE)
     np.testing.assert_array_equal(view_pixels(image, CENTER, "any", SIZE), expected)
@@ -307,22 +307,22 @@ def pixels_under(chance: Chance, record: Record, view: str) -> np.ndarray:
 
 
 def test_views_drawn_from_something_else_are_other_views(records: list[Record]) -> None:
-    pca = PCAColour(np.eye(3), np.array([2.0, 0.5, 0.1]), np.zeros(3))
-    other_pca = PCAColour(np.eye(3), np.array([1.0, 0.5, 0.1]), np.zeros(3))
+    pca = PCAColor(np.eye(3), np.array([2.0, 0.5, 0.1]), np.zeros(3))
+    other_pca = PCAColor(np.eye(3), np.array([1.0, 0.5, 0.1]), np.zeros(3))
     chances = {
-        "plain": WITHOUT_COLOUR,
-        "middle": Chance(dataclasses.replace(WITHOUT_COLOUR.augmentation, random_crop=False)),
-        "colour": Chance(Augmentation(), pca),
-        "other colour": Chance(Augmentation(), other_pca),
+        "plain": WITHOUT_COLOR,
+        "middle": Chance(dataclasses.replace(WITHOUT_COLOR.augmentation, random_crop=False)),
+        "color": Chance(Augmentation(), pca),
+        "other color": Chance(Augmentation(), other_pca),
     }
     assert len({chance.digest for chance in chances.values()}) == 4
-    assert Chance(Augmentation(), pca).digest == chances["colour"].digest
+    assert Chance(Augmentation(), pca).digest == chances["color"].digest
     rows = {}
     for name, chance in chances.items():
         engine = Means()
         store = FeatureStore(make_trunk(engine), chance=chance)
         rows[name] = store.collect(records, VIEWS)
-        assert engine.views == (60 if name == "plain" else 40), "the centre view knows no chance"
+        assert engine.views == (60 if name == "plain" else 40), "the center view knows no chance"
         expected = [[Means()(pixels_under(chance, record, view)[None])[0] for view in VIEWS] for record in records[:3]]
         np.testing.assert_array_equal(rows[name][:3], expected)
     for name in chances:
@@ -347,7 +347,7 @@ def test_progress_counts_views_from_those_already_there_to_all(records: list[Rec
     assert again == [60]
 
 
-def test_progress_counts_copies_of_a_picture_too(records: list[Record]) -> None:
+def test_progress_counts_copies_of_a_image_too(records: list[Record]) -> None:
     told: list[int] = []
     make_store().collect([*records, *records], [CENTER], told.append)
     assert told[-1] == 40
@@ -357,7 +357,7 @@ def test_progress_counts_copies_of_a_picture_too(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("change", ["gone", "other content"])
-def test_a_picture_that_changed_since_the_audit_is_named_and_not_remembered(records: list[Record], change: str) -> None:
+def test_a_image_that_changed_since_the_audit_is_named_and_not_remembered(records: list[Record], change: str) -> None:
     path, original = records[15].path, records[15].path.read_bytes()
     path.unlink() if change == "gone" else path.write_bytes(records[2].path.read_bytes())
     store = make_store()
@@ -443,10 +443,10 @@ def test_a_store_that_has_lost_a_file_starts_again(records: list[Record], cache:
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.helpers.networks import write_pictures
+from tests.helpers.networks import write_images
 from tests.backbones.test_feature_store import Means, VIEWS, make_store
 folder, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-records = write_pictures(folder, 20)
+records = write_images(folder, 20)
 print("ready", flush=True)
 sys.stdin.readline()
 make_store(Means(seconds, log)).collect(records, VIEWS)
@@ -487,7 +487,7 @@ def test_after_kill_9_the_next_run_goes_on_and_ends_with_the_same_rows(
     assert process.wait(timeout=60) == -signal.SIGKILL
     done = keys_file.stat().st_size // 16
     assert 9 <= done < 60, "killed in the middle"
-    records = write_pictures(tmp_path / "a", 20)
+    records = write_images(tmp_path / "a", 20)
     engine = Means()
     resumed = np.array(make_store(engine).collect(records, VIEWS))
     assert engine.views == 60 - done, "nothing that was done is done again"
@@ -502,7 +502,7 @@ def test_two_processes_at_once_compute_each_row_once(tmp_path: Path) -> None:
         go(process)
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
     assert sum(int(line) for line in log.read_text().split()) == 60
-    records = write_pictures(tmp_path / "a", 20)
+    records = write_images(tmp_path / "a", 20)
     engine = Means()
     np.testing.assert_allclose(make_store(engine).collect(records, VIEWS), directly(records, VIEWS), rtol=1e-6)
     assert engine.views == 0

@@ -1,4 +1,4 @@
-"""Are the embedded backbones really the ImageNet networks? Asked of pictures with known classes."""
+"""Are the embedded backbones really the ImageNet networks? Asked of images with known classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transferapp.images import decode_image
 from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "imagenet_ref"
-"""Pictures of ImageNet's classes; a file's name starts with its class."""
+"""Images of ImageNet's classes; a file's name starts with its class."""
 
 LEAST_ACCURACY = 0.82
 
@@ -26,7 +26,7 @@ PHOTOGRAPHS = {
     "coffee": (967, 968),  # espresso in a cup: espresso, cup
     "stereo_motorcycle": (665, 670),  # moped, motor scooter
 }
-"""Pictures inside the scikit-image wheel, by the function that gives them, and the classes that are right."""
+"""Images inside the scikit-image wheel, by the function that gives them, and the classes that are right."""
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def center_pixels(image: Image.Image, image_size: tuple[int, int]) -> np.ndarray
 
 @pytest.mark.parametrize("name", EMBEDDED)
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS)
-def test_an_everyday_photograph_is_recognised(name: str, photograph: str) -> None:
+def test_an_everyday_photograph_is_recognized(name: str, photograph: str) -> None:
     data: Any = pytest.importorskip("skimage.data")
     pixels = getattr(data, photograph)()
     image = Image.fromarray(pixels[0] if isinstance(pixels, tuple) else pixels)
@@ -49,9 +49,9 @@ def test_an_everyday_photograph_is_recognised(name: str, photograph: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference pictures are not here")
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference images are not here")
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_centre_crops_of_imagenet_classes_are_recognised(name: str) -> None:
+def test_center_crops_of_imagenet_classes_are_recognized(name: str) -> None:
     image_size = backbone_spec(name).image_size
     files = sorted(REFERENCE.glob("*.jpg"))
     assert len(files) >= 100

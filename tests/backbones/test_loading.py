@@ -257,7 +257,7 @@ def test_a_functional_file_gives_its_own_answers(tmp_path: Path) -> None:
     assert find_stages(again) == find_stages(model)
 
 
-def test_a_file_for_any_size_that_was_adapted_to_pictures_stays_adapted(tmp_path: Path) -> None:
+def test_a_file_for_any_size_that_was_adapted_to_images_stays_adapted(tmp_path: Path) -> None:
     model = tiny_network((None, None), adapted=True)
     model.save(tmp_path / "my.keras")
     pixels = noise_pixels(3).astype(np.float32)
@@ -277,7 +277,7 @@ def test_a_sequential_file_gives_its_own_answers_and_can_be_cut(tmp_path: Path) 
     assert [stage.shape for stage in find_stages(again)] == [(14, 14, 4), (7, 7, 4), (5, 5, 5)]
 
 
-def test_a_sequential_file_that_was_built_for_one_picture_takes_any_number(tmp_path: Path) -> None:
+def test_a_sequential_file_that_was_built_for_one_image_takes_any_number(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.Conv2D(4, 3)])
     model(np.zeros((1, 16, 16, 3), np.float32))
     model.save(tmp_path / "seq.keras")
@@ -318,7 +318,7 @@ def _two_outputs() -> Any:
     return keras.Model(start, [x, keras.layers.ReLU()(x)])
 
 
-def _grey() -> Any:
+def _gray() -> Any:
     start = keras.Input((8, 8, 1))
     return keras.Model(start, keras.layers.Conv2D(4, 3)(start))
 
@@ -333,7 +333,7 @@ def _unbuilt() -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
-@pytest.mark.parametrize("build", [_two_inputs, _two_outputs, _grey, _vector, _unbuilt])
+@pytest.mark.parametrize("build", [_two_inputs, _two_outputs, _gray, _vector, _unbuilt])
 def test_a_model_of_another_kind_is_refused_with_what_it_is(tmp_path: Path, build: Callable[[], Any]) -> None:
     build().save(tmp_path / "odd.keras")
     with pytest.raises(UsageError, match=r"odd\.keras is no backbone\. Expected a functional model .*, got a "):

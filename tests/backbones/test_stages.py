@@ -32,7 +32,7 @@ def check_recomposition(model: Any, size: tuple[int, int]) -> None:
     pixels = noise_pixels(2, size).astype(np.float32)
     whole = np.asarray(model(pixels, training=False))
     assert np.isfinite(whole).all()
-    assert np.abs(whole[0] - whole[1]).max() > 0.01 * np.abs(whole).max() > 0, "the outputs tell the pictures apart"
+    assert np.abs(whole[0] - whole[1]).max() > 0.01 * np.abs(whole).max() > 0, "the outputs tell the images apart"
     for stage in find_stages(model):
         trunk, tail = cut(model, stage)
         features = np.asarray(trunk(pixels, training=False))
@@ -204,7 +204,7 @@ def _two_towers() -> Any:
     return keras.Model(start, layers.Concatenate()(towers), name="towers")
 
 
-def _no_picture() -> Any:
+def _no_image() -> Any:
     start = keras.Input((16,))
     return keras.Model(start, layers.Dense(3)(start), name="vector")
 
@@ -237,7 +237,7 @@ class _Subclassed(keras.Model):  # type: ignore[misc]
     ("build", "reason"),
     [
         (_two_towers, "towers has no feature map to cut at"),
-        (_no_picture, r"vector cannot be cut.*input of fixed shape.*\(16,\)"),
+        (_no_image, r"vector cannot be cut.*input of fixed shape.*\(16,\)"),
         (_two_inputs, "twins cannot be cut.*one input and one output"),
         (_two_outputs, "fork cannot be cut.*one input and one output"),
         (_any_size, "tiny cannot be cut.*input of fixed shape"),

@@ -67,10 +67,10 @@ def test_every_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(ablation, "HEAD_EPOCHS", 1)
     monkeypatch.setattr(ablation, "HEADS", dict(list(ablation.HEADS.items())[:1]))
-    monkeypatch.setattr(ablation, "REGULARISERS", {"mixup 0.2": ablation.REGULARISERS["mixup 0.2"]})
+    monkeypatch.setattr(ablation, "REGULARIZERS", {"mixup 0.2": ablation.REGULARIZERS["mixup 0.2"]})
     tails = {name: ablation.TAILS[name] for name in ("stochastic depth 0.2", "CutMix 1")}
     monkeypatch.setattr(ablation, "TAILS", tails)
-    options = ["--data", str(root / "pictures"), "--backbone", str(root / "tiny.keras"), "--views", "1"]
+    options = ["--data", str(root / "images"), "--backbone", str(root / "tiny.keras"), "--views", "1"]
     main([*options, "--seeds", "2", "--tail-seeds", "2", "--tail-epochs", "1", "--out", str(tmp_path / "out.json")])
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert {row["study"] for row in rows} == set(ablation.STUDIES)

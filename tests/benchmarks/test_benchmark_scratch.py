@@ -81,7 +81,7 @@ def test_curves_of_any_length_are_drawn_and_their_names_do_not_touch(lengths: tu
     assert abs(heights[0] - heights[1]) >= 16
 
 
-def test_a_part_of_the_pictures_is_the_same_share_of_every_folder(tmp_path: Path) -> None:
+def test_a_part_of_the_images_is_the_same_share_of_every_folder(tmp_path: Path) -> None:
     for folder, count in (("train/cats", 30), ("train/dogs", 10), ("test/cats", 6), ("test/dogs", 2)):
         (tmp_path / "data" / folder).mkdir(parents=True)
         for index in range(count):
@@ -89,7 +89,7 @@ def test_a_part_of_the_pictures_is_the_same_share_of_every_folder(tmp_path: Path
     link(tmp_path / "data", tmp_path / "part", 24)
     counts = {folder: len(list((tmp_path / "part" / folder).iterdir())) for folder in ("train/cats", "train/dogs")}
     assert counts == {"train/cats": 15, "train/dogs": 5}
-    assert len(list((tmp_path / "part/test/dogs").iterdir())) == 2, "none is left with a single picture"
+    assert len(list((tmp_path / "part/test/dogs").iterdir())) == 2, "none is left with a single image"
     assert all(path.resolve().is_file() for path in (tmp_path / "part").rglob("*.png"))
 
 

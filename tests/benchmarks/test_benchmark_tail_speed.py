@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.tail_speed import frozen_below, main, quotients, read_pictures, render_all, train_in_turn
+from benchmarks.tail_speed import frozen_below, main, quotients, read_images, render_all, train_in_turn
 from tests.helpers.fitted import draw_folders, environment
-from transferapp.backbones.feature_store import WITHOUT_COLOUR, FeatureStore, random_view_name
+from transferapp.backbones.feature_store import WITHOUT_COLOR, FeatureStore, random_view_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,9 +33,9 @@ class Pixels:
 
 
 def test_both_are_given_the_same_views(drawings: Path, tmp_path: Path) -> None:
-    train = read_pictures(drawings, 100).part("train")
+    train = read_images(drawings, 100).part("train")
     views = [random_view_name(index, 0) for index in range(2)]
-    stored = FeatureStore(Pixels(), folder=tmp_path / "store", chance=WITHOUT_COLOUR).collect(train.records, views)
+    stored = FeatureStore(Pixels(), folder=tmp_path / "store", chance=WITHOUT_COLOR).collect(train.records, views)
     rendered = render_all(train, views, Pixels.image_size, tmp_path)
     assert rendered.dtype == np.uint8
     np.testing.assert_array_equal(rendered.reshape(stored.shape), stored)
@@ -86,11 +86,11 @@ def test_the_first_epoch_is_not_counted() -> None:
     assert quotients([100.0, 6.0, 8.0], [1.0, 2.0, 4.0]) == [3.0, 2.0]
 
 
-def test_a_part_of_the_pictures_has_every_class(drawings: Path) -> None:
-    dataset = read_pictures(drawings, 12)
+def test_a_part_of_the_images_has_every_class(drawings: Path) -> None:
+    dataset = read_images(drawings, 12)
     assert len(dataset) == 12
     assert dataset.counts() == [4, 4, 4]
-    assert len(read_pictures(drawings, 1000)) == 24
+    assert len(read_images(drawings, 1000)) == 24
 
 
 @pytest.mark.parametrize(("words", "said"), [(["--epochs", "1"], "2 or more"), (["--cut"], "expected one argument")])

@@ -21,7 +21,7 @@ def contents(folder: Path) -> set[str]:
     return {path.read_text() for path in folder.rglob("*.png")}
 
 
-def test_every_fifth_picture_is_for_testing_however_many_are_trained_on(tmp_path: Path) -> None:
+def test_every_fifth_image_is_for_testing_however_many_are_trained_on(tmp_path: Path) -> None:
     data = folders(tmp_path / "data", "a", "b", count=20)
     regret.link(data, tmp_path / "some", 16)
     regret.link(data, tmp_path / "all", 0)
@@ -32,7 +32,7 @@ def test_every_fifth_picture_is_for_testing_however_many_are_trained_on(tmp_path
     assert not contents(tmp_path / "all" / "train") & contents(tmp_path / "all" / "test")
 
 
-def test_given_test_pictures_stay_what_they_are(tmp_path: Path) -> None:
+def test_given_test_images_stay_what_they_are(tmp_path: Path) -> None:
     data = folders(tmp_path / "data", "train/a", "train/b", "test/a", "test/b", count=10)
     regret.link(data, tmp_path / "linked", 4)
     assert len(contents(tmp_path / "linked" / "test")) == 20
@@ -53,7 +53,7 @@ def test_a_manifest_is_read() -> None:
 def test_a_folder_that_is_not_there_is_named(
     module: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", str(tmp_path / "nowhere")] + (["--pictures", "10"] if module is regret else [])
+    words = ["--data", str(tmp_path / "nowhere")] + (["--images", "10"] if module is regret else [])
     with pytest.raises(SystemExit) as caught:
         module.main(words)  # type: ignore[attr-defined]
     assert caught.value.code == 2

@@ -30,7 +30,7 @@ from transferapp.bundle.format import (
     writing,
 )
 from transferapp.errors import BundleError, ResourceError
-from transferapp.images.color_jitter import fit_pca_colour
+from transferapp.images.color_jitter import fit_pca_color
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,21 +77,21 @@ def test_what_is_written_is_read(made: Path) -> None:
     assert beside(made) == []
 
 
-def test_colour_components_are_read_back_as_they_were_measured(made: Path) -> None:
-    assert read_bundle(made).colour is None, "it was trained without"
-    pca = fit_pca_colour(np.random.default_rng(0).integers(0, 256, (50, 3)).astype(np.uint8))
-    alter(made, lambda manifest: manifest.update(colour=json.loads(json.dumps(pca.to_json()))))
-    colour = read_bundle(made).colour
-    assert colour is not None
+def test_color_components_are_read_back_as_they_were_measured(made: Path) -> None:
+    assert read_bundle(made).color is None, "it was trained without"
+    pca = fit_pca_color(np.random.default_rng(0).integers(0, 256, (50, 3)).astype(np.uint8))
+    alter(made, lambda manifest: manifest.update(color=json.loads(json.dumps(pca.to_json()))))
+    color = read_bundle(made).color
+    assert color is not None
     for name in ("eigenvectors", "eigenvalues", "mean"):
-        np.testing.assert_array_equal(getattr(colour, name), getattr(pca, name))
+        np.testing.assert_array_equal(getattr(color, name), getattr(pca, name))
 
 
 @pytest.mark.parametrize("damaged", ["red", [1, 2], {"eigenvalues": [1, 2]}])
-def test_damaged_colour_components_are_an_error_of_the_bundle(made: Path, damaged: Any) -> None:
-    alter(made, lambda manifest: manifest.update(colour=damaged))
-    with pytest.raises(BundleError, match="colour components"):
-        read_bundle(made).colour  # noqa: B018 - it is read when it is asked for
+def test_damaged_color_components_are_an_error_of_the_bundle(made: Path, damaged: Any) -> None:
+    alter(made, lambda manifest: manifest.update(color=damaged))
+    with pytest.raises(BundleError, match="color components"):
+        read_bundle(made).color  # noqa: B018 - it is read when it is asked for
 
 
 def test_the_version_names_the_content_and_not_the_place(made: Path, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_manifest_with_a_field_that_makes_no_sense_is_incomplete(made: Path, c
 
 
 def test_fields_that_are_not_known_yet_do_no_harm(made: Path) -> None:
-    alter(made, lambda manifest: manifest.update(colour_of_the_sky="blue"))
+    alter(made, lambda manifest: manifest.update(color_of_the_sky="blue"))
     assert verify(made) == 1
 
 

@@ -20,10 +20,10 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 
 def halves(left: str, right: str, size: tuple[int, int] = (400, 300)) -> bytes:
-    picture = Image.new("RGB", size, right)
-    picture.paste(left, (0, 0, size[0] // 2, size[1]))
+    image = Image.new("RGB", size, right)
+    image.paste(left, (0, 0, size[0] // 2, size[1]))
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -38,14 +38,14 @@ def test_the_map_is_bright_where_the_class_is(predictor: Predictor) -> None:
 
 
 def test_without_a_label_the_most_probable_class_is_explained(predictor: Predictor) -> None:
-    picture = halves("lime", "black")
-    found = explain(predictor, picture)
-    expected = predictor.predict(picture, views=10)
+    image = halves("lime", "black")
+    found = explain(predictor, image)
+    expected = predictor.predict(image, views=10)
     assert (found.label, found.score) == ("green", pytest.approx(expected.scores[0].score))
     assert np.mean([crop.score for crop in found.crops]) == pytest.approx(found.score)
 
 
-def test_boxes_are_in_the_pixels_of_the_picture_as_a_person_sees_it(predictor: Predictor) -> None:
+def test_boxes_are_in_the_pixels_of_the_image_as_a_person_sees_it(predictor: Predictor) -> None:
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
@@ -73,7 +73,7 @@ def test_its_cost_is_what_it_says(predictor: Predictor, monkeypatch: pytest.Monk
     assert max(seen) == 10
 
 
-def test_a_picture_of_one_colour_has_an_empty_map(predictor: Predictor) -> None:
+def test_a_image_of_one_color_has_an_empty_map(predictor: Predictor) -> None:
     found = explain(predictor, halves("red", "red"))
     assert not found.saliency.any()
     assert found.lowest_score == pytest.approx(found.center_score)

@@ -1,4 +1,4 @@
-"""The predictor: views averaged as by hand, one answer for one picture, and no answer that is none."""
+"""The predictor: views averaged as by hand, one answer for one image, and no answer that is none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from tests.helpers.scenes import scene
-from tests.helpers.tiny_bundle import GAIN, SIZE, colour_network, make_tiny_bundle
+from tests.helpers.tiny_bundle import GAIN, SIZE, color_network, make_tiny_bundle
 from transferapp.backbones.engine import read_network, save_converted
 from transferapp.bundle import predictor as predict_module
 from transferapp.bundle.format import MANIFEST, Bundle, read_bundle, write_manifest, writing
@@ -39,7 +39,7 @@ def predictor(bundle_path: Path) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """512 wide, 384 high, and no two crops of it alike."""
     return scene((512, 384))
 
@@ -50,13 +50,13 @@ def png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def colours(name: str) -> bytes:
+def colors(name: str) -> bytes:
     return png(Image.new("RGB", (300, 260), name))
 
 
-def by_hand(picture: Image.Image, short_sides: tuple[int, ...], corners: bool) -> np.ndarray:
-    """What the colour network must say, from crops cut without the program's own geometry."""
-    width, height = picture.size
+def by_hand(image: Image.Image, short_sides: tuple[int, ...], corners: bool) -> np.ndarray:
+    """What the color network must say, from crops cut without the program's own geometry."""
+    width, height = image.size
     scores = []
     for short_side in short_sides:
         side = min(width, height) * 224 / short_side
@@ -66,7 +66,7 @@ def by_hand(picture: Image.Image, short_sides: tuple[int, ...], corners: bool) -
             places += [(0, 0), (right, 0), (0, bottom), (right, bottom)]
         for left, top in places:
             box = (left, top, left + side, top + side)
-            crop = np.asarray(picture.resize(SIZE, Image.Resampling.BICUBIC, box=box), dtype=float)
+            crop = np.asarray(image.resize(SIZE, Image.Resampling.BICUBIC, box=box), dtype=float)
             for view in (crop, crop[:, ::-1]) if corners else (crop,):
                 scores.append(softmax(view.mean(axis=(0, 1)) * GAIN / 255))
     return np.mean(scores, axis=0)
@@ -76,34 +76,34 @@ def by_hand(picture: Image.Image, short_sides: tuple[int, ...], corners: bool) -
     ("views", "short_sides"), [(1, (256,)), (10, (256,)), (50, (224, 256, 384, 480, 640))], ids=["1", "10", "50"]
 )
 def test_views_are_cut_and_averaged_as_by_hand(
-    predictor: Predictor, picture: Image.Image, views: int, short_sides: tuple[int, ...]
+    predictor: Predictor, image: Image.Image, views: int, short_sides: tuple[int, ...]
 ) -> None:
-    expected = by_hand(picture, short_sides, corners=views > 1)
-    answer = predictor.predict(png(picture), views=views)
+    expected = by_hand(image, short_sides, corners=views > 1)
+    answer = predictor.predict(png(image), views=views)
     scores = {score.label: score.score for score in answer.scores}
     np.testing.assert_allclose([scores[name] for name in CLASSES], expected, atol=1e-4)
     assert answer.views == views
 
 
-def test_probabilities_are_averaged_and_not_pixels(predictor: Predictor, picture: Image.Image) -> None:
-    ten, one = (predictor.predict(png(picture), views=views).scores for views in (10, 1))
+def test_probabilities_are_averaged_and_not_pixels(predictor: Predictor, image: Image.Image) -> None:
+    ten, one = (predictor.predict(png(image), views=views).scores for views in (10, 1))
     assert abs(ten[0].score - one[0].score) > 1e-3
     assert sum(score.score for score in ten) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_file_and_its_bytes_get_the_same_answer(predictor: Predictor, picture: Image.Image, tmp_path: Path) -> None:
+def test_a_file_and_its_bytes_get_the_same_answer(predictor: Predictor, image: Image.Image, tmp_path: Path) -> None:
     for form, options in {"JPEG": {"quality": 90}, "PNG": {}}.items():
-        path = tmp_path / f"picture.{form.lower()}"
-        picture.save(path, form, **options)
+        path = tmp_path / f"image.{form.lower()}"
+        image.save(path, form, **options)
         for views in (1, 10, 50):
             from_file, from_bytes = (predictor.predict(s, views=views) for s in (path, path.read_bytes()))
             assert from_file.scores == from_bytes.scores
             assert (from_file.format, from_file.size) == (from_bytes.format, from_bytes.size) == (form, (512, 384))
 
 
-def test_colours_are_told_apart_best_first(predictor: Predictor) -> None:
+def test_colors_are_told_apart_best_first(predictor: Predictor) -> None:
     for name in CLASSES:
-        answer = predictor.predict(colours({"green": "lime"}.get(name, name)))
+        answer = predictor.predict(colors({"green": "lime"}.get(name, name)))
         assert answer.label == name
         assert answer.views == 10
         assert [s.score for s in answer.scores] == sorted((s.score for s in answer.scores), reverse=True)
@@ -112,28 +112,28 @@ def test_colours_are_told_apart_best_first(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (1000, 3)])
 def test_top_k_is_how_many_are_returned_at_most(predictor: Predictor, top_k: int | None, count: int) -> None:
-    answer = predictor.predict(colours("red"), top_k=top_k, views=1)
+    answer = predictor.predict(colors("red"), top_k=top_k, views=1)
     assert len(answer.scores) == count
     assert answer.label == "red"
 
 
 def test_equal_scores_come_in_the_order_of_the_classes(predictor: Predictor) -> None:
-    answer = predictor.predict(colours("grey"), views=1)
+    answer = predictor.predict(colors("gray"), views=1)
     assert [score.label for score in answer.scores] == list(CLASSES)
 
 
 @pytest.mark.parametrize("options", [{"views": 0}, {"views": 5}, {"views": -1}, {"top_k": 0}, {"top_k": -1}])
 def test_numbers_out_of_range_are_a_usage_error(predictor: Predictor, options: dict[str, int]) -> None:
     with pytest.raises(UsageError) as caught:
-        predictor.predict(colours("red"), **options)  # type: ignore[arg-type]
+        predictor.predict(colors("red"), **options)  # type: ignore[arg-type]
     assert caught.value.exit_code == 2
     assert caught.value.code in options
 
 
 @pytest.mark.parametrize(
-    ("data", "code"), [(b"", "empty_file"), (b"no picture", "unsupported_format"), (colours("red")[:200], "truncated")]
+    ("data", "code"), [(b"", "empty_file"), (b"no image", "unsupported_format"), (colors("red")[:200], "truncated")]
 )
-def test_a_picture_that_is_none_is_refused(predictor: Predictor, data: bytes, code: str, tmp_path: Path) -> None:
+def test_a_image_that_is_none_is_refused(predictor: Predictor, data: bytes, code: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(data)
     for source in (data, tmp_path / "bad.jpg"):
         with pytest.raises(ImageError) as caught:
@@ -146,25 +146,25 @@ def test_a_picture_that_is_none_is_refused(predictor: Predictor, data: bytes, co
 def test_limits_are_those_of_the_predictor(bundle_path: Path, predictor: Predictor) -> None:
     strict = Predictor.load(bundle_path, limits=ImageLimits(max_pixels=300 * 259))
     with pytest.raises(ImageError) as caught:
-        strict.predict(colours("red"))
+        strict.predict(colors("red"))
     assert caught.value.code == "too_many_pixels"
-    assert predictor.predict(colours("red")).label == "red"
+    assert predictor.predict(colors("red")).label == "red"
 
 
-def test_threads_give_the_answers_that_one_gives(predictor: Predictor, picture: Image.Image) -> None:
-    pictures = [png(picture.rotate(angle)) for angle in range(0, 360, 30)]
-    alone = [predictor.predict(data).scores for data in pictures]
+def test_threads_give_the_answers_that_one_gives(predictor: Predictor, image: Image.Image) -> None:
+    images = [png(image.rotate(angle)) for angle in range(0, 360, 30)]
+    alone = [predictor.predict(data).scores for data in images]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda data: predictor.predict(data).scores, pictures)) == alone
+        assert list(pool.map(lambda data: predictor.predict(data).scores, images)) == alone
 
 
-def test_the_same_picture_gets_the_same_bits_from_another_predictor(bundle_path: Path, picture: Image.Image) -> None:
-    one, other = (Predictor.load(bundle_path, streams=streams).predict(png(picture)).scores for streams in (1, 3))
+def test_the_same_image_gets_the_same_bits_from_another_predictor(bundle_path: Path, image: Image.Image) -> None:
+    one, other = (Predictor.load(bundle_path, streams=streams).predict(png(image)).scores for streams in (1, 3))
     assert one == other
 
 
-def test_pieces_of_a_batch_are_joined_in_order(predictor: Predictor, picture: Image.Image) -> None:
-    crops = predictor.crops(predictor.decode(png(picture), 50), 50)
+def test_pieces_of_a_batch_are_joined_in_order(predictor: Predictor, image: Image.Image) -> None:
+    crops = predictor.crops(predictor.decode(png(image), 50), 50)
     assert crops.shape == (50, *SIZE, 3)
     whole = predictor.probabilities(crops)
     assert whole.shape == (50, 3)
@@ -178,14 +178,14 @@ def test_pieces_of_a_batch_are_joined_in_order(predictor: Predictor, picture: Im
 def test_scores_that_are_no_numbers_are_an_error_and_not_an_answer(tmp_path: Path) -> None:
     broken = Predictor.load(make_tiny_bundle(tmp_path / "broken", broken=True))
     with pytest.raises(ModelOutputError, match="broken gave scores that are not numbers") as caught:
-        broken.predict(colours("red"))
+        broken.predict(colors("red"))
     assert caught.value.code == "model_output_invalid"
 
 
 def write_with(path: Path, num_outputs: int, size: tuple[int, int]) -> Path:
     """A bundle that says three classes and 224 pixels, with another network inside."""
     with writing(path) as staging:
-        save_converted(colour_network(num_outputs, size=size), staging / "model.xml")
+        save_converted(color_network(num_outputs, size=size), staging / "model.xml")
         write_manifest(staging, {"name": "odd", "class_names": list(CLASSES), "input": {"image_size": list(SIZE)}})
     return path
 
@@ -193,7 +193,7 @@ def write_with(path: Path, num_outputs: int, size: tuple[int, int]) -> Path:
 def test_a_network_that_does_not_fit_its_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"Expected 3 scores, got an output of shape \(1, 5\)"):
         Predictor.load(write_with(tmp_path / "five", 5, SIZE))
-    with pytest.raises(BundleError, match="does not take 224×224 pictures"):
+    with pytest.raises(BundleError, match="does not take 224×224 images"):
         Predictor.load(write_with(tmp_path / "small", 3, (64, 64)))
 
 
@@ -231,7 +231,7 @@ def test_a_bundle_replaced_while_it_is_loaded_is_never_half_of_each(
     monkeypatch.setattr(predict_module, "read_bundle", replaced_after_reading)
     predictor = Predictor.load(path)
     assert predictor.class_names == CLASSES
-    assert predictor.predict(colours("blue")).label == "blue"
+    assert predictor.predict(colors("blue")).label == "blue"
 
 
 def test_a_bundle_that_says_nothing_of_views_averages_ten(tmp_path: Path) -> None:
@@ -239,11 +239,11 @@ def test_a_bundle_that_says_nothing_of_views_averages_ten(tmp_path: Path) -> Non
     manifest = json.loads((path / MANIFEST).read_text())
     del manifest["input"]["default_views"], manifest["precision"]
     (path / MANIFEST).write_text(json.dumps(manifest))
-    assert Predictor(read_bundle(path)).predict(colours("red")).views == 10
+    assert Predictor(read_bundle(path)).predict(colors("red")).views == 10
 
 
 def test_predicting_imports_no_tensorflow(bundle_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "red.png").write_bytes(colours("red"))
+    (tmp_path / "red.png").write_bytes(colors("red"))
     code = f"""
 import sys
 from pathlib import Path
@@ -265,7 +265,7 @@ def test_nothing_but_the_network_is_read_of_a_bundle(tmp_path: Path) -> None:
         os.mkfifo(path / name)  # whoever opened it would wait for ever
         manifest["files"][name] = {"sha256": "0" * 64, "bytes": 0}
     (path / MANIFEST).write_text(json.dumps(manifest))
-    assert Predictor.load(path).predict(colours("red")).label == "red"
+    assert Predictor.load(path).predict(colors("red")).label == "red"
 
 
 def test_a_network_that_names_other_files_reads_none_of_them(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_network_that_names_other_files_reads_none_of_them(tmp_path: Path) -> 
 def test_files_may_be_overwritten_while_they_serve(tmp_path: Path) -> None:
     path = make_tiny_bundle(tmp_path / "tiny", CLASSES)
     predictor = Predictor.load(path)
-    expected = predictor.predict(colours("red")).scores
+    expected = predictor.predict(colors("red")).scores
     (path / "model.bin").write_bytes(b"")  # in place: a mapped file would end the process here
     (path / "model.xml").write_bytes(b"")
-    assert predictor.predict(colours("red")).scores == expected
+    assert predictor.predict(colors("red")).scores == expected

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: bundles, pictures, and the one real fit."""
+"""What the tests of the command line share: bundles, images, and the one real fit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of four plain pictures each."""
-    root = tmp_path_factory.mktemp("colours")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of four plain images each."""
+    root = tmp_path_factory.mktemp("colors")
     for name, paint in PAINTS.items():
         (root / name).mkdir()
         for index in range(4):

@@ -28,7 +28,7 @@ PLAN: dict[str, Any] = {
     "backbone_learning_rate": 0.0,
     "epochs": 0,
     "reasons": [
-        "size: 266 training pictures, 18 in the median class: small, below 1,000 in all and 30 a class",
+        "size: 266 training images, 18 in the median class: small, below 1,000 in all and 30 a class",
         "similarity: D = 0.85, from 0.55: ImageNet's classes say little about these labels",
         "similarity: second opinion: a probe on block7 beats the last stage by +6.8 ± 2.6 points",
         "rule: small + different: put the classifier on an earlier stage, whose features are more generic",
@@ -36,7 +36,7 @@ PLAN: dict[str, Any] = {
         "rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum",
     ],
     "would_change": [
-        "734 more training pictures and 30 in the median class would make the set large, and part of the backbone would "
+        "734 more training images and 30 in the median class would make the set large, and part of the backbone would "
         "be tuned",
         "D below 0.55 would make it similar (D is 0.85)",
     ],
@@ -62,16 +62,16 @@ Show = Callable[..., list[str]]
 
 @pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Show:
-    """Show something on a terminal of a width; its lines, without the colours."""
+    """Show something on a terminal of a width; its lines, without the colors."""
 
     def show(width: int, function: Callable[..., None], *arguments: Any) -> list[str]:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm-256color")
         monkeypatch.setenv("COLUMNS", str(width))
         function(*arguments)
-        coloured = capsys.readouterr().out
-        assert ANSI.search(coloured)
-        return ANSI.sub("", coloured).splitlines()
+        colored = capsys.readouterr().out
+        assert ANSI.search(colored)
+        return ANSI.sub("", colored).splitlines()
 
     return show
 
@@ -113,7 +113,7 @@ def test_the_card_says_all_that_was_found_and_decided(on_terminal: Show, width: 
         assert reason.partition(": ")[2] in words
     for note in PLAN["would_change"]:
         assert note in words
-    assert "266 training pictures, 7 classes → small + different" in words
+    assert "266 training images, 7 classes → small + different" in words
     assert "▶ linear classifier on" in words
     assert words.count("▶") == (2 if width == 140 else 3)
     assert "method linear probe, full-batch L-BFGS, on efficientnet_lite0" in words
@@ -121,7 +121,7 @@ def test_the_card_says_all_that_was_found_and_decided(on_terminal: Show, width: 
     assert "D how badly ImageNet's classes predict these labels" in words
 
 
-@pytest.mark.parametrize("beginning", ["266 training pictures, 18", "small + different: put", "734 more"])
+@pytest.mark.parametrize("beginning", ["266 training images, 18", "small + different: put", "734 more"])
 def test_what_wraps_goes_on_below_its_own_beginning(on_terminal: Show, beginning: str) -> None:
     lines = on_terminal(80, card.show_card, PLAN, CANDIDATES, [])
     first = line_with(beginning, lines)
@@ -174,14 +174,14 @@ def test_a_large_set_gets_its_rates(in_pipe: Show) -> None:
     assert "What was compared" not in text, "nothing was"
 
 
-def test_a_pipe_gets_the_same_card_without_frame_colours_and_blanks(in_pipe: Show) -> None:
+def test_a_pipe_gets_the_same_card_without_frame_colors_and_blanks(in_pipe: Show) -> None:
     lines = in_pipe(card.show_card, PLAN, CANDIDATES, [])
     text = "\n".join(lines)
     assert lines[0] == "DECISION CARD"
     assert not set(text) & set("\x1b│─╭╮╰╯")
     assert all(line == line.rstrip() for line in lines)
     assert max(map(len, lines)) <= 100
-    assert "      size  266 training pictures" in text
+    assert "      size  266 training images" in text
     assert "▶ efficientnet_lite0  block7" in text
 
 
@@ -194,7 +194,7 @@ def test_files_left_out_are_named_ten_of_them(in_pipe: Show) -> None:
     assert "1 file was left out:" in in_pipe(card.show_card, PLAN, CANDIDATES, ignored[:1])
 
 
-def test_names_from_outside_neither_colour_nor_break_a_line(on_terminal: Show, in_pipe: Show) -> None:
+def test_names_from_outside_neither_color_nor_break_a_line(on_terminal: Show, in_pipe: Show) -> None:
     bad = "[red]\x1b[2J\nx"
     ignored = [{"name": bad, "code": "truncated", "reason": bad}]
     plan = {**PLAN, "backbone": bad, "cut": bad, "reasons": [f"cut: {bad}"], "would_change": [bad]}
@@ -216,7 +216,7 @@ def figures(accuracy: float = 0.9, num_images: int = 150) -> dict[str, Any]:
 def manifest(**metrics: Any) -> dict[str, Any]:
     return {
         "metrics": {"validation": None, "test": None, **metrics},
-        "test_views": {"views": 10, "tried": [], "num_images": 0, "reasons": ["there are no validation pictures"]},
+        "test_views": {"views": 10, "tried": [], "num_images": 0, "reasons": ["there are no validation images"]},
         "precision": {"served": "bf16"},
         "parity": {"bf16": {"precision": "bf16", "max_difference": 0.0021, "num_images": 32}},
     }
@@ -226,13 +226,13 @@ def test_the_outcome(in_pipe: Show) -> None:
     path = Path("models/my dogs")
     lines = in_pipe(card.show_outcome, manifest(test=figures(), validation=figures(0.8, 10)), path, 71.2)
     text = " ".join(" ".join(lines).split())
-    assert "validation accuracy 0.800: 8 of 10 unseen pictures right" in text
+    assert "validation accuracy 0.800: 8 of 10 unseen images right" in text
     assert (
-        "test accuracy 0.900: 135 of 150 unseen pictures right by their centre view, 95 % interval 0.84 to 0.94" in text
+        "test accuracy 0.900: 135 of 150 unseen images right by their center view, 95 % interval 0.84 to 0.94" in text
     )
-    assert "served in bf16; no probability differs from the Keras model's by more than 0.002 (32 pictures" in text
+    assert "served in bf16; no probability differs from the Keras model's by more than 0.002 (32 images" in text
     assert "bundle models/my dogs, after 1 min 11 s" in text
-    assert lines[-2:] == ["  transferapp predict 'models/my dogs' PICTURE...", "  transferapp serve 'models/my dogs'"]
+    assert lines[-2:] == ["  transferapp predict 'models/my dogs' IMAGE...", "  transferapp serve 'models/my dogs'"]
 
 
 def leaks(**changes: Any) -> dict[str, Any]:
@@ -243,15 +243,13 @@ def leaks(**changes: Any) -> dict[str, Any]:
 def test_the_honest_figure_stands_beside_the_naive_one(in_pipe: Show) -> None:
     document = {**manifest(test=figures()), "leaks": leaks()}
     text = " ".join(" ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0)).split())
-    assert "test accuracy 0.900: 135 of 150 test pictures right" in text
+    assert "test accuracy 0.900: 135 of 150 test images right" in text
     assert "mean recall 0.920, mean F1 0.910: every class counts the same" in text
-    assert (
-        "honest 9 of 150 test pictures are among the training and validation pictures too: 4 byte for byte, 5" in text
-    )
-    assert "1 test picture more looks like one that was learned from" in text
-    assert "without these: accuracy 0.800, 112 of 140 pictures right, 95 % interval 0.84 to 0.94" in text
+    assert "honest 9 of 150 test images are among the training and validation images too: 4 byte for byte, 5" in text
+    assert "1 test image more looks like one that was learned from" in text
+    assert "without these: accuracy 0.800, 112 of 140 images right, 95 % interval 0.84 to 0.94" in text
     document["leaks"] = leaks(honest=None)
-    assert "no test picture is left" in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
+    assert "no test image is left" in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
     nothing = {**leaks(num_alike=0)["shared"], "exact": 0, "near": 0}
     document["leaks"] = leaks(shared=nothing, num_alike=0, honest=None)
     assert "honest" not in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
@@ -269,10 +267,10 @@ def test_the_outcome_says_what_views_gain_and_cost(in_pipe: Show) -> None:
     assert "ten crops, as usual" in lines
 
 
-def test_the_outcome_without_held_back_pictures(in_pipe: Show) -> None:
+def test_the_outcome_without_held_back_images(in_pipe: Show) -> None:
     text = "\n".join(in_pipe(card.show_outcome, manifest(), Path("m"), 3.0))
     assert "accuracy" not in text
-    assert "there are no validation pictures" in text
+    assert "there are no validation images" in text
     assert "bundle  m, after 3.0 s" in text
 
 
@@ -304,9 +302,9 @@ def test_an_evaluation_shows_the_hardest_class_first(in_pipe: Show) -> None:
 
 def test_an_evaluation_owns_up_to_what_it_counts(in_pipe: Show) -> None:
     left_out = "\n".join(in_pipe(card.show_evaluation, evaluation(num_seen=1200)))
-    assert "1,200 pictures that the bundle was trained on were left out" in left_out
+    assert "1,200 images that the bundle was trained on were left out" in left_out
     counted = "\n".join(in_pipe(card.show_evaluation, evaluation(num_seen=5, seen_included=True, num_ignored=2)))
-    assert "5 pictures that the bundle was trained on are counted in" in counted
+    assert "5 images that the bundle was trained on are counted in" in counted
     assert "2 files could not be read and were left out" in counted
 
 

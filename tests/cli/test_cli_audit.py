@@ -18,26 +18,26 @@ TRASH = ROOT.parent / "shared" / "data" / "trash"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Two classes of twenty, one of the pictures twice, and one file that is none."""
+def images(tmp_path: Path) -> Path:
+    """Two classes of twenty, one of the images twice, and one file that is none."""
     for index in range(40):
-        place = tmp_path / "pictures" / ("ant" if index < 20 else "bee")
+        place = tmp_path / "images" / ("ant" if index < 20 else "bee")
         place.mkdir(parents=True, exist_ok=True)
         photo(index, side=64).save(place / f"{index}.png")
-    shutil.copy(tmp_path / "pictures" / "ant" / "0.png", tmp_path / "pictures" / "bee" / "twin.png")
-    (tmp_path / "pictures" / "ant" / "page.jpg").write_bytes(b"<html>")
-    return tmp_path / "pictures"
+    shutil.copy(tmp_path / "images" / "ant" / "0.png", tmp_path / "images" / "bee" / "twin.png")
+    (tmp_path / "images" / "ant" / "page.jpg").write_bytes(b"<html>")
+    return tmp_path / "images"
 
 
-def test_an_audit_is_a_table_a_document_and_a_page(pictures: Path, tmp_path: Path) -> None:
+def test_an_audit_is_a_table_a_document_and_a_page(images: Path, tmp_path: Path) -> None:
     done = transferapp(
-        "audit", "--data", pictures, "--fast", "--json", tmp_path / "a.json", "--page", tmp_path / "a.html"
+        "audit", "--data", images, "--fast", "--json", tmp_path / "a.json", "--page", tmp_path / "a.html"
     )
     assert done.returncode == 0, done.stderr
     words = " ".join(done.stdout.split())
     for said in (
-        "41 pictures in 2 classes",
-        "1 exact copy of other pictures, in 1 group",
+        "41 images in 2 classes",
+        "1 exact copy of other images, in 1 group",
         "1 group of copies with more than one label",
         "exact ant/0.png, bee/twin.png [2 labels]",
         "1 file was left out: ant/page.jpg",
@@ -51,44 +51,44 @@ def test_an_audit_is_a_table_a_document_and_a_page(pictures: Path, tmp_path: Pat
     assert html.count("data:image/jpeg;base64,") == 2
 
 
-def test_an_audit_takes_the_columns_of_a_table(pictures: Path, tmp_path: Path) -> None:
-    (pictures / "ant" / "page.jpg").unlink()
-    rows = [f"{path.relative_to(pictures.parent)},{path.parent.name}" for path in sorted(pictures.rglob("*.png"))]
+def test_an_audit_takes_the_columns_of_a_table(images: Path, tmp_path: Path) -> None:
+    (images / "ant" / "page.jpg").unlink()
+    rows = [f"{path.relative_to(images.parent)},{path.parent.name}" for path in sorted(images.rglob("*.png"))]
     (tmp_path / "table.csv").write_text("where,what\n" + "\n".join(rows) + "\n", encoding="utf-8")
     columns = ("--path-column", "where", "--label-column", "what")
     done = transferapp("audit", "--data", tmp_path / "table.csv", "--fast", *columns)
     assert done.returncode == 0, done.stderr
-    assert "41 pictures in 2 classes" in " ".join(done.stdout.split())
+    assert "41 images in 2 classes" in " ".join(done.stdout.split())
     assert "nowhere" in complaint(2, "doctor", "--data", tmp_path / "table.csv", "--label-column", "nowhere")
 
 
-def test_what_cannot_be_learned_from_is_shown_first_and_then_refused(pictures: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_learned_from_is_shown_first_and_then_refused(images: Path, tmp_path: Path) -> None:
     for index in range(4):
-        (pictures / "bee" / f"bad {index}.jpg").write_bytes(b"")
-    done = transferapp("audit", "--data", pictures, "--fast", "--json", tmp_path / "a.json")
+        (images / "bee" / f"bad {index}.jpg").write_bytes(b"")
+    done = transferapp("audit", "--data", images, "--fast", "--json", tmp_path / "a.json")
     assert done.returncode == 3
     assert "5 files were left out" in done.stdout
-    assert "Error: 5 of 46 pictures" in done.stderr
-    assert "5 of 46 pictures" in json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["refusal"]
+    assert "Error: 5 of 46 images" in done.stderr
+    assert "5 of 46 images" in json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["refusal"]
 
 
 def test_what_cannot_be_audited_is_one_clear_line(tmp_path: Path) -> None:
     assert "There is no file or folder" in complaint(3, "audit", "--data", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "no class folders with pictures" in complaint(3, "audit", "--data", tmp_path / "empty", "--fast")
+    assert "no class folders with images" in complaint(3, "audit", "--data", tmp_path / "empty", "--fast")
     assert "Missing option '--data'" in complaint(2, "audit")
     assert "Missing option '--data'" in complaint(2, "doctor")
 
 
-def test_the_doctor_refuses_before_any_work(pictures: Path, tmp_path: Path) -> None:
+def test_the_doctor_refuses_before_any_work(images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("path,fix\nant/0.png,bee\n")
-    said = complaint(2, "doctor", "--data", pictures, "--out", tmp_path / "mine.csv")
+    said = complaint(2, "doctor", "--data", images, "--out", tmp_path / "mine.csv")
     assert "has 1 fix filled in, which would be lost" in said
-    assert "ends in .csv" in complaint(2, "doctor", "--data", pictures, "--out", tmp_path / "list.txt")
-    assert "There is no folder" in complaint(2, "doctor", "--data", pictures, "--out", tmp_path / "x" / "list.csv")
+    assert "ends in .csv" in complaint(2, "doctor", "--data", images, "--out", tmp_path / "list.txt")
+    assert "There is no folder" in complaint(2, "doctor", "--data", images, "--out", tmp_path / "x" / "list.csv")
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("path,fix\nant/0.png,wasp\n")
-    said = complaint(3, "fit", "--data", pictures, "--out", tmp_path / "m", "--label-fixes", wrong)
+    said = complaint(3, "fit", "--data", images, "--out", tmp_path / "m", "--label-fixes", wrong)
     assert "gives ant/0.png the class 'wasp'" in said
 
 
@@ -126,7 +126,7 @@ def test_the_doctors_list_goes_back_into_a_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not TRASH.is_dir(), reason="needs the real pictures beside the repository")
+@pytest.mark.skipif(not TRASH.is_dir(), reason="needs the real images beside the repository")
 def test_planted_faults_are_listed_and_the_fit_goes_on(tmp_path: Path) -> None:
     shutil.copytree(TRASH, tmp_path / "trash", copy_function=lambda a, b: Path(b).write_bytes(Path(a).read_bytes()))
     for folder in [tmp_path / "trash", *(tmp_path / "trash").iterdir()]:

@@ -38,8 +38,8 @@ def test_backbones_as_json_knows_what_keras_has_cached(tmp_path: Path) -> None:
     }
 
 
-def test_predict_shows_the_best_classes_of_every_picture(tiny: Path, colours: Path) -> None:
-    red, blue = colours / "red" / "0.png", colours / "blue" / "1.png"
+def test_predict_shows_the_best_classes_of_every_image(tiny: Path, colors: Path) -> None:
+    red, blue = colors / "red" / "0.png", colors / "blue" / "1.png"
     done = transferapp("predict", tiny, red, blue, "--top-k", "2")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -48,15 +48,15 @@ def test_predict_shows_the_best_classes_of_every_picture(tiny: Path, colours: Pa
 
 
 @pytest.mark.parametrize("views", [None, 1, 10, 50])
-def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colours: Path, views: int | None) -> None:
-    picture = colours / "green" / "2.png"
-    done = transferapp("predict", tiny, picture, "--json", *(["--views", views] if views else []))
+def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colors: Path, views: int | None) -> None:
+    image = colors / "green" / "2.png"
+    done = transferapp("predict", tiny, image, "--json", *(["--views", views] if views else []))
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    expected = Predictor.load(tiny).predict(picture, views=views)
+    expected = Predictor.load(tiny).predict(image, views=views)
     document = json.loads(line)
     assert document == {
-        "file": str(picture),
+        "file": str(image),
         "predictions": [vars(score) for score in expected.scores],
         "model": "tiny",
         "model_version": document["model_version"],
@@ -66,8 +66,8 @@ def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colours: Path,
     assert len(document["predictions"]) == 3
 
 
-def test_evaluate_as_json_has_the_figures(tiny: Path, colours: Path) -> None:
-    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1", "--json")
+def test_evaluate_as_json_has_the_figures(tiny: Path, colors: Path) -> None:
+    done = transferapp("evaluate", tiny, "--data", colors, "--views", "1", "--json")
     assert done.returncode == 0
     document = json.loads(done.stdout)
     assert document.keys() >= {"accuracy", "top5_accuracy", "loss", "num_images", "per_class", "views", "split"}
@@ -76,10 +76,10 @@ def test_evaluate_as_json_has_the_figures(tiny: Path, colours: Path) -> None:
     assert document["confusion"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
 
 
-def test_evaluate_for_people_has_them_too(tiny: Path, colours: Path) -> None:
-    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1")
+def test_evaluate_for_people_has_them_too(tiny: Path, colors: Path) -> None:
+    done = transferapp("evaluate", tiny, "--data", colors, "--views", "1")
     assert done.returncode == 0
     words = " ".join(done.stdout.split())
     assert "accuracy 1.000, 95 % interval 0.76 to 1.00" in words
-    assert "measured on 12 pictures, 1 view each, split: all" in words
+    assert "measured on 12 images, 1 view each, split: all" in words
     assert "green 4 1.000 1.000 1.000" in words

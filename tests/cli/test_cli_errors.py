@@ -46,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "foreign" / "thesis.txt").write_text("years of work")
     (root / "unbalanced.yaml").write_text("data: [one, two")
     (root / "list.yaml").write_text("- data\n- out\n")
-    (root / "typo.yaml").write_text("dta: pictures\n")
+    (root / "typo.yaml").write_text("dta: images\n")
     (root / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (root / "wrong_type.yaml").write_text("data: one\nval_fraction: much\n")
     return root
@@ -56,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "said"),
     [
         (["frobnicate"], "No such command 'frobnicate'. See `transferapp --help`"),
-        (["fit"], "Name a folder of pictures with --data"),
+        (["fit"], "Name a folder of images with --data"),
         (["fit", "--dat", "x"], "No such option '--dat'"),
         (["fit", "--data", "one", "--seed", "lucky"], "'lucky' is not a valid integer"),
         (["fit", "--data", "one", "--size", "huge"], "'huge' is not one of 'auto', 'small', 'large'"),
@@ -90,12 +90,12 @@ def test_a_wrong_path(folders: Path, command: str) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("empty", "empty has no class folders with pictures"),
-        ("loose", "got 1 loose picture"),
+        ("empty", "empty has no class folders with images"),
+        ("loose", "got 1 loose image"),
         ("one", "one has one class only, 'cats'"),
         ("typo.yaml", "typo.yaml is in no form that is read"),
-        ("single", "Class 'cats' in single has 1 usable picture"),
-        ("broken", "8 of 8 pictures in broken cannot be read: cats/0.jpg"),
+        ("single", "Class 'cats' in single has 1 usable image"),
+        ("broken", "8 of 8 images in broken cannot be read: cats/0.jpg"),
     ],
 )
 def test_a_folder_that_cannot_be_learned_from(folders: Path, data: str, said: str) -> None:
@@ -168,24 +168,24 @@ def test_nothing_to_serve(folders: Path) -> None:
     assert "There is no bundle" in complaint(BUNDLE, "serve", "foreign", "--port", "0", cwd=folders)
 
 
-def test_views_and_classes_that_cannot_be(tiny: Path, colours: Path) -> None:
-    picture = colours / "red" / "0.png"
-    assert "Expected one of" in complaint(USAGE, "predict", tiny, picture, "--views", "7")
-    assert "top_k is out of range" in complaint(USAGE, "predict", tiny, picture, "--top-k", "0")
+def test_views_and_classes_that_cannot_be(tiny: Path, colors: Path) -> None:
+    image = colors / "red" / "0.png"
+    assert "Expected one of" in complaint(USAGE, "predict", tiny, image, "--views", "7")
+    assert "top_k is out of range" in complaint(USAGE, "predict", tiny, image, "--top-k", "0")
 
 
-def test_pictures_of_a_class_that_the_bundle_does_not_know(tiny: Path, folders: Path) -> None:
+def test_images_of_a_class_that_the_bundle_does_not_know(tiny: Path, folders: Path) -> None:
     said = complaint(DATA, "evaluate", tiny, "--data", folders / "one")
     assert "a class that the bundle does not know: 'cats'" in said
     assert "red" in said
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_picture_that_cannot_be_used_does_not_stop_the_others(
-    tiny: Path, colours: Path, folders: Path, as_json: bool
+def test_a_image_that_cannot_be_used_does_not_stop_the_others(
+    tiny: Path, colors: Path, folders: Path, as_json: bool
 ) -> None:
     bad = [folders / "broken/cats/0.jpg", folders / "nowhere.png", folders / "one"]
-    good = colours / "green" / "0.png"
+    good = colors / "green" / "0.png"
     done = transferapp("predict", tiny, *bad, good, "--views", "1", *(["--json"] if as_json else []))
     assert done.returncode == DATA
     lines = done.stderr.splitlines()

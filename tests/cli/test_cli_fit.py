@@ -37,12 +37,12 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_fit_shows_its_decision_and_how_good_it_is(fit: Fitted) -> None:
     assert fit.stdout.startswith("DECISION CARD\n")
     words = " ".join(fit.stdout.split())
-    assert "27 training pictures, 3 classes → small + " in words
+    assert "27 training images, 3 classes → small + " in words
     assert "test accuracy " in words
     assert re.search(
-        "of 9 (unseen|test) pictures right", words
+        "of 9 (unseen|test) images right", words
     )  # some drawings look alike, and then none is called unseen
-    assert f"transferapp predict {fit.bundle} PICTURE..." in words
+    assert f"transferapp predict {fit.bundle} IMAGE..." in words
 
 
 def test_a_fit_leaves_a_whole_bundle(fit: Fitted) -> None:
@@ -60,7 +60,7 @@ def test_a_fit_leaves_a_whole_bundle(fit: Fitted) -> None:
     assert {path.name for path in fit.bundle.parent.iterdir()} <= {"drawings", ".drawings.lock"}
 
 
-def test_it_recognises_drawings_that_it_has_not_seen(fit: Fitted, fresh: Path) -> None:
+def test_it_recognizes_drawings_that_it_has_not_seen(fit: Fitted, fresh: Path) -> None:
     by_views = {}
     for views in (1, 10, 50):
         done = transferapp("evaluate", fit.bundle, "--data", fresh, "--views", views, "--json")
@@ -72,17 +72,17 @@ def test_it_recognises_drawings_that_it_has_not_seen(fit: Fitted, fresh: Path) -
     assert len({document["loss"] for document in by_views.values()}) == 3, "the views make a difference"
 
 
-def test_pictures_that_it_learned_from_are_left_out_and_counted(fit: Fitted) -> None:
-    unseen = json.loads(transferapp("evaluate", fit.bundle, "--data", fit.pictures, "--json", "--views", "1").stdout)
+def test_images_that_it_learned_from_are_left_out_and_counted(fit: Fitted) -> None:
+    unseen = json.loads(transferapp("evaluate", fit.bundle, "--data", fit.images, "--json", "--views", "1").stdout)
     assert (unseen["num_images"], unseen["num_seen"], unseen["seen_included"]) == (9, 33, False)
-    words = ("evaluate", fit.bundle, "--data", fit.pictures, "--json", "--views", "1", "--include-seen")
+    words = ("evaluate", fit.bundle, "--data", fit.images, "--json", "--views", "1", "--include-seen")
     everything = json.loads(transferapp(*words).stdout)
     assert (everything["num_images"], everything["num_seen"], everything["seen_included"]) == (42, 33, True)
 
 
 def test_the_test_figures_of_the_fit_are_those_of_an_evaluation(fit: Fitted) -> None:
     said = read_bundle(fit.bundle).manifest["metrics"]["test"]
-    measured = json.loads(transferapp("evaluate", fit.bundle, "--data", fit.pictures, "--json", "--views", "1").stdout)
+    measured = json.loads(transferapp("evaluate", fit.bundle, "--data", fit.images, "--json", "--views", "1").stdout)
     assert measured["accuracy"] == said["accuracy"]
     assert measured["loss"] == pytest.approx(said["loss"], abs=0.02)
 
@@ -91,20 +91,20 @@ def test_the_test_figures_of_the_fit_are_those_of_an_evaluation(fit: Fitted) -> 
 def test_command_predictor_and_keras_give_the_same_scores(fit: Fitted, tmp_path: Path, views: int) -> None:
     import keras
 
-    pictures = []
+    images = []
     for index, name in enumerate(DRAWINGS):
-        pictures.append(tmp_path / f"{name}.png")
-        drawing(name, 9000 + index).save(pictures[-1])
+        images.append(tmp_path / f"{name}.png")
+        drawing(name, 9000 + index).save(images[-1])
     predictor, exact = Predictor.load(fit.bundle), Predictor.load(fit.bundle, precision="f32")
-    done = transferapp("predict", fit.bundle, *pictures, "--json", "--views", views)
+    done = transferapp("predict", fit.bundle, *images, "--json", "--views", views)
     assert done.returncode == 0, done.stderr
     model = keras.saving.load_model(fit.bundle / "model.keras", compile=False, safe_mode=True)
     served = read_bundle(fit.bundle).manifest["precision"]["served"]
-    for line, picture in zip(done.stdout.splitlines(), pictures, strict=True):
+    for line, image in zip(done.stdout.splitlines(), images, strict=True):
         printed = {entry["label"]: entry["score"] for entry in json.loads(line)["predictions"]}
-        own = {score.label: score.score for score in predictor.predict(picture, views=views).scores}
+        own = {score.label: score.score for score in predictor.predict(image, views=views).scores}
         assert printed == pytest.approx(own, abs=1e-6)
-        crops = predictor.crops(predictor.decode(picture, views), views)
+        crops = predictor.crops(predictor.decode(image, views), views)
         reference = model.predict(crops.astype("float32"), verbose=0).mean(axis=0)
         assert reference.sum() == pytest.approx(1, abs=1e-5)
         ours = np.array([own[name] for name in predictor.class_names])
@@ -114,7 +114,7 @@ def test_command_predictor_and_keras_give_the_same_scores(fit: Fitted, tmp_path:
 
 
 def test_plan_prints_the_decision_and_trains_nothing(fit: Fitted, tmp_path: Path) -> None:
-    done = transferapp("plan", "--data", fit.pictures, "--backbone", BACKBONE, "--json", cwd=tmp_path, env=in_source())
+    done = transferapp("plan", "--data", fit.images, "--backbone", BACKBONE, "--json", cwd=tmp_path, env=in_source())
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document.keys() >= {"size", "similarity", "divergence", "cut", "num_images", "num_classes", "reasons"}
@@ -130,7 +130,7 @@ def test_plan_prints_the_decision_and_trains_nothing(fit: Fitted, tmp_path: Path
 
 
 def test_plan_obeys_what_a_person_insists_on(fit: Fitted) -> None:
-    words = ("plan", "--data", fit.pictures, "--backbone", BACKBONE, "--json", "--size", "large")
+    words = ("plan", "--data", fit.images, "--backbone", BACKBONE, "--json", "--size", "large")
     document = json.loads(transferapp(*words, "--similarity", "similar").stdout)
     assert document["quadrant"] == "large + similar"
     assert document["tuned"] == "last stages"
@@ -145,7 +145,7 @@ def in_source(**changes: str) -> dict[str, str]:
 
 def test_settings_come_from_a_file_and_flags_win(fit: Fitted, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
-    settings.write_text(f"data: {fit.pictures}\nbackbone: {BACKBONE}\nseed: 3\ntrain_views: 2\nval_fraction: 0\n")
+    settings.write_text(f"data: {fit.images}\nbackbone: {BACKBONE}\nseed: 3\ntrain_views: 2\nval_fraction: 0\n")
     done = transferapp("fit", "--config", settings, "--train-views", "0", "--json", cwd=tmp_path, env=in_source())
     assert done.returncode == 0, done.stderr
     manifest = json.loads(done.stdout)
@@ -163,7 +163,7 @@ def test_settings_come_from_a_file_and_flags_win(fit: Fitted, tmp_path: Path) ->
 
 def test_fit_twice_gives_the_same_classifier(fit: Fitted, tmp_path: Path) -> None:
     env = environment(TRANSFERAPP_CACHE=str(tmp_path / "cache"))  # so that nothing comes from the first fit
-    words = ("fit", "--data", fit.pictures, "--out", tmp_path / "again", "--backbone", BACKBONE)
+    words = ("fit", "--data", fit.images, "--out", tmp_path / "again", "--backbone", BACKBONE)
     assert transferapp(*words, env=env).returncode == 0
     first, second = read_bundle(fit.bundle).manifest, read_bundle(tmp_path / "again").manifest
     for key in ("class_names", "metrics", "head", "views_tried"):

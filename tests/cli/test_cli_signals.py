@@ -71,7 +71,7 @@ def started() -> Iterator[list[Running]]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures enough for `evaluate --views 50` to take a while."""
+    """Images enough for `evaluate --views 50` to take a while."""
     root = tmp_path_factory.mktemp("many")
     for name, paint in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         (root / name).mkdir()
@@ -84,7 +84,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_in_the_middle_of_work(tiny: Path, many: Path, started: list[Running], number: int) -> None:
     running = Running("evaluate", tiny, "--data", many, "--views", "50")
     started.append(running)
-    running.until("reading 120 pictures")
+    running.until("reading 120 images")
     running.send(number)
     assert running.end() == (CODES[number], [SAID[number]])
 
@@ -131,14 +131,14 @@ def test_a_second_signal_ends_what_the_first_does_not() -> None:
 
 
 @both
-def test_a_signal_that_strikes_in_a_finaliser_is_not_lost(number: int) -> None:
+def test_a_signal_that_strikes_in_a_finalizer_is_not_lost(number: int) -> None:
     process = doing(
         f"""
-        class Finalised:
+        class Finalized:
             def __del__(self):
                 os.kill(os.getpid(), {int(number)})
                 time.sleep(5)
-        Finalised()
+        Finalized()
         time.sleep(600)
         """
     )
@@ -153,7 +153,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tiny: Path, many: Path, started: list[R
     finally:
         signal.signal(signal.SIGINT, before)
     started.append(running)
-    running.until("reading 120 pictures")
+    running.until("reading 120 images")
     running.send(signal.SIGINT)
     assert running.end()[0] == 0
 
@@ -175,14 +175,14 @@ def contents(bundle: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @both
-@pytest.mark.parametrize("moment", ["reading 42 pictures", "probing 6 stages", "9 test pictures"])
+@pytest.mark.parametrize("moment", ["reading 42 images", "probing 6 stages", "9 test images"])
 def test_a_signal_in_the_middle_of_a_fit_leaves_the_old_bundle(
     fit: Fitted, tmp_path: Path, started: list[Running], number: int, moment: str
 ) -> None:
     bundle = tmp_path / "models" / "drawings"
     shutil.copytree(fit.bundle, bundle)
     before = contents(bundle)
-    running = Running("fit", "--data", fit.pictures, "--out", bundle, "--backbone", BACKBONE)
+    running = Running("fit", "--data", fit.images, "--out", bundle, "--backbone", BACKBONE)
     started.append(running)
     running.until(moment)
     running.send(number)
@@ -201,7 +201,7 @@ def test_a_signal_while_the_bundle_is_written_leaves_one_that_is_whole(
     bundle = tmp_path / "models" / "drawings"
     shutil.copytree(fit.bundle, bundle)
     for delay in (0.0, 0.2, 0.5):
-        running = Running("fit", "--data", fit.pictures, "--out", bundle, "--backbone", BACKBONE)
+        running = Running("fit", "--data", fit.images, "--out", bundle, "--backbone", BACKBONE)
         started.append(running)
         running.until("building the network")
         time.sleep(delay)

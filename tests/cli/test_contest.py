@@ -23,7 +23,7 @@ def words(line: str) -> list[str]:
 
 def test_each_contender_has_a_line_and_the_one_that_ships_a_mark() -> None:
     lines = shown([PROBE, contender("last two stages", chosen=True), LEFT_OUT])
-    assert lines[0] == "What was compared on the validation pictures; ▶ ships"
+    assert lines[0] == "What was compared on the validation images; ▶ ships"
     assert words(lines[2]) == ["solved", "classifier", "top", "0.800", "0.400"]
     assert words(lines[3]) == ["▶", "last", "two", "stages", "block10", "0.800", "0.400", "3", "of", "8", "61", "s"]
     assert words(lines[4]) == ["whole", "network", "input", "-", "-", "0", "of", "2", "61", "s"]

@@ -28,7 +28,7 @@ def settings(*words: str, file: str | None = None, folder: Path | None = None) -
         assert folder is not None
         (folder / "fit.yaml").write_text(file)
         given += ["--config", str(folder / "fit.yaml")]
-    outcome = CliRunner().invoke(command, ["--data", "pictures", *given], catch_exceptions=True)
+    outcome = CliRunner().invoke(command, ["--data", "images", *given], catch_exceptions=True)
     if outcome.exception and not isinstance(outcome.exception, SystemExit):
         raise outcome.exception
     assert outcome.exit_code == 0, outcome.output
@@ -36,7 +36,7 @@ def settings(*words: str, file: str | None = None, folder: Path | None = None) -
 
 
 def test_no_flags_are_the_defaults() -> None:
-    assert settings() == FitConfig(data="pictures")
+    assert settings() == FitConfig(data="images")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_flag_sets_its_setting_and_no_other(words: list[str], name: str, value
     changed = {name: value}
     if name == "scratch":
         changed["tune"] = "all"
-    assert settings(*words) == FitConfig(**{"data": "pictures", **changed})
+    assert settings(*words) == FitConfig(**{"data": "images", **changed})
 
 
 def test_what_is_said_of_the_data_reaches_the_source() -> None:

@@ -111,15 +111,15 @@ def test_a_reader_who_leaves_early_is_no_error(unread: int, words: tuple[str, ..
 @POSIX
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_nor_is_it_one_in_the_middle_of_predictions(
-    tiny: Path, colours: Path, unread: int, more: tuple[str, ...]
+    tiny: Path, colors: Path, unread: int, more: tuple[str, ...]
 ) -> None:
-    done = transferapp("predict", tiny, colours / "red" / "0.png", "--views", "1", *more, stdout=unread)
+    done = transferapp("predict", tiny, colors / "red" / "0.png", "--views", "1", *more, stdout=unread)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @POSIX
-def test_work_goes_on_when_nobody_reads_its_progress(tiny: Path, colours: Path, unread: int) -> None:
-    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1", "--json", stderr=unread)
+def test_work_goes_on_when_nobody_reads_its_progress(tiny: Path, colors: Path, unread: int) -> None:
+    done = transferapp("evaluate", tiny, "--data", colors, "--views", "1", "--json", stderr=unread)
     assert done.returncode == 0
     assert json.loads(done.stdout)["accuracy"] == 1
 
@@ -134,8 +134,8 @@ def _closing(*descriptors: int) -> Callable[[], None]:
 
 @POSIX
 @pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
-def test_streams_that_are_closed(tiny: Path, colours: Path, closed: tuple[int, ...]) -> None:
-    words = ("evaluate", tiny, "--data", colours, "--views", "1")
+def test_streams_that_are_closed(tiny: Path, colors: Path, closed: tuple[int, ...]) -> None:
+    words = ("evaluate", tiny, "--data", colors, "--views", "1")
     done = transferapp(*words, preexec_fn=_closing(*closed))
     assert done.returncode == 0, done
     assert "Traceback" not in done.stderr
@@ -157,26 +157,26 @@ NARROW = [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 
 
 @pytest.mark.parametrize("narrow", NARROW)
-def test_tables_and_help_in_a_narrow_encoding(tiny: Path, colours: Path, narrow: dict[str, str]) -> None:
+def test_tables_and_help_in_a_narrow_encoding(tiny: Path, colors: Path, narrow: dict[str, str]) -> None:
     env = environment(**narrow)
     listed = transferapp("backbones", env=env)
     assert listed.returncode == 0, listed.stderr
     assert "224x224" in listed.stdout or "224×224" in listed.stdout or "224\udcd7224" in listed.stdout
-    done = transferapp("predict", tiny, colours / "blue" / "0.png", "--views", "1", env=env)
+    done = transferapp("predict", tiny, colors / "blue" / "0.png", "--views", "1", env=env)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_card_in_ascii_is_ascii(tiny: Path, colours: Path) -> None:
-    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1", env=environment(PYTHONIOENCODING="ascii"))
+def test_a_card_in_ascii_is_ascii(tiny: Path, colors: Path) -> None:
+    done = transferapp("evaluate", tiny, "--data", colors, "--views", "1", env=environment(PYTHONIOENCODING="ascii"))
     assert done.returncode == 0
     assert done.stdout.isascii()
     assert done.stderr.isascii()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
-def test_file_names_that_are_no_text(tiny: Path, colours: Path, tmp_path: Path) -> None:
+def test_file_names_that_are_no_text(tiny: Path, colors: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \x1b[31m\n.png"))
-    odd.write_bytes((colours / "red" / "0.png").read_bytes())
+    odd.write_bytes((colors / "red" / "0.png").read_bytes())
     shown = transferapp("predict", tiny, odd, "--views", "1")
     assert shown.returncode == 0, shown.stderr
     assert r"caf\udce9 \x1b[31m\n.png" in shown.stdout

@@ -55,11 +55,11 @@ def test_durations_as_people_say_them(seconds: float, expected: str) -> None:
 
 def test_a_log_gets_one_line_a_task_with_time_and_rate(clock: Clock) -> None:
     progress, stream = log(clock)
-    with progress.task("reading 400 pictures", 400) as advance:
+    with progress.task("reading 400 images", 400) as advance:
         for done in range(0, 401, 100):
             advance(done)
             clock.now += 1
-    assert stream.getvalue() == "  reading 400 pictures: 5.0 s, 80/s\n"
+    assert stream.getvalue() == "  reading 400 images: 5.0 s, 80/s\n"
 
 
 def test_what_was_cached_does_not_count_for_the_rate(clock: Clock) -> None:
@@ -120,14 +120,14 @@ def test_few_items_have_no_rate_and_none_at_all_no_harm(clock: Clock) -> None:
 
 def test_a_count_that_nobody_knows_the_end_of_is_shown_as_it_grows(clock: Clock) -> None:
     progress, stream = log(clock)
-    with progress.task("looking for pictures", 0) as advance:
+    with progress.task("looking for images", 0) as advance:
         for done in range(0, 100_001, 1000):
             advance(done)
             clock.now += 1
-    assert stream.getvalue().splitlines()[0] == "  looking for pictures: 30,000 so far, 1000/s"
+    assert stream.getvalue().splitlines()[0] == "  looking for images: 30,000 so far, 1000/s"
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100, highlight=False, legacy_windows=False)
-    with TerminalProgress(console, clock).task("looking for pictures", 0) as advance:
+    with TerminalProgress(console, clock).task("looking for images", 0) as advance:
         advance(12_000)
     assert "12,000" in shown.getvalue()
 
@@ -139,7 +139,7 @@ def test_a_task_that_fails_still_lets_its_error_through(clock: Clock) -> None:
     assert stream.getvalue() == ""
 
 
-def test_labels_and_notes_neither_colour_nor_break_a_line(clock: Clock) -> None:
+def test_labels_and_notes_neither_color_nor_break_a_line(clock: Clock) -> None:
     progress, stream = log(clock)
     progress.note("[red]cats[/red] \x1b[31m and\ndogs")
     with progress.task("[bold]\x07 " + 90 * "x", 5):
@@ -153,7 +153,7 @@ def test_labels_and_notes_neither_colour_nor_break_a_line(clock: Clock) -> None:
 def test_a_terminal_sees_a_bar_that_vanishes_and_the_line_that_stays(clock: Clock) -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100, highlight=False, legacy_windows=False)
-    with TerminalProgress(console, clock).task("reading 40 pictures", 40) as advance:
+    with TerminalProgress(console, clock).task("reading 40 images", 40) as advance:
         advance(0)
         clock.now += 2
         advance(30)
@@ -161,7 +161,7 @@ def test_a_terminal_sees_a_bar_that_vanishes_and_the_line_that_stays(clock: Cloc
     assert "30/40" in shown
     assert "15/s" in shown
     assert "\x1b[2K" in shown, "the bar is wiped out"
-    assert "reading 40 pictures: 2.0 s, 15/s" in shown.splitlines()[-1]
+    assert "reading 40 images: 2.0 s, 15/s" in shown.splitlines()[-1]
 
 
 def test_a_dumb_terminal_gets_plain_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,15 +198,15 @@ def test_debugging_hides_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     assert capfd.readouterr().err == "chatter of C++\n"
 
 
-def test_a_log_of_a_command_is_plain(tiny: Path, colours: Path) -> None:
-    done = transferapp("evaluate", tiny, "--data", colours, "--views", "1", env=environment(FORCE_COLOR=""))
+def test_a_log_of_a_command_is_plain(tiny: Path, colors: Path) -> None:
+    done = transferapp("evaluate", tiny, "--data", colors, "--views", "1", env=environment(FORCE_COLOR=""))
     assert done.returncode == 0
     for text in (done.stdout, done.stderr):
         assert "\x1b" not in text
         assert "\r" not in text
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [
-        "  reading 12 pictures",
-        "  classifying 12 pictures, 1 views each",
+        "  reading 12 images",
+        "  classifying 12 images, 1 views each",
     ]
 
 
@@ -215,5 +215,5 @@ def test_a_fit_says_what_it_does_and_the_libraries_say_nothing(fit: Fitted) -> N
     lines = fit.stderr.splitlines()
     assert all(line.startswith("  ") and line.rstrip().endswith(("s", "/s", " each")) for line in lines), fit.stderr
     told = "\n".join(lines)
-    for step in ("reading 42 pictures", "probing 6 stages", "building the network", "writing the bundle"):
+    for step in ("reading 42 images", "probing 6 stages", "building the network", "writing the bundle"):
         assert step in told

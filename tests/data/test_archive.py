@@ -75,7 +75,7 @@ def refused(path: Path, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-PICTURES = ["cats/000.png", "cats/001.png", "dogs/000.png", "dogs/001.png"]
+IMAGES = ["cats/000.png", "cats/001.png", "dogs/000.png", "dogs/001.png"]
 
 
 # Whole archives
@@ -86,14 +86,14 @@ def test_every_kind_of_tar_is_unpacked(tmp_path: Path, pets: Path, suffix: str) 
     path = tmp_path / f"a.{suffix}"
     with tarfile.open(path, TAR_KINDS[suffix]) as packed:
         packed.add(pets, "pets")
-    assert names(path) == PICTURES
+    assert names(path) == IMAGES
     assert (unpack(path, Silent()).folder / "cats/000.png").read_bytes() == (pets / "cats/000.png").read_bytes()
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_every_kind_of_zip_is_unpacked(tmp_path: Path, pets: Path, method: int) -> None:
-    entries = {f"pets/{name}": (pets / name).read_bytes() for name in PICTURES}
-    assert names(zipped(tmp_path / "a.zip", entries, compression=method)) == PICTURES
+    entries = {f"pets/{name}": (pets / name).read_bytes() for name in IMAGES}
+    assert names(zipped(tmp_path / "a.zip", entries, compression=method)) == IMAGES
 
 
 def test_an_archive_is_known_by_its_content_whatever_its_name(tmp_path: Path, pets: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_archive_is_known_by_its_content_whatever_its_name(tmp_path: Path, pe
     assert not is_archive(str(pets / "cats" / "000.png"))
     with tarfile.open(tmp_path / "really_a_tar.zip", "w:gz") as packed:
         packed.add(pets, "pets")
-    assert names(tmp_path / "really_a_tar.zip") == PICTURES
+    assert names(tmp_path / "really_a_tar.zip") == IMAGES
 
 
 def test_folders_that_stand_alone_are_stepped_into_but_not_a_lone_class(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_links_within_an_archive_are_kept(tmp_path: Path) -> None:
 def test_a_second_time_nothing_is_unpacked_whatever_the_archive_is_called(
     tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = zipped(tmp_path / "a.zip", {name: (pets / name).read_bytes() for name in PICTURES})
+    path = zipped(tmp_path / "a.zip", {name: (pets / name).read_bytes() for name in IMAGES})
     first = unpack(path, Silent())
     monkeypatch.setattr(archive, "_read", None)
     assert unpack(path.rename(tmp_path / "b.zip"), Silent()) == first
@@ -175,7 +175,7 @@ def test_a_second_time_nothing_is_unpacked_whatever_the_archive_is_called(
 
 @pytest.mark.parametrize("harm", ["delete", "cut", "add", "note"])
 def test_a_cache_that_someone_has_been_at_is_made_anew(tmp_path: Path, pets: Path, cache: Path, harm: str) -> None:
-    path = zipped(tmp_path / "a.zip", {name: (pets / name).read_bytes() for name in PICTURES})
+    path = zipped(tmp_path / "a.zip", {name: (pets / name).read_bytes() for name in IMAGES})
     folder = unpack(path, Silent()).folder
     if harm == "delete":
         (folder / "cats" / "000.png").unlink()
@@ -185,7 +185,7 @@ def test_a_cache_that_someone_has_been_at_is_made_anew(tmp_path: Path, pets: Pat
         (folder / "cats" / "new.png").write_bytes(b"x")
     else:
         next(cache.glob("*.json")).write_text("{")
-    assert names(path) == PICTURES
+    assert names(path) == IMAGES
     assert (folder / "cats" / "000.png").read_bytes() == (pets / "cats" / "000.png").read_bytes()
 
 
@@ -334,7 +334,7 @@ def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suff
         zipped(path, {"a/1.png": content}, compression=zipfile.ZIP_DEFLATED)
     else:
         tarred(path, (member("a/1.png"), content), mode=TAR_KINDS[suffix])
-    refused(path, "unpacks to more than pictures could have been packed from")
+    refused(path, "unpacks to more than images could have been packed from")
 
 
 def test_a_zip_that_lies_about_sizes_is_stopped(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def audited(root: Path, **options: object) -> Dataset:
     return audit(read_folder(str(root)), **options)  # type: ignore[arg-type]
 
 
-def test_every_picture_gets_the_hash_of_its_bytes(tmp_path: Path) -> None:
+def test_every_image_gets_the_hash_of_its_bytes(tmp_path: Path) -> None:
     dataset = audited(tree(tmp_path, {"cats": 2, "dogs": 2}))
     assert [record.sha256 for record in dataset.records] == [
         hashlib.sha256(record.path.read_bytes()).hexdigest() for record in dataset.records
@@ -47,7 +47,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path: Path) -> None
     assert all(item.reason for item in dataset.ignored)
 
 
-def test_a_pipe_or_a_device_named_like_a_picture_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_or_a_device_named_like_a_image_is_not_waited_for(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cats": 30, "dogs": 30})
     os.mkfifo(root / "cats" / "pipe.jpg")
     (root / "cats" / "zero.jpg").symlink_to("/dev/zero")
@@ -63,25 +63,25 @@ def test_more_than_one_in_twenty_unreadable_is_too_many_unless_it_is_one_file(
 ) -> None:
     root = tree(tmp_path, {"cats": 5, "dogs": good - 5})
     for index in range(bad):
-        (root / "dogs" / f"bad {index}.png").write_bytes(b"no picture")
+        (root / "dogs" / f"bad {index}.png").write_bytes(b"no image")
     if refused:
-        with pytest.raises(DataError, match=rf"{bad} of {good + bad} pictures.*dogs/bad 0.png.*at most 5%") as caught:
+        with pytest.raises(DataError, match=rf"{bad} of {good + bad} images.*dogs/bad 0.png.*at most 5%") as caught:
             audited(root)
         assert caught.value.exit_code == 3
     else:
         assert len(audited(root)) == good
 
 
-def test_a_class_with_one_usable_picture_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_class_with_one_usable_image_is_refused_by_name(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cats": 30, "dogs": 1})
-    (root / "dogs" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"'dogs'.* has 1 usable picture\. Expected at least 2") as caught:
+    (root / "dogs" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"'dogs'.* has 1 usable image\. Expected at least 2") as caught:
         audited(root)
     assert caught.value.exit_code == 3
     assert audited(root, min_per_class=1).counts() == [30, 1]
 
 
-def test_a_picture_larger_than_an_upload_may_be_is_learned_from(tmp_path: Path) -> None:
+def test_a_image_larger_than_an_upload_may_be_is_learned_from(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cats": 2, "dogs": 1})
     Image.new("1", (6000, 5000)).save(root / "dogs" / "large.png")
     assert len(audited(root)) == 4
@@ -89,9 +89,9 @@ def test_a_picture_larger_than_an_upload_may_be_is_learned_from(tmp_path: Path) 
         audited(root, limits=ImageLimits())
 
 
-def test_progress_counts_every_picture_and_threads_change_nothing(tmp_path: Path) -> None:
+def test_progress_counts_every_image_and_threads_change_nothing(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cats": 30, "dogs": 7})
-    paint(root / "dogs" / "bad.png").write_bytes(b"no picture")
+    paint(root / "dogs" / "bad.png").write_bytes(b"no image")
     seen: list[int] = []
     one = audited(root, workers=1, progress=seen.append)
     assert seen == list(range(1, 39))

@@ -7,7 +7,7 @@ import dataclasses
 from transferapp.data.dataset import Dataset, Record
 
 DATA = Dataset(
-    "pictures",
+    "images",
     ("cats", "dogs", "none"),
     (
         Record("a", "cats/a.png", 0, "train", "aa"),

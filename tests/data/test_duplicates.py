@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from transferapp.data.neighbours import hamming_distance
 
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
 from transferapp.data.duplicates import MIN_COSINE, near_copies, similar_rows, with_clusters
 from transferapp.data.folder import read_folder
+from transferapp.data.neighbors import hamming_distance
 from transferapp.data.signature import SIGNATURE_BYTES, read_signatures, signature
 
 
 def photo(seed: int, side: int = 160) -> Image.Image:
-    """A picture with the statistics of a photograph: noise whose strength falls with its frequency, in colour."""
+    """An image with the statistics of a photograph: noise whose strength falls with its frequency, in color."""
     rng = np.random.default_rng(seed)
     down, across = np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side), indexing="ij")
     falloff = 1 / np.maximum(np.hypot(down, across), 1 / side) ** 1.5
@@ -58,17 +58,17 @@ def test_a_copy_is_found_however_it_was_made(how: str) -> None:
     originals = [photo(seed) for seed in range(12)]
     found = pairs([*originals, *(COPIES[how](image) for image in originals)])
     assert len(found & {(i, i + 12) for i in range(12)}) >= 11
-    assert len(found) <= 12, "no picture is taken for another"
+    assert len(found) <= 12, "no image is taken for another"
 
 
-def test_pictures_of_the_same_shapes_in_other_colours_are_not_copies() -> None:
+def test_images_of_the_same_shapes_in_other_colors_are_not_copies() -> None:
     image = photo(3)
     red, green, blue = image.split()
     other = Image.merge("RGB", (green, blue, ImageOps.invert(red)))
     assert pairs([image, other]) == set()
 
 
-def test_what_is_all_of_one_colour_has_no_signature() -> None:
+def test_what_is_all_of_one_color_has_no_signature() -> None:
     assert signature(Image.new("RGB", (50, 50), (90, 20, 30))) == b""
     assert len(signature(photo(0))) == SIGNATURE_BYTES
 
@@ -115,7 +115,7 @@ def test_copies_of_copies_are_one_cluster_whatever_their_class(folder: Path) -> 
     assert len(set(kin.values())) == 6
 
 
-def test_plain_pictures_are_copies_only_of_the_same_bytes(tmp_path: Path) -> None:
+def test_plain_images_are_copies_only_of_the_same_bytes(tmp_path: Path) -> None:
     for name, paint in (("cats", (9, 9, 9)), ("dogs", (9, 9, 10))):
         (tmp_path / name).mkdir()
         for copy in "ab":

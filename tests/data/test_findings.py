@@ -15,9 +15,9 @@ from transferapp.data.duplicates import with_clusters
 from transferapp.data.findings import (
     CLUSTERS_LISTED,
     MEMBERS_LISTED,
+    shared_images,
     shared_kinds,
-    shared_pictures,
-    summarise,
+    summarize,
     with_look_alikes,
 )
 from transferapp.data.folder import read_folder
@@ -44,7 +44,7 @@ def test_a_folder_with_everything_wrong_is_told_in_numbers_and_names(tmp_path: P
     Image.new("RGB", (64, 64), "white").save(tmp_path / "ant" / "blank.png")
     (tmp_path / "ant" / "empty.png").write_bytes(b"")
     source = read_folder(str(tmp_path))
-    found = summarise(with_clusters(audit(source, refuse=False)))
+    found = summarize(with_clusters(audit(source, refuse=False)))
     assert (found.num_images, found.num_ignored) == (12, 1)
     assert found.counts == {"ant": 8, "bee": 4}
     assert found.imbalance == 2
@@ -76,18 +76,18 @@ def test_what_a_fit_would_refuse_can_be_audited_all_the_same(tmp_path: Path) -> 
         (tmp_path / "bee" / f"{index}.jpg").write_bytes(b"<html>")
     source = read_folder(str(tmp_path))
     audited = with_clusters(audit(source, refuse=False))
-    found = summarise(audited)
+    found = summarize(audited)
     assert (found.num_images, found.num_ignored, found.counts) == (1, 3, {"ant": 1, "bee": 0})
-    with pytest.raises(DataError, match="3 of 4 pictures"):
+    with pytest.raises(DataError, match="3 of 4 images"):
         check_usable(source, audited)
 
 
 def test_nothing_usable_has_no_sizes(tmp_path: Path) -> None:
-    found = summarise(dataset())
+    found = summarize(dataset())
     assert (found.sizes, found.num_images, found.clusters) == (None, 0, ())
 
 
-def test_pictures_of_one_split_that_are_in_another_are_told_apart_by_how() -> None:
+def test_images_of_one_split_that_are_in_another_are_told_apart_by_how() -> None:
     data = dataset(
         record("a", split="train"),
         record("b", split="train", cluster="b"),
@@ -100,19 +100,19 @@ def test_pictures_of_one_split_that_are_in_another_are_told_apart_by_how() -> No
     )
     assert shared_kinds(data, "test", ("train", "val")) == ["exact", "near", "group", None]
     assert shared_kinds(data, "test", ("train",)) == ["exact", "near", None, None]
-    shared = shared_pictures(data, "test", ("train", "val"))
+    shared = shared_images(data, "test", ("train", "val"))
     assert (shared.num_images, shared.exact, shared.near, shared.group, shared.total) == (4, 1, 1, 1, 3)
-    val, test = summarise(data).shared
+    val, test = summarize(data).shared
     assert (val.split, val.others, val.total) == ("val", ("train",), 0)
     assert (test.split, test.others, test.total) == ("test", ("train", "val"), 3)
-    assert summarise(dataset(*data.records)).shared == ()
+    assert summarize(dataset(*data.records)).shared == ()
 
 
 def test_contradictions_come_first_and_lists_are_cut() -> None:
     clusters = [record(f"{k}-{i}", cluster=f"{k}") for k in range(CLUSTERS_LISTED + 5) for i in range(2)]
     clusters += [record(f"many {i}", cluster="many") for i in range(MEMBERS_LISTED + 8)]
     clusters += [record("x", 0, cluster="odd"), record("y", 1, cluster="odd")]
-    found = summarise(dataset(*clusters))
+    found = summarize(dataset(*clusters))
     assert found.num_clusters == CLUSTERS_LISTED + 7
     assert len(found.clusters) == CLUSTERS_LISTED
     assert found.clusters[0].num_labels == 2
@@ -122,7 +122,7 @@ def test_contradictions_come_first_and_lists_are_cut() -> None:
 
 def test_look_alikes_of_one_cluster_are_known_already() -> None:
     data = dataset(record("a", cluster="k"), record("b", cluster="k"), record("c", 1))
-    found = with_look_alikes(summarise(data), data, [(0, 1, 0.99), (1, 2, 0.91)])
+    found = with_look_alikes(summarize(data), data, [(0, 1, 0.99), (1, 2, 0.91)])
     assert found.num_alike == 1
     assert found.alike is not None
     (pair,) = found.alike

@@ -37,7 +37,7 @@ def test_each_sub_folder_is_a_class_in_the_order_of_names(tmp_path: Path) -> Non
     assert dataset.ignored == ()
 
 
-def test_pictures_lie_at_any_depth_and_have_any_case(tmp_path: Path) -> None:
+def test_images_lie_at_any_depth_and_have_any_case(tmp_path: Path) -> None:
     paint(tmp_path / "cats" / "2019" / "May" / "A.png").rename(tmp_path / "cats" / "2019" / "May" / "A.JPeG")
     paint(tmp_path / "cats" / "b.png").rename(tmp_path / "cats" / "b.WEBP")
     paint(tmp_path / "dogs" / "x.png")
@@ -96,13 +96,13 @@ def test_what_systems_and_editors_leave_behind_is_passed_over(tmp_path: Path) ->
         "$RECYCLE.BIN/a.png",
     ):
         paint((tmp_path / litter).with_suffix(".png")).rename(tmp_path / litter)
-    (tmp_path / "cats" / "notes.txt").write_text("not a picture")
+    (tmp_path / "cats" / "notes.txt").write_text("not an image")
     dataset = read_folder(str(tmp_path))
     assert by_class(dataset) == {"cats": 1, "dogs": 1}
     assert dataset.ignored == ()
 
 
-def test_pictures_of_formats_that_are_not_read_are_listed(tmp_path: Path) -> None:
+def test_images_of_formats_that_are_not_read_are_listed(tmp_path: Path) -> None:
     tree(tmp_path, {"cats": 1, "dogs": 1})
     for name in ("a.svg", "b.EPS", "c.psd", "d.fits"):
         (tmp_path / "dogs" / name).write_bytes(b"anything")
@@ -110,7 +110,7 @@ def test_pictures_of_formats_that_are_not_read_are_listed(tmp_path: Path) -> Non
     assert codes(dataset) == {f"dogs/{name}": "unsupported_format" for name in ("a.svg", "b.EPS", "c.psd", "d.fits")}
 
 
-def test_loose_pictures_beside_class_folders_are_listed(tmp_path: Path) -> None:
+def test_loose_images_beside_class_folders_are_listed(tmp_path: Path) -> None:
     paint(tree(tmp_path, {"cats": 1, "dogs": 1}) / "loose.png")
     assert codes(read_folder(str(tmp_path))) == {"loose.png": "no_class"}
 
@@ -124,10 +124,10 @@ def test_an_empty_class_is_listed_and_is_no_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({}, "no class folders with pictures.*got no pictures at all"),
-        ({".": 3}, "no class folders with pictures.*got 3 loose pictures"),
-        ({".": 1}, "got 1 loose picture\\."),
-        ({"cats": 0, "dogs": 0}, "no class folders with pictures"),
+        ({}, "no class folders with images.*got no images at all"),
+        ({".": 3}, "no class folders with images.*got 3 loose images"),
+        ({".": 1}, "got 1 loose image\\."),
+        ({"cats": 0, "dogs": 0}, "no class folders with images"),
         ({"cats": 3}, "one class only, 'cats'"),
         ({"cats": 3, "dogs": 0}, "one class only, 'cats'"),
         ({"train/cats": 3}, "one class only, 'cats'"),
@@ -167,7 +167,7 @@ def test_two_folders_of_one_split_are_both_used(tmp_path: Path) -> None:
     assert len(read_folder(str(tmp_path)).part("val")) == 4
 
 
-def test_a_train_folder_alone_is_where_the_pictures_are(tmp_path: Path) -> None:
+def test_a_train_folder_alone_is_where_the_images_are(tmp_path: Path) -> None:
     dataset = read_folder(str(tree(tmp_path, {"train/cats": 2, "train/dogs": 1})))
     assert by_class(dataset) == {"cats": 2, "dogs": 1}
     assert dataset.given_splits == ()
@@ -188,11 +188,11 @@ def test_a_test_folder_without_labels_is_listed_and_is_no_class(tmp_path: Path) 
 
 
 def test_folders_beside_the_splits_are_listed(tmp_path: Path) -> None:
-    tree(tmp_path, {"train/cats": 1, "train/dogs": 1, "test/cats": 1, "unlabelled": 4})
-    assert codes(read_folder(str(tmp_path))) == {"unlabelled": "no_class"}
+    tree(tmp_path, {"train/cats": 1, "train/dogs": 1, "test/cats": 1, "unlabeled": 4})
+    assert codes(read_folder(str(tmp_path))) == {"unlabeled": "no_class"}
 
 
-def test_train_and_test_that_hold_pictures_themselves_are_classes(tmp_path: Path) -> None:
+def test_train_and_test_that_hold_images_themselves_are_classes(tmp_path: Path) -> None:
     dataset = read_folder(str(tree(tmp_path, {"train": 2, "test": 2, "bus": 1})))
     assert by_class(dataset) == {"bus": 1, "test": 2, "train": 2}
     assert dataset.given_splits == ()
@@ -243,7 +243,7 @@ def test_a_link_that_loops_is_walked_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["..", "../dogs", "../..", "../dogs/big"])
-def test_a_link_back_into_the_data_never_labels_a_picture_twice(tmp_path: Path, target: str) -> None:
+def test_a_link_back_into_the_data_never_labels_a_image_twice(tmp_path: Path, target: str) -> None:
     root = tree(tmp_path / "data", {"cats": 2, "dogs": 1, "dogs/big": 2})
     (root / "cats" / "more").symlink_to(target, target_is_directory=True)
     dataset = read_folder(str(root))
@@ -260,9 +260,9 @@ def test_a_class_that_is_a_link_to_another_is_listed(tmp_path: Path) -> None:
 
 
 def test_two_classes_that_are_links_to_one_folder_are_told_of(tmp_path: Path) -> None:
-    tree(tmp_path, {"outside/pictures": 2, "data/real": 1})
+    tree(tmp_path, {"outside/images": 2, "data/real": 1})
     for name in ("first", "second"):
-        (tmp_path / "data" / name).symlink_to("../outside/pictures", target_is_directory=True)
+        (tmp_path / "data" / name).symlink_to("../outside/images", target_is_directory=True)
     dataset = read_folder(str(tmp_path / "data"))
     assert by_class(dataset) == {"first": 2, "real": 1}
     assert codes(dataset) == {"second": "link"}

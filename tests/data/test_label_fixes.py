@@ -56,14 +56,14 @@ def test_what_spreadsheets_make_of_the_file_is_read(tmp_path: Path, text: str) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (HEADER + "ant/9.jpg,,,,bee\n", "names 1 picture that insects does not have: ant/9.jpg"),
-        (HEADER + "ant/9.jpg,,,,\nant/8.jpg,,,,\n", "names 2 pictures that insects does not have: ant/8.jpg, ..."),
+        (HEADER + "ant/9.jpg,,,,bee\n", "names 1 image that insects does not have: ant/9.jpg"),
+        (HEADER + "ant/9.jpg,,,,\nant/8.jpg,,,,\n", "names 2 images that insects does not have: ant/8.jpg, ..."),
         (HEADER + "ant/1.jpg,,,,wasp\n", "gives ant/1.jpg the class 'wasp'.*Expected ant, bee, Käfer, or drop"),
         (HEADER + "ant/1.jpg,,,,bee\nant/1.jpg,,,,drop\n", "two fixes for ant/1.jpg, 'bee' and 'drop'"),
         ("file,fix\nant/1.jpg,bee\n", "has no column 'path'.*got file, fix"),
         ("path,label\nant/1.jpg,bee\n", "has no column 'fix'"),
         ("", "has no column 'path'.*an empty file"),
-        (HEADER + ",ant,bee,0.9,bee\n", "names no picture in line 2"),
+        (HEADER + ",ant,bee,0.9,bee\n", "names no image in line 2"),
         ("path,fix\nant/1.jpg,K\xe4fer\n".encode("latin-1"), "is not text in UTF-8"),
     ],
 )

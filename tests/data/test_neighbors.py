@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from transferapp.data.neighbours import MAX_RADIUS, hamming_distance, near_pairs
+
+from transferapp.data.neighbors import MAX_RADIUS, hamming_distance, near_pairs
 
 
 def hashes_with_near_ones(count: int, seed: int, flips: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def codes(dataset: Dataset) -> dict[str, str]:
 
 
 def table_of(root: Path, name: str = "labels.csv") -> Path:
-    """A table of two cats and a dog beside its folder of pictures."""
+    """A table of two cats and a dog beside its folder of images."""
     tree(root, {"images": 3})
     (root / name).write_text(TABLE)
     return root / name
@@ -57,7 +57,7 @@ def test_a_place_that_is_not_there_is_told_of(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
-def test_a_picture_alone_is_no_data(tmp_path: Path) -> None:
+def test_a_image_alone_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.png is in no form that is read"):
         open_source(str(paint(tmp_path / "a.png")))
 
@@ -116,8 +116,8 @@ def test_several_tables_are_for_the_person_to_choose_from(tmp_path: Path) -> Non
 
 def test_naming_a_column_asks_for_the_table_even_where_folders_could_be_classes(tmp_path: Path) -> None:
     tree(tmp_path, {"ants": 2, "bees": 1})
-    (tmp_path / "notes.csv").write_text("path,label,colour\nants/000.png,x,red\nbees/000.png,y,blue\n")
-    dataset = open_source(str(tmp_path), options=SourceOptions(label_column="colour"))
+    (tmp_path / "notes.csv").write_text("path,label,color\nants/000.png,x,red\nbees/000.png,y,blue\n")
+    dataset = open_source(str(tmp_path), options=SourceOptions(label_column="color"))
     assert dataset.class_names == ("blue", "red")
 
 
@@ -173,7 +173,7 @@ def test_a_table_in_an_archive_may_name_nothing_outside_of_it(tmp_path: Path) ->
 def test_an_empty_folder_and_an_empty_archive_say_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for data in (tmp_path / "empty", zipped(tmp_path / "empty", tmp_path / "empty.zip")):
-        with pytest.raises(DataError, match=r"has no class folders with pictures.*no pictures at all"):
+        with pytest.raises(DataError, match=r"has no class folders with images.*no images at all"):
             open_source(str(data))
 
 
@@ -193,4 +193,4 @@ def test_progress_is_shown_while_a_folder_is_read(tmp_path: Path, monkeypatch: p
             yield lambda done: shown.append((label, done))
 
     open_source(str(tree(tmp_path, {"ants": 3, "bees": 2})), progress=Watching())
-    assert shown == [("looking for pictures", count) for count in (2, 4, 5)]
+    assert shown == [("looking for images", count) for count in (2, 4, 5)]

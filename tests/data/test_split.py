@@ -24,7 +24,7 @@ def record(label: int, number: int, split: Split | None = None) -> Record:
 
 def dataset(records: Sequence[Record], given: tuple[Split, ...] = ()) -> Dataset:
     num_classes = 1 + max(r.label for r in records)
-    return Dataset("pictures", tuple("abcdefgh"[:num_classes]), tuple(records), given_splits=given)
+    return Dataset("images", tuple("abcdefgh"[:num_classes]), tuple(records), given_splits=given)
 
 
 def unsplit(*counts: int) -> Dataset:
@@ -46,7 +46,7 @@ def test_a_fifth_is_for_testing_and_a_fifth_of_the_rest_for_validation() -> None
     assert sizes(assign_splits(unsplit(100, 11))) == [(64, 16, 20), (7, 2, 2)]
 
 
-def test_small_classes_keep_a_training_picture_and_give_one_where_they_can() -> None:
+def test_small_classes_keep_a_training_image_and_give_one_where_they_can() -> None:
     assert sizes(assign_splits(unsplit(1, 2, 3, 4))) == [(1, 0, 0), (1, 0, 1), (1, 1, 1), (2, 1, 1)]
 
 
@@ -56,7 +56,7 @@ def test_fractions_of_nothing_take_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 5), st.floats(0, 0.99), st.floats(0, 0.99))
-def test_every_picture_gets_one_split_and_every_class_trains(
+def test_every_image_gets_one_split_and_every_class_trains(
     counts: list[int], seed: int, val: float, test: float
 ) -> None:
     split = assign_splits(unsplit(*counts), seed=seed, val_fraction=val, test_fraction=test)
@@ -81,7 +81,7 @@ def test_names_and_order_decide_nothing() -> None:
 
 
 @pytest.mark.parametrize(("before", "added", "at_most"), [(100, 1, 0.02), (100, 10, 0.05), (400, 40, 0.03)])
-def test_few_pictures_change_their_split_when_others_are_added(before: int, added: int, at_most: float) -> None:
+def test_few_images_change_their_split_when_others_are_added(before: int, added: int, at_most: float) -> None:
     shares = []
     for seed in range(20):
         old = fates(assign_splits(unsplit(before, before), seed=seed))
@@ -90,7 +90,7 @@ def test_few_pictures_change_their_split_when_others_are_added(before: int, adde
     assert sum(shares) / len(shares) <= at_most
 
 
-def test_copies_of_one_picture_stay_together() -> None:
+def test_copies_of_one_image_stay_together() -> None:
     originals = [record(label, number) for label in (0, 1) for number in range(30)]
     copies = [
         dataclasses.replace(r, name=f"copy {copy} of {r.name}")
@@ -104,16 +104,16 @@ def test_copies_of_one_picture_stay_together() -> None:
         seen.setdefault(r.sha256, set()).add(r.split)
     assert len(copies) > 30
     assert all(len(splits) == 1 for splits in seen.values())
-    # Shares are of different pictures: of 30 a class 6 to test, and of the 24 left 4.8, rounded, to validate.
+    # Shares are of different images: of 30 a class 6 to test, and of the 24 left 4.8, rounded, to validate.
     assert Counter(next(iter(splits)) for splits in seen.values()) == {"train": 38, "val": 10, "test": 12}
 
 
-def test_a_class_of_copies_of_one_picture_is_trained_on() -> None:
+def test_a_class_of_copies_of_one_image_is_trained_on() -> None:
     copies = [dataclasses.replace(record(0, 0), name=f"0/{i}.png") for i in range(6)]
     assert sizes(assign_splits(dataset([*copies, *(record(1, i) for i in range(10))]))) == [(6, 0, 0), (6, 2, 2)]
 
 
-def test_one_picture_under_two_labels_does_not_crash() -> None:
+def test_one_image_under_two_labels_does_not_crash() -> None:
     twin = dataclasses.replace(record(1, 0), sha256=record(0, 0).sha256)
     split = assign_splits(dataset([record(0, i) for i in range(5)] + [twin] + [record(1, i) for i in range(1, 5)]))
     assert sum(map(sum, sizes(split))) == 10
@@ -131,7 +131,7 @@ def test_splits_that_the_data_came_with_are_kept() -> None:
     assert assign_splits(data) == data
 
 
-def test_validation_is_made_of_training_pictures_where_the_data_bring_a_test_split_alone() -> None:
+def test_validation_is_made_of_training_images_where_the_data_bring_a_test_split_alone() -> None:
     records = [record(label, number, "train") for label in (0, 1) for number in range(20)]
     records += [record(label, number, "test") for label in (0, 1) for number in range(100, 105)]
     split = assign_splits(dataset(records, ("train", "test")))
@@ -147,7 +147,7 @@ def test_a_given_validation_split_without_a_test_split_is_all_there_is() -> None
 
 def test_a_class_that_is_only_tested_is_refused_by_name() -> None:
     records = [record(0, i, "train") for i in range(5)] + [record(1, i, "test") for i in range(5)]
-    with pytest.raises(DataError, match="Class 'b' has no picture to train on") as caught:
+    with pytest.raises(DataError, match="Class 'b' has no image to train on") as caught:
         assign_splits(dataset(records, ("train", "test")))
     assert caught.value.exit_code == 3
 
@@ -193,7 +193,7 @@ def test_a_class_of_two_large_groups_gives_one_of_them_and_of_one_group_none() -
     assert sizes(split) == [(10, 0, 10), (10, 0, 0), (7, 7, 7)]
 
 
-def test_a_group_that_shares_a_picture_with_another_goes_where_that_goes() -> None:
+def test_a_group_that_shares_a_image_with_another_goes_where_that_goes() -> None:
     records = in_groups(10, 4)
     records[4] = dataclasses.replace(records[4], sha256=records[0].sha256)
     fates_of = group_fates(assign_splits(dataset(records)))

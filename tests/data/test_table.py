@@ -18,8 +18,8 @@ from transferapp.errors import DataError, UsageError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Six pictures, 000 to 005, in a folder of their own."""
-    return tree(tmp_path, {"pictures": 6})
+    """Six images, 000 to 005, in a folder of their own."""
+    return tree(tmp_path, {"images": 6})
 
 
 def read(root: Path, text: str | bytes, name: str = "labels.csv", **options: str) -> Dataset:
@@ -57,55 +57,55 @@ CATS_AND_DOGS = {"000": "cat", "001": "dog"}
 )
 def test_columns_are_known_by_their_usual_names(root: Path, header: str) -> None:
     first_is_label = header.lower().startswith("label")
-    rows = [("pictures/000.png", "cat"), ("pictures/001.png", "dog")]
+    rows = [("images/000.png", "cat"), ("images/001.png", "dog")]
     lines = [",".join(reversed(row) if first_is_label else row) for row in rows]
     assert found(read(root, "\n".join([header, *lines]))) == CATS_AND_DOGS
 
 
 def test_other_columns_do_not_disturb_and_a_better_name_wins(root: Path) -> None:
-    text = "id,width,path,label,note\n7,20,pictures/000.png,cat,a\n8,20,pictures/001.png,dog,b\n"
+    text = "id,width,path,label,note\n7,20,images/000.png,cat,a\n8,20,images/001.png,dog,b\n"
     assert found(read(root, text)) == CATS_AND_DOGS
 
 
-def test_a_column_that_holds_picture_names_is_the_path_whatever_it_is_called(root: Path) -> None:
-    assert found(read(root, "Bild,Tier\npictures/000.png,cat\npictures/001.png,dog\n")) == CATS_AND_DOGS
+def test_a_column_that_holds_image_names_is_the_path_whatever_it_is_called(root: Path) -> None:
+    assert found(read(root, "Bild,Tier\nimages/000.png,cat\nimages/001.png,dog\n")) == CATS_AND_DOGS
 
 
 def test_a_table_without_names_of_columns_is_understood(root: Path) -> None:
-    assert found(read(root, "pictures/000.png,cat\npictures/001.png,dog\n")) == CATS_AND_DOGS
-    text = "pictures/000.png,3,cat\npictures/001.png,4,dog\n"
+    assert found(read(root, "images/000.png,cat\nimages/001.png,dog\n")) == CATS_AND_DOGS
+    text = "images/000.png,3,cat\nimages/001.png,4,dog\n"
     assert found(read(root, text, label_column="3")) == CATS_AND_DOGS
 
 
 def test_the_index_that_pandas_writes_is_no_label(root: Path) -> None:
-    assert found(read(root, ",path,animal\n0,pictures/000.png,cat\n1,pictures/001.png,dog\n")) == CATS_AND_DOGS
+    assert found(read(root, ",path,animal\n0,images/000.png,cat\n1,images/001.png,dog\n")) == CATS_AND_DOGS
 
 
 def test_columns_can_be_named(root: Path) -> None:
-    text = "path,label,A,B\nx,y,pictures/000.png,cat\nx,y,pictures/001.png,dog\n"
+    text = "path,label,A,B\nx,y,images/000.png,cat\nx,y,images/001.png,dog\n"
     assert found(read(root, text, path_column="A", label_column="b")) == CATS_AND_DOGS
 
 
 def test_a_column_that_was_named_and_is_not_there_is_a_usage_error(root: Path) -> None:
     with pytest.raises(UsageError, match=r"no column 'animal' \(--label-column\). Expected one of path, label"):
-        read(root, "path,label\npictures/000.png,cat\n", label_column="animal")
+        read(root, "path,label\nimages/000.png,cat\n", label_column="animal")
 
 
 def test_two_columns_that_could_be_the_label_are_told_of(root: Path) -> None:
     with pytest.raises(DataError, match=r"several columns that could be the label. Got label, species"):
-        read(root, "path,label,species\npictures/000.png,1,cat\n")
+        read(root, "path,label,species\nimages/000.png,1,cat\n")
 
 
 def test_no_column_that_could_be_the_label_lists_what_there_is(root: Path) -> None:
     with pytest.raises(DataError, match=r"no column that is known to be the label.*got path, a, b.*--label-column"):
-        read(root, "path,a,b\npictures/000.png,1,cat\n")
+        read(root, "path,a,b\nimages/000.png,1,cat\n")
     with pytest.raises(DataError, match=r"no column that is known to be the path.*--path-column"):
         read(root, "a,b\n1,2\n")
 
 
 def test_splits_are_detected_and_named_in_any_usual_way(root: Path) -> None:
     splits = ["train", "TRAINING", "Val", "validation", "test", ""]
-    rows = [f"pictures/00{i}.png,{'ab'[i % 2]},{split}" for i, split in enumerate(splits)]
+    rows = [f"images/00{i}.png,{'ab'[i % 2]},{split}" for i, split in enumerate(splits)]
     dataset = read(root, "\n".join(["path,label,split", *rows]))
     assert dataset.given_splits == ("train", "val", "test")
     assert {r.path.stem: r.split for r in dataset.records} == dict(
@@ -114,33 +114,33 @@ def test_splits_are_detected_and_named_in_any_usual_way(root: Path) -> None:
 
 
 def test_train_alone_is_no_split(root: Path) -> None:
-    dataset = read(root, "path,label,split\npictures/000.png,a,train\npictures/001.png,b,train\n")
+    dataset = read(root, "path,label,split\nimages/000.png,a,train\nimages/001.png,b,train\n")
     assert dataset.given_splits == ()
     assert {record.split for record in dataset.records} == {None}
 
 
 def test_a_split_column_that_holds_something_else_is_one_only_if_it_was_named(root: Path) -> None:
-    text = "path,label,split\npictures/000.png,a,0\npictures/001.png,b,1\n"
+    text = "path,label,split\nimages/000.png,a,0\nimages/001.png,b,1\n"
     assert read(root, text).given_splits == ()
     with pytest.raises(DataError, match="splits that are not known: '0', '1'"):
         read(root, text, split_column="split")
 
 
 def test_rows_of_a_split_that_nobody_knows_are_listed(root: Path) -> None:
-    text = "path,label,split\npictures/000.png,a,train\npictures/001.png,b,test\npictures/002.png,b,spare\n"
+    text = "path,label,split\nimages/000.png,a,train\nimages/001.png,b,test\nimages/002.png,b,spare\n"
     dataset = read(root, text)
     assert len(dataset) == 2
-    assert codes(dataset) == {"pictures/002.png": "unknown_split"}
+    assert codes(dataset) == {"images/002.png": "unknown_split"}
 
 
 def test_groups_come_from_the_column_that_was_named(root: Path) -> None:
-    text = "path,label,patient\npictures/000.png,a,P1\npictures/001.png,b,P2\npictures/002.png,a,P1\n"
+    text = "path,label,patient\nimages/000.png,a,P1\nimages/001.png,b,P2\nimages/002.png,a,P1\n"
     assert {r.path.stem: r.group for r in read(root, text, group_column="patient").records} == {
         "000": "P1",
         "001": "P2",
         "002": "P1",
     }
-    plain = read(root, "path,label,other\npictures/000.png,a,P1\npictures/001.png,b,P2\n")
+    plain = read(root, "path,label,other\nimages/000.png,a,P1\nimages/001.png,b,P2\n")
     assert {record.group for record in plain.records} == {""}
 
 
@@ -148,12 +148,12 @@ def test_groups_come_from_the_column_that_was_named(root: Path) -> None:
 
 
 def test_whole_numbers_keep_their_order(root: Path) -> None:
-    rows = [f"pictures/00{i}.png,{label}" for i, label in enumerate(("10", "9", "-1", "100", "2", "9"))]
+    rows = [f"images/00{i}.png,{label}" for i, label in enumerate(("10", "9", "-1", "100", "2", "9"))]
     assert read(root, "\n".join(["path,label", *rows])).class_names == ("-1", "2", "9", "10", "100")
 
 
 def test_other_labels_are_in_the_order_of_their_names(root: Path) -> None:
-    rows = [f"pictures/00{i}.png,{label}" for i, label in enumerate(("b", "10", "a", "9"))]
+    rows = [f"images/00{i}.png,{label}" for i, label in enumerate(("b", "10", "a", "9"))]
     assert read(root, "\n".join(["path,label", *rows])).class_names == ("10", "9", "a", "b")
 
 
@@ -165,19 +165,19 @@ def test_numbers_that_a_gap_has_made_fractions_are_whole_again() -> None:
 
 def test_labels_survive_alphabets_spaces_quotes_and_emoji(root: Path) -> None:
     labels = ["Größe 12", "猫", "🐕 my dog", 'a"b', "x,y", "caf\u0065\u0301"]
-    rows = ['pictures/00{}.png,"{}"'.format(i, label.replace('"', '""')) for i, label in enumerate(labels)]
+    rows = ['images/00{}.png,"{}"'.format(i, label.replace('"', '""')) for i, label in enumerate(labels)]
     dataset = read(root, "\n".join(["path,label", *rows]))
     assert found(dataset) == {f"00{i}": unicodedata.normalize("NFC", label) for i, label in enumerate(labels)}
 
 
 def test_blanks_around_labels_and_paths_do_not_count(root: Path) -> None:
-    assert found(read(root, "path , label\n pictures/000.png , cat\npictures/001.png,dog \n")) == CATS_AND_DOGS
+    assert found(read(root, "path , label\n images/000.png , cat\nimages/001.png,dog \n")) == CATS_AND_DOGS
 
 
 # Files
 
 
-def test_paths_are_looked_up_beside_the_table_and_in_folders_of_pictures(tmp_path: Path) -> None:
+def test_paths_are_looked_up_beside_the_table_and_in_folders_of_images(tmp_path: Path) -> None:
     paint(tmp_path / "a.png", 1)
     paint(tmp_path / "Images" / "b.png", 2)
     paint(tmp_path / "train" / "c.png", 3)
@@ -193,7 +193,7 @@ def test_paths_are_looked_up_beside_the_table_and_in_folders_of_pictures(tmp_pat
     assert codes(dataset) == {"e.png": "missing_file"}
 
 
-def test_ids_without_a_suffix_find_their_picture(tmp_path: Path) -> None:
+def test_ids_without_a_suffix_find_their_image(tmp_path: Path) -> None:
     for name in ("000bec.jpg", "1.2.3.png", "B.JPG"):
         paint(tmp_path / "train" / "x.png").rename(tmp_path / "train" / name)
     dataset = read(tmp_path, "id,breed\n000bec,cat\n1.2.3,dog\nB,cat\n")
@@ -211,66 +211,66 @@ def test_paths_of_another_system_and_of_another_unicode_form_are_found(tmp_path:
 
 def test_what_is_wrong_with_a_row_is_listed_and_the_rest_is_read(root: Path) -> None:
     rows = [
-        "pictures/000.png,cat",
-        "pictures/gone.png,cat",
-        "pictures,dog",
+        "images/000.png,cat",
+        "images/gone.png,cat",
+        "images,dog",
         ",dog",
-        "pictures/001.png,",
-        "pictures/002.png",
-        "pictures/scan.dcm,dog",
-        "pictures/\0.png,dog".replace("\0", "\x07"),
+        "images/001.png,",
+        "images/002.png",
+        "images/scan.dcm,dog",
+        "images/\0.png,dog".replace("\0", "\x07"),
         "",
-        "pictures/003.png,dog",
+        "images/003.png,dog",
     ]
     dataset = read(root, "\n".join(["path,label", *rows]))
     assert found(dataset) == {"000": "cat", "003": "dog"}
     assert codes(dataset) == {
-        "pictures/gone.png": "missing_file",
-        "pictures": "missing_file",
+        "images/gone.png": "missing_file",
+        "images": "missing_file",
         "labels.csv, row 5": "no_path",
-        "pictures/001.png": "no_label",
-        "pictures/002.png": "no_label",
-        "pictures/scan.dcm": "unsupported_format",
-        "pictures/\\x07.png": "missing_file",
+        "images/001.png": "no_label",
+        "images/002.png": "no_label",
+        "images/scan.dcm": "unsupported_format",
+        "images/\\x07.png": "missing_file",
     }
     assert "row 3 of labels.csv" in dataset.ignored[0].reason
 
 
 def test_a_file_with_two_labels_is_left_out_and_says_in_which_rows(root: Path) -> None:
-    rows = ["pictures/000.png,cat", "pictures/001.png,dog", "./pictures/000.png,dog", "pictures/002.png,cat"]
+    rows = ["images/000.png,cat", "images/001.png,dog", "./images/000.png,dog", "images/002.png,cat"]
     dataset = read(root, "\n".join(["path,label", *rows]))
     assert found(dataset) == {"001": "dog", "002": "cat"}
     (item,) = dataset.ignored
-    assert (item.name, item.code) == ("pictures/000.png", "conflicting_labels")
+    assert (item.name, item.code) == ("images/000.png", "conflicting_labels")
     assert item.reason == "has several labels: 'cat' (row 2), 'dog' (row 4)"
 
 
 def test_links_are_followed_and_loops_among_them_are_survived(root: Path) -> None:
-    (root / "pictures" / "link.png").symlink_to("001.png")
-    (root / "pictures" / "loop.png").symlink_to("loop.png")
-    dataset = read(root, "path,label\npictures/000.png,cat\npictures/link.png,dog\npictures/loop.png,dog\n")
+    (root / "images" / "link.png").symlink_to("001.png")
+    (root / "images" / "loop.png").symlink_to("loop.png")
+    dataset = read(root, "path,label\nimages/000.png,cat\nimages/link.png,dog\nimages/loop.png,dog\n")
     assert found(dataset) == {"000": "cat", "link": "dog"}
-    assert codes(dataset) == {"pictures/loop.png": "missing_file"}
+    assert codes(dataset) == {"images/loop.png": "missing_file"}
 
 
 def test_a_row_that_is_there_twice_counts_once(root: Path) -> None:
-    dataset = read(root, "path,label\npictures/000.png,cat\npictures/001.png,dog\npictures/000.png,cat\n")
+    dataset = read(root, "path,label\nimages/000.png,cat\nimages/001.png,dog\nimages/000.png,cat\n")
     assert found(dataset) == CATS_AND_DOGS
-    assert codes(dataset) == {"pictures/000.png": "duplicate_row"}
+    assert codes(dataset) == {"images/000.png": "duplicate_row"}
 
 
-def test_a_table_whose_pictures_are_elsewhere_says_where_it_looked(root: Path) -> None:
-    with pytest.raises(DataError, match=r"names no picture that is there.*2 files that are not there, such as a\.png"):
+def test_a_table_whose_images_are_elsewhere_says_where_it_looked(root: Path) -> None:
+    with pytest.raises(DataError, match=r"names no image that is there.*2 files that are not there, such as a\.png"):
         read(root, "path,label\na.png,cat\nb.png,dog\n")
 
 
 def test_one_class_is_too_few(root: Path) -> None:
     with pytest.raises(DataError, match="at least two different labels, got 'cat'"):
-        read(root, "path,label\npictures/000.png,cat\n")
+        read(root, "path,label\nimages/000.png,cat\n")
 
 
 def test_records_are_in_the_order_of_class_and_file_whatever_that_of_rows(root: Path) -> None:
-    rows = [f"pictures/00{i}.png,{'ba'[i % 2]}" for i in (5, 2, 0, 1, 4, 3)]
+    rows = [f"images/00{i}.png,{'ba'[i % 2]}" for i in (5, 2, 0, 1, 4, 3)]
     dataset = read(root, "\n".join(["path,label", *rows]))
     assert [record.path.stem for record in dataset.records] == ["001", "003", "005", "000", "002", "004"]
 
@@ -278,26 +278,26 @@ def test_records_are_in_the_order_of_class_and_file_whatever_that_of_rows(root: 
 # How the file is written
 
 
-TEXT = "path,label\npictures/000.png,Käse\npictures/001.png,Brötchen\n"
+TEXT = "path,label\nimages/000.png,Käse\nimages/001.png,Brötchen\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_encodings_are_recognised(root: Path, encoding: str, ending: str) -> None:
+def test_encodings_are_recognized(root: Path, encoding: str, ending: str) -> None:
     dataset = read(root, TEXT.replace("\n", ending).encode(encoding))
     assert dataset.class_names == ("Brötchen", "Käse")
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv"])
-def test_delimiters_are_recognised(root: Path, delimiter: str, name: str) -> None:
-    rows = ["path,label,note", 'pictures/000.png,cat,"a"', 'pictures/001.png,dog,"b"']
+def test_delimiters_are_recognized(root: Path, delimiter: str, name: str) -> None:
+    rows = ["path,label,note", 'images/000.png,cat,"a"', 'images/001.png,dog,"b"']
     text = "\n".join(row.replace(",", delimiter) for row in rows)
     assert found(read(root, text, name)) == CATS_AND_DOGS
 
 
 def test_the_line_that_excel_puts_first_is_understood(root: Path) -> None:
-    assert found(read(root, "sep=;\npath;label\npictures/000.png;cat\npictures/001.png;dog\n")) == CATS_AND_DOGS
+    assert found(read(root, "sep=;\npath;label\nimages/000.png;cat\nimages/001.png;dog\n")) == CATS_AND_DOGS
 
 
 @pytest.mark.parametrize(
@@ -305,11 +305,11 @@ def test_the_line_that_excel_puts_first_is_understood(root: Path) -> None:
     [
         (b"", "is empty"),
         (b"\n \n", "is empty"),
-        (b"path,label\n", "names no picture"),
+        (b"path,label\n", "names no image"),
         (TEXT.encode("utf-16-le"), "not text that can be read.*Save it as CSV UTF-8"),
         (b"\xff\xfepath\0", "not text that can be read"),
         (b"path,label\n\x81\x8d,\xe9\n", "not text that can be read"),
-        (b'path,label\n"pictures/000.png,cat\npictures/001.png,dog\n', "no well-formed table: line"),
+        (b'path,label\n"images/000.png,cat\nimages/001.png,dog\n', "no well-formed table: line"),
         (b"path,label\n" + b"x" * 200_000 + b",cat\n", "no well-formed table: line 2"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not text that can be read"),
     ],
@@ -321,9 +321,9 @@ def test_what_is_no_table_is_refused_in_one_line(root: Path, data: bytes, said: 
 
 
 def test_an_encoding_that_breaks_late_is_noticed(root: Path) -> None:
-    filler = 20 * f"pictures/gone.png,cat,{100_000 * 'x'}\n"
+    filler = 20 * f"images/gone.png,cat,{100_000 * 'x'}\n"
     dataset = read(
-        root, (TEXT.replace("label", "label,note") + filler).encode() + "pictures/002.png,Müsli\n".encode("cp1252")
+        root, (TEXT.replace("label", "label,note") + filler).encode() + "images/002.png,Müsli\n".encode("cp1252")
     )
     assert "Müsli" in dataset.class_names
 
@@ -334,7 +334,7 @@ def test_an_encoding_that_breaks_late_is_noticed(root: Path) -> None:
 def test_parquet_is_read_with_numbers_categories_and_gaps(root: Path) -> None:
     table = pyarrow.table(
         {
-            "file": [f"pictures/00{i}.png" for i in range(5)],
+            "file": [f"images/00{i}.png" for i in range(5)],
             "label": pyarrow.array([10, 9, None, 2, 9], pyarrow.float64()),
             "split": pyarrow.array(["train", "train", "train", "test", "test"]).dictionary_encode(),
             "patient": [1, 2, 3, 1, 2],
@@ -345,14 +345,14 @@ def test_parquet_is_read_with_numbers_categories_and_gaps(root: Path) -> None:
     dataset = read_table(root / "labels.parquet", SourceOptions(group_column="patient"))
     assert dataset.class_names == ("2", "9", "10")
     assert found(dataset) == {"000": "10", "001": "9", "003": "2", "004": "9"}
-    assert codes(dataset) == {"pictures/002.png": "no_label"}
+    assert codes(dataset) == {"images/002.png": "no_label"}
     assert {r.path.stem: (r.split, r.group) for r in dataset.records}["003"] == ("test", "1")
 
 
-def test_parquet_that_holds_the_pictures_themselves_says_so(root: Path) -> None:
+def test_parquet_that_holds_the_images_themselves_says_so(root: Path) -> None:
     table = pyarrow.table({"image": [{"bytes": b"x", "path": "a"}] * 2, "label": [0, 1]})
     parquet.write_table(table, root / "labels.parquet")
-    with pytest.raises(DataError, match="holds the pictures themselves"):
+    with pytest.raises(DataError, match="holds the images themselves"):
         read_table(root / "labels.parquet", SourceOptions())
 
 

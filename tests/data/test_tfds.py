@@ -35,18 +35,18 @@ def prepare(
     features: dict[str, Any] | None = None,
     supervised: tuple[str, str] | None = ("image", "label"),
     example: dict[str, Any] | None = None,
-    unlabelled: tuple[str, ...] = (),
+    unlabeled: tuple[str, ...] = (),
 ) -> None:
     """Prepare a dataset with tensorflow-datasets itself, as its users do.
 
     Args:
         data_dir: Where.
-        counts: Pictures of each split; labels go round through zebra, ant and the last.
+        counts: Images of each split; labels go round through zebra, ant and the last.
         name: The builder's class.
-        features: More than the picture and its label, or in their place.
+        features: More than the image and its label, or in their place.
         supervised: The keys that it is to be learned with.
         example: What each example has of those other features.
-        unlabelled: Splits without labels.
+        unlabeled: Splits without labels.
     """
     import tensorflow_datasets as tfds
 
@@ -63,7 +63,7 @@ def prepare(
 
     def examples(split: str, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
         for number in range(first, first + count):
-            label = -1 if split in unlabelled else (0, 1, 3)[number % 3]
+            label = -1 if split in unlabeled else (0, 1, 3)[number % 3]
             whole = {"image": io.BytesIO(encoded(number)), "label": label, **(example or {})}
             yield number, {key: value for key, value in whole.items() if value is not None}
 
@@ -87,7 +87,7 @@ def prepare(
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory with `pets` in it: 9 pictures to train on, 4 to validate, 3 to test, and 2 without a use."""
+    """A data directory with `pets` in it: 9 images to train on, 4 to validate, 3 to test, and 2 without a use."""
     folder = tmp_path_factory.mktemp("tfds")
     prepare(folder, {"train": 9, "validation": 4, "test": 3, "extra": 2})
     return folder
@@ -116,7 +116,7 @@ def test_a_prepared_dataset_is_read_with_its_classes_and_splits(data_dir: Path, 
     assert [(item.name, item.code) for item in dataset.ignored] == [("extra", "unknown_split")]
 
 
-def test_pictures_are_the_bytes_that_went_in(data_dir: Path) -> None:
+def test_images_are_the_bytes_that_went_in(data_dir: Path) -> None:
     dataset = read("tfds:pets", data_dir)
     numbers = [*range(9), *range(100, 104), *range(200, 203)]
     wanted = {encoded(number): ((0, 1, 3)[number % 3]) for number in numbers}
@@ -164,13 +164,13 @@ def test_train_alone_is_no_split_and_raw_pixels_come_as_png(tmp_path: Path) -> N
     assert {record.split for record in dataset.records} == {None}
 
 
-def test_pictures_without_a_label_are_counted_and_left_out(tmp_path: Path) -> None:
-    prepare(tmp_path, {"train": 6, "test": 4}, unlabelled=("test",))
+def test_images_without_a_label_are_counted_and_left_out(tmp_path: Path) -> None:
+    prepare(tmp_path, {"train": 6, "test": 4}, unlabeled=("test",))
     dataset = read("tfds:pets", tmp_path)
     assert len(dataset) == 6
     assert dataset.given_splits == ()
     (item,) = dataset.ignored
-    assert (item.name, item.code, item.reason) == ("test", "no_label", "has 4 pictures without a label")
+    assert (item.name, item.code, item.reason) == ("test", "no_label", "has 4 images without a label")
 
 
 def test_two_labels_are_not_one(tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def test_two_labels_are_not_one(tmp_path: Path) -> None:
     prepare(
         tmp_path,
         {"train": 3},
-        features={"colour": lambda: tfds.features.ClassLabel(num_classes=2)},
+        features={"color": lambda: tfds.features.ClassLabel(num_classes=2)},
         supervised=None,
-        example={"colour": 1},
+        example={"color": 1},
     )
-    with pytest.raises(DataError, match=r"no set of pictures with one label each.*got colour, image, label"):
+    with pytest.raises(DataError, match=r"no set of images with one label each.*got color, image, label"):
         read("tfds:pets", tmp_path)
 
 

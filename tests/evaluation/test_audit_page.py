@@ -11,7 +11,7 @@ import pytest
 from tests.data.test_duplicates import photo
 from tests.evaluation.test_report import HOSTILE, Page, make_manifest
 from transferapp.data.dataset import Dataset, Ignored, Record
-from transferapp.data.findings import summarise, with_look_alikes
+from transferapp.data.findings import summarize, with_look_alikes
 from transferapp.evaluation.audit_page import labels_shown, render_audit, render_doctor
 from transferapp.evaluation.metrics import measure
 from transferapp.evaluation.pages import CLUSTERS_SHOWN, MEMBERS_SHOWN, names_shown, thumbnail, thumbnails
@@ -37,26 +37,26 @@ def findings(*, alike: bool = True, class_names: tuple[str, str] = ("ant", "bee"
             ]
         )
     ]
-    data = Dataset("here", class_names, tuple(records), (Ignored("x.jpg", "empty_file", "The picture is empty."),))
-    found = summarise(data)
+    data = Dataset("here", class_names, tuple(records), (Ignored("x.jpg", "empty_file", "The image is empty."),))
+    found = summarize(data)
     return (with_look_alikes(found, data, [(3, 5, 0.93)]) if alike else found).to_json()
 
 
-IGNORED = [{"name": "x.jpg", "code": "empty_file", "reason": "The picture is empty."}]
+IGNORED = [{"name": "x.jpg", "code": "empty_file", "reason": "The image is empty."}]
 
 
 def test_the_audit_page_shows_copies_what_was_left_out_and_what_is_odd() -> None:
     document = findings()
     names = names_shown(document)
-    page = Page(render_audit("/pictures/insects", document, IGNORED, dict.fromkeys(names, URI)))
+    page = Page(render_audit("/images/insects", document, IGNORED, dict.fromkeys(names, URI)))
     words = page.words()
-    assert "insects 6 pictures can be used, 1 file cannot." in words
-    assert "2 near copies of other pictures, in 2 groups." in words
+    assert "insects 6 images can be used, 1 file cannot." in words
+    assert "2 near copies of other images, in 2 groups." in words
     assert "1 group of copies with more than one label: one of them must be wrong." in words
     assert "2 near copies, 2 labels" in words
     assert "cosine 0.93" in words
-    assert "the picture was in CMYK" in words
-    assert page.row("x.jpg") == ["x.jpg", "The picture is empty."]
+    assert "the image was in CMYK" in words
+    assert page.row("x.jpg") == ["x.jpg", "The image is empty."]
     assert page.row("ant")[1] == "3"
     assert len(page.named("img")) == 6
     assert len(page.named("li", "conflict")) == 1
@@ -64,8 +64,8 @@ def test_the_audit_page_shows_copies_what_was_left_out_and_what_is_odd() -> None
 
 
 def test_the_audit_page_says_why_a_fit_would_refuse() -> None:
-    page = Page(render_audit("x", findings(alike=False), IGNORED, {}, "Class 'ant' has 1 usable picture."))
-    assert "A fit would refuse this set: Class 'ant' has 1 usable picture." in page.words()
+    page = Page(render_audit("x", findings(alike=False), IGNORED, {}, "Class 'ant' has 1 usable image."))
+    assert "A fit would refuse this set: Class 'ant' has 1 usable image." in page.words()
     assert "Not looked for." in page.words()
     assert page.named("img") == []
 
@@ -77,7 +77,7 @@ def test_no_page_obeys_names(hostile: str) -> None:
     row = {"path": hostile, "given_label": hostile, "suggested_label": hostile, "confidence": 0.9, "suspected": True}
     diagnosis = {
         "data": hostile, "num_images": 9, "num_suspected": 1, "accuracy": 0.9, "backbone": "b", "stage": "top",
-        "pictures": [row],
+        "images": [row],
     }  # fmt: skip
     for html in (
         render_audit(hostile, document, ignored, {}, hostile),
@@ -93,13 +93,13 @@ def test_no_page_obeys_names(hostile: str) -> None:
 
 
 def test_the_doctors_page_shows_suspects_and_then_the_rest() -> None:
-    pictures = [
+    images = [
         {"path": f"{i}.jpg", "given_label": "ant", "suggested_label": "bee", "confidence": 0.9, "suspected": i < 2}
         for i in range(5)
     ]
     diagnosis = {
         "data": "insects", "num_images": 50, "num_suspected": 2, "accuracy": 0.9, "backbone": "lite", "stage": "top",
-        "pictures": pictures,
+        "images": images,
     }  # fmt: skip
     assert labels_shown(diagnosis) == [f"{i}.jpg" for i in range(5)]
     page = Page(render_doctor(diagnosis, dict.fromkeys(labels_shown(diagnosis), URI), "labels.csv"))
@@ -108,13 +108,13 @@ def test_the_doctors_page_shows_suspects_and_then_the_rest() -> None:
     assert page.words().index("Suspected") < page.words().index("1.jpg") < page.words().index("Next in the list")
 
 
-def test_only_some_pictures_of_many_copies_are_shown(tmp_path: Path) -> None:
+def test_only_some_images_of_many_copies_are_shown(tmp_path: Path) -> None:
     records = [
         Record("x", f"{k}-{i}", 0, sha256=f"{k}-{i}", cluster=f"{k}")
         for k in range(CLUSTERS_SHOWN + 3)
         for i in range(MEMBERS_SHOWN + 2)
     ]
-    document = summarise(Dataset("here", ("a", "b"), tuple(records))).to_json()
+    document = summarize(Dataset("here", ("a", "b"), tuple(records))).to_json()
     assert len(names_shown(document)) == CLUSTERS_SHOWN * MEMBERS_SHOWN
     words = Page(render_audit("x", document, [], {})).words()
     assert "and 2 more" in words
@@ -136,18 +136,16 @@ def leaks(**changes: Any) -> dict[str, Any]:
     return {"shared": shared, "num_alike": 0, "alike": [], "honest": honest, **changes}
 
 
-def test_the_report_says_which_test_pictures_were_learned_from_and_the_figure_without_them() -> None:
+def test_the_report_says_which_test_images_were_learned_from_and_the_figure_without_them() -> None:
     manifest = make_manifest(leaks=leaks())
     manifest["data"]["findings"] = findings()
     manifest["class_weights"] = {"reason": "set by --class-weights none"}
     words = Page(render_report(manifest, samples=[], mistakes=[], copies={})).words()
-    assert "Some of the test pictures were learned from, or nearly" in words
-    assert (
-        "2 of 5 test pictures are among the training and validation pictures too: 1 byte for byte, 1 as near" in words
-    )
-    assert "Without these: accuracy 0.667, 2 of 3 pictures right, 95 % interval 0.21 to 0.94." in words
+    assert "Some of the test images were learned from, or nearly" in words
+    assert "2 of 5 test images are among the training and validation images too: 1 byte for byte, 1 as near" in words
+    assert "Without these: accuracy 0.667, 2 of 3 images right, 95 % interval 0.21 to 0.94." in words
     assert "that it had never seen" not in words
-    assert "test pictures." in words
+    assert "test images." in words
     assert "Classes in training: set by --class-weights none." in words
     assert "2 near copies, 2 labels" in words
     assert "Mean recall" in words
@@ -156,7 +154,7 @@ def test_the_report_says_which_test_pictures_were_learned_from_and_the_figure_wi
 def test_a_clean_test_split_is_said_to_be_clean() -> None:
     none = {**leaks()["shared"], "exact": 0, "near": 0}
     words = Page(render_report(make_manifest(leaks=leaks(shared=none, honest=None)), samples=[], mistakes=[])).words()
-    assert "No test picture is a copy, or nearly, of one that was learned from; nor does any look like one" in words
+    assert "No test image is a copy, or nearly, of one that was learned from; nor does any look like one" in words
     assert "that it had never seen" in words
 
 
@@ -164,12 +162,12 @@ def test_sentences_count_in_the_right_number() -> None:
     document = findings(alike=False)
     document.update(exact_copies=1, near_copies=0, num_clusters=1, conflicts=0, imbalance=3.0, counts={"a": 3, "b": 1})
     assert data_sentences(document) == [
-        "6 pictures in 2 classes, 3.0 times as many of a (3) as of b (1)",
-        "1 exact copy of other pictures, in 1 group",
+        "6 images in 2 classes, 3.0 times as many of a (3) as of b (1)",
+        "1 exact copy of other images, in 1 group",
     ]
     one = {**leaks()["shared"], "near": 0}
     assert leak_sentences(leaks(shared=one, num_alike=2))[:2] == [
-        "1 of 5 test pictures is among the training and validation pictures too: 1 byte for byte",
-        "2 test pictures more look like one that was learned from",
+        "1 of 5 test images is among the training and validation images too: 1 byte for byte",
+        "2 test images more look like one that was learned from",
     ]
     assert leak_sentences(None) == []

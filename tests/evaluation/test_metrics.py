@@ -88,7 +88,7 @@ def test_json_holds_what_the_command_line_promises() -> None:
 
 
 def test_wilson_by_hand() -> None:
-    # 8 of 10 at z = 1.96: centre (0.8 + 0.19208) / 1.38416, margin 1.96 sqrt(0.016 + 0.009604) / 1.38416.
+    # 8 of 10 at z = 1.96: center (0.8 + 0.19208) / 1.38416, margin 1.96 sqrt(0.016 + 0.009604) / 1.38416.
     low, high = wilson_interval(8, 10)
     assert low == pytest.approx(0.49016, abs=1e-5)
     assert high == pytest.approx(0.94332, abs=1e-5)

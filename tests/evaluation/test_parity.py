@@ -23,7 +23,7 @@ def test_figures_are_those_worked_out_by_hand() -> None:
     assert (parity.precision, parity.num_images) == ("bf16", 4)
     assert parity.max_difference == pytest.approx(0.21)
     assert parity.mean_difference == pytest.approx((0.02 + 0.21 + 0.01) * 2 / 8)
-    assert parity.agreement == 0.75  # the third picture changes its class
+    assert parity.agreement == 0.75  # the third image changes its class
     assert parity.to_json() == {
         "precision": "bf16",
         "num_images": 4,
@@ -54,7 +54,7 @@ def test_full_precision_is_held_to_more_than_half() -> None:
 
 
 @pytest.mark.parametrize(("changed", "acceptable"), [(0, True), (1, True), (2, True), (3, False)])
-def test_few_pictures_may_change_their_class(changed: int, acceptable: bool) -> None:
+def test_few_images_may_change_their_class(changed: int, acceptable: bool) -> None:
     reference = np.tile([0.5001, 0.4999], (100, 1))
     served = reference.copy()
     served[:changed] = [0.4999, 0.5001]

@@ -91,7 +91,7 @@ def metrics_of(labels: Sequence[int], predicted: Sequence[int], class_names: Seq
 
 
 def some_metrics(class_names: Sequence[str], per_class: int = 15, wrong: int = 9) -> Metrics:
-    """`wrong` pictures, spread over the classes, are taken for the next class."""
+    """`wrong` images, spread over the classes, are taken for the next class."""
     count = len(class_names)
     labels = np.repeat(np.arange(count), per_class)
     predicted = labels.copy()
@@ -158,8 +158,8 @@ def make_manifest(class_names: Sequence[str] = ("ant", "bee", "wasp"), **changes
             "head_learning_rate": None,
             "backbone_learning_rate": 0.0,
             "epochs": 0,
-            "reasons": ["size: few pictures: small", "cut: top, the last stage", "a reason without a label"],
-            "would_change": ["more training pictures would make the set large"],
+            "reasons": ["size: few images: small", "cut: top, the last stage", "a reason without a label"],
+            "would_change": ["more training images would make the set large"],
         },
         "candidates": [
             candidate("efficientnet_lite0", 0.933, 30.0, chosen=True),
@@ -170,9 +170,9 @@ def make_manifest(class_names: Sequence[str] = ("ant", "bee", "wasp"), **changes
             {"views": 2, "accuracy": 0.94, "loss": 0.18, "gain": 0.03, "standard_error": 0.01},
             {"views": 4, "accuracy": 0.94, "loss": 0.181, "gain": -0.001, "standard_error": 0.01},
         ],
-        "views_reason": "4 random views a picture change the cross-validated loss by +0.001: no gain",
+        "views_reason": "4 random views an image change the cross-validated loss by +0.001: no gain",
         "data": {
-            "origin": "pictures/insects",
+            "origin": "images/insects",
             "fingerprint": "0123456789ab",
             "counts": {split: dict.fromkeys(class_names, n) for split, n in (("train", 36), ("val", 9), ("test", 15))},
             "ignored": [],
@@ -187,7 +187,7 @@ def make_manifest(class_names: Sequence[str] = ("ant", "bee", "wasp"), **changes
             "bf16": parity("bf16", 0.0016),
         },
         "precision": {"served": "bf16"},
-        "config": {"data": "pictures/insects", "out": "", "size": "auto", "similarity": "auto", "seed": 0},
+        "config": {"data": "images/insects", "out": "", "size": "auto", "similarity": "auto", "seed": 0},
         "versions": {"transferapp": "0.1.0", "keras": "3.15.1"},
         "seconds": {"measure": 8.1, "solve": 0.5},
     }
@@ -204,7 +204,7 @@ def parity(precision: str, difference: float) -> dict[str, Any]:
     }
 
 
-def picture(label: str = "ant", predicted: str | None = None, score: float | None = None) -> Thumbnail:
+def image(label: str = "ant", predicted: str | None = None, score: float | None = None) -> Thumbnail:
     return Thumbnail(f"test/{label}.jpg", thumbnail(Image.new("RGB", (20, 30), "teal"), 16), label, predicted, score)
 
 
@@ -216,7 +216,7 @@ def page(manifest: dict[str, Any], samples: Sequence[Thumbnail] = (), mistakes: 
 
 
 def test_stands_alone_and_allows_nothing_else() -> None:
-    html = render_report(make_manifest(), samples=[picture()], mistakes=[picture("ant", "bee", 0.9)])
+    html = render_report(make_manifest(), samples=[image()], mistakes=[image("ant", "bee", 0.9)])
     document = Page(html)
     assert {"script", "iframe", "object", "form"} & {tag for tag, _ in document.tags} == set()
     for tag, attributes in document.tags:
@@ -266,7 +266,7 @@ def test_hostile_names_stay_text(name: str) -> None:
 def test_names_that_utf8_or_html_cannot_hold() -> None:
     bad = "caf\udce9\x00\x1b[31m.jpg"  # Latin-1 on a UTF-8 system, as os.fsdecode gives it, and control characters
     manifest = make_manifest(name=bad)
-    html = render_report(manifest, samples=[], mistakes=[picture(bad, "bee", 0.5)])
+    html = render_report(manifest, samples=[], mistakes=[image(bad, "bee", 0.5)])
     html.encode("utf-8")
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", html)
     assert "caf?\ufffd\ufffd[31m" in Page(html).text
@@ -278,9 +278,9 @@ def test_is_the_same_every_time() -> None:
     )
 
 
-def test_every_picture_and_figure_is_described_and_every_column_headed() -> None:
-    document = page(make_manifest(), [picture()], [picture("ant", "bee", 0.91)])
-    assert [a["alt"] for a in document.named("img")] == ["A picture of ant", "A picture of ant, taken for bee"]
+def test_every_image_and_figure_is_described_and_every_column_headed() -> None:
+    document = page(make_manifest(), [image()], [image("ant", "bee", 0.91)])
+    assert [a["alt"] for a in document.named("img")] == ["An image of ant", "An image of ant, taken for bee"]
     for drawing in [*document.named("svg", "chart"), *document.named("svg", "units")]:
         assert drawing["role"] == "img"
         assert drawing["aria-label"]
@@ -294,7 +294,7 @@ def test_every_picture_and_figure_is_described_and_every_column_headed() -> None
     assert targets <= set(ids)
 
 
-def test_colours_can_be_read() -> None:
+def test_colors_can_be_read() -> None:
     css = re.findall(r"<style>(.*?)</style>", render_report(make_manifest(), samples=[], mistakes=[]), re.DOTALL)[0]
     themes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
     light, dark = themes[0], themes[1]
@@ -315,8 +315,8 @@ def mixed(first: str, second: str, share: float) -> str:
 def contrast(first: str, second: str) -> float:
     """WCAG 2 contrast ratio."""
 
-    def luminance(colour: str) -> float:
-        channels = [c / 255 for c in bytes.fromhex(colour[1:])]
+    def luminance(color: str) -> float:
+        channels = [c / 255 for c in bytes.fromhex(color[1:])]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -327,9 +327,9 @@ def contrast(first: str, second: str) -> float:
 # The headline
 
 
-def test_headline_counts_the_test_pictures() -> None:
+def test_headline_counts_the_test_images() -> None:
     words = page(make_manifest()).words()
-    assert "Right on 36 of 45 pictures that it had never seen." in words
+    assert "Right on 36 of 45 images that it had never seen." in words
     assert "Accuracy 80.0%." in words
     assert (
         "most likely lies between 66.2% and 89.1% (95% interval, shaded)" in words
@@ -342,23 +342,23 @@ def test_headline_without_a_test_split() -> None:
     manifest = make_manifest()
     manifest["metrics"] = {**manifest["metrics"], "test": None}
     words = page(manifest).words()
-    assert "Right on 23 of 27 pictures held back from training." in words
-    assert "No pictures were kept for a final test." in words
-    assert "There are no test pictures, so there are no mistakes to show." in words
+    assert "Right on 23 of 27 images held back from training." in words
+    assert "No images were kept for a final test." in words
+    assert "There are no test images, so there are no mistakes to show." in words
     assert "never seen" not in words
 
 
-def test_headline_without_any_pictures_held_back() -> None:
+def test_headline_without_any_images_held_back() -> None:
     manifest = make_manifest(metrics={"validation": None, "test": None})
     words = page(manifest).words()
-    assert "Right on 93.3% of its training pictures" in words
+    assert "Right on 93.3% of its training images" in words
     assert "no figures but the cross-validated ones" in words
 
 
-def test_one_picture_is_not_pictures() -> None:
+def test_one_image_is_not_images() -> None:
     manifest = make_manifest(["ant", "bee"])
     manifest["metrics"] = {"validation": None, "test": metrics_of([0], [0], ["ant", "bee"]).to_json()}
-    assert "Right on 1 of 1 picture that" in page(manifest).words()
+    assert "Right on 1 of 1 image that" in page(manifest).words()
 
 
 # The decision
@@ -450,10 +450,10 @@ def test_any_number_of_classes(count: int, matrix: bool) -> None:
 def test_no_mistake_and_some_that_are_not_shown() -> None:
     names = ["ant", "bee"]
     perfect = make_manifest(names, metrics={"validation": None, "test": some_metrics(names, wrong=0).to_json()})
-    assert "None: every one of the 30 test pictures was recognised." in page(perfect).words()
-    assert "9 mistakes on test pictures; none is shown here." in page(make_manifest()).words()
-    some = page(make_manifest(), mistakes=[picture("ant", "bee", 0.914), picture("bee", "ant", None)]).words()
-    assert "2 of its 9 mistakes on test pictures" in some
+    assert "None: every one of the 30 test images was recognized." in page(perfect).words()
+    assert "9 mistakes on test images; none is shown here." in page(make_manifest()).words()
+    some = page(make_manifest(), mistakes=[image("ant", "bee", 0.914), image("bee", "ant", None)]).words()
+    assert "2 of its 9 mistakes on test images" in some
     assert "is ant said bee sure 91%" in some
     assert "is bee said ant" in some
 
@@ -536,7 +536,7 @@ def test_places_on_a_scale() -> None:
     assert report.DIVERGENCE_SCALE.position(1.3) == 1.0
     assert report.SIZE_SCALE.position(1000) == pytest.approx(0.4)  # 10 to 1,000,000: a fifth each factor of ten
     assert report.SIZE_SCALE.position(0) == 0.0
-    assert 'x1="40.00%"' in charts.scale_chart(report.SIZE_SCALE, 300, "300 pictures", "small")  # log10(100) / 5
+    assert 'x1="40.00%"' in charts.scale_chart(report.SIZE_SCALE, 300, "300 images", "small")  # log10(100) / 5
 
 
 @pytest.mark.parametrize(

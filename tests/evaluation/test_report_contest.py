@@ -112,13 +112,13 @@ def test_what_ships_decides_the_words() -> None:
     tuned = page(tuned_manifest()).words()
     assert "Tuning was worth it here." in tuned
     assert "tuned above block10" in tuned
-    assert "The validation pictures chose what ships" in tuned
-    assert "fitted on the validation pictures" in tuned
+    assert "The validation images chose what ships" in tuned
+    assert "fitted on the validation images" in tuned
     assert "classifier 0.001, backbone 0.0001; 3 epochs" in tuned
-    probe = {**PROBE, "chosen": True, "reason": "nothing that was tuned does better on the validation pictures"}
+    probe = {**PROBE, "chosen": True, "reason": "nothing that was tuned does better on the validation images"}
     kept = page(make_manifest(contenders=[probe, contender("last two stages"), LEFT_OUT])).words()
     assert "Here that is the solved classifier: nothing that was tuned does better" in kept
-    assert "Validation figures are of the same recipe trained without the validation pictures" in kept
+    assert "Validation figures are of the same recipe trained without the validation images" in kept
     assert "fitted on cross-validated predictions" in kept
     assert "none: solved to its optimum" in kept
     assert "but for the trained head" not in tuned

@@ -50,7 +50,7 @@ def test_the_best_has_a_ring_about_its_point_and_is_darkest() -> None:
     assert [float(circle["fill-opacity"]) for circle in drawn] == pytest.approx([0.12, 0.5, 1.0])
 
 
-def test_trials_without_regularisation_lie_at_the_bottom() -> None:
+def test_trials_without_regularization_lie_at_the_bottom() -> None:
     points = [(1e-3, 0.0, 0.9), (1e-2, 0.1, 0.8)]
     drawn = circles(parsed(points, points[0]), "point")
     assert place(drawn[1])[1] == BOTTOM
@@ -73,4 +73,4 @@ def test_ten_decades_have_no_more_ticks_than_can_be_read() -> None:
 def test_it_says_what_it_shows_to_those_who_cannot_see_it() -> None:
     points = [(1e-3, 0.1, 0.9), (1e-2, 0.1, 0.95)]
     label = parsed(points, points[1]).attrib["aria-label"]
-    assert label == "2 trials; the best at learning rate 1.00e-02, regularisation 1.00e-01"
+    assert label == "2 trials; the best at learning rate 1.00e-02, regularization 1.00e-01"

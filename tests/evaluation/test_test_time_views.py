@@ -10,7 +10,7 @@ from PIL import Image
 
 from transferapp.data.audit import audit
 from transferapp.data.sources import open_source
-from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_pictures
+from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_images
 
 
 def right(count: int, of: int = 100) -> np.ndarray:
@@ -26,16 +26,16 @@ def chosen(**correct: np.ndarray) -> tuple[int, str]:
 
 def test_ten_crops_stay_where_they_are_no_worse() -> None:
     assert chosen(v1=right(90), v10=right(90))[0] == 10
-    assert chosen(v1=right(90), v10=right(89))[0] == 10, "a single picture is within its own standard error"
+    assert chosen(v1=right(90), v10=right(89))[0] == 10, "a single image is within its own standard error"
     views, why = chosen(v1=right(90), v10=right(95))
     assert views == 10
-    assert "10 views gain +5.0 ± 2.2 points over the centre view" in why
+    assert "10 views gain +5.0 ± 2.2 points over the center view" in why
 
 
-def test_the_centre_view_is_served_where_ten_crops_do_worse() -> None:
+def test_the_center_view_is_served_where_ten_crops_do_worse() -> None:
     views, why = chosen(v1=right(90), v10=right(80))
     assert views == 1
-    assert "the centre view alone does better than ten crops" in why
+    assert "the center view alone does better than ten crops" in why
 
 
 def test_fifty_views_are_served_only_where_ten_fall_behind() -> None:
@@ -66,11 +66,11 @@ def test_views_that_were_scored_serve_for_fewer() -> None:
 def test_what_is_tried_is_a_small_share_of_the_fits_own_work(
     work: int, available: int, expected: tuple[int, tuple[int, ...]]
 ) -> None:
-    assert measured_pictures(work, available) == expected
+    assert measured_images(work, available) == expected
 
 
 def test_crops_are_scored_as_they_are_served(tmp_path: Path) -> None:
-    """The scorer looks at the brightest corner: the centre view does not see it, ten crops do."""
+    """The scorer looks at the brightest corner: the center view does not see it, ten crops do."""
     for name, shade in (("dark", 0), ("light", 255)):
         (tmp_path / name).mkdir()
         for number in range(6):
@@ -95,11 +95,11 @@ def test_crops_are_scored_as_they_are_served(tmp_path: Path) -> None:
     assert any("50 views were not tried" in reason for reason in choice.reasons)
 
 
-def test_without_validation_pictures_ten_crops_are_served(tmp_path: Path) -> None:
+def test_without_validation_images_ten_crops_are_served(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / name / "1.png")
     nobody = open_source(str(tmp_path)).with_records([])
     choice = choose_crops(nobody, lambda _crops: np.empty(0), (32, 32), work=0, milliseconds=1.0)
     assert (choice.views, choice.tried) == (10, ())
-    assert "no validation pictures" in choice.reasons[0]
+    assert "no validation images" in choice.reasons[0]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from transferapp.evaluation.wording import backbone_reason, labelled
+from transferapp.evaluation.wording import backbone_reason, labeled
 
 
 def test_reasons_stand_under_their_labels_in_order() -> None:
     reasons = ["size: 3: small", "similarity: D = 0.2", "similarity: second opinion: none", "cut: top", "size: by hand"]
-    assert labelled(reasons) == [
+    assert labeled(reasons) == [
         ("size", ["3: small"]),
         ("similarity", ["D = 0.2", "second opinion: none"]),
         ("cut", ["top"]),
@@ -20,10 +20,10 @@ def test_reasons_stand_under_their_labels_in_order() -> None:
 
 
 def test_what_has_no_label_has_an_empty_one() -> None:
-    assert labelled(["no label here", "a very long clause that is no label: and more"]) == [
+    assert labeled(["no label here", "a very long clause that is no label: and more"]) == [
         ("", ["no label here", "a very long clause that is no label: and more"])
     ]
-    assert labelled([]) == []
+    assert labeled([]) == []
 
 
 def candidate(name: str, accuracy: float, milliseconds: float, *, chosen: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from transferapp.backbones.trunk import load_trunk
 from transferapp.config import FitConfig, make_config
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
-from transferapp.data.findings import summarise
+from transferapp.data.findings import summarize
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.policy.class_weights import WeightsFinding
@@ -41,7 +41,7 @@ PER_CLASS = 24
 
 
 def texture(name: str, seed: int) -> Image.Image:
-    """Coloured waves under noise: stripes across, stripes down, or rings."""
+    """Colored waves under noise: stripes across, stripes down, or rings."""
     rng = np.random.default_rng([seed, CLASSES.index(name)])
     down, across = np.mgrid[0 : TINY_SIZE[0], 0 : TINY_SIZE[1]]
     middle = rng.uniform(10, 22, 2)
@@ -54,9 +54,9 @@ def texture(name: str, seed: int) -> Image.Image:
 def draw_textures(root: Path, per_class: int = PER_CLASS) -> Path:
     """Class folders of textures below `root`, which is made, and beside them the network `tiny.keras`."""
     for name in CLASSES:
-        (root / "pictures" / name).mkdir(parents=True)
+        (root / "images" / name).mkdir(parents=True)
         for index in range(per_class):
-            texture(name, index).save(root / "pictures" / name / f"{index:02}.png")
+            texture(name, index).save(root / "images" / name / f"{index:02}.png")
     tiny_network().save(root / "tiny.keras")
     return root
 
@@ -87,7 +87,7 @@ def ring(root: Path, **changes: Any) -> Ring:
         **changes: Settings of the fit.
     """
     usual: dict[str, Any] = {
-        "data": str(root / "pictures"),
+        "data": str(root / "images"),
         "out": str(root / "bundle"),
         "backbone": str(root / "tiny.keras"),
         "precision": "f32",
@@ -131,7 +131,7 @@ def ring(root: Path, **changes: Any) -> Ring:
     chosen = Candidate(spec, trunk, store, choose_input_size((), TINY_SIZE), validations, scores, plan, 1.0)
     at_cut = validations[chosen.cut.index]
     weighting = Weighting(None, WeightsFinding("none", "not asked"), at_cut, 1.0)
-    measurement = Measurement(dataset, (chosen,), chosen, summarise(dataset), weighting)
+    measurement = Measurement(dataset, (chosen,), chosen, summarize(dataset), weighting)
     choice = ViewChoice(0, validations[chosen.cut.index], (), "")
     return Ring(config, measurement, solve(measurement, choice, config, Silent()), shop)
 

@@ -1,4 +1,4 @@
-"""Every kind of picture that the software must survive, generated, with what is to become of it.
+"""Every kind of image that the software must survive, generated, with what is to become of it.
 
 One corpus serves both doors: `decode_image` and dataset folders on the one hand, HTTP uploads on the other. So nothing here
 knows pytest, HTTP or folders; a test takes `CORPUS`, puts `case.data` through its door and compares with the case.
@@ -38,7 +38,7 @@ from tests.helpers.scenes import (
 )
 
 OK = "ok"
-"""The outcome of a picture that is accepted; every other outcome is the code of an `ImageError`."""
+"""The outcome of an image that is accepted; every other outcome is the code of an `ImageError`."""
 
 Make = Callable[[], bytes]
 
@@ -52,8 +52,8 @@ class Case:
         make: Gives its bytes; the same each time. Use `data`, which remembers them.
         outcomes: Under the default `ImageLimits`: `OK` or codes of `ImageError`; several where damage may go unnoticed.
         notes: What `DecodedImage.notes` holds if it is accepted.
-        twin: The name of a case that shows the same picture, so that their scores are to be alike; empty for none.
-        tolerance: Mean difference to the twin's pixels, in grey levels, that encoding alone explains.
+        twin: The name of a case that shows the same image, so that their scores are to be alike; empty for none.
+        tolerance: Mean difference to the twin's pixels, in gray levels, that encoding alone explains.
         header_only: Whether it must be refused before a pixel is decoded, with memory flat.
         filename: What to call it.
     """
@@ -65,7 +65,7 @@ class Case:
     twin: str = ""
     tolerance: float = 0.0
     header_only: bool = False
-    filename: str = "picture.jpg"
+    filename: str = "image.jpg"
 
     @property
     def data(self) -> bytes:
@@ -104,7 +104,7 @@ def _plain_jpeg() -> bytes:
     return jpeg(scene())
 
 
-# ----------------------------------------------------------------------------------------------------- what is no picture
+# ----------------------------------------------------------------------------------------------------- what is no image
 
 _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\n(/etc/passwd) (r) file\nshowpage\n%%EOF\n"
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"><image href="file:///etc/passwd"/></svg>\n'
@@ -115,7 +115,7 @@ _LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + 
 def _zip() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("notes.txt"), "no picture")
+        archive.writestr(zipfile.ZipInfo("notes.txt"), "no image")
     return stream.getvalue()
 
 
@@ -140,7 +140,7 @@ _STRANGERS = _refused(
         "pdf": lambda: _PDF,
         "random_bytes": lambda: random.Random(7).randbytes(4096),
         "zeros": lambda: bytes(4096),
-        "text": lambda: b"BMW GIF JPEG PNG: words are no picture\n",
+        "text": lambda: b"BMW GIF JPEG PNG: words are no image\n",
         "git_lfs_pointer": lambda: _LFS,
         "svg_with_file_reference": lambda: _SVG,
         "svg_behind_an_xml_declaration": lambda: b'<?xml version="1.0"?>\n' + _SVG,
@@ -236,7 +236,7 @@ _HUNGRY = (
             "tiff_of_one_giant_tile": lambda: file_bytes.tiff((64, 64), _GIANT_TILE, bytes(64)),
             "png_text_bomb": lambda: _scene_png(before=[file_bytes.text_bomb(16)]),
             "png_of_many_texts": lambda: _scene_png(before=[file_bytes.text_bomb(1)] * 80),
-            "png_colour_profile_bomb": lambda: _scene_png(before=[file_bytes.profile_bomb(16)]),
+            "png_color_profile_bomb": lambda: _scene_png(before=[file_bytes.profile_bomb(16)]),
         },
         header_only=True,
     ),
@@ -258,13 +258,13 @@ _HUNGRY = (
 # ------------------------------------------------------------------------------------------- unusual, and to be understood
 
 
-def _deep(channels: int, colour_type: int) -> Make:
-    """A PNG of 16 bits a sample: the scene, in grey if it is to have fewer than three channels, and an opaque alpha."""
+def _deep(channels: int, color_type: int) -> Make:
+    """A PNG of 16 bits a sample: the scene, in gray if it is to have fewer than three channels, and an opaque alpha."""
 
     def make() -> bytes:
         samples = np.atleast_3d(np.asarray(scene() if channels > 2 else scene().convert("L")))
         opaque = np.full((*samples.shape[:2], channels - samples.shape[2]), 255)
-        return png(SCENE_SIZE, 16, colour_type, np.concatenate((samples, opaque), -1).astype(np.uint16) * 257)
+        return png(SCENE_SIZE, 16, color_type, np.concatenate((samples, opaque), -1).astype(np.uint16) * 257)
 
     return make
 
@@ -294,9 +294,9 @@ def _turned_jpeg(orientation: int) -> Make:
 
 _UNUSUAL = (
     Case("plain_png", _plain_png),
-    Case("grey_png", lambda: encode(scene().convert("L"), "PNG")),
+    Case("gray_png", lambda: encode(scene().convert("L"), "PNG")),
     Case("half_on_white", lambda: encode(half_on_white(scene()), "PNG")),
-    Case("grey_half_on_white", lambda: encode(half_on_white(scene().convert("L")), "PNG")),
+    Case("gray_half_on_white", lambda: encode(half_on_white(scene().convert("L")), "PNG")),
     *_like(
         "plain_png",
         0,
@@ -343,7 +343,7 @@ _UNUSUAL = (
         "icc_converted",
     ),
     *_like("plain_png", 0, {"png_16_bit_rgb": _deep(3, 2), "png_16_bit_rgba": _deep(4, 6)}, "scaled_16_bit"),
-    *_like("grey_png", 0, {"png_16_bit_grey": _deep(1, 0), "png_16_bit_grey_alpha": _deep(2, 4)}, "scaled_16_bit"),
+    *_like("gray_png", 0, {"png_16_bit_gray": _deep(1, 0), "png_16_bit_gray_alpha": _deep(2, 4)}, "scaled_16_bit"),
     *_like(
         "half_on_white",
         0,
@@ -355,9 +355,9 @@ _UNUSUAL = (
     ),
     *_like("half_on_white", 5, {"palette_with_transparency": palette_png_with_hole}, "alpha_composited"),
     *_like(
-        "grey_half_on_white",
+        "gray_half_on_white",
         0,
-        {"grey_alpha_png": lambda: encode(with_hole(scene().convert("L")), "PNG")},
+        {"gray_alpha_png": lambda: encode(with_hole(scene().convert("L")), "PNG")},
         "alpha_composited",
     ),
     *_like(
@@ -375,8 +375,8 @@ _UNUSUAL = (
         "plain_png",
         1,
         {
-            "broken_colour_profile": lambda: jpeg(scene(), icc_profile=b"\xba\xad" * 300),
-            "colour_profile_for_cmyk_in_rgb": lambda: jpeg(scene(), icc_profile=icc.ink_profile(np.zeros((16, 3)))),
+            "broken_color_profile": lambda: jpeg(scene(), icc_profile=b"\xba\xad" * 300),
+            "color_profile_for_cmyk_in_rgb": lambda: jpeg(scene(), icc_profile=icc.ink_profile(np.zeros((16, 3)))),
         },
         "icc_ignored",
     ),
@@ -392,7 +392,7 @@ _UNUSUAL = (
 )
 
 CORPUS: tuple[Case, ...] = (*_STRANGERS, *_DAMAGED, *_HUNGRY, *_UNUSUAL)
-"""All cases: first what is no picture, last what is to be understood."""
+"""All cases: first what is no image, last what is to be understood."""
 
 BY_NAME = {case.name: case for case in CORPUS}
 """The same by name."""

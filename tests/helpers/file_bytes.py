@@ -1,4 +1,4 @@
-"""The bytes of picture files that no encoder here writes: odd depths, false headers, spare segments.
+"""The bytes of image files that no encoder here writes: odd depths, false headers, spare segments.
 
 Built from the formats' specifications, deterministic, and free of pytest.
 """
@@ -24,7 +24,7 @@ def png_chunk(kind: bytes, body: bytes = b"") -> bytes:
 def png(
     size: tuple[int, int],
     bits: int,
-    colour_type: int,
+    color_type: int,
     rows: bytes | npt.NDArray[np.generic],
     *,
     before: Sequence[bytes] = (),
@@ -35,7 +35,7 @@ def png(
     Args:
         size: (width, height).
         bits: Bits a sample.
-        colour_type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA.
+        color_type: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGBA.
         rows: Packed samples of one row after the other; an array is taken row by row and written with the high byte first.
         before: Chunks between the header and the pixels.
         after: Chunks between the pixels and the end.
@@ -44,7 +44,7 @@ def png(
         rows = rows.astype(rows.dtype.newbyteorder(">")).tobytes()
     pitch = len(rows) // size[1]
     lines = b"".join(b"\0" + rows[at : at + pitch] for at in range(0, len(rows), pitch))
-    header = struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *size, bits, color_type, 0, 0, 0)
     pixels = png_chunk(b"IDAT", zlib.compress(lines, 9))
     return b"".join((b"\x89PNG\r\n\x1a\n", png_chunk(b"IHDR", header), *before, pixels, *after, png_chunk(b"IEND")))
 
@@ -58,7 +58,7 @@ def png_header_only(size: tuple[int, int]) -> bytes:
 
 
 def png_one_bit(size: tuple[int, int]) -> bytes:
-    """A black picture of one bit a pixel: a few kilobytes, however many pixels."""
+    """A black image of one bit a pixel: a few kilobytes, however many pixels."""
     width, height = size
     return png(size, 1, 0, bytes((width + 7) // 8 * height))
 
@@ -69,7 +69,7 @@ def text_bomb(megabytes: int) -> bytes:
 
 
 def profile_bomb(megabytes: int) -> bytes:
-    """A PNG colour-profile chunk that unpacks to so many megabytes."""
+    """A PNG color-profile chunk that unpacks to so many megabytes."""
     return png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(megabytes << 20), 9))
 
 
@@ -163,7 +163,7 @@ def gif_frame_over_the_edge() -> bytes:
 
 
 def bmp(image: Image.Image, header_bytes: int) -> bytes:
-    """An RGB picture as a BMP with a header of OS/2 (12, 64 bytes) or of some version of Windows (40 to 124).
+    """An RGB image as a BMP with a header of OS/2 (12, 64 bytes) or of some version of Windows (40 to 124).
 
     Its width must be a multiple of four, so that rows need no padding.
     """

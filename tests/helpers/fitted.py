@@ -43,7 +43,7 @@ class Sheet:
         return float(self.random.uniform(low, high)) * self.size
 
     def ink(self) -> tuple[int, ...]:
-        """A colour at random, up to 60 lighter than the darkest."""
+        """A color at random, up to 60 lighter than the darkest."""
         return tuple(self.random.integers(self.darkest, self.darkest + 60, 3).tolist())
 
 
@@ -70,10 +70,10 @@ DRAWINGS: dict[str, Callable[[Sheet], None]] = {"dots": _dots, "rings": _rings, 
 
 
 def drawing(name: str, seed: int) -> Image.Image:
-    """A picture of 96 to 160 pixels a side: dark ink on light paper, over a fainter drawing of any class.
+    """An image of 96 to 160 pixels a side: dark ink on light paper, over a fainter drawing of any class.
 
     What shines through keeps the classes from being told apart with certainty, so that scores can differ at all. The same
-    seed, the same picture.
+    seed, the same image.
     """
     random = np.random.default_rng([seed, list(DRAWINGS).index(name)])
     size = int(random.integers(96, 161))
@@ -124,13 +124,13 @@ class Fitted:
 
     Attributes:
         bundle: Where its bundle is.
-        pictures: What it was made from.
+        images: What it was made from.
         stdout: What it printed: the card and the outcome.
         stderr: What it said on the way.
     """
 
     bundle: Path
-    pictures: Path
+    images: Path
     stdout: str
     stderr: str
 
@@ -149,7 +149,7 @@ def workplace() -> Path:
 
 
 @functools.cache
-def pictures() -> Path:
+def images() -> Path:
     """The class folders."""
     folder = workplace() / "drawings"
     with FileLock(workplace() / "drawings.lock"):
@@ -164,8 +164,8 @@ def fitted() -> Fitted:
     bundle, stdout, stderr = (workplace() / "models" / "drawings", workplace() / "stdout", workplace() / "stderr")
     with FileLock(workplace() / "fit.lock"):
         if not bundle.exists():
-            done = transferapp("fit", "--data", pictures(), "--out", bundle, "--backbone", BACKBONE)
+            done = transferapp("fit", "--data", images(), "--out", bundle, "--backbone", BACKBONE)
             assert done.returncode == 0, done.stderr
             stdout.write_text(done.stdout, encoding="utf-8", errors="surrogateescape")
             stderr.write_text(done.stderr, encoding="utf-8", errors="surrogateescape")
-    return Fitted(bundle, pictures(), stdout.read_text(encoding="utf-8"), stderr.read_text(encoding="utf-8"))
+    return Fitted(bundle, images(), stdout.read_text(encoding="utf-8"), stderr.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Folders of tiny pictures, each unlike every other."""
+"""Folders of tiny images, each unlike every other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image
 
 
 def paint(path: Path, number: int = 0) -> Path:
-    """Write a picture whose content is its number; its folders are made."""
+    """Write an image whose content is its number; its folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 20), (number % 256, number // 256 % 256, 80)).save(path)
     return path
 
 
 def tree(root: Path, counts: Mapping[str, int]) -> Path:
-    """Write `counts[folder]` pictures into each folder below `root`; all of them differ."""
+    """Write `counts[folder]` images into each folder below `root`; all of them differ."""
     number = 0
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Colour profiles for tests, built from the ICC specification, and colours converted by textbook arithmetic.
+"""Color profiles for tests, built from the ICC specification, and colors converted by textbook arithmetic.
 
 The decoder leaves this to LittleCMS; here are the numbers that it is judged by.
 """
@@ -48,14 +48,14 @@ def gamma_tag(gamma: float) -> bytes:
 
 
 def adobe_rgb_profile() -> bytes:
-    """A wide-gamut profile with the colours of Adobe RGB (1998)."""
+    """A wide-gamut profile with the colors of Adobe RGB (1998)."""
     primaries = zip((b"rXYZ", b"gXYZ", b"bXYZ"), ADOBE_RGB_TO_XYZ.T, strict=True)
     curves = {name: gamma_tag(ADOBE_RGB_GAMMA) for name in (b"rTRC", b"gTRC", b"bTRC")}
     return icc_profile(b"mntr", b"RGB ", b"XYZ ", {name: xyz_tag(*column) for name, column in primaries} | curves)
 
 
 def in_adobe_rgb(image: Image.Image) -> Image.Image:
-    """The same colours, as Adobe RGB numbers: sRGB to linear to XYZ to linear to Adobe RGB, by the textbook."""
+    """The same colors, as Adobe RGB numbers: sRGB to linear to XYZ to linear to Adobe RGB, by the textbook."""
     coded = np.asarray(image) / 255
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     other = np.linalg.solve(ADOBE_RGB_TO_XYZ, SRGB_TO_XYZ @ linear.reshape(-1, 3).T).T.reshape(coded.shape)

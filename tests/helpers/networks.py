@@ -99,13 +99,13 @@ def pretrained(name: str) -> Any:
 
 
 def noise_pixels(count: int, size: tuple[int, int] = TINY_SIZE, seed: int = 0) -> np.ndarray:
-    """uint8, shape (count, height, width, 3): noise on flat colours, so that pictures differ in the large too."""
+    """uint8, shape (count, height, width, 3): noise on flat colors, so that images differ in the large too."""
     rng = np.random.default_rng(seed)
-    colour = rng.integers(0, 200, (count, 1, 1, 3))
-    return (colour + rng.integers(0, 56, (count, *size, 3))).astype(np.uint8)
+    color = rng.integers(0, 200, (count, 1, 1, 3))
+    return (color + rng.integers(0, 56, (count, *size, 3))).astype(np.uint8)
 
 
-def write_pictures(folder: Path, count: int, size: tuple[int, int] = (90, 70), seed: int = 0) -> list[Record]:
+def write_images(folder: Path, count: int, size: tuple[int, int] = (90, 70), seed: int = 0) -> list[Record]:
     """PNG files of `noise_pixels` with audited records; the label is the position modulo 2."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []

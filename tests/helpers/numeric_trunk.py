@@ -1,4 +1,4 @@
-"""A backbone that is arithmetic on colours, for what measures, chooses and solves: no Keras, no OpenVINO, known answers."""
+"""A backbone that is arithmetic on colors, for what measures, chooses and solves: no Keras, no OpenVINO, known answers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HUES = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 NUM_LOGITS = 3
 
 
-class Colours:
-    """Taps of a picture: its mean colour, the means of its upper and lower half, and a guess at its hue as logits.
+class Colors:
+    """Taps of an image: its mean color, the means of its upper and lower half, and a guess at its hue as logits.
 
     Args:
-        blind_top: Whether the top stage sees nothing but noise, the same each time for the same picture.
+        blind_top: Whether the top stage sees nothing but noise, the same each time for the same image.
         knows_hues: Whether the logits name the hue; otherwise they say nothing.
     """
 
@@ -42,16 +42,16 @@ class Colours:
 
 def numeric_trunk(name: str, **options: Any) -> Trunk:
     """A trunk named and cached as if it were the backbone of that name."""
-    return Trunk(name, f"numeric-{sorted(options.items())}", STAGES, SIZE, NUM_LOGITS, Colours(**options))
+    return Trunk(name, f"numeric-{sorted(options.items())}", STAGES, SIZE, NUM_LOGITS, Colors(**options))
 
 
 def paint_hues(root: Path, counts: dict[str, int], *, noise: float = 10, seed: int = 0) -> Path:
-    """Pictures below `root`: each in its folder's hue, more or less; `noise` is the deviation of a picture's colour."""
+    """Images below `root`: each in its folder's hue, more or less; `noise` is the deviation of an image's color."""
     rng = np.random.default_rng(seed)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            colour = np.array(HUES[folder.split("/")[-1]]) + noise * rng.normal(size=3)
-            pixels = colour + rng.normal(size=(40, 40, 3)) * 8
+            color = np.array(HUES[folder.split("/")[-1]]) + noise * rng.normal(size=3)
+            pixels = color + rng.normal(size=(40, 40, 3)) * 8
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / folder / f"{number:03}.png")
     return root

@@ -1,4 +1,4 @@
-"""Pictures for tests: one scene without symmetry, and the ways in which programs and cameras store it.
+"""Images for tests: one scene without symmetry, and the ways in which programs and cameras store it.
 
 Deterministic, small and free of pytest: the tests of the decoder, of folders and of the service share it.
 """
@@ -24,11 +24,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""EXIF orientation to how a picture that is seen upright is turned in the file."""
+"""EXIF orientation to how an image that is seen upright is turned in the file."""
 
 
 def scene(size: tuple[int, int] = SCENE_SIZE) -> Image.Image:
-    """A smooth, colourful picture that differs from all its mirror images and rotations.
+    """A smooth, colorful image that differs from all its mirror images and rotations.
 
     Args:
         size: (width, height).
@@ -46,14 +46,14 @@ def scene(size: tuple[int, int] = SCENE_SIZE) -> Image.Image:
 
 
 def encode(image: Image.Image, form: str, **options: Any) -> bytes:
-    """The picture in a format that Pillow writes."""
+    """The image in a format that Pillow writes."""
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
 
 
 def jpeg(image: Image.Image, **options: Any) -> bytes:
-    """A JPEG so close to the picture that tests can compare them: high quality, full chroma."""
+    """A JPEG so close to the image that tests can compare them: high quality, full chroma."""
     return encode(image, "JPEG", **{"quality": 97, "subsampling": 0, **options})
 
 
@@ -77,7 +77,7 @@ def animated(form: str, **options: Any) -> bytes:
 
 
 def paletted(image: Image.Image) -> Image.Image:
-    """The picture in 63 colours."""
+    """The image in 63 colors."""
     return image.quantize(63, dither=Image.Dither.NONE)
 
 
@@ -87,7 +87,7 @@ def right_half(image: Image.Image) -> tuple[int, int, int, int]:
 
 
 def with_hole(image: Image.Image) -> Image.Image:
-    """The picture with an alpha channel: its right half is nothing."""
+    """The image with an alpha channel: its right half is nothing."""
     alpha = Image.new("L", image.size, 255)
     alpha.paste(0, right_half(image))
     image.putalpha(alpha)
@@ -95,14 +95,14 @@ def with_hole(image: Image.Image) -> Image.Image:
 
 
 def half_on_white(image: Image.Image) -> Image.Image:
-    """The picture with its right half painted white: what `with_hole` looks like on a white page."""
+    """The image with its right half painted white: what `with_hole` looks like on a white page."""
     image = image.convert("RGB")
     image.paste((255, 255, 255), right_half(image))
     return image
 
 
 def palette_png_with_hole() -> bytes:
-    """A palette of 63 colours and a transparent one, which fills the right half."""
+    """A palette of 63 colors and a transparent one, which fills the right half."""
     image = paletted(scene())
     image.putpalette([*(image.getpalette() or [])[: 63 * 3], 9, 9, 9])
     image.paste(63, right_half(image))
@@ -110,7 +110,7 @@ def palette_png_with_hole() -> bytes:
 
 
 def as_cmyk(image: Image.Image) -> Image.Image:
-    """The RGB picture in CMYK without black: every ink is the complement of a channel."""
+    """The RGB image in CMYK without black: every ink is the complement of a channel."""
     inks = 255 - np.asarray(image)
     return Image.merge("CMYK", [*(Image.fromarray(inks[..., i]) for i in range(3)), Image.new("L", image.size)])
 

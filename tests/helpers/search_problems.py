@@ -1,4 +1,4 @@
-"""Features of pictures that never were: clusters that a linear head can tell apart, more or less."""
+"""Features of images that never were: clusters that a linear head can tell apart, more or less."""
 
 from __future__ import annotations
 

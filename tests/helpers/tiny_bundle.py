@@ -1,6 +1,6 @@
-"""A bundle small enough for any test: its network sees colours, and is made without TensorFlow.
+"""A bundle small enough for any test: its network sees colors, and is made without TensorFlow.
 
-The network averages the picture's colour and compares it with one colour a class, so that a test can paint a picture
+The network averages the image's color and compares it with one color a class, so that a test can paint an image
 and know the label. It goes through the writers that a real fit uses, and so has their layout, manifest and checksums.
 """
 
@@ -17,10 +17,10 @@ from transferapp.bundle.format import write_manifest, writing
 
 SIZE = (224, 224)
 GAIN = 20.0
-"""Logits a unit of colour: a pure colour scores nearly 1, a mixture falls between."""
+"""Logits a unit of color: a pure color scores nearly 1, a mixture falls between."""
 
 
-def colour_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: bool = False) -> Any:
+def color_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: bool = False) -> Any:
     """An `openvino.Model`: uint8 pixels (-1, height, width, 3) to `class_count` probabilities.
 
     Class i is the i-th of red, green, blue, and round again for more (those tie; the first wins).
@@ -28,19 +28,19 @@ def colour_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: bo
     Args:
         class_count: Number of classes.
         size: (height, width) of the input.
-        broken: Whether the answer is NaN for any picture that is not grey, as damaged weights give.
+        broken: Whether the answer is NaN for any image that is not gray, as damaged weights give.
     """
     openvino = import_openvino()
     from openvino import opset13 as ops
 
     pixels = ops.parameter([-1, *size, 3], np.uint8, name="pixels")
-    colour = ops.reduce_mean(ops.convert(pixels, "f32"), ops.constant(np.array([1, 2], np.int64)), keep_dims=False)
+    color = ops.reduce_mean(ops.convert(pixels, "f32"), ops.constant(np.array([1, 2], np.int64)), keep_dims=False)
     weights = np.zeros((3, class_count), np.float32)
     weights[np.arange(class_count) % 3, np.arange(class_count)] = GAIN / 255
-    logits = ops.matmul(colour, ops.constant(weights), False, False)
+    logits = ops.matmul(color, ops.constant(weights), False, False)
     if broken:
-        # 0/0 where the channels differ, 1 where they do not: the check at load time, on a grey picture, must pass.
-        first, last = ops.gather(colour, np.int64(0), np.int64(1)), ops.gather(colour, np.int64(2), np.int64(1))
+        # 0/0 where the channels differ, 1 where they do not: the check at load time, on a gray image, must pass.
+        first, last = ops.gather(color, np.int64(0), np.int64(1)), ops.gather(color, np.int64(2), np.int64(1))
         same = ops.convert(ops.less(ops.abs(ops.subtract(first, last)), np.float32(0.5)), "f32")
         logits = ops.add(logits, ops.unsqueeze(ops.subtract(ops.divide(same, same), np.float32(1)), np.int64(1)))
     return openvino.Model([ops.softmax(logits, 1)], [pixels], "tiny")
@@ -49,19 +49,19 @@ def colour_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: bo
 def make_tiny_bundle(
     path: Path, class_names: Sequence[str] = ("red", "green", "blue"), *, broken: bool = False, report: str = ""
 ) -> Path:
-    """Write a bundle that tells colours apart.
+    """Write a bundle that tells colors apart.
 
     Args:
         path: The folder to make, or to replace if a bundle is there.
-        class_names: Two or more; the first three are found in red, green and blue pictures.
-        broken: Whether its network answers NaN for coloured pictures.
+        class_names: Two or more; the first three are found in red, green and blue images.
+        broken: Whether its network answers NaN for colored images.
         report: The HTML of its report; "" for none.
 
     Returns:
         `path`.
     """
     with writing(path) as staging:
-        save_converted(colour_network(len(class_names), broken=broken), staging / "model.xml")
+        save_converted(color_network(len(class_names), broken=broken), staging / "model.xml")
         if report:
             (staging / "report.html").write_text(report, encoding="utf-8")
         write_manifest(
@@ -72,7 +72,7 @@ def make_tiny_bundle(
                 "class_names": list(class_names),
                 "input": {"image_size": list(SIZE), "default_views": 10},
                 "precision": {"served": "f32"},
-                "backbone": "colour",
+                "backbone": "color",
                 "metrics": {"test": {"accuracy": 1.0}},
             },
         )

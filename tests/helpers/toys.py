@@ -27,7 +27,7 @@ def toy_data(count: int = 48, noise: float = 0.7) -> tuple[Any, Any, np.ndarray]
     from transferapp.training.tail import CachedBatches, CachedCenters
 
     rows, labels = points(count * VIEWS, 0, noise)
-    positions = np.arange(count * VIEWS).reshape(VIEWS, count).T  # both views of a picture are of its class
+    positions = np.arange(count * VIEWS).reshape(VIEWS, count).T  # both views of an image are of its class
     val_rows, val_labels = points(30, 1, noise)
 
     def make(batch_size: int) -> Any:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-PICTURES = {"even": 20, "odd": 21}
-"""In batches of 10: of the odd set the last batch is one picture, so that one device has nothing of its own to do. Validation
+IMAGES = {"even": 20, "odd": 21}
+"""In batches of 10: of the odd set the last batch is one image, so that one device has nothing of its own to do. Validation
 is in batches of 7, each of which is filled up."""
 
 EPOCHS = 3
@@ -25,7 +25,7 @@ def main() -> None:
     from transferapp.system.hardware import Hardware
 
     one, two = Hardware(), Hardware(devices=("cpu:0", "cpu:1"))
-    outcome = {name: {"one": trained(count, one), "two": trained(count, two)} for name, count in PICTURES.items()}
+    outcome = {name: {"one": trained(count, one), "two": trained(count, two)} for name, count in IMAGES.items()}
     json.dump(outcome, sys.stdout)
 
 
@@ -40,7 +40,7 @@ def split_the_cpu() -> None:
 
 
 def trained(count: int, hardware: Any) -> dict[str, Any]:
-    """What came of training on `count` pictures."""
+    """What came of training on `count` images."""
     import keras
 
     from tests.helpers.networks import tiny_network

@@ -8,13 +8,13 @@ from PIL import Image
 
 from transferapp.errors import UsageError
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import ColourJitter, PCAColour, jitter
+from transferapp.images.color_jitter import ColorJitter, PCAColor, jitter
 from transferapp.images.views import center_view, render, ten_crops, training_view
 
 SIZE = (32, 32)
-PLAIN = ColourJitter(0, 0, 0)
-FIXED = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, colour=PLAIN)
-PCA = PCAColour(np.eye(3), np.array([0.3, 0.2, 0.1]), np.full(3, 0.5))
+PLAIN = ColorJitter(0, 0, 0)
+FIXED = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, color=PLAIN)
+PCA = PCAColor(np.eye(3), np.array([0.3, 0.2, 0.1]), np.full(3, 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +28,21 @@ def views(image: Image.Image, augmentation: Augmentation, count: int = 30) -> li
     ]
 
 
-def test_the_default_is_the_lectures_view_and_then_its_colours(image: Image.Image) -> None:
+def test_the_default_is_the_lectures_view_and_then_its_colors(image: Image.Image) -> None:
     for seed in range(10):
         got = augmented_pixels(image, np.random.default_rng(seed), SIZE, LECTURE_AUGMENTATION, PCA)
         rng = np.random.default_rng(seed)
         pixels = render(image, training_view(rng, image.size, SIZE), SIZE)
-        np.testing.assert_array_equal(got, jitter(pixels, rng, ColourJitter(), PCA))
+        np.testing.assert_array_equal(got, jitter(pixels, rng, ColorJitter(), PCA))
 
 
-def test_with_all_settings_off_every_view_is_the_centre_view(image: Image.Image) -> None:
+def test_with_all_settings_off_every_view_is_the_center_view(image: Image.Image) -> None:
     expected = render(image, center_view(image.size, SIZE), SIZE).tobytes()
     assert set(views(image, FIXED)) == {expected}
 
 
 def test_a_flip_alone_gives_two_views_about_as_often(image: Image.Image) -> None:
-    found = views(image, Augmentation(flip=True, short_sides=(256, 256), random_crop=False, colour=PLAIN), 200)
+    found = views(image, Augmentation(flip=True, short_sides=(256, 256), random_crop=False, color=PLAIN), 200)
     crops = ten_crops(image.size, SIZE)
     straight, mirrored = (render(image, view, SIZE).tobytes() for view in (crops[4], crops[9]))
     assert set(found) == {straight, mirrored}
@@ -50,8 +50,8 @@ def test_a_flip_alone_gives_two_views_about_as_often(image: Image.Image) -> None
 
 
 def test_without_flips_the_other_choices_are_the_same(image: Image.Image) -> None:
-    flipping = Augmentation(colour=PLAIN)
-    straight = Augmentation(flip=False, colour=PLAIN)
+    flipping = Augmentation(color=PLAIN)
+    straight = Augmentation(flip=False, color=PLAIN)
     mirrored = 0
     for index in range(30):
         one, other = (augmented_pixels(image, seeded_generator(index), SIZE, a, None) for a in (flipping, straight))
@@ -62,17 +62,17 @@ def test_without_flips_the_other_choices_are_the_same(image: Image.Image) -> Non
 
 
 def test_scales_and_places_vary_by_themselves(image: Image.Image) -> None:
-    scales = Augmentation(flip=False, short_sides=(256, 480), random_crop=False, colour=PLAIN)
-    places = Augmentation(flip=False, short_sides=(480, 480), colour=PLAIN)
+    scales = Augmentation(flip=False, short_sides=(256, 480), random_crop=False, color=PLAIN)
+    places = Augmentation(flip=False, short_sides=(480, 480), color=PLAIN)
     assert len(set(views(image, scales))) == len(set(views(image, places))) == 30
 
 
-def test_a_larger_short_side_shows_less_of_the_picture() -> None:
+def test_a_larger_short_side_shows_less_of_the_image() -> None:
     ramp = np.tile(np.arange(240, dtype=np.uint8), (240, 1))
     image = Image.fromarray(np.stack([ramp] * 3, axis=-1))
 
     def seen(short_side: float) -> float:
-        settings = Augmentation(flip=False, short_sides=(short_side, short_side), random_crop=False, colour=PLAIN)
+        settings = Augmentation(flip=False, short_sides=(short_side, short_side), random_crop=False, color=PLAIN)
         pixels = augmented_pixels(image, seeded_generator(0), SIZE, settings, None)
         return float(np.ptp(pixels.astype(float)))
 

@@ -44,18 +44,18 @@ def test_each_case_ends_as_expected(case: Case) -> None:
 
 
 @cases(*(case for case in CORPUS if case.accepted))
-def test_an_accepted_picture_is_plain_rgb_with_the_expected_notes(case: Case) -> None:
-    picture = decode_image(case.data)
-    assert picture.notes == case.notes
-    assert picture.image.mode == "RGB"
-    assert picture.image.size == picture.original_size
-    assert picture.image.info == {}
-    assert getattr(picture.image, "fp", None) is None  # no file held open
-    assert set(picture.notes) <= set(NOTES)
+def test_an_accepted_image_is_plain_rgb_with_the_expected_notes(case: Case) -> None:
+    decoded = decode_image(case.data)
+    assert decoded.notes == case.notes
+    assert decoded.image.mode == "RGB"
+    assert decoded.image.size == decoded.original_size
+    assert decoded.image.info == {}
+    assert getattr(decoded.image, "fp", None) is None  # no file held open
+    assert set(decoded.notes) <= set(NOTES)
 
 
 @cases(*(case for case in CORPUS if case.twin))
-def test_a_picture_looks_like_its_twin(case: Case) -> None:
+def test_a_image_looks_like_its_twin(case: Case) -> None:
     twin = decode_image(BY_NAME[case.twin].data)
     assert difference(decode_image(case.data).image, twin.image) <= case.tolerance
 
@@ -73,7 +73,7 @@ def test_a_refusal_names_the_file_in_one_line_and_says_what_to_do(case: Case, tm
 
 
 @cases(*(case for case in CORPUS if case.accepted))
-def test_a_file_and_its_bytes_give_the_same_picture(case: Case, tmp_path: Path) -> None:
+def test_a_file_and_its_bytes_give_the_same_image(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "misnamed.exe"
     path.write_bytes(case.data)
     from_file, from_bytes = decode_image(path), decode_image(case.data)
@@ -85,7 +85,7 @@ def test_a_file_and_its_bytes_give_the_same_picture(case: Case, tmp_path: Path) 
 @pytest.mark.parametrize(
     "name", ["gif", "webp", "rgba_webp", "animated_gif", "animated_webp", "animated_png", "tiff_of_two_pages"]
 )
-def test_a_picture_does_not_keep_its_reader_and_with_it_the_whole_file(name: str) -> None:
+def test_a_image_does_not_keep_its_reader_and_with_it_the_whole_file(name: str) -> None:
     assert type(decode_image(BY_NAME[name].data).image) is Image.Image
 
 
@@ -110,7 +110,7 @@ def test_a_reader_that_allocates_as_it_opens_is_not_even_opened(name: str, monke
 
 
 @cases(*(case for case in CORPUS if case.outcomes == ("unsupported_format",)))
-def test_what_is_no_picture_meets_no_reader_and_no_program(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_image_meets_no_reader_and_no_program(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     touched: list[str] = []
     for form in sniff._READERS:
         monkeypatch.setitem(sniff._READERS, form, lambda *arguments: touched.append("reader"))
@@ -175,7 +175,7 @@ def test_many_threads_decode_the_same_as_one() -> None:
     files = [case.data for case in CORPUS if case.accepted] * 3
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(decode_image, files))
-    assert all(same(decode_image(data), picture) for data, picture in zip(files, together, strict=True))
+    assert all(same(decode_image(data), decoded) for data, decoded in zip(files, together, strict=True))
 
 
 def test_decoding_prints_nothing_in_a_process_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""Damaged bytes: whatever is cut, flipped, repeated or made up, the decoder answers with a picture or an error of its own."""
+"""Damaged bytes: whatever is cut, flipped, repeated or made up, the decoder answers with an image or an error of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMITS = ImageLimits(max_pixels=200_000, min_side=1, max_aspect=1e6)
 
 TINY = (24, 16)
 BEGINNING = 12
-"""Bytes by which a format is recognised; left whole."""
+"""Bytes by which a format is recognized; left whole."""
 
 EXAMPLES_A_FORMAT = 120
 
@@ -71,7 +71,7 @@ def damaged(draw: st.DrawFn, form: str) -> bytes:
         if draw(st.booleans()):
             at %= 200  # headers are where one byte changes much
         if at < BEGINNING or len(data) <= BEGINNING:
-            continue  # the format would be no longer recognised, which is soon tested
+            continue  # the format would be no longer recognized, which is soon tested
         length = draw(st.integers(1, 12))
         match draw(st.sampled_from(["flip", "replace", "insert", "drop", "repeat", "extreme", "cut"])):
             case "flip":
@@ -107,16 +107,16 @@ def check(data: bytes) -> None:
     """Decode; let through only what the decoder promises to raise."""
     message = ""
     try:
-        picture = decode_image(data, limits=LIMITS, min_short_side=8)
+        decoded = decode_image(data, limits=LIMITS, min_short_side=8)
     except (ImageError, ResourceError) as error:
         message = str(error)
     if message:
         assert message.isprintable()
         return
-    assert picture.image.mode == "RGB"
-    assert picture.format in FORMATS
-    assert set(picture.notes) <= set(NOTES)
-    assert np.asarray(picture.image).shape == (picture.image.height, picture.image.width, 3)
+    assert decoded.image.mode == "RGB"
+    assert decoded.format in FORMATS
+    assert set(decoded.notes) <= set(NOTES)
+    assert np.asarray(decoded.image).shape == (decoded.image.height, decoded.image.width, 3)
 
 
 @pytest.mark.parametrize("form", SEEDS)
@@ -149,11 +149,11 @@ def test_nonsense_behind_a_true_beginning_never_gets_past_the_decoder(magic: byt
 
 @settings(max_examples=60, derandomize=True, database=None, deadline=None)
 @given(at=st.integers(0, 4000), junk=st.binary(min_size=1, max_size=8))
-def test_a_damaged_colour_profile_never_costs_the_picture(at: int, junk: bytes) -> None:
+def test_a_damaged_color_profile_never_costs_the_image(at: int, junk: bytes) -> None:
     profile = bytearray(icc.adobe_rgb_profile())
     profile[at % len(profile) : at % len(profile) + len(junk)] = junk
-    picture = decode_image(jpeg(scene(TINY), icc_profile=bytes(profile)), limits=LIMITS)
-    assert set(picture.notes) <= {"icc_converted", "icc_ignored"}
+    decoded = decode_image(jpeg(scene(TINY), icc_profile=bytes(profile)), limits=LIMITS)
+    assert set(decoded.notes) <= {"icc_converted", "icc_ignored"}
 
 
 @pytest.mark.parametrize("form", ["JPEG", "GIF", "BMP", "TIFF", "WEBP"])

@@ -27,14 +27,14 @@ def heic(image: Image.Image, **options: object) -> bytes:
 
 
 def far(data: bytes, image: Image.Image) -> float:
-    """Mean difference of the decoded picture to this one, in grey levels."""
+    """Mean difference of the decoded image to this one, in gray levels."""
     pixels = np.asarray(decode_image(data).image).astype(int)
     return float(np.abs(pixels - np.asarray(image.convert("RGB"))).mean())
 
 
 def test_it_is_read_by_its_content() -> None:
-    picture = decode_image(heic(scene()))
-    assert (picture.format, picture.original_size, picture.notes) == ("HEIF", scene().size, ())
+    decoded = decode_image(heic(scene()))
+    assert (decoded.format, decoded.original_size, decoded.notes) == ("HEIF", scene().size, ())
     assert far(heic(scene()), scene()) < 2
 
 
@@ -47,7 +47,7 @@ def test_it_is_upright_however_the_camera_was_held(orientation: int) -> None:
     assert far(heic(image, exif=exif.tobytes()), scene()) < 2
 
 
-def test_alpha_grey_more_than_eight_bits_and_several_pictures_come_out_right() -> None:
+def test_alpha_gray_more_than_eight_bits_and_several_images_come_out_right() -> None:
     assert far(heic(with_hole(scene())), half_on_white(scene())) < 3
     assert far(heic(scene().convert("L")), scene().convert("L")) < 2
     deep = pillow_heif.from_bytes("RGB;16", scene().size, (np.asarray(scene()).astype(np.uint16) * 257).tobytes())

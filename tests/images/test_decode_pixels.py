@@ -1,4 +1,4 @@
-"""Every pixel where it belongs: depths, transparency, turns and colours worked out by other means than the decoder's."""
+"""Every pixel where it belongs: depths, transparency, turns and colors worked out by other means than the decoder's."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def pixels(data: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(decode_image(data).image)
 
 
-def grey(data: bytes) -> npt.NDArray[np.uint8]:
-    """One channel of a picture whose three are the same."""
+def gray(data: bytes) -> npt.NDArray[np.uint8]:
+    """One channel of an image whose three are the same."""
     rgb = pixels(data)
     assert (rgb == rgb[..., :1]).all()
     return rgb[..., 0]
@@ -49,14 +49,14 @@ def grey(data: bytes) -> npt.NDArray[np.uint8]:
         (65535, 255),
     ],
 )
-def test_16_bit_grey_is_scaled_over_its_full_range(sample: int, expected: int) -> None:
+def test_16_bit_gray_is_scaled_over_its_full_range(sample: int, expected: int) -> None:
     data = png(SQUARE, 16, 0, np.full(SQUARE, sample, np.uint16))
-    assert (grey(data) == expected).all()
+    assert (gray(data) == expected).all()
     assert decode_image(data).notes == ("scaled_16_bit",)
 
 
-def test_a_dark_16_bit_picture_stays_dark() -> None:
-    assert grey(png(SQUARE, 16, 0, np.arange(256, dtype=np.uint16).reshape(SQUARE))).max() == 1
+def test_a_dark_16_bit_image_stays_dark() -> None:
+    assert gray(png(SQUARE, 16, 0, np.arange(256, dtype=np.uint16).reshape(SQUARE))).max() == 1
 
 
 def test_16_bit_rgb_is_scaled_to_within_a_level() -> None:
@@ -68,22 +68,22 @@ def test_16_bit_tiffs_are_scaled_like_16_bit_pngs() -> None:
     samples = np.arange(256, dtype=np.uint16).reshape(SQUARE) * 257
     for order in "<>":
         data = encode(Image.fromarray(samples.astype(f"{order}u2")), "TIFF")
-        assert (grey(data) == np.arange(256).reshape(SQUARE)).all()
+        assert (gray(data) == np.arange(256).reshape(SQUARE)).all()
         assert decode_image(data).notes == ("scaled_16_bit",)
 
 
-def test_12_bit_grey_is_scaled_from_4095() -> None:
+def test_12_bit_gray_is_scaled_from_4095() -> None:
     row = np.array([0x000, 0xFFF, 0x800, 0x00F] * 4)
     packed = b"".join(((int(a) << 12) | int(b)).to_bytes(3) for a, b in row.reshape(-1, 2))
     data = tiff(SQUARE, {258: ("H", [12])}, packed * SIDE)
-    assert grey(data)[3].tolist() == [0, 255, 128, 1] * 4
+    assert gray(data)[3].tolist() == [0, 255, 128, 1] * 4
     assert decode_image(data).notes == ("scaled_16_bit",)
 
 
 def test_floats_from_0_to_1_are_scaled_and_others_refused() -> None:
     ramp = np.linspace(0, 1, SIDE * SIDE, dtype=np.float32).reshape(SQUARE)
     data = encode(Image.fromarray(ramp), "TIFF")
-    assert (grey(data) == np.arange(256).reshape(SQUARE)).all()
+    assert (gray(data) == np.arange(256).reshape(SQUARE)).all()
     assert decode_image(data).notes == ("scaled_float",)
     for strange in (ramp * 2, ramp - 1, np.where(ramp > 0.5, np.nan, ramp)):
         with pytest.raises(ImageError) as caught:
@@ -98,7 +98,7 @@ def test_32_bit_integers_without_a_known_white_are_refused() -> None:
 
 
 def test_one_bit_a_pixel_is_black_and_white() -> None:
-    assert grey(png(SQUARE, 1, 0, b"\xaa\xaa" * SIDE))[0].tolist() == [255, 0] * 8
+    assert gray(png(SQUARE, 1, 0, b"\xaa\xaa" * SIDE))[0].tolist() == [255, 0] * 8
 
 
 @pytest.mark.parametrize("header_bytes", [12, 40, 52, 56, 64, 108, 124])
@@ -111,10 +111,10 @@ def test_bmps_of_every_age_are_understood(header_bytes: int) -> None:
 
 def test_transparency_is_composited_on_the_background() -> None:
     assert BACKGROUND == (255, 255, 255)
-    colour, alphas = (200, 100, 0), np.arange(256).reshape(SQUARE)
-    rgba = np.concatenate((np.broadcast_to(colour, (*SQUARE, 3)), alphas[..., None]), -1).astype(np.uint8)
+    color, alphas = (200, 100, 0), np.arange(256).reshape(SQUARE)
+    rgba = np.concatenate((np.broadcast_to(color, (*SQUARE, 3)), alphas[..., None]), -1).astype(np.uint8)
     cover = alphas[..., None] / 255
-    expected = cover * np.array(colour) + (1 - cover) * 255
+    expected = cover * np.array(color) + (1 - cover) * 255
     for data in (
         encode(Image.fromarray(rgba), "PNG"),
         encode(Image.fromarray(rgba), "WEBP", lossless=True, exact=True),
@@ -138,7 +138,7 @@ def test_each_palette_entry_has_its_own_transparency() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "colour_type", "samples", "key", "shown"),
+    ("bits", "color_type", "samples", "key", "shown"),
     [
         (1, 0, np.array([0b01010101] * 2, np.uint8), (0,), [255, 255]),  # black is transparent: all is white
         (2, 0, np.array([0b01100110] * 4, np.uint8), (1,), [255, 170]),
@@ -148,14 +148,14 @@ def test_each_palette_entry_has_its_own_transparency() -> None:
         (8, 2, np.array([7, 7, 7, 9, 9, 9] * 8, np.uint8), (7, 7, 7), [255, 9]),
         (16, 2, np.array([0x0707] * 3 + [0x0909] * 3, np.uint16).repeat(8), (0x0707,) * 3, [255, 255]),
     ],
-    ids=["grey1", "grey2", "grey4", "grey8", "grey16", "rgb8", "rgb16"],
+    ids=["gray1", "gray2", "gray4", "gray8", "gray16", "rgb8", "rgb16"],
 )
-def test_the_one_transparent_colour_of_a_png_is_found_at_every_depth(
-    bits: int, colour_type: int, samples: npt.NDArray[np.generic], key: tuple[int, ...], shown: list[int]
+def test_the_one_transparent_color_of_a_png_is_found_at_every_depth(
+    bits: int, color_type: int, samples: npt.NDArray[np.generic], key: tuple[int, ...], shown: list[int]
 ) -> None:
     transparent = png_chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
-    data = png(SQUARE, bits, colour_type, np.tile(samples, (SIDE, 1)), before=[transparent])
-    assert grey(data)[0, :2].tolist() == shown
+    data = png(SQUARE, bits, color_type, np.tile(samples, (SIDE, 1)), before=[transparent])
+    assert gray(data)[0, :2].tolist() == shown
     assert "alpha_composited" in decode_image(data).notes
 
 
@@ -164,25 +164,25 @@ def test_the_one_transparent_colour_of_a_png_is_found_at_every_depth(
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_eight_orientations_give_one_picture(form: str, orientation: int) -> None:
+def test_the_eight_orientations_give_one_image(form: str, orientation: int) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
-    picture = decode_image(turned(orientation, form, **options))
-    assert picture.original_size == picture.image.size == SCENE_SIZE
-    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
-    assert picture.notes == (("exif_rotated",) if orientation > 1 else ())
+    decoded = decode_image(turned(orientation, form, **options))
+    assert decoded.original_size == decoded.image.size == SCENE_SIZE
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(scene()))
+    assert decoded.notes == (("exif_rotated",) if orientation > 1 else ())
 
 
 def test_an_orientation_is_obeyed_in_a_jpeg_decoded_at_a_reduced_size() -> None:
     turned_large = scene((640, 960)).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = decode_image(jpeg(turned_large, exif=exif.tobytes()), min_short_side=160)
-    assert picture.original_size == (640, 960)
-    assert picture.image.size == (160, 240)
-    assert np.abs(np.asarray(picture.image, int) - np.asarray(scene((160, 240)))).mean() < 3
+    decoded = decode_image(jpeg(turned_large, exif=exif.tobytes()), min_short_side=160)
+    assert decoded.original_size == (640, 960)
+    assert decoded.image.size == (160, 240)
+    assert np.abs(np.asarray(decoded.image, int) - np.asarray(scene((160, 240)))).mean() < 3
 
 
-# ---------------------------------------------------------------------------------------------------------------- colour
+# ---------------------------------------------------------------------------------------------------------------- color
 
 
 def test_cmyk_multiplies_each_ink_with_black() -> None:
@@ -212,37 +212,37 @@ def test_lab_is_converted() -> None:
     assert decode_image(encode(image, "TIFF", icc_profile=profile)).notes == ()
 
 
-def test_a_grey_profile_in_a_colour_picture_is_left_out() -> None:
+def test_a_gray_profile_in_a_color_image_is_left_out() -> None:
     profile = icc.icc_profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": icc.gamma_tag(1.8)})
-    picture = decode_image(encode(scene(), "PNG", icc_profile=profile))
-    assert picture.notes == ("icc_ignored",)
-    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
+    decoded = decode_image(encode(scene(), "PNG", icc_profile=profile))
+    assert decoded.notes == ("icc_ignored",)
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(scene()))
 
 
-def test_wide_gamut_colours_move_and_srgb_colours_stay() -> None:
+def test_wide_gamut_colors_move_and_srgb_colors_stay() -> None:
     wide = icc.in_adobe_rgb(scene())
     assert np.abs(np.asarray(wide, int) - np.asarray(scene())).mean() > 5  # left alone they would be wrong
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    picture = decode_image(encode(scene(), "PNG", icc_profile=srgb))
-    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
-    assert picture.notes == ()
+    decoded = decode_image(encode(scene(), "PNG", icc_profile=srgb))
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(scene()))
+    assert decoded.notes == ()
 
 
-def test_a_grey_picture_may_carry_a_profile_of_either_kind() -> None:
+def test_a_gray_image_may_carry_a_profile_of_either_kind() -> None:
     darker = icc.icc_profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": icc.gamma_tag(1.8)})
     ramp = np.arange(256, dtype=np.uint8).reshape(SQUARE)
     expected = srgb_of_linear((ramp / 255) ** 1.8)
     assert np.abs(expected - ramp).max() > 10
-    assert np.abs(grey(encode(Image.fromarray(ramp), "PNG", icc_profile=darker)) - expected).max() <= 2
-    picture = decode_image(encode(Image.fromarray(ramp), "PNG", icc_profile=icc.adobe_rgb_profile()))
-    assert picture.notes == ("icc_converted",)
+    assert np.abs(gray(encode(Image.fromarray(ramp), "PNG", icc_profile=darker)) - expected).max() <= 2
+    decoded = decode_image(encode(Image.fromarray(ramp), "PNG", icc_profile=icc.adobe_rgb_profile()))
+    assert decoded.notes == ("icc_converted",)
 
 
 def test_a_profile_too_large_to_be_one_is_left_out() -> None:
     huge = icc.adobe_rgb_profile() + bytes(5 << 20)
-    picture = decode_image(encode(scene(), "TIFF", icc_profile=huge))
-    assert picture.notes == ("icc_ignored",)
-    assert np.array_equal(np.asarray(picture.image), np.asarray(scene()))
+    decoded = decode_image(encode(scene(), "TIFF", icc_profile=huge))
+    assert decoded.notes == ("icc_ignored",)
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(scene()))
 
 
 def srgb_of_lab(lightness: float, a: float, b: float) -> npt.NDArray[np.float64]:

@@ -70,7 +70,7 @@ def test_line_breaks_and_escapes_in_a_name_stay_out_of_the_message(tmp_path: Pat
     assert str(caught.value).isprintable()
 
 
-def test_a_disk_that_fails_while_a_picture_is_read_is_told_from_a_broken_picture(
+def test_a_disk_that_fails_while_a_image_is_read_is_told_from_a_broken_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Failing(io.BytesIO):
@@ -79,7 +79,7 @@ def test_a_disk_that_fails_while_a_picture_is_read_is_told_from_a_broken_picture
                 raise OSError(errno.EIO, "Input/output error")
             return super().read(count if count is None or count < 0 else min(count, 400))
 
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(jpeg(scene()))
     monkeypatch.setattr(Path, "open", lambda *arguments: Failing(jpeg(scene())))
     with pytest.raises(ImageError) as caught:
@@ -87,7 +87,7 @@ def test_a_disk_that_fails_while_a_picture_is_read_is_told_from_a_broken_picture
     assert (caught.value.code, caught.value.got) == ("unreadable", "Input/output error")
 
 
-def test_memory_that_runs_out_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*arguments: object) -> None:
         raise MemoryError
 
@@ -134,20 +134,20 @@ def test_a_limit_that_makes_no_sense_is_refused_by_name(name: str, value: float)
 @given(width=st.integers(16, 700), height=st.integers(16, 700), wanted=st.integers(1, 400))
 def test_a_reduced_jpeg_is_never_below_what_was_asked_for(width: int, height: int, wanted: int) -> None:
     data = encode(Image.new("RGB", (width, height), (90, 120, 200)), "JPEG")
-    picture = decode_image(data, limits=ImageLimits(max_aspect=50), min_short_side=wanted)
-    short = min(picture.image.size)
+    decoded = decode_image(data, limits=ImageLimits(max_aspect=50), min_short_side=wanted)
+    short = min(decoded.image.size)
     assert short >= min(wanted, width, height)
-    assert picture.original_size == (width, height)
+    assert decoded.original_size == (width, height)
     reduction = next(n for n in (8, 4, 2, 1) if n == 1 or min(width, height) >= n * wanted)
-    assert picture.image.size == (-(-width // reduction), -(-height // reduction))
+    assert decoded.image.size == (-(-width // reduction), -(-height // reduction))
 
 
 def test_a_reduced_jpeg_shows_the_average_of_its_pixels() -> None:
     large = scene((640, 480))
-    picture = decode_image(jpeg(large), min_short_side=120)
-    assert picture.image.size == (160, 120)
+    decoded = decode_image(jpeg(large), min_short_side=120)
+    assert decoded.image.size == (160, 120)
     averaged = np.asarray(large, float).reshape(120, 4, 160, 4, 3).mean((1, 3))
-    assert np.abs(np.asarray(picture.image) - averaged).mean() < 1
+    assert np.abs(np.asarray(decoded.image) - averaged).mean() < 1
 
 
 def test_only_jpegs_are_reduced() -> None:
@@ -160,8 +160,8 @@ def test_a_short_side_below_one_is_a_fault_of_the_program(wanted: int) -> None:
         decode_image(jpeg(scene()), min_short_side=wanted)
 
 
-def test_the_header_of_a_picture_taller_than_wide_is_turned_with_it() -> None:
+def test_the_header_of_a_image_taller_than_wide_is_turned_with_it() -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
-    picture = decode_image(jpeg(scene((96, 64)), exif=exif.tobytes()))
-    assert picture.original_size == picture.image.size == (64, 96)
+    decoded = decode_image(jpeg(scene((96, 64)), exif=exif.tobytes()))
+    assert decoded.original_size == decoded.image.size == (64, 96)

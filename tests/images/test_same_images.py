@@ -1,4 +1,4 @@
-"""The same sixty pictures as class folders, table, archive and tensorflow-datasets: one model, whatever they are called."""
+"""The same sixty images as class folders, table, archive and tensorflow-datasets: one model, whatever they are called."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def boxes(views: Iterable[View]) -> list[tuple[float, ...]]:
 # -------------------------------------------------------------------------------------------------------- worked by hand
 
 
-def test_ten_crops_of_a_picture_that_needs_no_scaling() -> None:
-    # 512 x 256: the shorter side is 256 already, so every crop is 224 pixels of the picture itself.
-    corners_and_centre = [
+def test_ten_crops_of_a_image_that_needs_no_scaling() -> None:
+    # 512 x 256: the shorter side is 256 already, so every crop is 224 pixels of the image itself.
+    corners_and_center = [
         (0, 0, 224, 224),
         (288, 0, 512, 224),
         (0, 32, 224, 256),
@@ -51,7 +51,7 @@ def test_ten_crops_of_a_picture_that_needs_no_scaling() -> None:
         (144, 16, 368, 240),
     ]
     views = ten_crops((512, 256), INPUT)
-    assert boxes(views) == corners_and_centre * 2
+    assert boxes(views) == corners_and_center * 2
     assert [view.mirror for view in views] == [False] * 5 + [True] * 5
 
 
@@ -115,7 +115,7 @@ def test_a_scale_below_the_crop_is_refused() -> None:
 
 
 def check_box(view: View, size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Inside the picture, not empty, and of the aspect of the input."""
+    """Inside the image, not empty, and of the aspect of the input."""
     left, top, right, bottom = view.box
     assert 0 <= left < right <= size[0]
     assert 0 <= top < bottom <= size[1]
@@ -124,7 +124,7 @@ def check_box(view: View, size: tuple[int, int], image_size: tuple[int, int]) ->
 
 @thorough
 @given(sizes, st.tuples(st.integers(1, 700), st.integers(1, 700)))
-def test_every_fixed_view_lies_inside_the_picture_in_the_aspect_of_the_input(
+def test_every_fixed_view_lies_inside_the_image_in_the_aspect_of_the_input(
     size: tuple[int, int], image_size: tuple[int, int]
 ) -> None:
     for view in multi_scale_crops(size, image_size):
@@ -133,7 +133,7 @@ def test_every_fixed_view_lies_inside_the_picture_in_the_aspect_of_the_input(
 
 @thorough
 @given(sizes, st.tuples(st.integers(1, 700), st.integers(1, 700)), seeds)
-def test_every_training_view_lies_inside_the_picture_in_the_aspect_of_the_input(
+def test_every_training_view_lies_inside_the_image_in_the_aspect_of_the_input(
     size: tuple[int, int], image_size: tuple[int, int], seed: int
 ) -> None:
     check_box(training_view(np.random.default_rng(seed), size, image_size), size, image_size)
@@ -141,14 +141,14 @@ def test_every_training_view_lies_inside_the_picture_in_the_aspect_of_the_input(
 
 @thorough
 @given(sizes)
-def test_corners_touch_the_edges_and_the_centre_is_in_the_middle(size: tuple[int, int]) -> None:
-    top_left, top_right, bottom_left, bottom_right, centre = (view.box for view in ten_crops(size, INPUT)[:5])
+def test_corners_touch_the_edges_and_the_center_is_in_the_middle(size: tuple[int, int]) -> None:
+    top_left, top_right, bottom_left, bottom_right, center = (view.box for view in ten_crops(size, INPUT)[:5])
     assert top_left[:2] == (0, 0)
     assert (top_right[2], top_right[1]) == (size[0], 0)
     assert (bottom_left[0], bottom_left[3]) == (0, size[1])
     assert bottom_right[2:] == size
-    assert centre[0] + centre[2] == pytest.approx(size[0])
-    assert centre[1] + centre[3] == pytest.approx(size[1])
+    assert center[0] + center[2] == pytest.approx(size[0])
+    assert center[1] + center[3] == pytest.approx(size[1])
 
 
 @thorough
@@ -160,7 +160,7 @@ def test_each_of_the_ten_has_its_mirrored_twin(size: tuple[int, int]) -> None:
 
 @thorough
 @given(sizes, st.integers(2, 6))
-def test_boxes_grow_with_the_picture(size: tuple[int, int], factor: int) -> None:
+def test_boxes_grow_with_the_image(size: tuple[int, int], factor: int) -> None:
     larger = ten_crops((size[0] * factor, size[1] * factor), INPUT)
     for view, grown in zip(ten_crops(size, INPUT), larger, strict=True):
         assert grown.box == pytest.approx([side * factor for side in view.box])
@@ -172,7 +172,7 @@ def test_boxes_grow_with_the_picture(size: tuple[int, int], factor: int) -> None
     st.tuples(st.integers(32, 400), st.integers(32, 400)),
     st.tuples(st.integers(0, 300), st.integers(0, 300)),
 )
-def test_a_picture_decoded_as_large_as_advised_is_never_enlarged(
+def test_a_image_decoded_as_large_as_advised_is_never_enlarged(
     scale: int, image_size: tuple[int, int], more: tuple[int, int]
 ) -> None:
     short = short_side_to_decode(scale, image_size)
@@ -261,8 +261,8 @@ def noise(size: tuple[int, int], seed: int = 3) -> Image.Image:
 def weights(start: float, stop: float, out: int, available: int) -> npt.NDArray[np.float64]:
     """(out, available) weights of an antialiased bicubic resampling (Keys, a = -1/2) of an interval."""
     step = (stop - start) / out
-    centres = start + (np.arange(out) + 0.5) * step
-    x = np.abs(np.arange(available) + 0.5 - centres[:, None]) / max(step, 1)
+    centers = start + (np.arange(out) + 0.5) * step
+    x = np.abs(np.arange(available) + 0.5 - centers[:, None]) / max(step, 1)
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     kernel = np.where(x < 1, near, np.where(x < 2, far, 0))
     return kernel / kernel.sum(1, keepdims=True)
@@ -323,7 +323,7 @@ def test_no_views_are_an_empty_batch() -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 320), (320, 16), (16, 16)])
-def test_the_smallest_and_longest_pictures_can_be_rendered(size: tuple[int, int]) -> None:
+def test_the_smallest_and_longest_images_can_be_rendered(size: tuple[int, int]) -> None:
     assert render_batch(noise(size), views_for(50, size, INPUT), INPUT).shape == (50, *INPUT, 3)
 
 
@@ -332,6 +332,6 @@ def test_only_rgb_is_rendered() -> None:
         render(noise((40, 40)).convert("L"), View((0, 0, 32, 32)), (32, 32))
 
 
-def test_a_box_that_reaches_out_of_the_picture_is_refused() -> None:
+def test_a_box_that_reaches_out_of_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"[Bb]ox"):
         render(noise((40, 40)), View((0, 0, 41, 41)), (32, 32))

@@ -44,7 +44,7 @@ def test_what_is_spent_in_any_case_comes_first() -> None:
     ("num_train", "batch_size", "epochs"),
     [(8_000, 64, 8), (2_432, 64, 8), (2_368, 64, 9), (800, 64, 24), (800, 32, 12), (200, 64, 40), (0, 64, 40)],
 )
-def test_few_pictures_are_passed_over_more_often(num_train: int, batch_size: int, epochs: int) -> None:
+def test_few_images_are_passed_over_more_often(num_train: int, batch_size: int, epochs: int) -> None:
     assert usual_epochs(num_train, batch_size) == epochs
 
 
@@ -52,7 +52,7 @@ def test_few_pictures_are_passed_over_more_often(num_train: int, batch_size: int
     ("num_train", "batch_size"),
     [(0, 16), (200, 16), (1_280, 16), (3_199, 16), (3_200, 32), (6_399, 32), (6_400, 64), (1_000_000, 64)],
 )
-def test_few_pictures_are_taken_in_small_batches(num_train: int, batch_size: int) -> None:
+def test_few_images_are_taken_in_small_batches(num_train: int, batch_size: int) -> None:
     assert usual_batch_size(num_train) == batch_size
 
 

@@ -15,14 +15,14 @@ def right(of_first: int, of_second: int) -> np.ndarray:
     return np.concatenate([np.arange(90) < of_first, np.arange(10) < of_second])
 
 
-def test_balanced_weights_let_classes_count_the_same_and_pictures_one_on_average() -> None:
+def test_balanced_weights_let_classes_count_the_same_and_images_one_on_average() -> None:
     weights = balanced_weights([90, 10])
     assert weights.tolist() == pytest.approx([100 / 180, 5])
     assert weights @ [90, 10] == pytest.approx(100)
     assert balanced_weights([30, 0, 10]).tolist() == pytest.approx([2 / 3, 0, 2])
 
 
-def test_imbalance_is_of_the_classes_that_have_pictures() -> None:
+def test_imbalance_is_of_the_classes_that_have_images() -> None:
     assert imbalance([30, 0, 10]) == 3
     assert imbalance([]) == imbalance([5]) == 1
 
@@ -33,7 +33,7 @@ def test_imbalance_is_of_the_classes_that_have_pictures() -> None:
         ((88, 2), (87, 8), "balanced"),  # the small class gains much, the large one loses next to nothing
         ((88, 2), (60, 8), "none"),  # too dear: plain accuracy falls
         ((88, 7), (88, 7), "none"),
-        ((88, 7), (88, 8), "none"),  # one picture is no more than one standard error
+        ((88, 7), (88, 8), "none"),  # one image is no more than one standard error
         ((88, 8), (90, 2), "none"),
     ],
 )
@@ -43,7 +43,7 @@ def test_weights_must_pay_and_not_cost(before: tuple[int, int], after: tuple[int
     assert ("they are used" in finding.reason) == (kind == "balanced")
 
 
-def test_the_figures_are_paired_by_picture_and_by_class() -> None:
+def test_the_figures_are_paired_by_image_and_by_class() -> None:
     finding = judge_class_weights(LABELS, right(88, 2), right(87, 8))
     # The ninety: one of them lost. The ten: six gained.
     assert finding.macro_gain == pytest.approx((-1 / 90 + 0.6) / 2)
@@ -52,7 +52,7 @@ def test_the_figures_are_paired_by_picture_and_by_class() -> None:
     assert finding.accuracy_gain == pytest.approx(0.05)
 
 
-def test_a_class_of_one_picture_has_no_variance_and_does_no_harm() -> None:
+def test_a_class_of_one_image_has_no_variance_and_does_no_harm() -> None:
     finding = judge_class_weights(np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, True, True]))
     assert finding.macro_gain == pytest.approx(0.5)
     assert finding.macro_error == 0

@@ -1,4 +1,4 @@
-"""How large the network's input is made for pictures of which size."""
+"""How large the network's input is made for images of which size."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ USUAL = (224, 224)
         ([], USUAL),
     ],
 )
-def test_tiny_pictures_are_not_blown_up(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+def test_tiny_images_are_not_blown_up(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
     found = choose_input_size(sizes, USUAL)
     assert found.image_size == expected
     assert found.reason.startswith(f"{expected[0]} × {expected[1]} pixels")
 
 
-def test_the_reason_names_the_size_of_the_pictures() -> None:
+def test_the_reason_names_the_size_of_the_images() -> None:
     assert "about 32 × 32, fewer than 96 × 96" in choose_input_size([(16, 64)], USUAL).reason
 
 

@@ -197,10 +197,10 @@ def test_what_would_change_the_size_is_how_far_the_border_is() -> None:
     def first(counts: list[int]) -> str:
         return plan(counts, 0.2, TOP_WINS).would_change[0]
 
-    assert first(SMALL).startswith("880 more training pictures would make the set large")
-    assert first([10] * 3).startswith("970 more training pictures and 30 in the median class would make")
+    assert first(SMALL).startswith("880 more training images would make the set large")
+    assert first([10] * 3).startswith("970 more training images and 30 in the median class would make")
     assert first([10] * 200).startswith("30 in the median class would make the set large")
-    assert "fewer than 1,000 training pictures, or 30 in the median class, would freeze" in first(LARGE)
+    assert "fewer than 1,000 training images, or 30 in the median class, would freeze" in first(LARGE)
 
 
 def test_the_plan_is_an_object_of_plain_json() -> None:

@@ -18,13 +18,13 @@ def slow_divergence(probabilities: np.ndarray, labels: list[int], num_folds: int
     fold_of = {}
     dealt = 0
     for label in range(num_classes):
-        for picture in range(n):
-            if labels[picture] == label:
-                fold_of[picture] = dealt % num_folds
+        for image in range(n):
+            if labels[image] == label:
+                fold_of[image] = dealt % num_folds
                 dealt += 1
     total = 0.0
-    for picture in range(n):
-        others = [i for i in range(n) if fold_of[i] != fold_of[picture]]
+    for image in range(n):
+        others = [i for i in range(n) if fold_of[i] != fold_of[image]]
         base = [
             (sum(labels[i] == label for i in others) + 1 / num_classes) / (len(others) + 1)
             for label in range(num_classes)
@@ -34,7 +34,7 @@ def slow_divergence(probabilities: np.ndarray, labels: list[int], num_folds: int
             seen = [prior * base[label] for label in range(num_classes)]
             for i in others:
                 seen[labels[i]] += probabilities[i, source]
-            likelihood += probabilities[picture, source] * seen[labels[picture]] / sum(seen)
+            likelihood += probabilities[image, source] * seen[labels[image]] / sum(seen)
         total -= math.log(likelihood)
     shares = [labels.count(label) / n for label in range(num_classes)]
     entropy = -sum(share * math.log(share) for share in shares if share)
@@ -47,9 +47,9 @@ def softmax_rows(rng: np.random.Generator, n: int, num_source: int, sharpness: f
 
 
 def test_a_case_worked_by_hand() -> None:
-    # Four pictures, two labels, two source classes that name the label outright; two folds of one picture a label each.
-    # Base: (1 + 1/2) / (2 + 1) = 1/2 each. Table of a source class: its one picture and half a prior on its label,
-    # half a prior on the other: (1.5, 0.5) / 2. Every picture gets 3/4; entropy is ln 2.
+    # Four images, two labels, two source classes that name the label outright; two folds of one image a label each.
+    # Base: (1 + 1/2) / (2 + 1) = 1/2 each. Table of a source class: its one image and half a prior on its label,
+    # half a prior on the other: (1.5, 0.5) / 2. Every image gets 3/4; entropy is ln 2.
     probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     divergence = label_divergence(probabilities, np.array([0, 0, 1, 1]), num_folds=2)
     assert divergence == pytest.approx(math.log(4 / 3) / math.log(2), rel=1e-12)
@@ -73,7 +73,7 @@ def test_it_is_what_its_definition_says(
     assert fast == pytest.approx(slow_divergence(probabilities, labels, num_folds, prior), rel=1e-9)
 
 
-def test_source_classes_that_name_the_label_bring_it_near_0_with_many_pictures() -> None:
+def test_source_classes_that_name_the_label_bring_it_near_0_with_many_images() -> None:
     labels = np.repeat(np.arange(10), 200)
     found = [label_divergence(np.eye(1000)[7 * labels[::step]], labels[::step]) for step in (20, 4, 1)]
     assert found == sorted(found, reverse=True)
@@ -102,8 +102,8 @@ def test_labels_without_meaning_never_look_similar_by_chance(n: int, num_classes
         assert label_divergence(softmax_rows(rng, n, 1000, sharpness), labels) >= 0.9
 
 
-def test_classes_of_one_picture_each_are_scored_and_not_forgotten() -> None:
-    # Nothing can be learned of a class whose only picture is held out: worse than knowing nothing.
+def test_classes_of_one_image_each_are_scored_and_not_forgotten() -> None:
+    # Nothing can be learned of a class whose only image is held out: worse than knowing nothing.
     labels = np.arange(6)
     assert label_divergence(np.eye(6), labels) > 1
     assert label_divergence(np.eye(6), labels) == label_divergence(np.eye(6), labels)
@@ -169,7 +169,7 @@ def test_an_earlier_stage_within_one_standard_error_is_a_tie(gain: float) -> Non
     assert "a tie" in finding.reasons[1]
 
 
-def test_one_picture_more_is_never_more_than_one_standard_error_whatever_the_rounding() -> None:
+def test_one_image_more_is_never_more_than_one_standard_error_whatever_the_rounding() -> None:
     for n in range(5, 400):
         difference = np.zeros(n)
         difference[n // 2] = 1

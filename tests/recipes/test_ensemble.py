@@ -22,7 +22,7 @@ CLASSES = ("ant", "bee", "wasp")
 
 
 def network(seed: int, size: tuple[int, int], classes: int) -> Any:
-    """Looks at the colours of the four quarters of a picture."""
+    """Looks at the colors of the four quarters of an image."""
     import keras
 
     start = keras.Input((*size, 3))
@@ -38,7 +38,7 @@ def network(seed: int, size: tuple[int, int], classes: int) -> Any:
 def write_bundle(
     path: Path, seed: int, *, size: int = 32, classes: tuple[str, ...] = CLASSES, split: dict[str, str] | None = None
 ) -> Path:
-    """A bundle with all that an ensemble reads; `split` maps pictures to what they were used for."""
+    """A bundle with all that an ensemble reads; `split` maps images to what they were used for."""
     model = network(seed, (size, size), len(classes))
     with writing(path) as staging:
         model.save(staging / "model.keras")
@@ -109,11 +109,11 @@ def test_an_ensemble_can_be_a_member(members: list[Path], tmp_path: Path) -> Non
 
 def test_it_is_served_like_any_bundle(members: list[Path], tmp_path: Path) -> None:
     ensemble(members[:2], tmp_path / "both", precision="f32")
-    Image.fromarray(noise_pixels(1, (60, 80))[0]).save(tmp_path / "picture.png")
+    Image.fromarray(noise_pixels(1, (60, 80))[0]).save(tmp_path / "image.png")
     for views in (1, 10):
-        asked = [Predictor.load(path).predict(tmp_path / "picture.png", views=views) for path in members[:2]]
+        asked = [Predictor.load(path).predict(tmp_path / "image.png", views=views) for path in members[:2]]
         said = [{score.label: score.score for score in prediction.scores} for prediction in asked]
-        together = Predictor.load(tmp_path / "both").predict(tmp_path / "picture.png", views=views)
+        together = Predictor.load(tmp_path / "both").predict(tmp_path / "image.png", views=views)
         assert {score.label: score.score for score in together.scores} == pytest.approx(
             {name: (said[0][name] + said[1][name]) / 2 for name in CLASSES}, abs=1e-5
         )

@@ -1,4 +1,4 @@
-"""A bundle measured on labelled pictures: which of them count, and what the figures are."""
+"""A bundle measured on labeled images: which of them count, and what the figures are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.tiny_bundle import SIZE, colour_network
+from tests.helpers.tiny_bundle import SIZE, color_network
 from transferapp.backbones.engine import save_converted
 from transferapp.bundle.format import write_manifest, writing
 from transferapp.bundle.predictor import Predictor
@@ -24,17 +24,17 @@ CLASSES = ("red", "green", "blue")
 HUES = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
 
 
-def paint(path: Path, colour: str, number: int) -> Path:
-    """A picture of one colour; its number makes it unlike any other."""
+def paint(path: Path, color: str, number: int) -> Path:
+    """An image of one color; its number makes it unlike any other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", (40, 40), HUES[colour])
+    image = Image.new("RGB", (40, 40), HUES[color])
     image.putpixel((number % 40, number // 40), (0, 0, 0))
     image.save(path)
     return path
 
 
 def folder(root: Path, counts: dict[str, int], start: int = 0) -> Path:
-    """Class folders of pictures of that colour."""
+    """Class folders of images of that color."""
     for name, count in counts.items():
         for number in range(start, start + count):
             paint(root / name / f"{number}.png", name.split("/")[-1], number)
@@ -42,14 +42,14 @@ def folder(root: Path, counts: dict[str, int], start: int = 0) -> Path:
 
 
 def bundle(path: Path, class_names: Sequence[str] = CLASSES, learned: Iterable[tuple[Path, str]] | None = None) -> Path:
-    """A bundle that tells colours apart and, where `learned` is given, says which pictures it has used for what."""
+    """A bundle that tells colors apart and, where `learned` is given, says which images it has used for what."""
     with writing(path) as staging:
-        save_converted(colour_network(len(class_names)), staging / "model.xml")
+        save_converted(color_network(len(class_names)), staging / "model.xml")
         if learned is not None:
             with (staging / "split.csv").open("w", newline="") as stream:
                 table = csv.writer(stream)
                 table.writerow(["sha256", "split", "class_name", "name"])
-                table.writerows([sha256_file(picture), split, "any", picture.name] for picture, split in learned)
+                table.writerows([sha256_file(image), split, "any", image.name] for image, split in learned)
         write_manifest(
             staging, {"name": path.name, "class_names": list(class_names), "input": {"image_size": list(SIZE)}}
         )
@@ -61,9 +61,9 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     paint(data / "blue" / "really red.png", "red", 99)
     found = evaluate(bundle(tmp_path / "tiny"), str(data), views=1)
     predictor = Predictor.load(tmp_path / "tiny")
-    pictures = sorted(data.rglob("*.png"), key=lambda path: (CLASSES.index(path.parent.name), path.as_posix()))
-    scores = np.array([predictor.average(predictor.decode(path, 1), 1) for path in pictures])
-    labels = np.array([CLASSES.index(path.parent.name) for path in pictures])
+    images = sorted(data.rglob("*.png"), key=lambda path: (CLASSES.index(path.parent.name), path.as_posix()))
+    scores = np.array([predictor.average(predictor.decode(path, 1), 1) for path in images])
+    labels = np.array([CLASSES.index(path.parent.name) for path in images])
     expected = measure(scores, labels, CLASSES)
     assert found.metrics.accuracy == pytest.approx(7 / 8)
     assert found.metrics.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -72,10 +72,10 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
 
 
 def test_labels_go_by_name_whatever_the_order_of_the_bundle(tmp_path: Path) -> None:
-    # The bundle's first class is what its network sees in red pictures: here that folder is called "zebra".
+    # The bundle's first class is what its network sees in red images: here that folder is called "zebra".
     data = tmp_path / "data"
-    for number, (name, colour) in enumerate([("zebra", "red"), ("ant", "green"), ("moth", "blue")]):
-        paint(data / name / "a.png", colour, number)
+    for number, (name, color) in enumerate([("zebra", "red"), ("ant", "green"), ("moth", "blue")]):
+        paint(data / name / "a.png", color, number)
     found = evaluate(bundle(tmp_path / "tiny", ("zebra", "ant", "moth")), str(data), views=1)
     assert found.metrics.accuracy == 1
     assert [c.name for c in found.metrics.classes] == ["zebra", "ant", "moth"]
@@ -109,10 +109,10 @@ def test_a_test_folder_can_be_named_itself_or_stand_alone(tmp_path: Path) -> Non
         assert (found.split, found.metrics.num_images) == (split, 3)
 
 
-def test_pictures_that_were_learned_from_are_left_out_by_content(tmp_path: Path) -> None:
+def test_images_that_were_learned_from_are_left_out_by_content(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", {"red": 4, "green": 4})
-    for colour, number in (("red", 0), ("green", 1)):  # the same bytes under another name
-        paint(tmp_path / "old" / f"{colour}.png", colour, number)
+    for color, number in (("red", 0), ("green", 1)):  # the same bytes under another name
+        paint(tmp_path / "old" / f"{color}.png", color, number)
     learned = [
         (tmp_path / "old" / "red.png", "train"),
         (tmp_path / "old" / "green.png", "val"),
@@ -132,14 +132,14 @@ def test_where_everything_was_learned_from_it_counts_and_is_said_to(tmp_path: Pa
     assert (found.metrics.num_images, found.num_seen, found.seen_included) == (4, 4, True)
 
 
-def test_unreadable_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_and_counted(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", {"red": 25, "green": 25})
-    (data / "red" / "bad.png").write_bytes(b"no picture")
+    (data / "red" / "bad.png").write_bytes(b"no image")
     found = evaluate(bundle(tmp_path / "tiny"), str(data), views=1)
     assert (found.metrics.num_images, found.num_ignored) == (50, 1)
 
 
-def test_a_picture_that_a_fit_would_take_is_measured_though_it_is_too_large_for_an_upload(tmp_path: Path) -> None:
+def test_a_image_that_a_fit_would_take_is_measured_though_it_is_too_large_for_an_upload(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", {"red": 1})
     Image.new("L", (6000, 5000), 0).save(data / "red" / "large.png")
     assert evaluate(bundle(tmp_path / "tiny"), str(data), views=1).metrics.num_images == 2
@@ -160,13 +160,13 @@ def test_a_number_of_views_that_there_is_not_is_refused_before_any_work(tmp_path
         evaluate(bundle(tmp_path / "tiny"), str(tmp_path / "nowhere"), views=3)
 
 
-def test_data_without_a_usable_picture_are_told_of(tmp_path: Path) -> None:
+def test_data_without_a_usable_image_are_told_of(tmp_path: Path) -> None:
     path = bundle(tmp_path / "tiny")
     (tmp_path / "data" / "red").mkdir(parents=True)
-    with pytest.raises(DataError, match="no class folders with pictures"):
+    with pytest.raises(DataError, match="no class folders with images"):
         evaluate(path, str(tmp_path / "data"))
-    (tmp_path / "data" / "red" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="has no usable pictures"):
+    (tmp_path / "data" / "red" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="has no usable images"):
         evaluate(path, str(tmp_path / "data"))
 
 

@@ -34,7 +34,7 @@ def _numeric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hues(root: Path, wrong: int = 0, per_class: int = 30) -> tuple[Path, set[str]]:
-    """Red, green and blue pictures, some of which lie in the folder of another hue; and which."""
+    """Red, green and blue images, some of which lie in the folder of another hue; and which."""
     paint_hues(root, {"red": per_class, "green": per_class, "blue": per_class}, noise=25)
     names = set()
     for number in range(wrong):
@@ -73,7 +73,7 @@ def test_the_list_goes_back_in_and_mends_the_labels(tmp_path: Path) -> None:
     assert given["green/wrong 0.png"] == "red"
 
 
-def test_a_wrong_label_is_found_however_often_the_picture_was_copied(tmp_path: Path) -> None:
+def test_a_wrong_label_is_found_however_often_the_image_was_copied(tmp_path: Path) -> None:
     data, (name,) = hues(tmp_path / "hues", wrong=1)
     for copy in range(6):
         shutil.copy(data / name, data / "green" / f"wrong 0 copy {copy}.png")
@@ -82,7 +82,7 @@ def test_a_wrong_label_is_found_however_often_the_picture_was_copied(tmp_path: P
 
 
 def seen_by(counts: tuple[int, ...], flipped: int, seed: int) -> tuple[Look, np.ndarray]:
-    """Features of points around one centre a class with some labels wrong, and which those are."""
+    """Features of points around one center a class with some labels wrong, and which those are."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(len(counts)), counts)
     rows = rng.normal(size=(len(truth), 12)).astype(np.float32)
@@ -110,7 +110,7 @@ def test_a_class_of_copies_alone_cannot_be_judged(tmp_path: Path) -> None:
     for number in range(3):
         (data / "odd").mkdir(exist_ok=True)
         shutil.copy(data / "red" / "000.png", data / "odd" / f"{number}.png")
-    with pytest.raises(DataError, match="nothing but copies of one picture"):
+    with pytest.raises(DataError, match="nothing but copies of one image"):
         diagnose(str(data))
 
 
@@ -132,7 +132,7 @@ def test_the_audit_looks_with_the_network_unless_it_is_to_be_fast(
     data, _ = hues(tmp_path / "hues", per_class=5)
     slow = check_up(str(data))
     assert slow.findings.alike is not None
-    assert slow.findings.num_alike > 0, "this network tells pictures of one hue hardly apart"
+    assert slow.findings.num_alike > 0, "this network tells images of one hue hardly apart"
     assert slow.refusal is None
 
     def no_network(*_: Any) -> None:
@@ -147,13 +147,13 @@ def test_the_audit_looks_with_the_network_unless_it_is_to_be_fast(
 def test_what_a_fit_would_refuse_is_shown_and_the_reason_kept(tmp_path: Path) -> None:
     data, _ = hues(tmp_path / "hues", per_class=5)
     for number in range(4):
-        (data / "red" / f"bad {number}.png").write_bytes(b"no picture")
+        (data / "red" / f"bad {number}.png").write_bytes(b"no image")
     found = check_up(str(data))
     assert found.findings.num_ignored == 4
-    assert "4 of 19 pictures" in str(found.to_json()["refusal"])
+    assert "4 of 19 images" in str(found.to_json()["refusal"])
 
 
-def test_a_set_without_a_usable_picture_needs_no_network(tmp_path: Path) -> None:
+def test_a_set_without_a_usable_image_needs_no_network(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "x.jpg").write_bytes(b"")

@@ -65,8 +65,8 @@ def write_split(bundle: Path, origin: Path, rows: list[tuple[str, str, str]]) ->
         writer.writerows(("0" * 64, *row) for row in rows)
 
 
-def test_the_packaged_pictures_are_three_classes(demo: ModuleType) -> None:
-    folder = demo.packaged_pictures()
+def test_the_packaged_images_are_three_classes(demo: ModuleType) -> None:
+    folder = demo.packaged_images()
     assert sorted(child.name for child in folder.iterdir() if child.is_dir()) == ["global", "local", "nominal"]
     assert demo.PACKAGE not in sys.modules
 
@@ -74,27 +74,27 @@ def test_the_packaged_pictures_are_three_classes(demo: ModuleType) -> None:
 def test_without_the_package_it_says_how_to_get_it(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PACKAGE", "no_such_package_here")
     with pytest.raises(demo.DemoError, match="pip install conformal-clip-data") as caught:
-        demo.packaged_pictures()
+        demo.packaged_images()
     assert caught.value.exit_code == 5
 
 
-def test_the_picture_asked_about_was_kept_from_training(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_image_asked_about_was_kept_from_training(demo: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("1.jpg", "2, or so.jpg"):
         (tmp_path / "a" / name).write_bytes(b"")
     rows = [("train", "a", "a/1.jpg"), ("test", "a", "a/gone.jpg"), ("test", "a", "a/2, or so.jpg")]
     write_split(tmp_path / "bundle", tmp_path, rows)
-    assert demo.held_out_picture(tmp_path / "bundle") == (tmp_path / "a" / "2, or so.jpg", "a")
+    assert demo.held_out_image(tmp_path / "bundle") == (tmp_path / "a" / "2, or so.jpg", "a")
 
 
-def test_without_a_test_picture_validation_serves_and_training_never(demo: ModuleType, tmp_path: Path) -> None:
+def test_without_a_test_image_validation_serves_and_training_never(demo: ModuleType, tmp_path: Path) -> None:
     for name in ("1.jpg", "2.jpg"):
         (tmp_path / name).write_bytes(b"")
     write_split(tmp_path / "both", tmp_path, [("train", "a", "1.jpg"), ("val", "b", "2.jpg")])
-    assert demo.held_out_picture(tmp_path / "both") == (tmp_path / "2.jpg", "b")
+    assert demo.held_out_image(tmp_path / "both") == (tmp_path / "2.jpg", "b")
     write_split(tmp_path / "none", tmp_path, [("train", "a", "1.jpg")])
     with pytest.raises(demo.DemoError, match="kept from training"):
-        demo.held_out_picture(tmp_path / "none")
+        demo.held_out_image(tmp_path / "none")
 
 
 def test_curl_takes_any_path(demo: ModuleType) -> None:
@@ -129,21 +129,21 @@ def test_a_wrong_folder_ends_it_with_the_commands_own_line_and_code(tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that anything can tell apart."""
     folder = tmp_path_factory.mktemp("data") / "two, classes"
     random = np.random.default_rng(0)
-    for name, colour in (("red", (220, 60, 60)), ("blue", (60, 60, 220))):
+    for name, color in (("red", (220, 60, 60)), ("blue", (60, 60, 220))):
         (folder / name).mkdir(parents=True)
         for i in range(12):
-            pixels = np.clip(np.array(colour) + random.normal(0, 25, (64, 64, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + random.normal(0, 25, (64, 64, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
 
 
 @pytest.mark.slow
-def test_from_pictures_to_an_answer(pictures: Path, tmp_path: Path) -> None:
-    process = start(tmp_path / "bundle", str(pictures), TRANSFERAPP_CACHE=str(tmp_path / "cache"))
+def test_from_images_to_an_answer(images: Path, tmp_path: Path) -> None:
+    process = start(tmp_path / "bundle", str(images), TRANSFERAPP_CACHE=str(tmp_path / "cache"))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     commands = [line.split()[1:3] for line in output.splitlines() if line.startswith("$ ")]
@@ -158,9 +158,9 @@ def test_from_pictures_to_an_answer(pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("everyone", "number", "code"), [(True, signal.SIGINT, 130), (False, signal.SIGTERM, 143)])
 def test_cut_short_it_leaves_no_process(
-    pictures: Path, tmp_path: Path, everyone: bool, number: signal.Signals, code: int
+    images: Path, tmp_path: Path, everyone: bool, number: signal.Signals, code: int
 ) -> None:
-    process = start(tmp_path / "bundle", str(pictures), TRANSFERAPP_CACHE=str(tmp_path / "cache"))
+    process = start(tmp_path / "bundle", str(images), TRANSFERAPP_CACHE=str(tmp_path / "cache"))
     assert process.stdout
     while "$ transferapp fit" not in process.stdout.readline():
         assert process.poll() is None

@@ -20,7 +20,7 @@ from service.server import build_server, listen
 from service.settings import Settings
 from tests.helpers.tiny_bundle import make_tiny_bundle
 
-COLOURS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
+COLORS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
 
 PATIENCE = 60.0
 """Seconds after which a test gives up on something that takes a moment: many, for the machine may be busy with other work."""
@@ -28,10 +28,10 @@ PATIENCE = 60.0
 Paint = Callable[..., bytes]
 
 
-def paint(colour: str = "red", *, size: tuple[int, int] = (320, 240), form: str = "JPEG", **options: Any) -> bytes:
-    """A picture of one colour, encoded."""
+def paint(color: str = "red", *, size: tuple[int, int] = (320, 240), form: str = "JPEG", **options: Any) -> bytes:
+    """An image of one color, encoded."""
     stream = io.BytesIO()
-    Image.new("RGB", size, COLOURS[colour]).save(stream, form, **options)
+    Image.new("RGB", size, COLORS[color]).save(stream, form, **options)
     return stream.getvalue()
 
 
@@ -49,10 +49,10 @@ class Served:
         self._thread.start()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.address[1]}", timeout=PATIENCE)
 
-    def predict(self, picture: bytes, **parameters: Any) -> httpx.Response:
-        """Send the picture as the body."""
+    def predict(self, image: bytes, **parameters: Any) -> httpx.Response:
+        """Send the image as the body."""
         return self.client.post(
-            "/predict", content=picture, headers={"content-type": "image/jpeg"}, params=parameters or None
+            "/predict", content=image, headers={"content-type": "image/jpeg"}, params=parameters or None
         )
 
     def until(self, *phases: Phase) -> None:

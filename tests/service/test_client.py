@@ -37,19 +37,19 @@ def scripted(*answers: httpx.Response) -> Client:
 
 def test_a_file_its_bytes_and_an_image_give_the_same_prediction(service: Served, tmp_path: Path) -> None:
     data = paint("green", form="PNG")
-    (tmp_path / "picture").write_bytes(data)
+    (tmp_path / "image").write_bytes(data)
     with Client(url(service)) as client:
-        found = client.predict(tmp_path / "picture", views=1, top_k=2)
+        found = client.predict(tmp_path / "image", views=1, top_k=2)
         assert isinstance(found, Prediction)
         assert (found.label, len(found.scores), found.views, found.size) == ("green", 2, 1, (320, 240))
         assert found.model == "tiny"
         assert found.warnings == ()
         assert set(found.seconds) == {"queue", "decode", "crop", "network"}
-        for same in (str(tmp_path / "picture"), data, Image.open(io.BytesIO(data))):
+        for same in (str(tmp_path / "image"), data, Image.open(io.BytesIO(data))):
             assert client.predict(same, views=1, top_k=2).scores == found.scores
 
 
-def test_several_pictures_and_what_is_wrong_with_one_of_them(service: Served) -> None:
+def test_several_images_and_what_is_wrong_with_one_of_them(service: Served) -> None:
     with Client(url(service)) as client:
         first, second, third = client.predict_many([paint("red"), b"<html>", paint("blue")], top_k=1)
         (single,) = client.predict_many([paint("red")])
@@ -74,7 +74,7 @@ def test_a_problem_is_an_error_with_its_code_its_mend_and_the_requests_id(servic
     error = failed.value
     assert (error.code, error.status) == ("empty_file", 422)
     assert error.request_id == error.problem["request_id"]
-    assert "Send a picture" in str(error)
+    assert "Send an image" in str(error)
     with Client(url(service)) as client, pytest.raises(ServiceError) as failed:
         client.predict(paint(), model="ä / ö")
     assert failed.value.code == "model_not_found"

@@ -18,20 +18,20 @@ def resident():
 
 if sys.argv[1] == "flat":
     keep_memory_flat()
-bytearray(4_000_000)  # from here on glibc would take pictures from its heap
+bytearray(4_000_000)  # from here on glibc would take images from its heap
 before = resident()
-pictures = [(bytearray(2_000_000), bytearray(1000)) for _ in range(100)]
-kept = [small for _, small in pictures]  # what lies between the pictures pins the heap
-del pictures
+images = [(bytearray(2_000_000), bytearray(1000)) for _ in range(100)]
+kept = [small for _, small in images]  # what lies between the images pins the heap
+del images
 print(resident() - before)
 """
 
 
 def growth(how: str) -> int:
-    """Bytes that stay resident when a hundred pictures have been freed."""
+    """Bytes that stay resident when a hundred images have been freed."""
     return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, check=True, text=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_memory_of_pictures_goes_back_to_the_system() -> None:
+def test_memory_of_images_goes_back_to_the_system() -> None:
     assert growth("flat") < 20_000_000 < 100_000_000 < growth("usual")

@@ -145,7 +145,7 @@ def test_the_wheel_takes_every_file_along() -> None:
     assert set(FOLDER.iterdir()) <= packed
 
 
-def test_every_problem_of_a_picture_has_plain_words() -> None:
+def test_every_problem_of_a_image_has_plain_words() -> None:
     table = SOURCES["words.js"].partition("const ADVICE = {")[2].partition("};")[0]
     worded = set(re.findall(r"^  (\w+): \[", table, re.MULTILINE))
     assert worded - {"network"} <= set(PROBLEMS)
@@ -164,7 +164,7 @@ def test_the_page_needs_no_key_and_the_report_does(serve: Callable[..., Served])
     check(served.client.get("/report", headers={"x-api-key": KEY}), 404, "report_not_found")
 
 
-def test_the_page_counts_as_no_picture(serve: Callable[..., Served]) -> None:
+def test_the_page_counts_as_no_image(serve: Callable[..., Served]) -> None:
     served = serve(rate_limit=0.01, rate_burst=1)
     for path in [*assets(), *assets()]:
         assert served.client.get(path).status_code == 200

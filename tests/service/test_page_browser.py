@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.tiny_bundle import make_tiny_bundle
-from tests.service.conftest import COLOURS, Served, paint
+from tests.service.conftest import COLORS, Served, paint
 
 api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
@@ -60,9 +60,9 @@ class Tab:
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.complaints.append(message.text)
 
-    def give(self, *pictures: bytes, name: str = "picture.jpg", kind: str = "image/jpeg") -> None:
+    def give(self, *images: bytes, name: str = "image.jpg", kind: str = "image/jpeg") -> None:
         """Choose files in the file input."""
-        files = [{"name": name, "mimeType": kind, "buffer": picture} for picture in pictures]
+        files = [{"name": name, "mimeType": kind, "buffer": image} for image in images]
         self.page.locator("#choose").set_input_files(files)
 
     def answered(self) -> list[tuple[str, float]]:
@@ -102,16 +102,16 @@ def tab(browser: Any) -> Iterator[Callable[..., Tab]]:
 
 
 def halves(left: str = "red", right: str = "blue", form: str = "PNG", **options: Any) -> bytes:
-    """A picture of two colours, two thirds the left one."""
-    picture = Image.new("RGB", (360, 300), COLOURS[right])
-    picture.paste(COLOURS[left], (0, 0, 240, 300))
+    """An image of two colors, two thirds the left one."""
+    image = Image.new("RGB", (360, 300), COLORS[right])
+    image.paste(COLORS[left], (0, 0, 240, 300))
     stream = io.BytesIO()
-    picture.save(stream, form, **options)
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 
 def noise(side: int) -> bytes:
-    """A picture that no format makes small."""
+    """An image that no format makes small."""
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     pixels[..., 1:] //= 2
     stream = io.BytesIO()
@@ -119,7 +119,7 @@ def noise(side: int) -> bytes:
     return stream.getvalue()
 
 
-def test_a_picture_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Served, tab: Callable[..., Tab]) -> None:
+def test_a_image_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Served, tab: Callable[..., Tab]) -> None:
     opened = tab(service)
     page = opened.page
     api.expect(page.locator("#known-list li")).to_have_text(["red", "green", "blue"])
@@ -142,11 +142,11 @@ def test_a_picture_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Se
     upper_left = page.locator(".crop canvas").first.evaluate(
         "c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]"
     )
-    np.testing.assert_allclose(upper_left, [*COLOURS["red"], 255], atol=2)
+    np.testing.assert_allclose(upper_left, [*COLORS["red"], 255], atol=2)
     mirrored = (
         page.locator(".crop canvas").nth(6).evaluate("c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]")
     )
-    np.testing.assert_allclose(mirrored, [*COLOURS["blue"], 255], atol=2)  # upper right, flipped
+    np.testing.assert_allclose(mirrored, [*COLORS["blue"], 255], atol=2)  # upper right, flipped
 
     page.locator(".bar", has_text="blue").click()
     other = opened.explained("blue")
@@ -186,12 +186,12 @@ def test_every_control_is_reached_by_tab_and_shows_it(service: Served, tab: Call
             break
         reached[name] = outline
     assert {"again", "clear", "look", "red", "green", "blue", "crop", "copy", "curl"} <= set(reached)
-    assert sum(name.startswith("BUTTON") for name in reached) == 2  # the two pictures in the row
+    assert sum(name.startswith("BUTTON") for name in reached) == 2  # the two images in the row
     assert any(name.endswith("/docs") for name in reached)
     page_itself = reached.pop("BODY", "none")  # between the last control and the first the browser's own come
     assert page_itself == "none"
     assert {name for name, outline in reached.items() if outline == "none"} == set()
-    # Of the ten crops one is a stop; arrows go on from there, and show the place on the picture.
+    # Of the ten crops one is a stop; arrows go on from there, and show the place on the image.
     page.locator(".crop").first.focus()
     api.expect(page.locator("#crop-frame")).to_be_visible()
     page.keyboard.press("ArrowRight")
@@ -201,7 +201,7 @@ def test_every_control_is_reached_by_tab_and_shows_it(service: Served, tab: Call
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_picture_can_be_pasted_and_dropped(service: Served, tab: Callable[..., Tab], way: str) -> None:
+def test_a_image_can_be_pasted_and_dropped(service: Served, tab: Callable[..., Tab], way: str) -> None:
     opened = tab(service)
     api.expect(opened.page.locator("#start")).to_be_visible()
     opened.page.evaluate(
@@ -221,12 +221,12 @@ def test_a_picture_can_be_pasted_and_dropped(service: Served, tab: Callable[...,
     api.expect(opened.page.locator("#veil")).to_be_hidden()
 
 
-def test_several_pictures_make_a_row_to_choose_from(service: Served, tab: Callable[..., Tab]) -> None:
+def test_several_images_make_a_row_to_choose_from(service: Served, tab: Callable[..., Tab]) -> None:
     opened = tab(service)
-    opened.give(paint("red"), paint("green"), paint("blue"), b"no picture")
+    opened.give(paint("red"), paint("green"), paint("blue"), b"no image")
     strip = opened.page.locator("#strip button")
     api.expect(strip).to_have_count(4)
-    for index, text in enumerate(("red", "green", "blue", "This is not a picture that can be read")):
+    for index, text in enumerate(("red", "green", "blue", "This is not an image that can be read")):
         api.expect(strip.nth(index)).to_contain_text(text)
     api.expect(strip.first).to_have_attribute("aria-current", "true")
     strip.nth(2).click()
@@ -237,29 +237,29 @@ def test_several_pictures_make_a_row_to_choose_from(service: Served, tab: Callab
 
 
 @pytest.mark.parametrize(
-    ("picture", "title", "advice"),
+    ("image", "title", "advice"),
     [
-        (b"<html>", "This is not a picture that can be read", "JPEG, PNG, WebP"),
+        (b"<html>", "This is not an image that can be read", "JPEG, PNG, WebP"),
         (b"", "The file is empty", "Choose it again"),
-        (paint()[:500], "The picture is cut off", "Copy or download it again"),
-        (paint(size=(8, 8)), "The picture is too small", "Choose a larger one"),
+        (paint()[:500], "The image is cut off", "Copy or download it again"),
+        (paint(size=(8, 8)), "The image is too small", "Choose a larger one"),
     ],
 )
 def test_what_is_wrong_is_said_in_plain_words(
-    service: Served, tab: Callable[..., Tab], picture: bytes, title: str, advice: str
+    service: Served, tab: Callable[..., Tab], image: bytes, title: str, advice: str
 ) -> None:
     opened = tab(service)
-    opened.give(picture)
+    opened.give(image)
     api.expect(opened.page.locator("#problem-title")).to_have_text(title)
     api.expect(opened.page.locator("#problem-text")).to_contain_text(advice)
     api.expect(opened.page.locator("#live")).to_contain_text(title)
-    api.expect(opened.page.locator("#retry")).to_have_text("Choose another picture")
+    api.expect(opened.page.locator("#retry")).to_have_text("Choose another image")
     opened.give(paint("green"))
     assert opened.answered()[0][0] == "green"
     api.expect(opened.page.locator("#problem")).to_be_hidden()
 
 
-def test_too_many_pictures_and_no_network_are_said_with_what_to_do(
+def test_too_many_images_and_no_network_are_said_with_what_to_do(
     serve: Callable[..., Served], tab: Callable[..., Tab]
 ) -> None:
     served = serve(rate_limit=0.01, rate_burst=2)
@@ -268,14 +268,14 @@ def test_too_many_pictures_and_no_network_are_said_with_what_to_do(
     opened.answered()
     opened.explained("red")
     opened.give(paint())
-    api.expect(opened.page.locator("#problem-title")).to_have_text("That was a lot of pictures in a short time")
+    api.expect(opened.page.locator("#problem-title")).to_have_text("That was a lot of images in a short time")
     api.expect(opened.page.locator("#problem-text")).to_contain_text("minutes")
     opened.context.set_offline(True)
     opened.page.locator("#retry").click()
     api.expect(opened.page.locator("#problem-title")).to_have_text("The service cannot be reached")
 
 
-def test_a_picture_over_the_limits_is_made_smaller_first(serve: Callable[..., Served], tab: Callable[..., Tab]) -> None:
+def test_a_image_over_the_limits_is_made_smaller_first(serve: Callable[..., Served], tab: Callable[..., Tab]) -> None:
     heavy = noise(400)
     opened = tab(serve(max_body_bytes=200_000))
     assert len(heavy) > 200_000
@@ -288,7 +288,7 @@ def test_a_picture_over_the_limits_is_made_smaller_first(serve: Callable[..., Se
     api.expect(many.page.locator("#notes")).to_contain_text("Made smaller before sending")
 
 
-def test_a_picture_that_the_browser_cannot_show_is_answered_all_the_same(
+def test_a_image_that_the_browser_cannot_show_is_answered_all_the_same(
     service: Served, tab: Callable[..., Tab]
 ) -> None:
     opened = tab(service)
@@ -299,13 +299,13 @@ def test_a_picture_that_the_browser_cannot_show_is_answered_all_the_same(
     api.expect(opened.page.locator(".crop")).to_have_count(10)
 
 
-def test_what_was_done_to_the_picture_is_said(service: Served, tab: Callable[..., Tab]) -> None:
+def test_what_was_done_to_the_image_is_said(service: Served, tab: Callable[..., Tab]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     opened = tab(service)
     opened.give(paint(exif=exif))
     opened.answered()
-    api.expect(opened.page.locator("#notes")).to_contain_text("The picture was turned as its orientation tag says.")
+    api.expect(opened.page.locator("#notes")).to_contain_text("The image was turned as its orientation tag says.")
     api.expect(opened.page.locator("#timing")).to_contain_text("240 × 320")
 
 
@@ -323,7 +323,7 @@ def test_of_several_models_one_can_be_chosen(
     opened.page.locator("#model").select_option("german")
     api.expect(opened.page.locator("#answer")).to_contain_text("grün")
     api.expect(opened.page.locator("#curl")).to_have_text(
-        f"curl -F file=@picture.jpg '{served.client.base_url}/predict?model=german'"
+        f"curl -F file=@image.jpg '{served.client.base_url}/predict?model=german'"
     )
     with opened.context.expect_page() as shown:
         opened.page.locator("#report").click()
@@ -352,7 +352,7 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_sent(
     assert Path(download.value.path()).read_text() == "<p>All of it</p>"
     page.reload()
     api.expect(page.locator("#start")).to_be_visible()
-    # A key that is withdrawn is asked for again, and the picture goes on where it was.
+    # A key that is withdrawn is asked for again, and the image goes on where it was.
     page.evaluate("sessionStorage.clear()")
     opened.give(halves("green", "red"))
     api.expect(page.locator("#key")).to_be_focused()
@@ -407,7 +407,7 @@ def test_nothing_sticks_out_and_the_scheme_is_followed(
     api.expect(opened.page.locator("#look")).to_be_enabled()
     opened.page.locator("#found summary").click()
     assert opened.fits()
-    opened.give(b"no picture", halves(), name="x" * 200)
+    opened.give(b"no image", halves(), name="x" * 200)
     api.expect(opened.page.locator("#problem-title")).to_be_visible()
     assert opened.fits()
 

@@ -113,7 +113,7 @@ def test_a_setting_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UsageError, match="--queue-size"):
         read_settings(port=1, queue_size=-1)
     with pytest.raises(UsageError, match="--max-pixels"):
-        read_settings(port=1, max_pixels=255)  # no picture is that small
+        read_settings(port=1, max_pixels=255)  # no image is that small
 
 
 def test_every_setting_is_described() -> None:
@@ -121,4 +121,4 @@ def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description
         assert f"`TRANSFERAPP_{name.upper()}`" in table
-    assert "| `TRANSFERAPP_WORKERS` | one a core | Pictures predicted at once. |" in table.splitlines()
+    assert "| `TRANSFERAPP_WORKERS` | one a core | Images predicted at once. |" in table.splitlines()

@@ -1,4 +1,4 @@
-"""The corpus of pictures and non-pictures over HTTP, and mutations of it: never a 5xx, never a crash.
+"""The corpus of images and non-images over HTTP, and mutations of it: never a 5xx, never a crash.
 
 `FUZZ_MUTATIONS=20000 python -m pytest tests/service/test_service_corpus.py -k mutations` runs the whole fuzz.
 """
@@ -25,7 +25,7 @@ MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 ALLOWED = {200, 413, 415, 422}
 MOST_BYTES = 300_000
-"""Of a picture to mutate: larger ones take long and are no different."""
+"""Of an image to mutate: larger ones take long and are no different."""
 
 
 def scores(answer: httpx.Response) -> dict[str, float]:
@@ -48,12 +48,12 @@ def test_every_case_is_answered_as_it_should_be(service: Served, case: Case) -> 
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
     if case.twin and answer.status_code == 200:
         twin = service.client.post("/predict", files={"file": BY_NAME[case.twin].data}, params={"views": 1})
-        # The network's logits move by GAIN / 255 for each grey level.
+        # The network's logits move by GAIN / 255 for each gray level.
         assert scores(answer) == pytest.approx(scores(twin), abs=0.02 + 0.02 * case.tolerance)
 
 
 def mutations(count: int, seed: int) -> Iterator[bytes]:
-    """Pictures of the corpus with bytes changed, cut, doubled, moved, or exchanged for another's."""
+    """Images of the corpus with bytes changed, cut, doubled, moved, or exchanged for another's."""
     rng = random.Random(seed)
     sources = [data for case in CORPUS if 0 < len(data := case.data) <= MOST_BYTES]
     telling = [b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\x80"]
@@ -101,13 +101,13 @@ def test_mutations_never_break_the_service(service: Served) -> None:
     statuses: Counter[int] = Counter()
     with ThreadPoolExecutor(4) as threads:
 
-        def send(picture: bytes) -> tuple[int, bytes]:
-            answer = service.client.post("/predict", content=picture, params={"views": 1})
-            return answer.status_code, picture
+        def send(image: bytes) -> tuple[int, bytes]:
+            answer = service.client.post("/predict", content=image, params={"views": 1})
+            return answer.status_code, image
 
-        for status, picture in threads.map(send, mutations(MUTATIONS, SEED)):
+        for status, image in threads.map(send, mutations(MUTATIONS, SEED)):
             statuses[status] += 1
-            assert status in ALLOWED, (status, picture[:64].hex())
+            assert status in ALLOWED, (status, image[:64].hex())
     assert sum(statuses.values()) == MUTATIONS
     assert len(statuses) >= 3  # it has not just refused everything at the door
     assert service.client.get("/readyz").status_code == 200

@@ -118,10 +118,10 @@ def test_each_key_has_its_own_rate(serve: Callable[..., Served]) -> None:
     assert post(served, **{"x-api-key": SECOND}).status_code == 200
 
 
-@pytest.mark.parametrize(("views", "pictures"), [(50, 1), (10, 5)])
-def test_a_request_is_charged_for_all_its_pictures(serve: Callable[..., Served], views: int, pictures: int) -> None:
+@pytest.mark.parametrize(("views", "images"), [(50, 1), (10, 5)])
+def test_a_request_is_charged_for_all_its_images(serve: Callable[..., Served], views: int, images: int) -> None:
     served = serve(rate_limit=0.01, rate_burst=5)
-    files = [("file", paint())] * pictures
+    files = [("file", paint())] * images
     assert served.client.post(f"/predict?views={views}", files=files).status_code == 200
     check(served.predict(paint()), 429, "rate_limited")
 

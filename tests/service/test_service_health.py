@@ -96,7 +96,7 @@ def test_info(service: Served) -> None:
         "default_views": 10,
         "precision": "f32",
         "metrics": {"test": {"accuracy": 1.0}},
-        "backbone": "colour",
+        "backbone": "color",
         "created": "2026-01-01T00:00:00+00:00",
         "report": False,
         "limits": {

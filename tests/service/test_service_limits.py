@@ -107,11 +107,11 @@ def test_a_slow_body_is_cut(serve: Callable[..., Served], monkeypatch: pytest.Mo
 
 def test_a_body_that_keeps_coming_earns_time(serve: Callable[..., Served]) -> None:
     served = serve(body_seconds=1, body_min_rate=1000)
-    picture = paint(size=(64, 64), form="BMP")  # 12 kB earn 12 seconds
+    image = paint(size=(64, 64), form="BMP")  # 12 kB earn 12 seconds
 
     def drip() -> Iterator[bytes]:
-        for start in range(0, len(picture), 3000):
-            yield picture[start : start + 3000]
+        for start in range(0, len(image), 3000):
+            yield image[start : start + 3000]
             time.sleep(0.3)
 
     answer = served.client.post("/predict", content=drip(), headers={"content-type": "image/bmp"})
@@ -163,8 +163,8 @@ def test_bodies_together_are_bounded(serve: Callable[..., Served], gate: Callabl
     served = serve(max_buffered_bytes=MIB, workers=1)
     held = gate(served)
     with connect(served) as connection:
-        picture = b"x" * (MIB - 1000)
-        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
+        image = b"x" * (MIB - 1000)
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(image) + image)
         wait_for(lambda: len(held.calls) == 1)
         answer = served.predict(paint(form="BMP"))
         check(answer, 503, "overloaded")

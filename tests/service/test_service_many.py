@@ -1,4 +1,4 @@
-"""Several pictures in one request, and a picture in a JSON object."""
+"""Several images in one request, and an image in a JSON object."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def send_json(served: Served, document: object, **parameters: Any) -> httpx.Resp
     )
 
 
-def encoded(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
+def encoded(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
-# Several pictures
+# Several images
 
 
-def test_a_repeated_field_gets_one_entry_a_picture_in_order(service: Served) -> None:
-    colours = ["red", "blue", "green", "blue"]
-    answer = send(service, *(("file", paint(colour)) for colour in colours), views=1, top_k=1)
+def test_a_repeated_field_gets_one_entry_a_image_in_order(service: Served) -> None:
+    colors = ["red", "blue", "green", "blue"]
+    answer = send(service, *(("file", paint(color)) for color in colors), views=1, top_k=1)
     assert answer.status_code == 200
     results = answer.json()["results"]
-    assert [entry["predictions"][0]["label"] for entry in results] == colours
+    assert [entry["predictions"][0]["label"] for entry in results] == colors
     assert results[0] | {"seconds": 0} == service.predict(paint("red"), views=1, top_k=1).json() | {"seconds": 0}
 
 
-def test_a_bad_picture_has_its_own_problem_and_does_the_others_no_harm(service: Served) -> None:
+def test_a_bad_image_has_its_own_problem_and_does_the_others_no_harm(service: Served) -> None:
     answer = send(service, ("file", paint("red")), ("file", b"<html>"), ("file", b""), ("file", paint("blue")))
     assert answer.status_code == 200
     first, second, third, last = answer.json()["results"]
@@ -53,13 +53,13 @@ def test_a_bad_picture_has_its_own_problem_and_does_the_others_no_harm(service: 
     assert second["type"] == "urn:transferapp:problem:unsupported_format"
 
 
-def test_the_list_field_gets_a_list_for_one_picture_too(service: Served) -> None:
+def test_the_list_field_gets_a_list_for_one_image_too(service: Served) -> None:
     assert len(send(service, ("files", paint())).json()["results"]) == 1
     assert "results" not in send(service, ("file", paint())).json()
     assert len(send(service, ("files", paint()), ("file", paint())).json()["results"]) == 2
 
 
-def test_too_many_pictures(serve: Callable[..., Served]) -> None:
+def test_too_many_images(serve: Callable[..., Served]) -> None:
     served = serve(max_files=2)
     assert send(served, *[("file", paint())] * 2).status_code == 200
     assert check(send(served, *[("file", paint())] * 3), 422, "too_many_files")["limit"] == {"max_files": 2}
@@ -99,13 +99,13 @@ def test_what_is_not_done_in_time_says_so_in_its_entry(
     wait_for(lambda: served.app.state.pool.running == 0)
 
 
-# A picture in a JSON object
+# An image in a JSON object
 
 
 def test_base64_in_json_gives_the_same_answer(service: Served) -> None:
-    picture = paint("green")
-    answer = send_json(service, {"image": encoded(picture), "views": 1, "top_k": 2})
-    expected = service.predict(picture, views=1, top_k=2).json()
+    image = paint("green")
+    answer = send_json(service, {"image": encoded(image), "views": 1, "top_k": 2})
+    expected = service.predict(image, views=1, top_k=2).json()
     assert answer.json() | {"seconds": 0} == expected | {"seconds": 0}
 
 
@@ -115,8 +115,8 @@ def test_the_body_overrules_the_query(service: Served) -> None:
 
 
 def test_a_large_json_body(service: Served) -> None:
-    picture = paint("blue", size=(800, 600), form="BMP")
-    assert send_json(service, {"image": encoded(picture)}).json()["predictions"][0]["label"] == "blue"
+    image = paint("blue", size=(800, 600), form="BMP")
+    assert send_json(service, {"image": encoded(image)}).json()["predictions"][0]["label"] == "blue"
 
 
 @pytest.mark.parametrize(

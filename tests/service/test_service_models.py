@@ -79,15 +79,15 @@ def events() -> Iterator[list[logging.LogRecord]]:
 def test_each_model_answers_by_its_name(serve: Callable[..., Served], folder: Path) -> None:
     served = serve(models=folder)
     wait_for(lambda: served.client.get("/readyz").status_code == 200)
-    picture = paint("blue")
-    assert served.predict(picture).json()["model"] == "english"  # the first by name
-    by_path = served.client.post("/models/german/predict", content=picture)
-    by_query = served.client.post("/predict?model=german", content=picture)
+    image = paint("blue")
+    assert served.predict(image).json()["model"] == "english"  # the first by name
+    by_path = served.client.post("/models/german/predict", content=image)
+    by_query = served.client.post("/predict?model=german", content=image)
     for answer in (by_path, by_query):
         assert (answer.json()["model"], answer.json()["predictions"][0]["label"]) == ("german", "blau")
         assert answer.json()["model_version"] == version(folder / "german")
     assert served.client.get("/info?model=german").json()["class_names"] == list(OTHERS)
-    explained = served.client.post("/explain?model=german&label=rot", content=picture).json()
+    explained = served.client.post("/explain?model=german&label=rot", content=image).json()
     assert (explained["model"], explained["label"], explained["score"] < 0.1) == ("german", "rot", True)
 
 

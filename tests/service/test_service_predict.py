@@ -8,12 +8,12 @@ from tests.service.conftest import Served, paint
 from transferapp.bundle.predictor import Predictor
 
 
-@pytest.mark.parametrize("colour", ["red", "green", "blue"])
-def test_a_form_and_a_raw_body_give_the_same_answer(service: Served, colour: str) -> None:
-    picture = paint(colour)
-    form = service.client.post("/predict", files={"file": ("x.jpg", picture)}).json()
-    raw = service.predict(picture).json()
-    assert form["predictions"][0]["label"] == colour
+@pytest.mark.parametrize("color", ["red", "green", "blue"])
+def test_a_form_and_a_raw_body_give_the_same_answer(service: Served, color: str) -> None:
+    image = paint(color)
+    form = service.client.post("/predict", files={"file": ("x.jpg", image)}).json()
+    raw = service.predict(image).json()
+    assert form["predictions"][0]["label"] == color
     assert form["predictions"] == raw["predictions"]
 
 
@@ -24,18 +24,18 @@ def test_the_bytes_and_not_the_content_type_decide_the_format(service: Served, k
     assert answer.json()["format"] == "PNG"
 
 
-def test_bytes_without_a_content_type_are_a_picture(service: Served) -> None:
+def test_bytes_without_a_content_type_are_a_image(service: Served) -> None:
     answer = service.client.post("/predict", content=paint("blue"))
     assert "content-type" not in answer.request.headers
     assert answer.json()["predictions"][0]["label"] == "blue"
 
 
 def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Served) -> None:
-    picture = paint("green", size=(300, 500))
+    image = paint("green", size=(300, 500))
     predictor = Predictor.load(service.app.state.settings.models)
-    expected = [(score.label, score.score) for score in predictor.predict(picture).scores]
+    expected = [(score.label, score.score) for score in predictor.predict(image).scores]
     for _ in range(10):
-        answer = service.predict(picture).json()
+        answer = service.predict(image).json()
         assert [(entry["label"], entry["score"]) for entry in answer["predictions"]] == expected
 
 

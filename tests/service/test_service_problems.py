@@ -47,10 +47,10 @@ def noise() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("picture", "status", "code", "limit"),
+    ("image", "status", "code", "limit"),
     [
         (b"", 422, "empty_file", None),
-        (b"<html>not a picture</html>", 415, "unsupported_format", None),
+        (b"<html>not an image</html>", 415, "unsupported_format", None),
         (noise()[:3000], 422, "truncated", None),
         (paint(form="PNG").replace(b"IDAT", b"IDAX"), 422, "undecodable", None),
         (png_header(50_000, 50_000), 413, "too_many_pixels", {"max_pixels": 25_000_000}),
@@ -58,8 +58,8 @@ def noise() -> bytes:
         (paint(size=(1, 1), form="PNG"), 422, "too_small", {"min_side": 16}),
     ],
 )
-def test_pictures(service: Served, picture: bytes, status: int, code: str, limit: dict[str, Any] | None) -> None:
-    for answer in (service.predict(picture), service.client.post("/predict", files={"file": ("a.jpg", picture)})):
+def test_images(service: Served, image: bytes, status: int, code: str, limit: dict[str, Any] | None) -> None:
+    for answer in (service.predict(image), service.client.post("/predict", files={"file": ("a.jpg", image)})):
         document = check(answer, status, code)
         assert document.get("limit") == limit
 
@@ -82,8 +82,8 @@ def test_parameters(service: Served, query: str, code: str) -> None:
 
 
 def test_a_form_without_the_field_names_what_came(service: Served) -> None:
-    document = check(service.client.post("/predict", files={"picture": paint()}), 422, "missing_file")
-    assert "picture" in document["detail"]
+    document = check(service.client.post("/predict", files={"image": paint()}), 422, "missing_file")
+    assert "image" in document["detail"]
     assert "curl" in document["mend"]
 
 

@@ -17,9 +17,9 @@ from tests.service.conftest import PATIENCE, Served, paint
 EXAMPLES = 40
 """Requests a route and mode."""
 
-pictures = st.sampled_from([paint(), paint("blue", form="PNG"), paint()[:500], b"", b"<html>"])
+images = st.sampled_from([paint(), paint("blue", form="PNG"), paint()[:500], b"", b"<html>"])
 for media_type in ("image/*", "application/octet-stream"):
-    schemathesis.openapi.media_type(media_type, pictures | st.binary(max_size=200))
+    schemathesis.openapi.media_type(media_type, images | st.binary(max_size=200))
 load_all_checks()
 
 PATHS = create_app(Settings()).openapi()["paths"]
@@ -40,7 +40,7 @@ def test_every_answer_is_one_that_is_described(service: Served, method: str, pat
     @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     def run(case: schemathesis.Case) -> None:
-        # That what fits the description is accepted is not checked: no schema can say which bytes are a picture. Nor that a
+        # That what fits the description is accepted is not checked: no schema can say which bytes are an image. Nor that a
         # form which does not fit is refused: on the wire its fields are bytes, whatever types they were made of.
         left_out = [positive_data_acceptance]
         if case.media_type == "multipart/form-data":

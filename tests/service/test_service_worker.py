@@ -44,9 +44,9 @@ def test_no_inference_for_a_client_that_has_gone(serve: Callable[..., Served], g
         first = threads.submit(served.predict, paint("red"))
         wait_for(lambda: pool.running == 1)
         impatient = socket.create_connection(served.address)
-        picture = paint("blue")
+        image = paint("blue")
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-        impatient.sendall(head % len(picture) + picture)
+        impatient.sendall(head % len(image) + image)
         wait_for(lambda: pool.waiting == 1)
         last = threads.submit(served.predict, paint("green"))
         wait_for(lambda: pool.waiting == 2)

@@ -1,4 +1,4 @@
-"""Decoded pictures in bounded memory: made once where there is room, and the same pixels where there is none."""
+"""Decoded images in bounded memory: made once where there is room, and the same pixels where there is none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transferapp.errors import DataError
 from transferapp.images import decode_image
 from transferapp.images.augment import Augmentation
 from transferapp.images.views import center_view, render
-from transferapp.training.decoded import DecodedCache, center_views, training_pictures
+from transferapp.training.decoded import DecodedCache, center_views, training_images
 
 SIZE = (32, 32)
 SHORT_SIDE = 69  # ceil(480 · 32 / 224)
@@ -30,7 +30,7 @@ def record_of(path: Path, label: int = 0) -> Record:
 
 
 def saved(path: Path, size: tuple[int, int], seed: int = 0) -> Record:
-    """A picture of smooth colours that fills `size` (width, height)."""
+    """An image of smooth colors that fills `size` (width, height)."""
     seeds = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(seeds).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
     return record_of(path)
@@ -56,7 +56,7 @@ def named(*names: str) -> list[Record]:
 # ----------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_a_picture_is_made_once_and_kept_read_only() -> None:
+def test_a_image_is_made_once_and_kept_read_only() -> None:
     make = Counting()
     cache = DecodedCache(make)
     (record,) = named("a")
@@ -67,7 +67,7 @@ def test_a_picture_is_made_once_and_kept_read_only() -> None:
         first[0] = 1
 
 
-def test_pictures_of_the_same_content_share_one_entry() -> None:
+def test_images_of_the_same_content_share_one_entry() -> None:
     make = Counting()
     cache = DecodedCache(make)
     (record,) = named("a")
@@ -76,7 +76,7 @@ def test_pictures_of_the_same_content_share_one_entry() -> None:
     assert len(cache) == 1
 
 
-def test_pictures_that_were_never_hashed_are_told_apart_by_path() -> None:
+def test_images_that_were_never_hashed_are_told_apart_by_path() -> None:
     cache = DecodedCache(Counting())
     records = [dataclasses.replace(record, sha256="") for record in named("a", "b")]
     assert [cache.get(record)[0, 0, 0] for record in records] == [0, 1]
@@ -100,7 +100,7 @@ def test_without_room_nothing_is_kept() -> None:
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
-def test_many_threads_get_the_right_pictures_within_the_bound() -> None:
+def test_many_threads_get_the_right_images_within_the_bound() -> None:
     cache = DecodedCache(Counting(), max_bytes=20 * 300)
     records = named(*map(str, range(40)))
     order = np.random.default_rng(0).integers(40, size=4000)
@@ -110,7 +110,7 @@ def test_many_threads_get_the_right_pictures_within_the_bound() -> None:
     assert (len(cache), cache.nbytes) == (20, 20 * 300)
 
 
-def test_a_picture_made_twice_at_the_same_moment_is_kept_and_counted_once() -> None:
+def test_a_image_made_twice_at_the_same_moment_is_kept_and_counted_once() -> None:
     both = threading.Barrier(2, timeout=60)
 
     def make(record: Record) -> np.ndarray:
@@ -127,9 +127,9 @@ def test_a_picture_made_twice_at_the_same_moment_is_kept_and_counted_once() -> N
 
 
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])
-def test_large_pictures_are_reduced_to_what_training_needs(tmp_path: Path, name: str) -> None:
+def test_large_images_are_reduced_to_what_training_needs(tmp_path: Path, name: str) -> None:
     record = saved(tmp_path / name, (400, 300))
-    cache = training_pictures(SIZE)
+    cache = training_images(SIZE)
     pixels = cache.get(record)
     assert pixels.shape == (SHORT_SIDE, 92, 3)  # 400 · 69 / 300
     assert pixels.dtype == np.uint8
@@ -138,27 +138,27 @@ def test_large_pictures_are_reduced_to_what_training_needs(tmp_path: Path, name:
     assert np.abs(pixels.astype(int) - np.asarray(expected)).mean() < 1
 
 
-def test_upright_pictures_are_reduced_by_their_width(tmp_path: Path) -> None:
-    assert training_pictures(SIZE).get(saved(tmp_path / "a.png", (300, 400))).shape == (92, SHORT_SIDE, 3)
+def test_upright_images_are_reduced_by_their_width(tmp_path: Path) -> None:
+    assert training_images(SIZE).get(saved(tmp_path / "a.png", (300, 400))).shape == (92, SHORT_SIDE, 3)
 
 
-def test_small_pictures_keep_every_pixel(tmp_path: Path) -> None:
+def test_small_images_keep_every_pixel(tmp_path: Path) -> None:
     record = saved(tmp_path / "small.png", (60, 40))
-    np.testing.assert_array_equal(training_pictures(SIZE).get(record), np.asarray(decode_image(record.path).image))
+    np.testing.assert_array_equal(training_images(SIZE).get(record), np.asarray(decode_image(record.path).image))
 
 
-def test_smaller_training_scales_keep_smaller_pictures(tmp_path: Path) -> None:
+def test_smaller_training_scales_keep_smaller_images(tmp_path: Path) -> None:
     record = saved(tmp_path / "a.png", (300, 300))
-    assert training_pictures(SIZE, Augmentation(short_sides=(224, 224))).get(record).shape == (32, 32, 3)
+    assert training_images(SIZE, Augmentation(short_sides=(224, 224))).get(record).shape == (32, 32, 3)
 
 
-def test_centre_views_are_the_pixels_that_a_served_model_sees(tmp_path: Path) -> None:
+def test_center_views_are_the_pixels_that_a_served_model_sees(tmp_path: Path) -> None:
     record = saved(tmp_path / "a.jpg", (400, 300))
     image = decode_image(record.path, min_short_side=37).image
     np.testing.assert_array_equal(center_views(SIZE).get(record), render(image, center_view(image.size, SIZE), SIZE))
 
 
-@pytest.mark.parametrize("make_cache", [training_pictures, center_views])
+@pytest.mark.parametrize("make_cache", [training_images, center_views])
 def test_a_file_that_vanished_is_named_and_its_error_kept(
     tmp_path: Path, make_cache: Callable[..., DecodedCache]
 ) -> None:
@@ -171,9 +171,9 @@ def test_a_file_that_vanished_is_named_and_its_error_kept(
     assert "\n" not in str(caught.value)
 
 
-def test_a_kept_picture_outlives_its_file(tmp_path: Path) -> None:
+def test_a_kept_image_outlives_its_file(tmp_path: Path) -> None:
     record = saved(tmp_path / "a.png", (60, 40))
-    cache = training_pictures(SIZE)
+    cache = training_images(SIZE)
     before = cache.get(record)
     record.path.unlink()
     assert cache.get(record) is before

@@ -70,7 +70,7 @@ def test_a_healthy_run_yields_only_that() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_healthy_run_stays_healthy_under_the_noise_of_batches_and_of_a_thousand_validation_pictures(
+def test_a_healthy_run_stays_healthy_under_the_noise_of_batches_and_of_a_thousand_validation_images(
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)

@@ -149,9 +149,9 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, float]) -> None:
 
 def make_batches(count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(3, 5))
+    centers = rng.normal(size=(3, 5))
     labels = rng.integers(0, 3, size=(count, 16))
-    return [((centres[y] + rng.normal(size=(16, 5))).astype("float32"), y) for y in labels]
+    return [((centers[y] + rng.normal(size=(16, 5))).astype("float32"), y) for y in labels]
 
 
 def make_model(optimizer: keras.Optimizer | None) -> keras.Model:

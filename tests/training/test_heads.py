@@ -1,4 +1,4 @@
-"""Heads: their forms, what regularises them, what they need to be loaded, and whether a signal comes through deep ones."""
+"""Heads: their forms, what regularizes them, what they need to be loaded, and whether a signal comes through deep ones."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_saved_head_is_loaded_where_this_package_is_not(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_maps_are_pooled_and_standardised_within_the_graph(pooling: str) -> None:
+def test_maps_are_pooled_and_standardized_within_the_graph(pooling: str) -> None:
     model = model_of(HeadSpec(pooling=pooling), for_prediction=True)
     kernel = np.eye(MAPS[2], CLASSES, dtype=np.float32)
     model.set_weights([kernel, np.zeros(CLASSES, np.float32)])
@@ -256,7 +256,7 @@ def test_what_the_lecture_shows_of_ten_layers_is_found(
     assert all(np.isfinite(list(finding.evidence.values())).all() for finding in findings)
 
 
-def test_units_that_answer_no_picture_are_dead() -> None:
+def test_units_that_answer_no_image_are_dead() -> None:
     model = deep("relu", "he")
     weights = model.get_weights()
     weights[1][:80] = -100.0  # biases of the first layer

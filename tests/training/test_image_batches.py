@@ -1,4 +1,4 @@
-"""The input of whole-network training: every picture once an epoch, the same views for the same seed and epoch, always."""
+"""The input of whole-network training: every image once an epoch, the same views for the same seed and epoch, always."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from transferapp.data.dataset import Record
 from transferapp.errors import DataError
 from transferapp.images import decode_image
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import ColourJitter, PCAColour, fit_pca_colour
+from transferapp.images.color_jitter import ColorJitter, PCAColor, fit_pca_color
 from transferapp.images.views import center_view, render
-from transferapp.training.decoded import DecodedCache, center_views, training_pictures
-from transferapp.training.image_batches import CenterBatches, FollowEpochs, PictureBatches, original_errors
+from transferapp.training.decoded import DecodedCache, center_views, training_images
+from transferapp.training.image_batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
 
 SIZE = (24, 16)
 COUNT, BATCH = 22, 4
 NUM_BATCHES = 6  # five of four, one of two
 
 
-def save_pictures(folder: Path, count: int) -> list[Record]:
-    """Pictures that are all different; most are larger than training needs, and one in three is a JPEG."""
+def save_images(folder: Path, count: int) -> list[Record]:
+    """Images that are all different; most are larger than training needs, and one in three is a JPEG."""
     records = []
     for number in range(count):
         seeds = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
@@ -40,32 +40,32 @@ def save_pictures(folder: Path, count: int) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    return save_pictures(tmp_path_factory.mktemp("pictures"), COUNT)
+    return save_images(tmp_path_factory.mktemp("images"), COUNT)
 
 
 @pytest.fixture(scope="module")
-def pca(records: list[Record]) -> PCAColour:
-    return colours_of(records)
+def pca(records: list[Record]) -> PCAColor:
+    return colors_of(records)
 
 
-def colours_of(records: list[Record]) -> PCAColour:
-    """The colour components of all their pixels."""
-    pictures = [np.asarray(Image.open(record.path).convert("RGB")).reshape(-1, 3) for record in records]
-    return fit_pca_colour(np.concatenate(pictures))
+def colors_of(records: list[Record]) -> PCAColor:
+    """The color components of all their pixels."""
+    images = [np.asarray(Image.open(record.path).convert("RGB")).reshape(-1, 3) for record in records]
+    return fit_pca_color(np.concatenate(images))
 
 
 @pytest.fixture
-def batches(records: list[Record], pca: PCAColour) -> PictureBatches:
+def batches(records: list[Record], pca: PCAColor) -> ImageBatches:
     return make(records, pca)
 
 
-def make(records: list[Record], pca: PCAColour | None, **settings: Any) -> PictureBatches:
-    """Batches whose labels are the pictures' positions, so that a label tells which picture it is."""
+def make(records: list[Record], pca: PCAColor | None, **settings: Any) -> ImageBatches:
+    """Batches whose labels are the images' positions, so that a label tells which image it is."""
     defaults: dict[str, Any] = {"image_size": SIZE, "batch_size": BATCH, "seed": 0, "pca": pca}
-    return PictureBatches(records, range(len(records)), **(defaults | settings))
+    return ImageBatches(records, range(len(records)), **(defaults | settings))
 
 
-def read(batches: PictureBatches | CenterBatches) -> list[tuple[bytes, list[int]]]:
+def read(batches: ImageBatches | CenterBatches) -> list[tuple[bytes, list[int]]]:
     return [(pixels.tobytes(), labels.tolist()) for pixels, labels in batches]
 
 
@@ -92,7 +92,7 @@ class NewEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         self.model.epochs.append([])
 
 
-def given_to_model(batches: PictureBatches, *, follow: bool = True, **fit: Any) -> list[list[tuple[bytes, list[int]]]]:
+def given_to_model(batches: ImageBatches, *, follow: bool = True, **fit: Any) -> list[list[tuple[bytes, list[int]]]]:
     """What `fit` gives the model, epoch by epoch."""
     model = Recorder()
     callbacks = [NewEpoch(), *([FollowEpochs(batches)] if follow else [])]
@@ -103,7 +103,7 @@ def given_to_model(batches: PictureBatches, *, follow: bool = True, **fit: Any) 
 # ------------------------------------------------------------------------------------------------------------- one epoch
 
 
-def test_every_picture_comes_exactly_once_an_epoch_and_the_last_batch_is_smaller(batches: PictureBatches) -> None:
+def test_every_image_comes_exactly_once_an_epoch_and_the_last_batch_is_smaller(batches: ImageBatches) -> None:
     assert len(batches) == NUM_BATCHES
     for epoch in range(3):
         batches.epoch = epoch
@@ -115,14 +115,14 @@ def test_every_picture_comes_exactly_once_an_epoch_and_the_last_batch_is_smaller
             assert labels.dtype == np.int32
 
 
-def test_a_whole_number_of_batches_leaves_no_empty_one(records: list[Record], pca: PCAColour) -> None:
+def test_a_whole_number_of_batches_leaves_no_empty_one(records: list[Record], pca: PCAColor) -> None:
     assert [len(labels) for _, labels in make(records[:8], pca)] == [4, 4]
 
 
-def test_a_view_is_what_the_augmentation_makes_of_the_reduced_picture(
-    batches: PictureBatches, records: list[Record], pca: PCAColour
+def test_a_view_is_what_the_augmentation_makes_of_the_reduced_image(
+    batches: ImageBatches, records: list[Record], pca: PCAColor
 ) -> None:
-    cache = training_pictures(SIZE)
+    cache = training_images(SIZE)
     batches.epoch = 3
     pixels, labels = batches[1]
     for got, position in zip(pixels, labels.tolist(), strict=True):
@@ -131,9 +131,9 @@ def test_a_view_is_what_the_augmentation_makes_of_the_reduced_picture(
         np.testing.assert_array_equal(got, augmented_pixels(image, rng, SIZE, LECTURE_AUGMENTATION, pca))
 
 
-def test_labels_are_the_ones_given(records: list[Record], pca: PCAColour) -> None:
+def test_labels_are_the_ones_given(records: list[Record], pca: PCAColor) -> None:
     labels = np.arange(100, 100 + COUNT)
-    given = PictureBatches(records, labels, image_size=SIZE, batch_size=5, seed=0, pca=pca)
+    given = ImageBatches(records, labels, image_size=SIZE, batch_size=5, seed=0, pca=pca)
     plain = make(records, pca, batch_size=5)
     np.testing.assert_array_equal(given[2][1], plain[2][1] + 100)
     np.testing.assert_array_equal(given[2][0], plain[2][0])
@@ -141,25 +141,25 @@ def test_labels_are_the_ones_given(records: list[Record], pca: PCAColour) -> Non
 
 def test_settings_reach_the_views(records: list[Record]) -> None:
     still = Augmentation(
-        flip=False, short_sides=(256, 256), random_crop=False, colour=ColourJitter(contrast=0, brightness=0, pca_std=0)
+        flip=False, short_sides=(256, 256), random_crop=False, color=ColorJitter(contrast=0, brightness=0, pca_std=0)
     )
     batches = make(records, None, augmentation=still)
     views = dict(zip(batches[0][1].tolist(), batches[0][0], strict=True))
     position = next(iter(views))
-    decoded = Image.fromarray(training_pictures(SIZE, still).get(records[position]))
+    decoded = Image.fromarray(training_images(SIZE, still).get(records[position]))
     np.testing.assert_array_equal(views[position], render(decoded, center_view(decoded.size, SIZE), SIZE))
 
 
 # -------------------------------------------------------------------------------------------------------- reproducibility
 
 
-def test_the_same_seed_and_epoch_give_the_same_bytes(records: list[Record], pca: PCAColour) -> None:
+def test_the_same_seed_and_epoch_give_the_same_bytes(records: list[Record], pca: PCAColor) -> None:
     assert read(make(records, pca, epoch=2)) == read(make(records, pca, epoch=2))
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
 def test_another_seed_or_epoch_gives_another_order_and_other_views(
-    records: list[Record], pca: PCAColour, change: dict[str, int]
+    records: list[Record], pca: PCAColor, change: dict[str, int]
 ) -> None:
     one, other = make(records, pca), make(records, pca, **change)
     views = [
@@ -170,11 +170,11 @@ def test_another_seed_or_epoch_gives_another_order_and_other_views(
     assert not any(np.array_equal(views[0][position], views[1][position]) for position in range(COUNT))
 
 
-def test_threads_memory_and_the_order_of_asking_leave_no_trace(records: list[Record], pca: PCAColour) -> None:
+def test_threads_memory_and_the_order_of_asking_leave_no_trace(records: list[Record], pca: PCAColor) -> None:
     expected = read(make(records, pca, workers=1))
     assert read(make(records, pca, workers=4)) == expected
     for max_bytes in (0, 50_000):
-        cache = training_pictures(SIZE, max_bytes=max_bytes)
+        cache = training_images(SIZE, max_bytes=max_bytes)
         assert read(make(records, pca, workers=3, cache=cache)) == expected
         assert cache.nbytes <= max_bytes
     batches = make(records, pca)
@@ -182,7 +182,7 @@ def test_threads_memory_and_the_order_of_asking_leave_no_trace(records: list[Rec
     assert [(x.tobytes(), y.tolist()) for x, y in reversed(backwards)] == expected
 
 
-def test_global_random_states_are_neither_read_nor_moved(records: list[Record], pca: PCAColour) -> None:
+def test_global_random_states_are_neither_read_nor_moved(records: list[Record], pca: PCAColor) -> None:
     expected = read(make(records, pca))
     random.seed(5)
     np.random.seed(5)
@@ -191,12 +191,12 @@ def test_global_random_states_are_neither_read_nor_moved(records: list[Record], 
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-def test_twins_in_the_data_get_views_of_their_own(records: list[Record], pca: PCAColour) -> None:
+def test_twins_in_the_data_get_views_of_their_own(records: list[Record], pca: PCAColor) -> None:
     (pixels, _labels) = make([records[0], records[0]], pca)[0]
     assert not np.array_equal(pixels[0], pixels[1])
 
 
-def test_changing_the_epoch_drops_what_was_prepared_for_the_old_one(records: list[Record], pca: PCAColour) -> None:
+def test_changing_the_epoch_drops_what_was_prepared_for_the_old_one(records: list[Record], pca: PCAColor) -> None:
     batches = make(records, pca)
     batches[0]  # prepares 1 and 2
     batches.epoch = 1
@@ -206,18 +206,18 @@ def test_changing_the_epoch_drops_what_was_prepared_for_the_old_one(records: lis
 # -------------------------------------------------------------------------------------------------------------------- fit
 
 
-def test_fit_gives_the_model_each_epochs_own_batches_in_order(records: list[Record], pca: PCAColour) -> None:
+def test_fit_gives_the_model_each_epochs_own_batches_in_order(records: list[Record], pca: PCAColor) -> None:
     given = given_to_model(make(records, pca), epochs=3)
     assert given == [read(make(records, pca, epoch=epoch)) for epoch in range(3)]
 
 
-def test_a_resumed_fit_sees_what_the_uninterrupted_one_saw(records: list[Record], pca: PCAColour) -> None:
+def test_a_resumed_fit_sees_what_the_uninterrupted_one_saw(records: list[Record], pca: PCAColor) -> None:
     whole = given_to_model(make(records, pca), epochs=4)
     resumed = given_to_model(make(records, pca), epochs=4, initial_epoch=2)
     assert resumed == whole[2:]
 
 
-def test_a_second_fit_after_one_broken_off_begins_anew(records: list[Record], pca: PCAColour) -> None:
+def test_a_second_fit_after_one_broken_off_begins_anew(records: list[Record], pca: PCAColor) -> None:
     class StopAt(keras.callbacks.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.model.stop_training = batch == 1
@@ -232,7 +232,7 @@ def test_a_second_fit_after_one_broken_off_begins_anew(records: list[Record], pc
     assert model.epochs == [expected[0][:2], *expected]
 
 
-def test_left_alone_the_epochs_advance_by_kerass_own_hooks(records: list[Record], pca: PCAColour) -> None:
+def test_left_alone_the_epochs_advance_by_kerass_own_hooks(records: list[Record], pca: PCAColor) -> None:
     batches = make(records, pca, epoch=5)
     given = given_to_model(batches, follow=False, epochs=2)
     assert given == [read(make(records, pca, epoch=epoch)) for epoch in (5, 6)]
@@ -240,12 +240,12 @@ def test_left_alone_the_epochs_advance_by_kerass_own_hooks(records: list[Record]
 
 
 @pytest.mark.parametrize("count", [3, 6])
-def test_one_or_two_batches_are_an_epoch_too(records: list[Record], pca: PCAColour, count: int) -> None:
+def test_one_or_two_batches_are_an_epoch_too(records: list[Record], pca: PCAColor, count: int) -> None:
     given = given_to_model(make(records[:count], pca), epochs=2)
     assert given == [read(make(records[:count], pca, epoch=epoch)) for epoch in range(2)]
 
 
-def test_a_distribution_strategy_changes_nothing(records: list[Record], pca: PCAColour) -> None:
+def test_a_distribution_strategy_changes_nothing(records: list[Record], pca: PCAColor) -> None:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the strategies are TensorFlow's")
     import tensorflow as tf
@@ -256,7 +256,7 @@ def test_a_distribution_strategy_changes_nothing(records: list[Record], pca: PCA
     assert given == [read(make(records, pca, epoch=epoch)) for epoch in range(3)]
 
 
-def test_a_fit_that_would_shuffle_the_batches_is_refused(batches: PictureBatches) -> None:
+def test_a_fit_that_would_shuffle_the_batches_is_refused(batches: ImageBatches) -> None:
     with pytest.raises(Exception, match="shuffle=False"):
         given_to_model(batches, epochs=3, shuffle=True)
 
@@ -265,13 +265,13 @@ def test_a_network_learns_from_it_with_two_workers(tmp_path: Path) -> None:
     records = []
     for number in range(24):
         path = tmp_path / f"{number}.png"
-        colour = (170, 70, 80) if number % 2 else (70, 80, 170)
+        color = (170, 70, 80) if number % 2 else (70, 80, 170)
         noise = np.random.default_rng(number).integers(-40, 40, (40, 40, 3))
-        Image.fromarray((noise + colour).astype(np.uint8)).save(path)
+        Image.fromarray((noise + color).astype(np.uint8)).save(path)
         records.append(Record(str(path), path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
     labels = [record.label for record in records]
-    pca = colours_of(records)
-    train = PictureBatches(records, labels, image_size=SIZE, batch_size=8, seed=0, pca=pca, workers=2)
+    pca = colors_of(records)
+    train = ImageBatches(records, labels, image_size=SIZE, batch_size=8, seed=0, pca=pca, workers=2)
     validation = CenterBatches(records, labels, image_size=SIZE, batch_size=8, workers=2)
     layers = [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((*SIZE, 3)), *layers])
@@ -293,14 +293,14 @@ def test_a_network_learns_from_it_with_two_workers(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fragile(tmp_path: Path) -> list[Record]:
-    """Pictures of which one vanished after it was checked."""
-    records = save_pictures(tmp_path, COUNT)
+    """Images of which one vanished after it was checked."""
+    records = save_images(tmp_path, COUNT)
     records[7].path.unlink()
     return records
 
 
-def test_a_picture_that_vanished_stops_its_batch_and_no_other(fragile: list[Record]) -> None:
-    batches = make(fragile, None, augmentation=Augmentation(colour=ColourJitter(0, 0, 0)))
+def test_a_image_that_vanished_stops_its_batch_and_no_other(fragile: list[Record]) -> None:
+    batches = make(fragile, None, augmentation=Augmentation(color=ColorJitter(0, 0, 0)))
     failed = []
     for index in range(NUM_BATCHES):
         try:
@@ -312,44 +312,44 @@ def test_a_picture_that_vanished_stops_its_batch_and_no_other(fragile: list[Reco
     assert batches.error is failed[0]
 
 
-def test_a_vanished_picture_comes_out_of_fit_as_the_error_it_is(fragile: list[Record]) -> None:
-    batches = make(fragile, None, augmentation=Augmentation(colour=ColourJitter(0, 0, 0)))
+def test_a_vanished_image_comes_out_of_fit_as_the_error_it_is(fragile: list[Record]) -> None:
+    batches = make(fragile, None, augmentation=Augmentation(color=ColorJitter(0, 0, 0)))
     with pytest.raises(DataError, match=r"07\.png could be read"), original_errors(batches):
         given_to_model(batches, epochs=1)
 
 
-def test_validation_errors_come_out_too(records: list[Record], pca: PCAColour, fragile: list[Record]) -> None:
+def test_validation_errors_come_out_too(records: list[Record], pca: PCAColor, fragile: list[Record]) -> None:
     train, validation = make(records, pca), CenterBatches(fragile, range(COUNT), image_size=SIZE, batch_size=BATCH)
     with pytest.raises(DataError, match=r"07\.png"), original_errors(train, validation):
         Recorder().evaluate(validation, verbose=0)
 
 
-def test_errors_that_are_none_of_the_pictures_pass_unchanged(batches: PictureBatches) -> None:
+def test_errors_that_are_none_of_the_images_pass_unchanged(batches: ImageBatches) -> None:
     batches.error = DataError("of an earlier run")
     with pytest.raises(ZeroDivisionError), original_errors(batches):
         1 / 0  # noqa: B018
 
 
-def test_no_pictures_and_wrong_labels_are_refused(records: list[Record], pca: PCAColour) -> None:
-    with pytest.raises(DataError, match="no pictures"):
+def test_no_images_and_wrong_labels_are_refused(records: list[Record], pca: PCAColor) -> None:
+    with pytest.raises(DataError, match="no images"):
         make([], pca)
-    with pytest.raises(ValueError, match="22 pictures and 3 labels"):
-        PictureBatches(records, [0, 1, 2], image_size=SIZE, batch_size=4, seed=0, pca=pca)
+    with pytest.raises(ValueError, match="22 images and 3 labels"):
+        ImageBatches(records, [0, 1, 2], image_size=SIZE, batch_size=4, seed=0, pca=pca)
     with pytest.raises(ValueError, match="batch_size"):
         make(records, pca, batch_size=0)
-    with pytest.raises(ValueError, match="fit_pca_colour"):
+    with pytest.raises(ValueError, match="fit_pca_color"):
         make(records, None)
 
 
 @pytest.mark.parametrize("index", [-1, NUM_BATCHES])
-def test_there_are_no_batches_beyond_the_last(batches: PictureBatches, index: int) -> None:
+def test_there_are_no_batches_beyond_the_last(batches: ImageBatches, index: int) -> None:
     with pytest.raises(IndexError):
         batches[index]
 
 
-def test_only_a_few_batches_are_prepared_ahead(records: list[Record], pca: PCAColour) -> None:
+def test_only_a_few_batches_are_prepared_ahead(records: list[Record], pca: PCAColor) -> None:
     made = []
-    inner = training_pictures(SIZE)
+    inner = training_images(SIZE)
 
     def counted(record: Record) -> np.ndarray:
         made.append(record.name)
@@ -364,7 +364,7 @@ def test_only_a_few_batches_are_prepared_ahead(records: list[Record], pca: PCACo
 # ------------------------------------------------------------------------------------------------------------- validation
 
 
-def test_centre_batches_are_the_centre_views_in_order_every_time(records: list[Record]) -> None:
+def test_center_batches_are_the_center_views_in_order_every_time(records: list[Record]) -> None:
     batches = CenterBatches(records, range(COUNT), image_size=SIZE, batch_size=BATCH)
     assert len(batches) == NUM_BATCHES
     for _ in range(2):
@@ -375,7 +375,7 @@ def test_centre_batches_are_the_centre_views_in_order_every_time(records: list[R
             np.testing.assert_array_equal(got, render(image, center_view(image.size, SIZE), SIZE))
 
 
-def test_centre_views_are_rendered_once(records: list[Record]) -> None:
+def test_center_views_are_rendered_once(records: list[Record]) -> None:
     cache = center_views(SIZE)
     batches = CenterBatches(records, range(COUNT), image_size=SIZE, batch_size=BATCH, cache=cache)
     first = read(batches)

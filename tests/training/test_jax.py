@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.fitted import BACKBONE, environment, pictures, transferapp
+from tests.helpers.fitted import BACKBONE, environment, images, transferapp
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,7 +27,7 @@ def fit_under(backend: str, out: Path, *words: object) -> tuple[dict[str, Any], 
     if "PYTHONPATH" in os.environ:  # where JAX may be
         changes["PYTHONPATH"] = os.environ["PYTHONPATH"]
     done = transferapp(
-        "fit", "--data", pictures(), "--out", out, *OPTIONS, *words, env=environment(**changes), timeout=600
+        "fit", "--data", images(), "--out", out, *OPTIONS, *words, env=environment(**changes), timeout=600
     )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
@@ -48,7 +48,7 @@ def test_a_fit_under_jax_comes_to_the_figures_of_tensorflow(tmp_path: Path, word
         assert own["learning_rate"] == pytest.approx(theirs["learning_rate"], rel=1e-5)
         for figure in ("loss", "val_loss", "averaged_val_loss"):
             assert own[figure] == pytest.approx(theirs[figure], rel=0.05, abs=0.02), figure
-    one_picture = {split: 1.5 / figures["num_images"] for split, figures in first["metrics"].items()}
+    one_image = {split: 1.5 / figures["num_images"] for split, figures in first["metrics"].items()}
     for split, figures in second["metrics"].items():
-        assert figures["accuracy"] == pytest.approx(first["metrics"][split]["accuracy"], abs=one_picture[split]), split
+        assert figures["accuracy"] == pytest.approx(first["metrics"][split]["accuracy"], abs=one_image[split]), split
     assert second["parity"]["f32"]["max_difference"] < 1e-4

@@ -1,4 +1,4 @@
-"""The solver: principal axes, several problems at once, and optima that a generic minimiser confirms."""
+"""The solver: principal axes, several problems at once, and optima that a generic minimizer confirms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def loss(
 
 
 def generic_optimum(x: np.ndarray, labels: np.ndarray, weight: np.ndarray, l2: float, classes: int) -> float:
-    """The lowest objective that a minimiser without derivatives or preconditioning finds."""
+    """The lowest objective that a minimizer without derivatives or preconditioning finds."""
     d = x.shape[1]
 
     def objective(flat: np.ndarray) -> float:
@@ -40,7 +40,7 @@ def generic_optimum(x: np.ndarray, labels: np.ndarray, weight: np.ndarray, l2: f
     return float(minimize(objective, np.zeros(d * classes + classes), method="BFGS", options={"gtol": 1e-7}).fun)
 
 
-def test_several_problems_are_each_solved_to_the_optimum_that_a_generic_minimiser_finds() -> None:
+def test_several_problems_are_each_solved_to_the_optimum_that_a_generic_minimizer_finds() -> None:
     x, labels = example()
     rng = np.random.default_rng(1)
     weights = rng.random((len(x), 3)) * (rng.random((len(x), 3)) > 0.3)

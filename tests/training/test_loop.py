@@ -100,7 +100,7 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> FullRun:
 
 
 class Souring(keras.utils.PyDataset):
-    """Validation pictures that can be made worse: a share of them turns into zeros."""
+    """Validation images that can be made worse: a share of them turns into zeros."""
 
     def __init__(self, rows: np.ndarray) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on_from_the_last_epoch(
     assert len(begun) == 5
     for ours, theirs in zip(begun[2], weights[1], strict=True):  # the third call is the second epoch, begun anew
         np.testing.assert_array_equal(ours, theirs)
-    # 3 steps of 16 pictures became 6 of 8: the schedule's clock stands where four epochs of six steps end.
+    # 3 steps of 16 images became 6 of 8: the schedule's clock stands where four epochs of six steps end.
     assert int(model.optimizer.iterations) == 24
     assert trained.history[-1].learning_rate < 0.2 * SETTINGS.learning_rate, "the cosine ends where the run does"
 
@@ -413,7 +413,7 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(
         with pytest.raises(Killed):
             run(tmp_path, HARD, model=hard_model(seed=0 if number == after[0] else number), on_epoch=stop)
     told: list[int] = []
-    model = hard_model(seed=77)  # what it was initialised with must not matter any more
+    model = hard_model(seed=77)  # what it was initialized with must not matter any more
     resumed = run(tmp_path, HARD, model=model, on_start=told.append, on_epoch=lambda epoch: told.append(epoch.epoch))
     assert told == list(range(after[-1], 5))
     assert timeless(resumed.history) == timeless(uninterrupted.history)
@@ -533,7 +533,7 @@ def test_too_little_memory_to_validate_is_said_in_words(tmp_path: Path, monkeypa
 
     model = toy_model()
     monkeypatch.setattr(model, "predict", hungry)
-    with pytest.raises(ResourceError, match="not enough memory to judge the validation pictures") as caught:
+    with pytest.raises(ResourceError, match="not enough memory to judge the validation images") as caught:
         run(tmp_path, model=model)
     assert caught.value.code == OUT_OF_MEMORY
 
@@ -578,7 +578,7 @@ def test_training_on_probabilities_that_are_sure_is_training_on_indices_with_the
     assert probabilities.history[-1].loss == pytest.approx(indices.history[-1].loss, rel=1e-3)
 
 
-def test_training_with_weights_favours_what_weighs_more_and_reports_plain_figures(tmp_path: Path) -> None:
+def test_training_with_weights_favors_what_weighs_more_and_reports_plain_figures(tmp_path: Path) -> None:
     data = toy_data(noise=2.0)
     runs = {
         weights: run(tmp_path / str(len(weights)), dataclasses.replace(SETTINGS, class_weights=weights), data=data)

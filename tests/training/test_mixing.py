@@ -16,29 +16,29 @@ from transferapp.training.settings import TrainingSettings
 from transferapp.training.wrapping import unwrapped
 
 
-def pictures(count: int = 8, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Picture p is p everywhere, and of class p."""
+def images(count: int = 8, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Image p is p everywhere, and of class p."""
     x = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, size, size, 3))
     return x.copy(), np.eye(count, dtype=np.float32)
 
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_labels_say_how_much_of_each_picture_there_is(cut: bool, seed: int) -> None:
-    x, y = pictures()
+def test_labels_say_how_much_of_each_image_there_is(cut: bool, seed: int) -> None:
+    x, y = images()
     mixed_x, mixed_y = mixed(x, y, np.random.default_rng(seed), 1.0, cut=cut)
     assert (mixed_x.dtype, mixed_y.dtype) == (np.float32, np.float32)
     np.testing.assert_allclose(mixed_y.sum(axis=1), 1, atol=1e-6)
-    # Values are class numbers, so a picture's mean is the mean of its label.
+    # Values are class numbers, so an image's mean is the mean of its label.
     np.testing.assert_allclose(mixed_x.mean(axis=(1, 2, 3)), mixed_y @ np.arange(8), atol=1e-4)
     shares = np.diag(mixed_y)
     if cut:
-        assert set(np.unique(mixed_x)) <= set(range(8)), "pixels are of one picture or the other"
+        assert set(np.unique(mixed_x)) <= set(range(8)), "pixels are of one image or the other"
     assert np.ptp(shares[shares < 1 - 1e-6]) < 1e-6, "one share for the whole batch"
 
 
 def test_a_box_is_pasted_in_one_piece() -> None:
-    x, y = pictures()
+    x, y = images()
     mixed_x, mixed_y = mixed(x, y, np.random.default_rng(2), 1.0, cut=True)
     pasted = mixed_x[..., 0] != x[..., 0]
     for index in np.flatnonzero(pasted.any(axis=(1, 2))):
@@ -57,12 +57,12 @@ def test_features_without_place_are_blended() -> None:
 
 def test_a_small_alpha_leaves_most_as_it_is_and_one_is_even() -> None:
     def shares(alpha: float) -> np.ndarray:
-        x, y = pictures(2, 1)
+        x, y = images(2, 1)
         drawn = [mixed(x, y, np.random.default_rng(seed), alpha, cut=False)[1][0, 0] for seed in range(400)]
         return np.abs(np.array(drawn) - 0.5)
 
     assert (shares(0.05) > 0.45).mean() > 0.7
-    # Even on [0, 1], and half of the time the partner of a picture of two is itself.
+    # Even on [0, 1], and half of the time the partner of an image of two is itself.
     assert shares(1.0).mean() == pytest.approx((0.25 + 0.5) / 2, abs=0.03)
 
 

@@ -21,12 +21,12 @@ NO_JAX = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX
 
 
 class Numbers:
-    """Stands for a `PyDataset`: batches of the numbers from 0, labelled with their squares."""
+    """Stands for a `PyDataset`: batches of the numbers from 0, labeled with their squares."""
 
-    def __init__(self, sizes: list[int], labelled: bool = True) -> None:
+    def __init__(self, sizes: list[int], labeled: bool = True) -> None:
         starts = np.cumsum([0, *sizes])
         parts = [np.arange(a, b, dtype=np.float32) for a, b in itertools.pairwise(starts)]
-        self._items = [(part, part**2) if labelled else (part,) for part in parts]
+        self._items = [(part, part**2) if labeled else (part,) for part in parts]
         self.epoch = 0
         self.calls: list[str] = []
 
@@ -43,10 +43,10 @@ class Numbers:
         self.calls.append("end")
 
 
-def even(sizes: list[int], count: int, labelled: bool = True) -> Any:
+def even(sizes: list[int], count: int, labeled: bool = True) -> Any:
     from transferapp.training.parallel import EvenBatches
 
-    return EvenBatches(Numbers(sizes, labelled), count)
+    return EvenBatches(Numbers(sizes, labeled), count)
 
 
 # ------------------------------------------------------------------------------------------------------------------ batches
@@ -71,7 +71,7 @@ def test_the_mean_over_all_devices_is_the_mean_over_the_batch(own: int, count: i
 
 
 def test_what_is_only_predicted_gets_no_weights_and_keeps_its_order() -> None:
-    batches = even([4, 1], 2, labelled=False)
+    batches = even([4, 1], 2, labeled=False)
     assert [len(batches[i]) for i in range(2)] == [1, 1]
     predicted = np.concatenate([batches[i][0] for i in range(2)])
     assert predicted[:5].tolist() == [0, 1, 2, 3, 4]
@@ -85,11 +85,11 @@ class Echo:
 
 
 @pytest.mark.parametrize("count", range(2, 9))
-@pytest.mark.parametrize("labelled", [False, True])
-def test_each_picture_has_its_own_prediction_on_any_number_of_devices(count: int, labelled: bool) -> None:
+@pytest.mark.parametrize("labeled", [False, True])
+def test_each_image_has_its_own_prediction_on_any_number_of_devices(count: int, labeled: bool) -> None:
     from transferapp.training.parallel import predicted
 
-    batches = even([64, 64, 64, 8], count, labelled)
+    batches = even([64, 64, 64, 8], count, labeled)
     for _ in range(2):
         rows = predicted(Echo(), batches)
         assert rows.dtype == np.float32
@@ -156,7 +156,7 @@ def test_in_mixed_precision_the_body_computes_in_half_and_the_head_in_full(tail:
     assert {layer.compute_dtype for layer in body.layers} == {"float16"}
     assert {layer.name: layer.compute_dtype for layer in copy.layers if layer.name.startswith("head_")} == {
         "head_pool": "float32",
-        "head_standardise": "float32",
+        "head_standardize": "float32",
         "head_logits": "float32",
     }
     assert {str(v.dtype) for v in copy.weights} == {"float32"}

@@ -24,7 +24,7 @@ from transferapp.training.probe import (
 def blobs(
     n: int = 120, d: int = 8, classes: int = 3, spread: float = 1.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features around one centre a class, of unlike scales and offsets as a network's are."""
+    """Features around one center a class, of unlike scales and offsets as a network's are."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % classes)
     features = rng.normal(size=(classes, d))[labels] + spread * rng.normal(size=(n, d))
@@ -44,7 +44,7 @@ def steepest(probe: LinearProbe, features: np.ndarray, labels: np.ndarray, weigh
     return max(np.abs(x.T @ errors + probe.l2 * probe.kernel).max(), np.abs(errors.sum(axis=0)).max())
 
 
-@pytest.mark.parametrize("shape", [(120, 8), (30, 60)])  # more pictures than features, and fewer
+@pytest.mark.parametrize("shape", [(120, 8), (30, 60)])  # more images than features, and fewer
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_gradient_vanishes_at_the_solution(shape: tuple[int, int], l2: float, weighted: bool) -> None:
@@ -56,7 +56,7 @@ def test_the_gradient_vanishes_at_the_solution(shape: tuple[int, int], l2: float
     assert {array.dtype for array in (probe.mean, probe.std, probe.kernel, probe.bias)} == {np.dtype(np.float32)}
 
 
-def test_a_generic_minimiser_finds_no_better_solution() -> None:
+def test_a_generic_minimizer_finds_no_better_solution() -> None:
     features, labels = blobs(40, 4)
     probe = fit_probe(features, labels, 3, 0.03)
     x = (features.astype(float) - features.mean(axis=0)) / features.std(axis=0)
@@ -77,15 +77,15 @@ def test_whole_weights_are_copies() -> None:
     copied, copied_labels = np.repeat(features, times, axis=0), np.repeat(labels, times)
     weighted = fit_probe(features, labels, 3, 0.1, sample_weight=times / times.mean())
     repeated = fit_probe(copied, copied_labels, 3, 0.1)
-    # Moments are of the pictures as they come, so compare the objective and not the numbers.
+    # Moments are of the images as they come, so compare the objective and not the numbers.
     assert weighted.logits(features).argmax(axis=1).tolist() == repeated.logits(features).argmax(axis=1).tolist()
 
 
-def test_the_span_of_few_pictures_gives_the_solution_of_all_features() -> None:
+def test_the_span_of_few_images_gives_the_solution_of_all_features() -> None:
     features, labels = blobs(30, 60)
     padded = np.concatenate([features, np.zeros((30, 1), np.float32)], axis=1)
-    narrow = fit_probe(features, labels, 3, 0.1)  # 30 pictures, 60 features: solved in their span
-    tripled = np.repeat(features, 3, axis=0)  # 90 pictures with the same moments: solved in all 60 features
+    narrow = fit_probe(features, labels, 3, 0.1)  # 30 images, 60 features: solved in their span
+    tripled = np.repeat(features, 3, axis=0)  # 90 images with the same moments: solved in all 60 features
     wide = fit_probe(tripled, np.repeat(labels, 3), 3, 0.1)
     np.testing.assert_allclose(narrow.kernel, wide.kernel, atol=2e-4)
     np.testing.assert_allclose(narrow.bias, wide.bias, atol=1e-3)
@@ -105,7 +105,7 @@ def test_two_classes_are_opposite() -> None:
     np.testing.assert_allclose(kernel[:, 0], -kernel[:, 1], atol=1e-4)
 
 
-def test_a_class_without_pictures_is_hardly_ever_said() -> None:
+def test_a_class_without_images_is_hardly_ever_said() -> None:
     features, labels = blobs()
     probe = fit_probe(features, labels, 4, 0.01)
     assert softmax(probe.logits(features), axis=1)[:, 3].max() < 0.01
@@ -121,7 +121,7 @@ def test_constant_features_are_left_out_and_cause_no_alarm() -> None:
     assert np.isfinite(probe.logits(features)).all()
 
 
-def test_pictures_that_all_look_alike_leave_the_frequencies_of_the_labels() -> None:
+def test_images_that_all_look_alike_leave_the_frequencies_of_the_labels() -> None:
     labels = np.array([0, 0, 0, 1])
     probe = fit_probe(np.ones((4, 6), np.float32), labels, 2, 0.1)
     np.testing.assert_allclose(softmax(probe.logits(np.ones((1, 6))), axis=1), [[0.75, 0.25]], atol=1e-3)
@@ -163,7 +163,7 @@ def test_another_seed_deals_other_folds() -> None:
 def slow_cross_validation(
     features: np.ndarray, labels: np.ndarray, classes: int, l2: float, seed: int = 0
 ) -> np.ndarray:
-    """Held-out logits at one strength: each fold's probe by itself, on features scaled over all pictures."""
+    """Held-out logits at one strength: each fold's probe by itself, on features scaled over all images."""
     folds = stratified_folds(labels, 5, seed)
     scaled = ((features - features.mean(axis=0)) / features.std(axis=0)).astype(np.float32)
     logits = np.empty((len(labels), classes))
@@ -229,8 +229,8 @@ def test_views_train_and_the_first_one_is_scored() -> None:
     assert with_copies.loss == pytest.approx(without.loss, abs=0.02)
 
 
-def test_no_view_of_a_held_out_picture_is_trained_on() -> None:
-    # Labels without meaning, and views that give each picture away: whoever trains on a view knows the picture's label.
+def test_no_view_of_a_held_out_image_is_trained_on() -> None:
+    # Labels without meaning, and views that give each image away: whoever trains on a view knows the image's label.
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(80) % 2)
     features = rng.normal(size=(80, 200)).astype(np.float32)
@@ -238,7 +238,7 @@ def test_no_view_of_a_held_out_picture_is_trained_on() -> None:
     assert cross_validate(features, labels, 2, extra=views).accuracy < 0.7
 
 
-def test_classes_of_a_single_picture_and_of_two_do_not_break_it() -> None:
+def test_classes_of_a_single_image_and_of_two_do_not_break_it() -> None:
     features, _ = blobs(14, 5)
     labels = np.array([0] * 10 + [1, 2, 3, 3])
     found = cross_validate(features, labels, 4)
@@ -291,7 +291,7 @@ def test_log_softmax_by_hand() -> None:
 # Groups and weights
 
 
-def test_pictures_of_a_group_share_a_fold_and_the_others_stay_where_they_were() -> None:
+def test_images_of_a_group_share_a_fold_and_the_others_stay_where_they_were() -> None:
     labels = np.repeat([0, 1], 30)
     plain = stratified_folds(labels, 5, seed=1)
     groups = np.arange(60)
@@ -309,11 +309,11 @@ def test_copies_are_not_known_from_the_other_folds() -> None:
     labels = np.repeat(rng.integers(0, 2, 60), 2)
     alone = cross_validate(noise, labels, 2, path=(1e-2,))
     together = cross_validate(noise, labels, 2, path=(1e-2,), groups=np.repeat(np.arange(60), 2))
-    assert alone.accuracy > 0.8, "each picture's copy gives its label away"
+    assert alone.accuracy > 0.8, "each image's copy gives its label away"
     assert together.accuracy < 0.65
 
 
-def test_class_weights_are_repeated_pictures() -> None:
+def test_class_weights_are_repeated_images() -> None:
     rng = np.random.default_rng(2)
     rows, labels = rng.normal(size=(80, 5)).astype(np.float32), np.repeat([0, 1], [60, 20])
     rows[:, 0] += labels

@@ -145,7 +145,7 @@ def test_statistics_stand_still_unless_the_weights_are_random(
     assert all(moved) if from_scratch else not any(moved)
 
 
-def test_from_scratch_statistics_are_those_of_the_pictures_after_few_steps(
+def test_from_scratch_statistics_are_those_of_the_images_after_few_steps(
     stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray
 ) -> None:
     tail = build_tail(tiny_network(num_logits=5), stages, None, Head.of(probe), from_scratch=True)
@@ -173,7 +173,7 @@ def test_in_training_batch_norm_works_with_its_statistics_and_dropout_is_off() -
     model.compile(keras.optimizers.SGD(0.1), "mse")
     loss = model.train_on_batch(np.array([5.0, 7.0], np.float32).reshape(2, 1, 1, 1), np.array([[3.0], [4.0]]))
     assert float(loss) == pytest.approx(0.5)  # errors 0 and 1
-    # d loss / d beta = mean(2 * error) = 1; d loss / d gamma = mean(2 * error * normalised) = 2.
+    # d loss / d beta = mean(2 * error) = 1; d loss / d gamma = mean(2 * error * normalized) = 2.
     gamma, beta, mean, variance = (float(w[0]) for w in network.layers[1].get_weights())
     assert (gamma, beta) == pytest.approx((2.0 - 0.1 * 2.0, 1.0 - 0.1 * 1.0))
     assert (mean, variance) == (3.0, 4.0)
@@ -264,7 +264,7 @@ VIEWS = 3
 
 
 def cached(count: int = 10, batch_size: int = 4, seed: int = 1) -> CachedBatches:
-    """Row r holds r; picture p has its views in rows p, p + count, p + 2 count; its label is p."""
+    """Row r holds r; image p has its views in rows p, p + count, p + 2 count; its label is p."""
     rows = np.repeat(np.arange(count * VIEWS, dtype=np.float16)[:, None], 4, axis=1)
     positions = np.arange(count * VIEWS).reshape(VIEWS, count).T
     return CachedBatches(rows, positions, np.arange(count), (2, 2, 1), batch_size=batch_size, seed=seed)
@@ -278,7 +278,7 @@ def epoch_of(batches: CachedBatches, epoch: int) -> tuple[list[int], list[int]]:
     return labels, [int(x[0, 0, 0]) for part, _ in items for x in part]
 
 
-def test_an_epoch_holds_every_picture_once() -> None:
+def test_an_epoch_holds_every_image_once() -> None:
     batches = cached()
     x, y = batches[0]
     assert (x.shape, x.dtype, y.shape, y.dtype) == ((4, 2, 2, 1), np.float32, (4,), np.int32)
@@ -286,7 +286,7 @@ def test_an_epoch_holds_every_picture_once() -> None:
     for epoch in range(4):
         labels, rows = epoch_of(batches, epoch)
         assert sorted(labels) == list(range(10))
-        assert [row % 10 for row in rows] == labels, "the rows are of the pictures that the labels say"
+        assert [row % 10 for row in rows] == labels, "the rows are of the images that the labels say"
 
 
 def test_as_many_epochs_as_views_see_each_view_once() -> None:

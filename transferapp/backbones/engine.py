@@ -31,14 +31,14 @@ PRECISIONS = ("auto", "f32", "bf16")
 ENGINES = ("auto", "openvino", "keras")
 
 BATCH_SIZE = 8
-"""Pictures in one forward pass: past eight, two cores gain nothing and the activations fall out of the cache (measured)."""
+"""Images in one forward pass: past eight, two cores gain nothing and the activations fall out of the cache (measured)."""
 
 
 FEATURE_TOLERANCE = {"f32": 2e-5, "bf16": 0.1}
-"""How far pooled features at any stage may be from Keras', as ||difference|| / ||features|| over a set of pictures.
+"""How far pooled features at any stage may be from Keras', as ||difference|| / ||features|| over a set of images.
 
 Measured over the stages of the embedded backbones on photographs: f32 differs by the order of its sums alone (2e-6); bf16 keeps
-eight bits of every activation (0.03 to 0.07 over many pictures, up to 0.2 for a single one that excites little). What a bundle
+eight bits of every activation (0.03 to 0.07 over many images, up to 0.2 for a single one that excites little). What a bundle
 serves is checked again, on its own probabilities and more closely: see `evaluation.parity`."""
 
 

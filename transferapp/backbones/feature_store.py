@@ -1,6 +1,6 @@
-"""Push views of pictures through a trunk once, and remember the outcome on disk.
+"""Push views of images through a trunk once, and remember the outcome on disk.
 
-Every row (all taps of one view of one picture) is keyed by the picture's content and the view, so adding pictures costs only
+Every row (all taps of one view of one image) is keyed by the image's content and the view, so adding images costs only
 the new ones, a second fit costs nothing, and an interrupted run goes on where it stopped. Random views are drawn from a
 generator seeded by content, so they too are the same each time.
 
@@ -33,7 +33,7 @@ from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
 from transferapp.images import ImageLimits, decode_image
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import ColourJitter, PCAColour
+from transferapp.images.color_jitter import ColorJitter, PCAColor
 from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
 from transferapp.system.storage import cache_directory, disk_errors, sha256_file
 from transferapp.system.threads import in_order
@@ -79,11 +79,11 @@ class Chance:
 
     Attributes:
         augmentation: What varies, and how far.
-        pca: The set's colour components; may be None where `augmentation.colour.pca_std` is 0.
+        pca: The set's color components; may be None where `augmentation.color.pca_std` is 0.
     """
 
     augmentation: Augmentation = LECTURE_AUGMENTATION
-    pca: PCAColour | None = None
+    pca: PCAColor | None = None
 
     @functools.cached_property
     def digest(self) -> str:
@@ -92,19 +92,19 @@ class Chance:
         return hashlib.sha256(json.dumps([asdict(self.augmentation), components]).encode()).hexdigest()[:16]
 
 
-WITHOUT_COLOUR = Chance(Augmentation(colour=ColourJitter(0.0, 0.0, 0.0)))
-"""Random crops, scales and flips alone: for sets whose colour components nobody has worked out."""
+WITHOUT_COLOR = Chance(Augmentation(color=ColorJitter(0.0, 0.0, 0.0)))
+"""Random crops, scales and flips alone: for sets whose color components nobody has worked out."""
 
 
 def view_pixels(
-    image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int], chance: Chance = WITHOUT_COLOUR
+    image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int], chance: Chance = WITHOUT_COLOR
 ) -> np.ndarray:
-    """The pixels of a named view of a picture.
+    """The pixels of a named view of an image.
 
     Args:
-        image: The decoded picture, a Pillow image in RGB.
+        image: The decoded image, a Pillow image in RGB.
         view_name: `CENTER` or from `random_view_name`.
-        sha256: The picture's content, which seeds its random views.
+        sha256: The image's content, which seeds its random views.
         image_size: (height, width) of the view.
         chance: What random views are drawn from.
 
@@ -118,7 +118,7 @@ def view_pixels(
 
 
 def center_pixels(record: Record, image_size: tuple[int, int], limits: ImageLimits = DATASET_LIMITS) -> np.ndarray:
-    """The centre view of an audited picture: uint8, shape (height, width, 3)."""
+    """The center view of an audited image: uint8, shape (height, width, 3)."""
     needed = short_side_to_decode(SHORT_SIDE, image_size)
     image = decode_image(record.path, limits=limits, min_short_side=needed).image
     return view_pixels(image, CENTER, record.sha256, image_size)
@@ -130,7 +130,7 @@ class FeatureStore:
     Args:
         trunk: What gives the rows.
         workers: Threads that decode, crop and run the trunk.
-        limits: What pictures are accepted; they have been audited.
+        limits: What images are accepted; they have been audited.
         chance: What random views are drawn from.
         dtype: In which rows are kept: `float32`, or `float16` for feature maps, which are large.
         folder: Where; None for a place of its own in the cache.
@@ -143,7 +143,7 @@ class FeatureStore:
         *,
         workers: int = 2,
         limits: ImageLimits | None = None,
-        chance: Chance = WITHOUT_COLOUR,
+        chance: Chance = WITHOUT_COLOR,
         dtype: str = "float32",
         folder: Path | None = None,
         note: Callable[[str], None] | None = None,
@@ -162,10 +162,10 @@ class FeatureStore:
     def collect(
         self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
     ) -> np.ndarray:
-        """The rows of these views of these pictures, computing the ones that are not there yet.
+        """The rows of these views of these images, computing the ones that are not there yet.
 
         Args:
-            records: Audited pictures.
+            records: Audited images.
             view_names: `CENTER` or from `random_view_name`.
             progress: Called with the number of views done so far.
 
@@ -174,7 +174,7 @@ class FeatureStore:
             (as those of a first run do) it is the mapped file itself, read-only; otherwise a copy in memory.
 
         Raises:
-            DataError: A picture is gone, or is no longer what the audit read.
+            DataError: An image is gone, or is no longer what the audit read.
             ResourceError: The disk is full.
         """
         rows, positions = self.locate(records, view_names, progress)
@@ -194,7 +194,7 @@ class FeatureStore:
         Arguments and errors as of `collect`.
 
         Returns:
-            (rows, positions): all rows of the store, mapped read-only, shape (n, trunk.row_size); and for each picture and
+            (rows, positions): all rows of the store, mapped read-only, shape (n, trunk.row_size); and for each image and
             view the index of its row, int64, shape (len(records), len(view_names)).
         """
         keys = [[self._key(record, view) for view in view_names] for record in records]
@@ -291,12 +291,12 @@ class FeatureStore:
             ):
                 if not group:
                     continue
-                # Each kind of view is cut from a picture decoded to the size that it needs, so that a view's pixels do not
+                # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not
                 # depend on what else was asked for.
-                picture = decode_image(record.path, limits=self._limits, min_short_side=needed)
+                decoded = decode_image(record.path, limits=self._limits, min_short_side=needed)
                 for view_name in group:
                     keys.append(self._key(record, view_name))
-                    pixels.append(view_pixels(picture.image, view_name, record.sha256, size, self.chance))
+                    pixels.append(view_pixels(decoded.image, view_name, record.sha256, size, self.chance))
         return keys, self.trunk.rows(np.stack(pixels))
 
 
@@ -311,12 +311,12 @@ def _check_unchanged(record: Record) -> None:
     if not unchanged:
         raise DataError(
             f"{record.path} has changed since it was first read",
-            hint="Let nothing write to the pictures meanwhile, and run the same command again",
+            hint="Let nothing write to the images meanwhile, and run the same command again",
         )
 
 
 def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Record, list[str]]]]:
-    """Group pictures so that each group has about `BATCH_SIZE` views."""
+    """Group images so that each group has about `BATCH_SIZE` views."""
     batch: list[tuple[Record, list[str]]] = []
     size = 0
     for record, views in missing:

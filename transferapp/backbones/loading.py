@@ -47,7 +47,7 @@ def load_backbone(
 
     Raises:
         WeightsError: The weights are not here and cannot be downloaded, or do not fit.
-        UsageError: The file is no functional Keras model from one RGB picture to one output.
+        UsageError: The file is no functional Keras model from one RGB image to one output.
     """
     size = image_size or spec.image_size
     if spec.source == "file":
@@ -144,7 +144,7 @@ def _scale(pixels: Any, scaling: str) -> Any:
 
 
 def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
-    expected = "a functional model of built-in layers, from one RGB picture to one output, saved as .keras"
+    expected = "a functional model of built-in layers, from one RGB image to one output, saved as .keras"
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a foreign file makes Keras raise, it is not a usable model

@@ -159,7 +159,7 @@ def _plain(name: str) -> str:
 
 
 _ANY_SIZE = (224, 224)
-"""Input of a `.keras` file that takes pictures of any size."""
+"""Input of a `.keras` file that takes images of any size."""
 
 
 def _input_size(path: Path) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 A tensor at which the whole graph hangs by one thread (every path from input to output runs through it: an articulation
 point) is a place to cut: what lies below becomes the frozen trunk, what lies above the trainable tail. Nearly every layer of
-a chain qualifies, so neighbouring places are gathered into *stages*, by two observations that hold across families:
+a chain qualifies, so neighboring places are gathered into *stages*, by two observations that hold across families:
 
 - a change of the feature map's height or width opens a new stage;
 - within one resolution, a residual or dense block *merges* branches; once it has, the next layer that changes the number of

@@ -5,7 +5,7 @@
       model.xml/.bin the whole network, pixels 0-255 to probabilities, for OpenVINO
       model.keras    the same network for Keras
       history.csv    how training went
-      split.csv      which picture (by content) was used for what
+      split.csv      which image (by content) was used for what
       report.html    all of it for people
 
 Writing is all or nothing: files go to a hidden folder beside the target, are flushed, and the two folders change places in
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from transferapp.errors import BundleError
-from transferapp.images.color_jitter import PCAColour
+from transferapp.images.color_jitter import PCAColor
 from transferapp.images.views import VIEW_COUNTS
 from transferapp.system.storage import disk_errors, sha256_file, sync_directory
 
@@ -72,20 +72,20 @@ class Bundle:
         return int(height), int(width)
 
     @property
-    def colour(self) -> PCAColour | None:
-        """The principal components of its training pictures' colours; None where it was trained without.
+    def color(self) -> PCAColor | None:
+        """The principal components of its training images' colors; None where it was trained without.
 
         Raises:
             BundleError: What is written there is none.
         """
-        values = self.manifest.get("colour")
+        values = self.manifest.get("color")
         if values is None:
             return None
         try:
-            return PCAColour.from_json(values)
+            return PCAColor.from_json(values)
         except (AttributeError, TypeError, ValueError) as error:
             raise BundleError(
-                f"{self.path / MANIFEST} holds no colour components where it should",
+                f"{self.path / MANIFEST} holds no color components where it should",
                 hint="Copy the bundle again or fit again",
             ) from error
 

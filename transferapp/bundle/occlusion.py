@@ -1,7 +1,7 @@
-"""Where the network looked: what covering parts of the picture does to one class's score.
+"""Where the network looked: what covering parts of the image does to one class's score.
 
 Occlusion (Zeiler & Fergus, 2014, "Visualizing and Understanding Convolutional Networks", section 4.2): a patch of the
-crop's mean colour is moved over the centre view, and wherever it lowers the class's score, the network had looked. It needs
+crop's mean color is moved over the center view, and wherever it lowers the class's score, the network had looked. It needs
 the network's answers and nothing of its inside, so it works on the exported graph of any bundle, without TensorFlow.
 
 The cost is fixed: `FORWARD_PASSES` crops, which is those of seven and a half predictions with ten views.
@@ -46,7 +46,7 @@ class Crop:
     """One of the views that a prediction averages.
 
     Attributes:
-        box: (left, top, right, bottom) in pixels of the picture as a person sees it.
+        box: (left, top, right, bottom) in pixels of the image as a person sees it.
         mirror: Whether it was flipped left to right.
         score: The class's probability in this view alone, in [0, 1].
     """
@@ -63,15 +63,15 @@ class Explanation:
     Attributes:
         label: The class explained.
         score: Its probability averaged over the ten views, as `Predictor.predict` gives it.
-        box: (left, top, right, bottom) of the centre view, which `saliency` covers, in pixels of the picture as a person
+        box: (left, top, right, bottom) of the center view, which `saliency` covers, in pixels of the image as a person
             sees it.
         saliency: float64, shape (GRID, GRID), rows from the top, each in [0, 1]: how much covering a cell lowers the
-            class's log-odds in the centre view, over the largest such fall. All 0 where covering no cell lowers them.
-        center_score: The class's probability in the centre view.
+            class's log-odds in the center view, over the largest such fall. All 0 where covering no cell lowers them.
+        center_score: The class's probability in the center view.
         lowest_score: The same with the patch that hurts most in place: how much the network depends on one spot.
         crops: The ten views.
-        size: (width, height) of the picture as a person sees it.
-        notes: What had to be done to the picture, as in a prediction.
+        size: (width, height) of the image as a person sees it.
+        notes: What had to be done to the image, as in a prediction.
         seconds: Time spent, by stage of work: `decode`, `crop`, `network`.
     """
 
@@ -88,32 +88,32 @@ class Explanation:
 
 
 def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = None) -> Explanation:
-    """Find the parts of a picture on which a class's score rests.
+    """Find the parts of an image on which a class's score rests.
 
     Args:
-        predictor: What judges the picture.
+        predictor: What judges the image.
         source: A file, or the bytes of one.
         label: The class to explain; None for the most probable one.
 
     Raises:
-        ImageError: The picture cannot be used.
+        ImageError: The image cannot be used.
         UsageError: There is no such class.
         ModelOutputError: The network's answer is not a number.
     """
     check_label(predictor, label)
     started = time.perf_counter()
-    picture = predictor.decode(source, 10)
-    decoded = time.perf_counter()
-    views = views_for(10, picture.image.size, predictor.image_size)
-    crops = predictor.crops(picture, 10)
+    decoded = predictor.decode(source, 10)
+    read_at = time.perf_counter()
+    views = views_for(10, decoded.image.size, predictor.image_size)
+    crops = predictor.crops(decoded, 10)
     cropped = time.perf_counter()
     scores = predictor.probabilities(crops)
     mean = scores.mean(axis=0)
     index = int(np.argmax(mean)) if label is None else predictor.class_names.index(label)
-    center = views.index(center_view(picture.image.size, predictor.image_size))
+    center = views.index(center_view(decoded.image.size, predictor.image_size))
     occluded = _occluded_scores(predictor, crops[center])
     finished = time.perf_counter()
-    across, down = (o / d for o, d in zip(picture.original_size, picture.image.size, strict=True))
+    across, down = (o / d for o, d in zip(decoded.original_size, decoded.image.size, strict=True))
 
     def box(view: View) -> tuple[float, float, float, float]:
         left, top, right, bottom = view.box
@@ -127,9 +127,9 @@ def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = N
         center_score=float(scores[center, index]),
         lowest_score=float(min(occluded[..., index].min(), scores[center, index])),
         crops=tuple(Crop(box(v), v.mirror, float(s)) for v, s in zip(views, scores[:, index], strict=True)),
-        size=picture.original_size,
-        notes=picture.notes,
-        seconds={"decode": decoded - started, "crop": cropped - decoded, "network": finished - cropped},
+        size=decoded.original_size,
+        notes=decoded.notes,
+        seconds={"decode": read_at - started, "crop": cropped - read_at, "network": finished - cropped},
     )
 
 
@@ -186,7 +186,7 @@ def _occluded_scores(predictor: Predictor, crop: npt.NDArray[np.uint8]) -> npt.N
     """Every class's probability with the patch in each place, shape (n, n, num_classes); some places overhang the edges."""
     height, width = predictor.image_size
     rows, columns = (np.linspace(0, side, GRID + 1).round().astype(int) for side in (height, width))
-    colour = crop.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
+    color = crop.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     side = GRID + PATCH_CELLS - 1
     places = [(i // side, i % side) for i in range(side * side)]
     found = np.empty((len(places), len(predictor.class_names)), np.float32)
@@ -196,6 +196,6 @@ def _occluded_scores(predictor: Predictor, crop: npt.NDArray[np.uint8]) -> npt.N
         batch[: len(part)] = crop
         for covered, (down, across) in zip(batch, part, strict=False):
             top, left = max(down - PATCH_CELLS + 1, 0), max(across - PATCH_CELLS + 1, 0)
-            covered[rows[top] : rows[min(down + 1, GRID)], columns[left] : columns[min(across + 1, GRID)]] = colour
+            covered[rows[top] : rows[min(down + 1, GRID)], columns[left] : columns[min(across + 1, GRID)]] = color
         found[start : start + len(part)] = predictor.probabilities(batch[: len(part)])
     return found.reshape(side, side, -1)

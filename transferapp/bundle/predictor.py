@@ -1,6 +1,6 @@
-"""From a picture to scores: the one predictor behind the command line, the evaluation and the service.
+"""From an image to scores: the one predictor behind the command line, the evaluation and the service.
 
-A picture is decoded once, cropped into 1, 10 or 50 views, and pushed through the bundle's network; the views' probabilities
+An image is decoded once, cropped into 1, 10 or 50 views, and pushed through the bundle's network; the views' probabilities
 are averaged (Krizhevsky et al., 2012). No TensorFlow is imported on this path.
 """
 
@@ -47,14 +47,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the predictor says of one picture.
+    """What the predictor says of one image.
 
     Attributes:
         scores: Every class or the best `top_k`, highest probability first.
         views: How many crops were averaged.
-        format: The picture's format, as its bytes say.
-        size: (width, height) of the picture as a person sees it.
-        notes: What had to be done to the picture: `first_frame`, `exif_rotated`, ...
+        format: The image's format, as its bytes say.
+        size: (width, height) of the image as a person sees it.
+        notes: What had to be done to the image: `first_frame`, `exif_rotated`, ...
         seconds: Time spent, by stage of work: `decode`, `crop`, `network`.
     """
 
@@ -72,7 +72,7 @@ class Prediction:
 
 
 class Predictor:
-    """A bundle ready to classify pictures. Safe to use from several threads.
+    """A bundle ready to classify images. Safe to use from several threads.
 
     Args:
         bundle: What to serve.
@@ -80,7 +80,7 @@ class Predictor:
         precision: For the default engine: `f32`, `bf16`, or None for what the bundle was checked with.
         streams: For the default engine: how many callers may run at once.
         threads: For the default engine: cores to use in all; None for every one.
-        limits: What pictures are accepted.
+        limits: What images are accepted.
     """
 
     def __init__(
@@ -136,14 +136,14 @@ class Predictor:
                 raise failure
 
     def _check_network(self) -> None:
-        """Run once on a grey picture: the first run is slow, and a network that does not fit its manifest must not serve."""
+        """Run once on a gray image: the first run is slow, and a network that does not fit its manifest must not serve."""
         height, width = self.image_size
-        grey = np.full((1, height, width, 3), 127, dtype=np.uint8)
+        gray = np.full((1, height, width, 3), 127, dtype=np.uint8)
         try:
-            output = self.engine(grey)
+            output = self.engine(gray)
         except RuntimeError as error:
             raise BundleError(
-                f"The network of {self.bundle.path} does not take {height}×{width} pictures ({str(error).splitlines()[0]})"
+                f"The network of {self.bundle.path} does not take {height}×{width} images ({str(error).splitlines()[0]})"
             ) from error
         if output.shape != (1, len(self.class_names)):
             raise BundleError(
@@ -173,18 +173,18 @@ class Predictor:
             )
         return scores
 
-    def crops(self, picture: DecodedImage, views: int) -> np.ndarray:
-        """The pixels of a picture's views: uint8, shape (views, height, width, 3)."""
-        size = picture.image.size
-        return render_batch(picture.image, views_for(views, size, self.image_size), self.image_size)
+    def crops(self, decoded: DecodedImage, views: int) -> np.ndarray:
+        """The pixels of an image's views: uint8, shape (views, height, width, 3)."""
+        size = decoded.image.size
+        return render_batch(decoded.image, views_for(views, size, self.image_size), self.image_size)
 
-    def average(self, picture: DecodedImage, views: int) -> np.ndarray:
-        """The class probabilities of a decoded picture, averaged over its views: float32, shape (num_classes,)."""
-        mean: np.ndarray = self.probabilities(self.crops(picture, views)).mean(axis=0)
+    def average(self, decoded: DecodedImage, views: int) -> np.ndarray:
+        """The class probabilities of a decoded image, averaged over its views: float32, shape (num_classes,)."""
+        mean: np.ndarray = self.probabilities(self.crops(decoded, views)).mean(axis=0)
         return mean
 
     def decode(self, source: Path | bytes, views: int | None = None) -> DecodedImage:
-        """Decode a picture no larger than `views` need.
+        """Decode an image no larger than `views` need.
 
         Raises:
             ImageError: It is none, damaged, too large or too small.
@@ -205,7 +205,7 @@ class Predictor:
         return views
 
     def predict(self, source: Path | bytes, *, views: int | None = None, top_k: int | None = None) -> Prediction:
-        """Classify one picture.
+        """Classify one image.
 
         Args:
             source: A file, or the bytes of one.
@@ -213,7 +213,7 @@ class Predictor:
             top_k: How many classes to return; None for all.
 
         Raises:
-            ImageError: The picture cannot be used; `code` says why.
+            ImageError: The image cannot be used; `code` says why.
             UsageError: `views` or `top_k` is out of range.
             ModelOutputError: The network's answer is not a number.
         """
@@ -221,9 +221,9 @@ class Predictor:
         if top_k is not None and top_k < 1:
             raise UsageError("top_k is out of range", expected="1 or more", got=str(top_k), code="top_k")
         started = time.perf_counter()
-        picture = self.decode(source, views)
-        decoded = time.perf_counter()
-        crops = self.crops(picture, views)
+        decoded = self.decode(source, views)
+        read_at = time.perf_counter()
+        crops = self.crops(decoded, views)
         cropped = time.perf_counter()
         scores = self.probabilities(crops).mean(axis=0)
         finished = time.perf_counter()
@@ -231,8 +231,8 @@ class Predictor:
         return Prediction(
             scores=tuple(Score(self.class_names[i], float(scores[i])) for i in order),
             views=views,
-            format=picture.format,
-            size=picture.original_size,
-            notes=picture.notes,
-            seconds={"decode": decoded - started, "crop": cropped - decoded, "network": finished - cropped},
+            format=decoded.format,
+            size=decoded.original_size,
+            notes=decoded.notes,
+            seconds={"decode": read_at - started, "crop": cropped - read_at, "network": finished - cropped},
         )

@@ -1,4 +1,4 @@
-"""`transferapp audit`: are the pictures all right?"""
+"""`transferapp audit`: are the images all right?"""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from transferapp.data.options import SourceOptions
 
 
 @click.command("audit")
-@click.option("--data", required=True, metavar="PATH", help="The pictures, as for fit.")
+@click.option("--data", required=True, metavar="PATH", help="The images, as for fit.")
 @source_options
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
 )
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures (HTML).")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with images (HTML).")
 @click.option("--fast", is_flag=True, help="Leave out what needs the network: heavier crops and turns are then missed.")
 @click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
 def command(data: str, json_file: Path | None, page: Path | None, fast: bool, label_fixes: str, **source: str) -> None:
-    """Find what is wrong with pictures before they are learned from."""
+    """Find what is wrong with images before they are learned from."""
     from transferapp.cli.findings import show_findings
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.evaluation.audit_page import render_audit
@@ -37,9 +37,9 @@ def command(data: str, json_file: Path | None, page: Path | None, fast: bool, la
     if json_file:
         write_text(json_file, json.dumps(document, indent=2, ensure_ascii=True) + "\n")
     if page:
-        pictures = thumbnails(checkup.dataset.records, names_shown(document))
+        images = thumbnails(checkup.dataset.records, names_shown(document))
         refusal = str(checkup.refusal or "")
-        write_text(page, render_audit(data, document, document["ignored"], pictures, refusal))
+        write_text(page, render_audit(data, document, document["ignored"], images, refusal))
     show_findings(document)
     if checkup.refusal is not None:  # all is shown first: this is what the command is for
         raise checkup.refusal

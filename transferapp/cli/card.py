@@ -1,6 +1,6 @@
 """The decision card and the other things a person reads at the end of a command.
 
-On a terminal the card has a frame and colours and is as wide as the window, up to a comfortable line. In a pipe or a log it is
+On a terminal the card has a frame and colors and is as wide as the window, up to a comfortable line. In a pipe or a log it is
 the same text without either.
 """
 
@@ -25,7 +25,7 @@ from transferapp.cli.layout import grid, page_console, show
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
 from transferapp.evaluation.charts import percent
-from transferapp.evaluation.wording import backbone_reason, data_sentences, labelled, leak_sentences
+from transferapp.evaluation.wording import backbone_reason, data_sentences, labeled, leak_sentences
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
@@ -42,7 +42,7 @@ _WORDS = (
     ("stage", "a part of it: the first ones see edges and textures, the last one whole objects"),
     ("cut", "the stage that the new classifier reads; what lies below it is the backbone's share"),
     ("D", "how badly ImageNet's classes predict these labels: 0 is perfectly, 1 is not at all"),
-    ("cross-validated", "measured on training pictures, each held out in turn"),
+    ("cross-validated", "measured on training images, each held out in turn"),
 )
 """What the card's terms mean, for those who meet them for the first time."""
 
@@ -83,7 +83,7 @@ def show_card(
 
 def _heading(plan: Mapping[str, Any]) -> Text:
     return Text.assemble(
-        (f"{plan['num_images']:,} training pictures", "bold"),
+        (f"{plan['num_images']:,} training images", "bold"),
         ", ",
         (f"{plan['num_classes']} classes", "bold"),
         "   →   ",
@@ -96,7 +96,7 @@ def _argument(
 ) -> list[tuple[str, RenderableType]]:
     """The reasons in the order of the argument, and what is done because of them."""
     rows: list[tuple[str, RenderableType]] = []
-    for label, sentences in labelled(plan["reasons"]):
+    for label, sentences in labeled(plan["reasons"]):
         rows += [(label if first else "", Text(printable(s))) for first, s in _first(sentences)]
     if len(candidates) > 1:
         rows.append(("backbone", Text(printable(f"{plan['backbone']}. {backbone_reason(candidates)}"))))
@@ -206,13 +206,13 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
         if figures:
             low, high = figures["accuracy_interval"]
             right = round(figures["accuracy"] * figures["num_images"])
-            kind = "test pictures" if split == "test" and leaks else "unseen pictures"
+            kind = "test images" if split == "test" and leaks else "unseen images"
             rows.append(
                 (
                     split,
                     Text.assemble(
                         (f"accuracy {figures['accuracy']:.3f}", "bold"),
-                        f": {right} of {figures['num_images']} {kind} right by their centre view, 95 % interval "
+                        f": {right} of {figures['num_images']} {kind} right by their center view, 95 % interval "
                         f"{low:.2f} to {high:.2f}",
                     ),
                 )
@@ -225,7 +225,7 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
         (
             "served",
             f"in {parity['precision']}; no probability differs from the Keras model's by more than "
-            f"{parity['max_difference']:.1g} ({parity['num_images']} pictures compared)",
+            f"{parity['max_difference']:.1g} ({parity['num_images']} images compared)",
         ),
         ("report", Text(printable(str(path / "report.html")))),
         ("bundle", Text(printable(f"{path}, after {duration(seconds)}"))),
@@ -234,7 +234,7 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     show(console, grid(rows))
     named = shlex.quote(str(path))
     console.print()
-    for line in (f"transferapp predict {named} PICTURE...", f"transferapp serve {named}"):
+    for line in (f"transferapp predict {named} IMAGE...", f"transferapp serve {named}"):
         console.print(f"  {printable(line)}", style="cyan", markup=False, soft_wrap=True)
 
 
@@ -261,12 +261,12 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
         ("top 5", f"{evaluation['top5_accuracy']:.3f}"),
         ("by class", macro_words(evaluation)),
         ("loss", f"{evaluation['loss']:.3f} nats"),
-        ("measured on", f"{evaluation['num_images']:,} pictures, {views}, split: {evaluation['split']}"),
+        ("measured on", f"{evaluation['num_images']:,} images, {views}, split: {evaluation['split']}"),
     ]
     if evaluation["num_seen"]:
         verb = "are counted in" if evaluation["seen_included"] else "were left out"
         rows.append(
-            ("note", Text(f"{evaluation['num_seen']:,} pictures that the bundle was trained on {verb}", "yellow"))
+            ("note", Text(f"{evaluation['num_seen']:,} images that the bundle was trained on {verb}", "yellow"))
         )
     if evaluation["num_ignored"]:
         rows.append(
@@ -280,7 +280,7 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
 def _per_class(per_class: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """The classes, hardest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("class", "pictures", "precision", "recall", "F1"):
+    for heading in ("class", "images", "precision", "recall", "F1"):
         table.add_column(heading, header_style="bold", justify="left" if heading == "class" else "right")
     judged = sorted(((name, f) for name, f in per_class.items() if f["num_images"]), key=lambda item: item[1]["recall"])
     for name, figures in judged[:_CLASSES_SHOWN]:
@@ -291,7 +291,7 @@ def _per_class(per_class: Mapping[str, Mapping[str, Any]]) -> RenderableType:
 
 
 def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str, float]]) -> None:
-    """Print a picture's classes, most probable first."""
+    """Print an image's classes, most probable first."""
     console = page_console()
     said = f"  ({', '.join(notes)})" if notes else ""
     console.print(printable(f"{file}{said}"), markup=False, soft_wrap=True)

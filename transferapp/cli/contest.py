@@ -38,7 +38,7 @@ def contest(contenders: Sequence[Mapping[str, Any]]) -> RenderableType:
         sentences = [contender["reason"], *(_finding(f) for f in contender["findings"])]
         for position, line in enumerate(s for s in sentences if s):
             notes.add_row(Text(printable(contender["name"]) if position == 0 else ""), Text(printable(line)))
-    title = Text("What was compared on the validation pictures; ▶ ships", style="bold")
+    title = Text("What was compared on the validation images; ▶ ships", style="bold")
     return Group(title, table, "", notes)
 
 

@@ -12,14 +12,14 @@ from transferapp.data.options import SourceOptions
 
 
 @click.command("doctor")
-@click.option("--data", required=True, metavar="PATH", help="The pictures, as for fit.")
+@click.option("--data", required=True, metavar="PATH", help="The images, as for fit.")
 @source_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("labels.csv"),
     metavar="FILE",
-    help="The list to look at and fill in; a page with pictures goes beside it. [default:\N{NO-BREAK SPACE}labels.csv]",
+    help="The list to look at and fill in; a page with images goes beside it. [default:\N{NO-BREAK SPACE}labels.csv]",
 )
 @click.option(
     "--bundle", type=click.Path(path_type=Path), metavar="PATH", help="Judge by this bundle's backbone and cut."
@@ -29,7 +29,7 @@ from transferapp.data.options import SourceOptions
 def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json: bool, **source: str) -> None:
     """Find labels that are probably wrong, for a person to look at.
 
-    Fill in the fix column of the list: the right class, `drop` to leave the picture out, or nothing to keep it. Then give it
+    Fill in the fix column of the list: the right class, `drop` to leave the image out, or nothing to keep it. Then give it
     to `transferapp fit --label-fixes`.
     """
     from transferapp.cli.findings import show_diagnosis
@@ -48,8 +48,8 @@ def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json
     document = diagnosis.to_json()
     page = out.with_suffix(".html")
     write_text(out, diagnosis.to_csv())
-    pictures = thumbnails(diagnosis.dataset.records, labels_shown(document))
-    write_text(page, render_doctor(document, pictures, str(out)))
+    images = thumbnails(diagnosis.dataset.records, labels_shown(document))
+    write_text(page, render_doctor(document, images, str(out)))
     if as_json:
         print_json(document)
     else:

@@ -1,4 +1,4 @@
-"""`transferapp evaluate`: how good is a bundle on these pictures?"""
+"""`transferapp evaluate`: how good is a bundle on these images?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transferapp.data.options import SourceOptions
 @click.option("--data", required=True, metavar="PATH", help="Whatever fit takes; of train/val/test splits, test.")
 @source_options
 @click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's]")
-@click.option("--include-seen", is_flag=True, help="Count pictures too that the bundle was trained on.")
+@click.option("--include-seen", is_flag=True, help="Count images too that the bundle was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool, **source: str) -> None:
-    """Measure a bundle on labelled pictures. Pictures that it was trained on are left out and counted."""
+    """Measure a bundle on labeled images. Images that it was trained on are left out and counted."""
     from transferapp.cli.card import show_evaluation
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.evaluate import evaluate

@@ -54,7 +54,7 @@ def show_findings(document: Mapping[str, Any]) -> None:
 
 def _classes(counts: Mapping[str, int]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading, justify in (("class", "left"), ("pictures", "right"), ("", "left")):
+    for heading, justify in (("class", "left"), ("images", "right"), ("", "left")):
         table.add_column(heading, header_style="bold", justify=justify)  # type: ignore[arg-type]
     largest = max(counts.values(), default=1) or 1
     for name, count in list(counts.items())[:_CLASSES_SHOWN]:
@@ -104,16 +104,16 @@ def show_diagnosis(document: Mapping[str, Any], files: Sequence[str]) -> None:
     console = page_console()
     console.print(
         f"{document['num_suspected']:,} of {document['num_images']:,} labels look wrong "
-        f"({document['accuracy']:.1%} agree with a classifier that had not seen the picture)",
+        f"({document['accuracy']:.1%} agree with a classifier that had not seen the image)",
         style="bold",
     )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("picture", "label", "rather", "sure"):
+    for heading in ("image", "label", "rather", "sure"):
         table.add_column(heading, header_style="bold", justify="right" if heading == "sure" else "left")
-    for picture in document["pictures"][:_LABELS_SHOWN]:
-        if picture["suspected"]:
-            words = [Text(printable(picture[key])) for key in ("path", "given_label", "suggested_label")]
-            table.add_row(*words, f"{picture['confidence']:.0%}")
+    for image in document["images"][:_LABELS_SHOWN]:
+        if image["suspected"]:
+            words = [Text(printable(image[key])) for key in ("path", "given_label", "suggested_label")]
+            table.add_row(*words, f"{image['confidence']:.0%}")
     if document["num_suspected"]:
         show(console, table)
     rest = document["num_suspected"] - _LABELS_SHOWN

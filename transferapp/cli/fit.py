@@ -1,4 +1,4 @@
-"""`transferapp fit`: from a folder of pictures to a bundle."""
+"""`transferapp fit`: from a folder of images to a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transferapp.cli.streams import print_json
 @click.option("--fresh", is_flag=True, help="Forget an unfinished fit and begin anew, instead of going on with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest instead of the card.")
 def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) -> None:
-    """Train a classifier on pictures and write it as a bundle."""
+    """Train a classifier on images and write it as a bundle."""
     started = time.perf_counter()
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome

@@ -83,13 +83,13 @@ class _LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # `main` has taken --debug from the line already
-    """Turn a folder of pictures into an image classifier that you can trust, and serve it.
+    """Turn a folder of images into an image classifier that you can trust, and serve it.
 
     \b
-    transferapp audit --data ./dogs        are the pictures all right?
+    transferapp audit --data ./dogs        are the images all right?
     transferapp plan --data ./dogs         what would be done, and why
     transferapp fit --data ./dogs          do it: writes the bundle models/dogs
-    transferapp predict models/dogs a.jpg  what is on this picture?
+    transferapp predict models/dogs a.jpg  what is on this image?
     transferapp serve models/dogs          answer POST /predict over HTTP
     """
     if context.invoked_subcommand is None:
@@ -157,7 +157,7 @@ def _judge(error: BaseException, debug: bool) -> int:
         missing = f"The package {error.name} is missing, and this command needs it."
         return _say(f"Error: {missing} Install transferapp in full, or use its `fit` image.", OUT_OF_RESOURCES)
     if isinstance(error, MemoryError):
-        return _say("Error: Out of memory. Close other programs, or use fewer or smaller pictures.", OUT_OF_RESOURCES)
+        return _say("Error: Out of memory. Close other programs, or use fewer or smaller images.", OUT_OF_RESOURCES)
     if isinstance(error, OSError) and error.errno in _UNUSABLE:
         place = error.filename or "the output"
         return _say(f"Error: Could not use {place}: {error.strerror}. {_UNUSABLE[error.errno]}.", OUT_OF_RESOURCES)
@@ -180,7 +180,7 @@ def _say(message: str, code: int) -> int:
 def _stop_on_signals() -> None:
     """From now on Ctrl-C and SIGTERM raise `Stopped`, so that what was begun is tidied up; a second one ends at once.
 
-    An exception that comes up inside a finaliser or a callback of C code goes no further: Python prints it and carries on.
+    An exception that comes up inside a finalizer or a callback of C code goes no further: Python prints it and carries on.
     A signal that strikes just there is therefore sent again, a moment later, instead of being printed and lost.
     """
 

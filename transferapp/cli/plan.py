@@ -16,7 +16,7 @@ from transferapp.cli.streams import print_json
 @fit_options("out", "train_views")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the card.")
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Measure pictures, show what would be trained, and why."""
+    """Measure images, show what would be trained, and why."""
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries

@@ -73,9 +73,9 @@ def command(
 ) -> None:
     """Find the best settings of a classifier by trial.
 
-    Learning rate and regularisation, or whatever --over names; the best is written as a bundle. Random search, on a
+    Learning rate and regularization, or whatever --over names; the best is written as a bundle. Random search, on a
     logarithmic scale for rates and strengths, coarse and then fine, on cached features: a trial is over in a fraction of a
-    second. The validation pictures choose; the final figure is of test pictures that the search never saw.
+    second. The validation images choose; the final figure is of test images that the search never saw.
     """
     started = time.perf_counter()
     from transferapp.recipes.search.settings import make_search

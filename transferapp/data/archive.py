@@ -38,7 +38,7 @@ MAX_UNPACKED_BYTES = 500_000_000_000
 MAX_RATIO = 200
 """How far an archive may expand, ..."""
 RATIO_COUNTS_FROM = 100_000_000
-"""... once so many bytes have come out of it. Pictures hardly shrink; drawings as uncompressed TIFF may do so fifty times."""
+"""... once so many bytes have come out of it. Images hardly shrink; drawings as uncompressed TIFF may do so fifty times."""
 
 MAX_HEADER_BYTES = 1 << 24
 """Bytes that a tar header may ask for at once; long names take some hundreds."""
@@ -339,7 +339,7 @@ class _Unpacking:
         if name.startswith("/") or ".." in parts or "\0" in name or (parts and re.fullmatch("[A-Za-z]:", parts[0])):
             self.refuse(
                 f"has an entry that would be written outside of it, {printable(name)}",
-                "Do not trust this archive; pack the pictures again if they are yours",
+                "Do not trust this archive; pack the images again if they are yours",
             )
         if any(len(os.fsencode(part)) > _MAX_NAME for part in parts):
             self.refuse(f"has a name of more than {_MAX_NAME} bytes, {printable(name)[:80]}...", "Shorten it")
@@ -387,7 +387,7 @@ class _Unpacking:
         absurd = size > RATIO_COUNTS_FROM and size > MAX_RATIO * self._packed
         if absurd or size > MAX_UNPACKED_BYTES:
             raise DataError(
-                f"{self._archive} unpacks to more than pictures could have been packed from",
+                f"{self._archive} unpacks to more than images could have been packed from",
                 expected=f"at most {MAX_RATIO} times its size and {MAX_UNPACKED_BYTES / 1e9:,.0f} GB",
                 got=f"{size:,} bytes from {self._packed:,}",
                 hint="If it is no trap, unpack it yourself and name the folder",

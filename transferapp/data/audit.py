@@ -1,4 +1,4 @@
-"""Look at every picture once before anything is learned from it: decode it, hash it, leave out what cannot be used."""
+"""Look at every image once before anything is learned from it: decode it, hash it, leave out what cannot be used."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MAX_UNREADABLE_FRACTION = 0.05
 """Above this, something is wrong with the folder and not with a few files, and going on would hide it. One file alone is
 always let pass: it would be more than this of any folder of fewer than twenty."""
 
-MIN_PICTURES_PER_CLASS = 2
+MIN_IMAGES_PER_CLASS = 2
 """One to learn from and one to check with."""
 
 DATASET_LIMITS = ImageLimits(max_pixels=100_000_000)
-"""What a picture in a dataset may be: larger than a stranger's upload, for it is the person's own."""
+"""What an image in a dataset may be: larger than a stranger's upload, for it is the person's own."""
 
-COLOUR_PICTURES = 500
-"""About so many pictures, evenly spread over the set, give ..."""
-COLOUR_GRID = (16, 16)
-"""... so many pixels each for the set's colour components: a hundred thousand values fix a 3 x 3 matrix well enough."""
+COLOR_IMAGES = 500
+"""About so many images, evenly spread over the set, give ..."""
+COLOR_GRID = (16, 16)
+"""... so many pixels each for the set's color components: a hundred thousand values fix a 3 x 3 matrix well enough."""
 
 FEATURELESS = "featureless"
-"""Note on a picture that is all of one colour, or nearly."""
+"""Note on an image that is all of one color, or nearly."""
 
 Progress = Callable[[int], None]
 
@@ -45,54 +45,52 @@ def audit(
     min_short_side: int = 256,
     workers: int = 2,
     progress: Progress | None = None,
-    min_per_class: int = MIN_PICTURES_PER_CLASS,
+    min_per_class: int = MIN_IMAGES_PER_CLASS,
     refuse: bool = True,
 ) -> Dataset:
-    """Decode and hash every picture.
+    """Decode and hash every image.
 
     Args:
         dataset: What a source delivered.
-        limits: What pictures are accepted; None for `DATASET_LIMITS`.
+        limits: What images are accepted; None for `DATASET_LIMITS`.
         min_short_side: Large JPEGs are decoded no larger than this needs, which is much faster.
         workers: Threads.
-        progress: Called with the number of pictures done so far.
-        min_per_class: Usable pictures that every class must have.
+        progress: Called with the number of images done so far.
+        min_per_class: Usable images that every class must have.
         refuse: Whether what cannot be learned from is an error; if not, call `check_usable` later.
 
     Returns:
-        The dataset with what the audit finds out about each picture filled in, `sha256` and the rest, less the pictures that
+        The dataset with what the audit finds out about each image filled in, `sha256` and the rest, less the images that
         cannot be used, which are in `ignored` with reasons.
 
     Raises:
-        DataError: Too many pictures are unreadable, or a class is left with too few.
+        DataError: Too many images are unreadable, or a class is left with too few.
     """
     limits = limits or DATASET_LIMITS
-    step = max(1, len(dataset) // COLOUR_PICTURES)
+    step = max(1, len(dataset) // COLOR_IMAGES)
 
     def check(record: Record) -> Record | Ignored:
         try:
             if not stat.S_ISREG(record.path.stat().st_mode):  # reading a pipe or a device may never end
                 return Ignored(record.name, "unreadable", "is not a file")
             data = record.path.read_bytes()
-            picture = decode_image(data, limits=limits, min_short_side=min_short_side)
+            decoded = decode_image(data, limits=limits, min_short_side=min_short_side)
         except ImageError as error:
             return Ignored(record.name, error.code, str(error))
         except OSError as error:
             return Ignored(record.name, "unreadable", error.strerror or str(error))
         digest = hashlib.sha256(data).hexdigest()
-        colours = b""
-        if (
-            int(digest[:8], 16) % step == 0
-        ):  # by content: the same sample whatever kind of source the pictures come from
-            colours = picture.image.resize(COLOUR_GRID, Image.Resampling.NEAREST).tobytes()
-        glance = signature(picture.image)
+        colors = b""
+        if int(digest[:8], 16) % step == 0:  # by content: the same sample whatever kind of source the images come from
+            colors = decoded.image.resize(COLOR_GRID, Image.Resampling.NEAREST).tobytes()
+        glance = signature(decoded.image)
         return dataclasses.replace(
             record,
             sha256=digest,
-            size=picture.original_size,
-            colours=colours,
-            form=picture.format,
-            notes=picture.notes if glance else (*picture.notes, FEATURELESS),
+            size=decoded.original_size,
+            colors=colors,
+            form=decoded.format,
+            notes=decoded.notes if glance else (*decoded.notes, FEATURELESS),
             signature=glance,
         )
 
@@ -113,7 +111,7 @@ def audit(
 
 
 def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]:
-    """(width, height) of a few pictures, evenly spread over the set; those that cannot be read are passed over."""
+    """(width, height) of a few images, evenly spread over the set; those that cannot be read are passed over."""
     sizes = []
     step = max(1, len(dataset) // count)
     for record in dataset.records[::step]:
@@ -123,22 +121,22 @@ def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]
     return tuple(sizes)
 
 
-def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_PICTURES_PER_CLASS) -> None:
+def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_IMAGES_PER_CLASS) -> None:
     """Refuse a set that cannot be learned from.
 
     Args:
         before: What a source delivered.
         after: What the audit made of it.
-        min_per_class: Usable pictures that every class must have.
+        min_per_class: Usable images that every class must have.
 
     Raises:
-        DataError: Too many pictures are unreadable, or a class is left with too few.
+        DataError: Too many images are unreadable, or a class is left with too few.
     """
     refused = after.ignored[len(before.ignored) :]
     if len(refused) > MAX_UNREADABLE_FRACTION * len(before) and len(refused) > 1:
         shown = "; ".join(f"{item.name} ({item.code})" for item in refused[:5])
         raise DataError(
-            f"{len(refused)} of {len(before)} pictures in {before.origin} cannot be read: {shown}"
+            f"{len(refused)} of {len(before)} images in {before.origin} cannot be read: {shown}"
             + ("; ..." if len(refused) > 5 else ""),
             expected=f"at most {MAX_UNREADABLE_FRACTION:.0%} unreadable",
             hint="Remove or replace these files, or point --data at the right folder",
@@ -146,7 +144,7 @@ def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_PICTU
     for name, count in zip(after.class_names, after.counts(), strict=True):
         if count < min_per_class:
             raise DataError(
-                f"Class {name!r} in {before.origin} has {count} usable picture{'' if count == 1 else 's'}",
+                f"Class {name!r} in {before.origin} has {count} usable image{'' if count == 1 else 's'}",
                 expected=f"at least {min_per_class} in every class",
-                hint=f"Add pictures to {name!r} or remove the folder",
+                hint=f"Add images to {name!r} or remove the folder",
             )

@@ -1,4 +1,4 @@
-"""The dataset every source delivers: a list of labelled pictures, in a fixed order."""
+"""The dataset every source delivers: a list of labeled images, in a fixed order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture. There may be a million of them, so it is small: see `benchmarks/scale.py`.
+    """One image. There may be a million of them, so it is small: see `benchmarks/scale.py`.
 
     Attributes:
         location: The file, as text: a `Path` takes several times as much memory. `path` gives one.
@@ -27,8 +27,8 @@ class Record:
         split: What it is used for; None until that is decided.
         sha256: Hex digest of its bytes; empty until the audit has read it.
         size: (width, height) in pixels, as a person sees it; None until the audit has read it.
-        colours: RGB values of some of its pixels, three bytes each, for the colour components of the set; only of a sample
-            of the pictures.
+        colors: RGB values of some of its pixels, three bytes each, for the color components of the set; only of a sample
+            of the images.
         form: What its bytes are, such as `JPEG`, whatever its name says; empty until the audit has read it.
         notes: Codes of what is odd about it: from `transferapp.images.NOTES`, what had to be done to make plain RGB of it, or
             `featureless`.
@@ -43,7 +43,7 @@ class Record:
     split: Split | None = None
     sha256: str = ""
     size: tuple[int, int] | None = None
-    colours: bytes = b""
+    colors: bytes = b""
     form: str = ""
     notes: tuple[str, ...] = ()
     signature: bytes = b""
@@ -94,7 +94,7 @@ class UnionFind:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures.
+    """Labeled images.
 
     Attributes:
         origin: What the person named on the command line.
@@ -119,16 +119,16 @@ class Dataset:
         return np.array([record.label for record in self.records], dtype=np.int64)
 
     def part(self, *splits: Split) -> Dataset:
-        """The pictures of these splits alone."""
+        """The images of these splits alone."""
         return dataclasses.replace(self, records=tuple(r for r in self.records if r.split in splits))
 
     def counts(self) -> list[int]:
-        """Pictures a class, in label order."""
+        """Images a class, in label order."""
         counted = Counter(record.label for record in self.records)
         return [counted[label] for label in range(len(self.class_names))]
 
     def kin(self) -> np.ndarray:
-        """Which pictures must stay together: int64, shape (n,), the same number for pictures of one content, cluster or group.
+        """Which images must stay together: int64, shape (n,), the same number for images of one content, cluster or group.
 
         The number is the position of the first of them.
         """
@@ -141,7 +141,7 @@ class Dataset:
         return kin.roots()
 
     def spread(self, count: int) -> Dataset:
-        """At most `count` of the pictures, evenly spread over their order, which goes by class."""
+        """At most `count` of the images, evenly spread over their order, which goes by class."""
         positions = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
         return self.with_records([self.records[i] for i in positions])
 
@@ -149,7 +149,7 @@ class Dataset:
         return dataclasses.replace(self, records=tuple(records))
 
     def in_order_of_content(self) -> Dataset:
-        """The pictures of each class by their content: however the files are called, and whatever kind of source they came
+        """The images of each class by their content: however the files are called, and whatever kind of source they came
         from, folds and figures are then the same. They must have been audited."""
         return self.with_records(sorted(self.records, key=lambda record: (record.label, record.sha256, record.name)))
 

@@ -1,6 +1,6 @@
-"""Find the copies in a set of pictures: the same bytes, or the same picture saved, scaled, cropped or mirrored.
+"""Find the copies in a set of images: the same bytes, or the same image saved, scaled, cropped or mirrored.
 
-Copies are found by hash first and then compared by their tiny pictures, for a hash alone sees no colour and is easily fooled
+Copies are found by hash first and then compared by their tiny images, for a hash alone sees no color and is easily fooled
 by large plain shapes. Thresholds and what they find and miss: docs/decisions/0009-duplicates.md. Heavier crops and turns are
 found by the backbone's features, once there are any (`similar_rows`).
 """
@@ -14,21 +14,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from transferapp.data.dataset import Dataset, UnionFind
-from transferapp.data.neighbours import near_pairs
+from transferapp.data.neighbors import near_pairs
 from transferapp.data.signature import Signatures, read_signatures
 
 MAX_HASH_DISTANCE = 11
 """Bits of 63 in which the hashes of two copies may differ. Alone, this would be too lenient (see the decision); with ..."""
 
 MIN_GLANCE_CORRELATION = 0.9
-"""... this correlation of the tiny pictures' colours, no two different pictures of four sets are taken for copies."""
+"""... this correlation of the tiny images' colors, no two different images of four sets are taken for copies."""
 
-MAX_GREY_CHROMA = 6.0
-"""Mean spread of a tiny picture's channels, in levels, up to which it counts as grey: copies that were made black and white are
+MAX_GRAY_CHROMA = 6.0
+"""Mean spread of a tiny image's channels, in levels, up to which it counts as gray: copies that were made black and white are
 compared by brightness alone."""
 
 MIN_COSINE = 0.9
-"""Cosine of two pictures' top features from which they look alike to the network: below it come different pictures of one
+"""Cosine of two images' top features from which they look alike to the network: below it come different images of one
 scene, and different dogs of one breed."""
 
 _PAIRS_AT_ONCE = 1 << 16
@@ -38,11 +38,11 @@ _PROJECTION_SLACK = 0.07
 """Four standard deviations of a cosine of 0.9 that is estimated from 128 random projections."""
 _ROWS_AT_ONCE = 1024
 _MOST_ALIKE = 64
-"""Look-alikes that are kept of one picture within one block."""
+"""Look-alikes that are kept of one image within one block."""
 
 
 def with_clusters(dataset: Dataset) -> Dataset:
-    """Give pictures that are copies or near copies of each other the same `cluster`, and drop the signatures.
+    """Give images that are copies or near copies of each other the same `cluster`, and drop the signatures.
 
     Args:
         dataset: Audited.
@@ -73,7 +73,7 @@ def with_clusters(dataset: Dataset) -> Dataset:
 
 
 def near_copies(signatures: Signatures) -> Iterator[tuple[int, int]]:
-    """Pairs of pictures that are near copies of each other, first below second; as they are first, then mirrored."""
+    """Pairs of images that are near copies of each other, first below second; as they are first, then mirrored."""
     for queries in (signatures, signatures.mirrored()):
         hashes = signatures.hashes if queries is signatures else queries.hashes
         i, j, _ = near_pairs(hashes, signatures.hashes, MAX_HASH_DISTANCE)
@@ -84,7 +84,7 @@ def near_copies(signatures: Signatures) -> Iterator[tuple[int, int]]:
 
 
 def glance_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """How alike tiny pictures are: the correlation of their colours, or of their brightness where just one of two is grey.
+    """How alike tiny images are: the correlation of their colors, or of their brightness where just one of two is gray.
 
     Args:
         left, right: uint8, shape (n, 8, 8, 3).
@@ -93,16 +93,16 @@ def glance_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         float32, shape (n,), in [-1, 1].
     """
     left, right = left.astype(np.float32), right.astype(np.float32)
-    one_is_grey = _is_grey(left) != _is_grey(right)
+    one_is_gray = _is_gray(left) != _is_gray(right)
     correlation = _correlation(left, right)
-    if one_is_grey.any():
+    if one_is_gray.any():
         weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        correlation[one_is_grey] = _correlation(left[one_is_grey] @ weights, right[one_is_grey] @ weights)
+        correlation[one_is_gray] = _correlation(left[one_is_gray] @ weights, right[one_is_gray] @ weights)
     return correlation
 
 
-def _is_grey(glances: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.ptp(glances, axis=-1).mean(axis=(1, 2)) <= MAX_GREY_CHROMA
+def _is_gray(glances: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.ptp(glances, axis=-1).mean(axis=(1, 2)) <= MAX_GRAY_CHROMA
     return result
 
 
@@ -118,7 +118,7 @@ def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def similar_rows(
     features: np.ndarray, others: np.ndarray | None = None, *, threshold: float = MIN_COSINE
 ) -> list[tuple[int, int, float]]:
-    """Pairs of pictures whose features point the same way.
+    """Pairs of images whose features point the same way.
 
     Memory is flat: rows are compared block by block. Many rows are compared by random projections first (Johnson and
     Lindenstrauss, 1984), and only what is near by them is compared in full.

@@ -15,9 +15,9 @@ from transferapp.data.dataset import Dataset, Record, Split
 from transferapp.images import NOTES
 
 TINY_SIDE = 32
-"""Pixels of the shorter side below which a picture is listed as tiny."""
+"""Pixels of the shorter side below which an image is listed as tiny."""
 ELONGATED = 4.0
-"""Ratio of its sides from which a picture is listed as elongated: a square crop shows little of it."""
+"""Ratio of its sides from which an image is listed as elongated: a square crop shows little of it."""
 
 CLUSTERS_LISTED = 100
 MEMBERS_LISTED = 12
@@ -25,12 +25,12 @@ EXAMPLES_LISTED = 20
 
 SENTENCES = {
     **NOTES,
-    FEATURELESS: "the picture is all of one colour, or nearly",
+    FEATURELESS: "the image is all of one color, or nearly",
     "misnamed": "the file is something else than its name says; it was read as what it is",
     "tiny": f"the shorter side has fewer than {TINY_SIDE} pixels",
     "elongated": f"one side is at least {ELONGATED:g} times the other; a square crop shows little of it",
 }
-"""What is odd about pictures that are used all the same, by code."""
+"""What is odd about images that are used all the same, by code."""
 
 _FORMS = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
@@ -48,7 +48,7 @@ Kind = Literal["exact", "near", "group"]
 
 @dataclass(frozen=True)
 class Member:
-    """One picture of a cluster: its name, its class, and the split that it came in, if the data came split."""
+    """One image of a cluster: its name, its class, and the split that it came in, if the data came split."""
 
     name: str
     label: str
@@ -57,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Copies of one picture.
+    """Copies of one image.
 
     Attributes:
         kind: `exact` where all are the same bytes.
@@ -76,7 +76,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Oddity:
-    """Pictures that are used but are not what one might expect: a code of `SENTENCES`, how many, and the names of some."""
+    """Images that are used but are not what one might expect: a code of `SENTENCES`, how many, and the names of some."""
 
     code: str
     count: int
@@ -85,10 +85,10 @@ class Oddity:
 
 @dataclass(frozen=True)
 class Alike:
-    """Two pictures that the network sees nearly the same in, though their signatures differ: a heavier crop or turn, perhaps.
+    """Two images that the network sees nearly the same in, though their signatures differ: a heavier crop or turn, perhaps.
 
     Attributes:
-        first, second: The pictures.
+        first, second: The images.
         cosine: Of their features.
     """
 
@@ -99,12 +99,12 @@ class Alike:
 
 @dataclass(frozen=True)
 class Shared:
-    """Pictures of one split of which there are copies in others.
+    """Images of one split of which there are copies in others.
 
     Attributes:
         split: The split that is asked.
         others: What is learned from.
-        num_images: Pictures in `split`.
+        num_images: Images in `split`.
         exact, near, group: How many have the same bytes there; have a near copy there; belong to a group that is there.
     """
 
@@ -125,15 +125,15 @@ class Findings:
     """What an audit has found.
 
     Attributes:
-        num_images: Pictures that can be used.
+        num_images: Images that can be used.
         num_ignored: Files that were left out; `Dataset.ignored` says why.
-        counts: Pictures by class.
+        counts: Images by class.
         imbalance: The largest class over the smallest.
-        sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None where there are no pictures.
-        forms: Pictures by format.
+        sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None where there are no images.
+        forms: Images by format.
         odd: What is unusual, commonest first.
-        exact_copies: Pictures that could go, for the same bytes are there once more.
-        near_copies: Pictures that could go for a near copy, beyond those.
+        exact_copies: Images that could go, for the same bytes are there once more.
+        near_copies: Images that could go for a near copy, beyond those.
         conflicts: Clusters that carry more than one label.
         num_clusters: Clusters in all.
         clusters: Some of them or all: those with several labels first, then those across splits, then the largest.
@@ -165,7 +165,7 @@ class Findings:
         return document
 
 
-def summarise(dataset: Dataset) -> Findings:
+def summarize(dataset: Dataset) -> Findings:
     """Put together what the audit has found.
 
     Args:
@@ -177,7 +177,7 @@ def summarise(dataset: Dataset) -> Findings:
     counts = dataset.counts()
     learned: list[tuple[Split, tuple[Split, ...]]] = [("val", ("train",)), ("test", ("train", "val"))]
     shared = [
-        shared_pictures(dataset, split, tuple(other for other in others if other in dataset.given_splits))
+        shared_images(dataset, split, tuple(other for other in others if other in dataset.given_splits))
         for split, others in learned
         if split in dataset.given_splits
     ]
@@ -209,13 +209,13 @@ def with_look_alikes(findings: Findings, dataset: Dataset, pairs: Sequence[tuple
 
 
 def member(dataset: Dataset, position: int) -> Member:
-    """A picture as the findings name it."""
+    """An image as the findings name it."""
     record = dataset.records[position]
     return Member(record.name, dataset.class_names[record.label], record.split)
 
 
 def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
-    """For each picture of a split, in order: whether it, a near copy, or another of its group is in the other splits too."""
+    """For each image of a split, in order: whether it, a near copy, or another of its group is in the other splits too."""
     kin = dataset.kin()
     learned = [
         (record, root) for record, root in zip(dataset.records, kin.tolist(), strict=True) if record.split in others
@@ -236,8 +236,8 @@ def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> l
     ]
 
 
-def shared_pictures(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Shared:
-    """How many pictures of a split are also, or nearly, in the others."""
+def shared_images(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Shared:
+    """How many images of a split are also, or nearly, in the others."""
     kinds = shared_kinds(dataset, split, others)
     found = Counter(kinds)
     return Shared(split, others, len(kinds), found["exact"], found["near"], found["group"])

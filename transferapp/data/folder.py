@@ -1,4 +1,4 @@
-"""Class folders: one sub-folder of pictures a class, alone or within train, val and test folders.
+"""Class folders: one sub-folder of images a class, alone or within train, val and test folders.
 
 A tree may hold a million files, so it is read with `os.scandir`, and a file is one string until it is a record.
 """
@@ -33,9 +33,9 @@ _Runs = dict[str, list[tuple[Split | None, list[str]]]]
 def read_folder(
     data: str, min_classes: int = 2, *, origin: str | None = None, progress: Advance | None = None
 ) -> Dataset:
-    """Read class folders; pictures may lie at any depth below their class, and links are followed.
+    """Read class folders; images may lie at any depth below their class, and links are followed.
 
-    A link that leads back to what is read anyway (the data folder, another class) is listed and not followed: its pictures
+    A link that leads back to what is read anyway (the data folder, another class) is listed and not followed: its images
     would turn up under two labels. Class names are in Unicode's composed form (NFC), however the disk spells them, and a
     class that the splits spell in different cases is one class.
 
@@ -43,7 +43,7 @@ def read_folder(
         data: The folder.
         min_classes: Classes there must be.
         origin: What to call it in messages, where that is not the folder itself.
-        progress: Called now and then with the number of pictures found so far.
+        progress: Called now and then with the number of images found so far.
 
     Raises:
         DataError: It cannot be read, or has too few classes.
@@ -61,7 +61,7 @@ def read_folder(
     for split, folder in folders:
         before = len(ignored)
         files = []
-        for file in _pictures(folder, root, claims, ignored):
+        for file in _images(folder, root, claims, ignored):
             files.append(file)
             found += 1
             if progress is not None and found % REPORT_EVERY == 0:
@@ -70,7 +70,7 @@ def read_folder(
             files.sort()
             by_class[spelling[folder]].append((split, files))
         elif len(ignored) == before:
-            ignored.append(Ignored(_name(folder, root), "empty_class", "has no pictures"))
+            ignored.append(Ignored(_name(folder, root), "empty_class", "has no images"))
     if progress is not None:
         progress(found)
     _check_classes(origin, root, list(by_class), ignored, min_classes)
@@ -79,12 +79,12 @@ def read_folder(
 
 
 def class_folders(root: str, at_most: int) -> list[str]:
-    """Names of sub-folders that hold pictures at any depth, the first few of them; litter does not count."""
+    """Names of sub-folders that hold images at any depth, the first few of them; litter does not count."""
     found: list[str] = []
     for folder in _subfolders(root):
         if len(found) >= at_most:
             break
-        if next(_pictures(folder, root, _Claims(()), []), None) is not None:
+        if next(_images(folder, root, _Claims(()), []), None) is not None:
             found.append(os.path.basename(folder))
     return found
 
@@ -100,7 +100,7 @@ def _records(by_class: _Runs, class_names: tuple[str, ...], root: str) -> Iterat
 def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None, str]]:
     """The folders that hold class folders, and what each is for: train, val and test folders, or `root` itself.
 
-    `train` and `test` can also be what classes are called. They are, if they hold pictures and no folders, or if other
+    `train` and `test` can also be what classes are called. They are, if they hold images and no folders, or if other
     classes stand beside a lone one of them.
     """
     folders = list(_subfolders(root))
@@ -114,7 +114,7 @@ def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None
         if child not in used:
             reason = "has no class folders" if child in flat else "lies beside the train, val and test folders"
             ignored.append(Ignored(_name(child, root), "no_class", reason))
-    # A train folder alone is no split: it is where the pictures are.
+    # A train folder alone is no split: it is where the images are.
     return [(None if {s for s, _ in nested} == {"train"} else split, folder) for split, folder in nested]
 
 
@@ -145,26 +145,26 @@ def _check_classes(data: str, root: str, class_names: list[str], ignored: list[I
     if not class_names:
         loose = sum(1 for item in ignored if item.code == "no_class")
         raise DataError(
-            f"{data} has no class folders with pictures",
+            f"{data} has no class folders with images",
             expected="one sub-folder a class, such as cats/ and dogs/, or a table of paths and labels",
-            got=f"{loose} loose picture{'' if loose == 1 else 's'}" if loose else "no pictures at all",
+            got=f"{loose} loose image{'' if loose == 1 else 's'}" if loose else "no images at all",
         )
     inner = os.path.join(root, class_names[0])
     below = class_folders(inner, 2) if os.path.isdir(inner) else []
-    hint = "Add a folder of pictures of anything else that the classifier is to tell apart"
+    hint = "Add a folder of images of anything else that the classifier is to tell apart"
     if len(below) > 1:
         hint = (
             f"If its sub-folders, such as {printable(below[0])!r}, are the classes, point --data at {printable(inner)}"
         )
     raise DataError(
         f"{data} has one class only, {class_names[0]!r}",
-        expected="at least two classes, each a sub-folder of pictures",
+        expected="at least two classes, each a sub-folder of images",
         hint=hint,
     )
 
 
 def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
-    """The class folders in a folder; loose pictures beside them are listed."""
+    """The class folders in a folder; loose images beside them are listed."""
     folders, loose = [], []
     for entry in _scan(folder):
         if _is_folder(entry):
@@ -185,8 +185,8 @@ def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:
             raise
 
 
-def _pictures(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> Iterator[str]:
-    """Every file below `folder` that is named like a picture; links are followed, each real folder once.
+def _images(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> Iterator[str]:
+    """Every file below `folder` that is named like an image; links are followed, each real folder once.
 
     Args:
         folder: A class folder.

@@ -12,7 +12,7 @@ from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.errors import DataError, UsageError
 
 DROP = "drop"
-"""What the fix column says to leave a picture out."""
+"""What the fix column says to leave an image out."""
 
 FIX_COLUMNS = ("path", "given_label", "suggested_label", "confidence", "fix")
 _NEEDED = ("path", "fix")
@@ -20,27 +20,27 @@ _HINT = "Write the list with `transferapp doctor`, and fill in the fix column"
 
 
 def apply_label_fixes(dataset: Dataset, file: Path) -> Dataset:
-    """Relabel and leave out pictures as a file says.
+    """Relabel and leave out images as a file says.
 
     Args:
         dataset: Before or after its audit.
         file: A CSV with a header and at least the columns `path`, as in `Record.name`, and `fix`: the name of a class, `drop`
-            to leave the picture out, or nothing to keep it as it is. Separated by commas, semicolons or tabs.
+            to leave the image out, or nothing to keep it as it is. Separated by commas, semicolons or tabs.
 
     Raises:
-        DataError: The file cannot be read, or names a picture or a class that is not there.
+        DataError: The file cannot be read, or names an image or a class that is not there.
     """
     fixes = _read(file)
     labels = {name: label for label, name in enumerate(dataset.class_names)}
     if DROP in labels and DROP in fixes.values():
         raise DataError(
-            f"{file} says {DROP!r}, which is both the name of a class and the word for leaving a picture out",
+            f"{file} says {DROP!r}, which is both the name of a class and the word for leaving an image out",
             hint="Rename the class",
         )
     unknown = sorted(set(fixes) - {record.name for record in dataset.records})
     if unknown:
         raise DataError(
-            f"{file} names {len(unknown)} picture{'' if len(unknown) == 1 else 's'} that {dataset.origin} does not have: "
+            f"{file} names {len(unknown)} image{'' if len(unknown) == 1 else 's'} that {dataset.origin} does not have: "
             f"{unknown[0]}{', ...' if len(unknown) > 1 else ''}",
             expected="paths below the data folder, as `transferapp doctor` writes them",
             hint="Use the list that was written for this folder",
@@ -117,7 +117,7 @@ def _read(file: Path) -> dict[str, str]:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) <= path_at or not row[path_at]:
-            raise DataError(f"{file} names no picture in line {number}", expected=f"{len(columns)} cells a line")
+            raise DataError(f"{file} names no image in line {number}", expected=f"{len(columns)} cells a line")
         path = row[path_at]
         fix = unicodedata.normalize("NFC", row[fix_at].strip()) if len(row) > fix_at else ""
         if path in fixes and fixes[path] != fix:

@@ -1,4 +1,4 @@
-"""What file and folder names promise: pictures, splits, litter; and how a name is shown to people."""
+"""What file and folder names promise: images, splits, litter; and how a name is shown to people."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transferapp.data.dataset import Split
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .heic .heif".split()  # noqa: SIM905
 )
-"""Names that promise a picture. What a file really is, its bytes say; a file of another name is passed over."""
+"""Names that promise an image. What a file really is, its bytes say; a file of another name is passed over."""
 
 UNREAD_SUFFIXES = frozenset(
     ".ai .arw .cr2 .cr3 .dcm .dng .emf .eps .exr .fit .fits .hdr .ico .j2k .jp2 .jxl .nef .orf .pbm .pcx .pdf .pgm .pnm "  # noqa: SIM905
     ".ppm .ps .psd .raf .raw .rw2 .svg .svgz .tga .wmf .xcf".split()
 )
-"""Names of pictures in formats that are not read: someone may expect them to count, so they are listed."""
+"""Names of images in formats that are not read: someone may expect them to count, so they are listed."""
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".parquet"))
 
@@ -34,10 +34,10 @@ _SPLITS: dict[str, Split] = {
     "evaluation": "test",
     "holdout": "test",
 }
-_SAYS_NOTHING = frozenset("data dataset image images img imgs photos pictures set split".split())  # noqa: SIM905
+_SAYS_NOTHING = frozenset("data dataset image images img imgs photos images set split".split())  # noqa: SIM905
 """Words beside a split's name, as in `train_images` or `Test set`."""
 
-_PICTURE_FOLDERS = _SAYS_NOTHING | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
+_IMAGE_FOLDERS = _SAYS_NOTHING | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
 _LITTER = frozenset(
     [
         "thumbs.db",
@@ -67,9 +67,9 @@ def split_named(name: str) -> Split | None:
     return None
 
 
-def holds_pictures_only(name: str) -> bool:
-    """Whether a folder's name says that pictures are in it and not which: `images`, `train`, `JPEGImages`."""
-    return name.lower() in _PICTURE_FOLDERS or split_named(name) is not None
+def holds_images_only(name: str) -> bool:
+    """Whether a folder's name says that images are in it and not which: `images`, `train`, `JPEGImages`."""
+    return name.lower() in _IMAGE_FOLDERS or split_named(name) is not None
 
 
 def class_name(name: str) -> str:

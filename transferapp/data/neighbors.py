@@ -2,7 +2,7 @@
 
 Multi-index hashing (Norouzi, Punjani and Fleet, 2012, arXiv:1307.2982): a hash is cut into four quarters of 16 bits. Two
 hashes that differ in at most 11 bits differ in at most two of some quarter, so it is enough to look, for each quarter, into
-the 137 buckets whose value is that near. Sixty thousand pictures take seconds, and memory stays flat.
+the 137 buckets whose value is that near. Sixty thousand images take seconds, and memory stays flat.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _QUARTER_BITS = 16
 MAX_RADIUS = 11
 """Beyond this, two hashes may differ in three bits of every quarter, and would be missed."""
 
-_MOST_NEIGHBOURS = 64
-"""Members of one bucket that a hash is compared with at most. Buckets hold fewer, unless a set is full of pictures that look
-the same (frames of one film): there, chains of neighbours connect them all the same."""
+_MOST_NEIGHBORS = 64
+"""Members of one bucket that a hash is compared with at most. Buckets hold fewer, unless a set is full of images that look
+the same (frames of one film): there, chains of neighbors connect them all the same."""
 
 _PAIRS_AT_ONCE = 1 << 20
 
@@ -91,7 +91,7 @@ def _in_near_buckets(
         own_bucket = same and difference == 0
         if own_bucket:  # what comes before it in the bucket has met it already
             start = place + 1
-        counts = np.minimum(end - start, _MOST_NEIGHBOURS)
+        counts = np.minimum(end - start, _MOST_NEIGHBORS)
         for rows in _blocks(counts):
             reach = counts[rows]
             i = np.repeat(rows, reach)

@@ -13,10 +13,10 @@ class SourceOptions:
     """Settings of a source; an empty one was not given. Their names are those of the command line's flags.
 
     Attributes:
-        path_column: The column of a table that names the pictures.
+        path_column: The column of a table that names the images.
         label_column: The one with their classes.
         split_column: The one that says what each is for.
-        group_column: The one that says which pictures must share a split, such as a patient.
+        group_column: The one that says which images must share a split, such as a patient.
         data_dir: Where tensorflow-datasets keeps prepared data.
     """
 

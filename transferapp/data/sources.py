@@ -1,4 +1,4 @@
-"""Where pictures come from: whatever a person calls their data becomes a `Dataset`.
+"""Where images come from: whatever a person calls their data becomes a `Dataset`.
 
 `open_source` chooses by what the argument is: a folder, a table, an archive of one of these, or a dataset of
 tensorflow-datasets. `docs/data.md` shows an example of each.
@@ -14,13 +14,15 @@ from pathlib import Path
 from transferapp.data.archive import is_archive, unpack
 from transferapp.data.dataset import Dataset, Ignored
 from transferapp.data.folder import class_folders, read_folder
-from transferapp.data.names import TABLE_SUFFIXES, holds_pictures_only, is_litter, printable, split_named, suffix_of
+from transferapp.data.names import TABLE_SUFFIXES, holds_images_only, is_litter, printable, split_named, suffix_of
 from transferapp.data.options import TABLE_OPTIONS, SourceOptions
 from transferapp.data.table import read_table
 from transferapp.errors import DataError
 from transferapp.system.progress import Progress, Silent
 
-EXPECTED = "a folder with one sub-folder of pictures a class, a .csv, .tsv or .parquet file, a zip or tar archive, or tfds:NAME"
+EXPECTED = (
+    "a folder with one sub-folder of images a class, a .csv, .tsv or .parquet file, a zip or tar archive, or tfds:NAME"
+)
 
 _CONVERTIBLE = {
     ".xlsx": "Save it as CSV UTF-8",
@@ -45,7 +47,7 @@ def open_source(
 
     Args:
         data: A folder with one sub-folder a class, or with `train/`, `val/`, `test/` folders of that form; a `.csv`, `.tsv`
-            or `.parquet` file of paths and labels, or a folder with one such table beside its pictures; a zip or tar archive
+            or `.parquet` file of paths and labels, or a folder with one such table beside its images; a zip or tar archive
             of any of these; or `tfds:NAME[/CONFIG][:VERSION]`.
         min_classes: Classes there must be: two to learn from, one to be measured on.
         options: Columns and places that the person named.
@@ -87,7 +89,7 @@ def open_source(
 def _open_place(
     folder: Path, options: SourceOptions, min_classes: int, progress: Progress, *, origin: str, foreign: bool = False
 ) -> Dataset:
-    """A folder: as a table if it holds one beside its pictures, otherwise as class folders.
+    """A folder: as a table if it holds one beside its images, otherwise as class folders.
 
     Args:
         folder: Where to look.
@@ -106,7 +108,7 @@ def _open_place(
             dataset = read_table(table, options, min_classes, origin=name, within=within, progress=advance)
         return dataclasses.replace(dataset, origin=origin)
     options.refuse(TABLE_OPTIONS, "class folders")
-    with progress.task("looking for pictures", 0) as advance:
+    with progress.task("looking for images", 0) as advance:
         dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
     left = [Ignored(printable(t.name), "table", "is not read: the folders give the classes") for t in tables]
     return dataclasses.replace(dataset, ignored=(*dataset.ignored, *left))
@@ -121,20 +123,20 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _the_table(folder: Path, tables: Sequence[Path], options: SourceOptions, origin: str) -> Path | None:
-    """The table that says what the pictures of a folder are; None where its sub-folders say it.
+    """The table that says what the images of a folder are; None where its sub-folders say it.
 
-    Sub-folders that hold pictures are classes, unless they are called what says nothing, such as `images` or `train`.
+    Sub-folders that hold images are classes, unless they are called what says nothing, such as `images` or `train`.
     """
     asked = any(getattr(options, name) for name in TABLE_OPTIONS)
     holding = class_folders(str(folder), 32)
-    telling = [name for name in holding if not holds_pictures_only(name)]
+    telling = [name for name in holding if not holds_images_only(name)]
     parted = any(class_folders(str(folder / name), 1) for name in holding if split_named(name))
     if not asked and (len(telling) > 1 or parted):
         return None
     if len(tables) > 1:
         raise DataError(
             f"{printable(origin)} has several tables: {', '.join(printable(t.name) for t in tables[:5])}",
-            expected="one table beside the pictures, or class folders",
+            expected="one table beside the images, or class folders",
             hint="Name the table itself with --data",
         )
     return tables[0]

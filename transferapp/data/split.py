@@ -1,6 +1,6 @@
-"""Decide what each picture is used for: learning, choosing between candidates, or the final figure.
+"""Decide what each image is used for: learning, choosing between candidates, or the final figure.
 
-Pictures that belong together are never separated: copies, near copies, and what the person has put into one group. Otherwise
+Images that belong together are never separated: copies, near copies, and what the person has put into one group. Otherwise
 what was learned by heart would be asked again in the test, and the figures would flatter.
 """
 
@@ -21,7 +21,7 @@ MIN_TRAIN_PER_CLASS = 1
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """Pictures that stay together: their places in the dataset, and how many different contents of each label they are."""
+    """Images that stay together: their places in the dataset, and how many different contents of each label they are."""
 
     members: tuple[int, ...]
     contents: Counter[int]
@@ -31,12 +31,12 @@ class _Family:
 def assign_splits(
     dataset: Dataset, *, seed: int = 0, val_fraction: float = VAL_FRACTION, test_fraction: float = TEST_FRACTION
 ) -> Dataset:
-    """Give every picture a split.
+    """Give every image a split.
 
-    Splits that the data came with are kept. Where there is no validation split, `val_fraction` of the training pictures of
+    Splits that the data came with are kept. Where there is no validation split, `val_fraction` of the training images of
     each class become one; where the data came with no split at all, `test_fraction` of each class becomes the test split
-    first. Shares are of different contents. Which pictures these are depends on the seed and on each picture's own content,
-    not on names or order: of the pictures that were there before others were added, few change their split (two in a hundred
+    first. Shares are of different contents. Which images these are depends on the seed and on each image's own content,
+    not on names or order: of the images that were there before others were added, few change their split (two in a hundred
     when classes of 100 grow by a tenth, five when they double).
 
     What `Dataset.kin` says belongs together moves as one, in the order of its member that comes first. A class of few large
@@ -49,7 +49,7 @@ def assign_splits(
         test_fraction: In [0, 1).
 
     Raises:
-        DataError: A class has no picture to train on.
+        DataError: A class has no image to train on.
     """
     fresh_test = test_fraction if not dataset.given_splits else 0.0
     fresh_val = val_fraction if "val" not in dataset.given_splits else 0.0
@@ -72,14 +72,14 @@ def assign_splits(
     for class_name, count in zip(result.class_names, result.part("train").counts(), strict=True):
         if count < MIN_TRAIN_PER_CLASS:
             raise DataError(
-                f"Class {class_name!r} has no picture to train on in {dataset.origin}",
-                hint="Every class needs pictures in the train folder",
+                f"Class {class_name!r} has no image to train on in {dataset.origin}",
+                hint="Every class needs images in the train folder",
             )
     return result
 
 
 def _families(dataset: Dataset, seed: int) -> list[_Family]:
-    """The pictures that are still to be divided, by what must stay together, in the order that content and seed give."""
+    """The images that are still to be divided, by what must stay together, in the order that content and seed give."""
     members: dict[int, list[int]] = defaultdict(list)
     for position, kin in enumerate(dataset.kin().tolist()):
         if dataset.records[position].split in (None, "train"):
@@ -129,12 +129,12 @@ def _totals(families: Sequence[_Family]) -> Counter[int]:
 
 
 def _rank(record: Record, seed: int) -> bytes:
-    assert record.sha256, "pictures are split by content: audit them first"
+    assert record.sha256, "images are split by content: audit them first"
     return hashlib.sha256(f"{seed}:{record.sha256}".encode()).digest()
 
 
 def _share(count: int, fraction: float) -> int:
-    """How many of `count` pictures a fraction takes: rounded, at least one where it is asked for, never all."""
+    """How many of `count` images a fraction takes: rounded, at least one where it is asked for, never all."""
     if fraction <= 0 or count < 2:
         return 0
     return min(max(round(count * fraction), 1), count - 1)

@@ -1,4 +1,4 @@
-"""A table of paths and labels: which of its columns are which, where the pictures are, and what is wrong with its rows."""
+"""A table of paths and labels: which of its columns are which, where the images are, and what is wrong with its rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transferapp.data.names import (
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
     class_name,
-    holds_pictures_only,
+    holds_images_only,
     is_litter,
     printable,
     split_named,
@@ -32,7 +32,7 @@ REPORT_EVERY = 1000
 """Rows between two reports of progress."""
 
 PATH_NAMES = tuple(
-    "path filepath imagepath imgpath picturepath file filename imagefile imagename imgname image img picture photo "  # noqa: SIM905
+    "path filepath imagepath imgpath imagepath file filename imagefile imagename imgname image img image photo "  # noqa: SIM905
     "imageid imgid id".split()
 )
 """What columns of paths are called, the best first; case, blanks and punctuation do not count."""
@@ -45,7 +45,7 @@ LABEL_NAMES = frozenset(
 SPLIT_NAMES = ("split", "subset", "partition")
 
 _SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""What is tried behind a path without one that pictures have."""
+"""What is tried behind a path without one that images have."""
 
 _NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
 """Disks there take other cases and Unicode forms for the same name."""
@@ -76,7 +76,7 @@ def read_table(
     within: str | None = None,
     progress: Advance | None = None,
 ) -> Dataset:
-    """Read a table with one row a picture.
+    """Read a table with one row an image.
 
     Paths are looked up beside the table and in folders there that are called `images` or the like. A row whose file is not
     there, has no label, or is there twice is listed; a file with two different labels is left out whole, for nobody knows
@@ -87,11 +87,11 @@ def read_table(
         options: Columns that the person named.
         min_classes: Classes there must be.
         origin: What to call it in messages, where that is not the table itself.
-        within: The pictures must be in this folder, for the table is a stranger's.
+        within: The images must be in this folder, for the table is a stranger's.
         progress: Called now and then with the number of rows read so far.
 
     Raises:
-        DataError: It cannot be read, has no such columns, or none of its pictures is there.
+        DataError: It cannot be read, has no such columns, or none of its images is there.
         UsageError: A column that was named is not there.
     """
     name = origin or str(table)
@@ -111,10 +111,10 @@ def read_table(
     if not rows.locations:
         missing = [item.name for item in rows.ignored if item.code == "missing_file"]
         raise DataError(
-            f"{name} names no picture that is there",
+            f"{name} names no image that is there",
             expected=f"paths below {printable(rows.lookup.root)} in column {file.columns[columns.path]!r}",
             got=f"{len(missing)} files that are not there, such as {missing[0]}" if missing else f"{count} rows",
-            hint="Put the table beside its pictures, or name another column with --path-column",
+            hint="Put the table beside its images, or name another column with --path-column",
         )
     dataset = rows.dataset(name, columns)
     if len(dataset.class_names) < min_classes:
@@ -183,7 +183,7 @@ def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataErr
 
 
 class _Rows:
-    """The rows that name a picture, kept small, and those that do not."""
+    """The rows that name an image, kept small, and those that do not."""
 
     def __init__(self, lookup: _Lookup, table: str) -> None:
         self.lookup = lookup
@@ -253,7 +253,7 @@ class _Rows:
         used = {splits.get(self._splits[i]) for i in kept}
         given = tuple(split for split in SPLITS if split in used)
         if given == ("train",):
-            given, splits = (), {}  # as with a train folder alone: it is where the pictures are
+            given, splits = (), {}  # as with a train folder alone: it is where the images are
         records = tuple(
             Record(
                 self.locations[i],
@@ -299,7 +299,7 @@ class _Lookup:
     """Finds the files that a table names.
 
     Args:
-        table: The table; its folder, and folders in it that hold pictures, are where paths start.
+        table: The table; its folder, and folders in it that hold images, are where paths start.
         within: A folder that files must be in, or None.
     """
 
@@ -309,7 +309,7 @@ class _Lookup:
         like_table = re.compile(rf"{re.escape(table.stem.lower())}($|[ _-])")
         with os.scandir(self.root) as entries:
             folders = {e.name: e.path for e in entries if not is_litter(e.name) and os.path.isdir(e.path)}
-        likely = [p for n, p in folders.items() if holds_pictures_only(n) or like_table.match(n.lower())]
+        likely = [p for n, p in folders.items() if holds_images_only(n) or like_table.match(n.lower())]
         self._bases = [self.root, *sorted(likely if len(folders) > 1 else folders.values())]
         self._suffixes = list(_SUFFIXES_TRIED)
         self._listings: dict[str, frozenset[str]] = {}

@@ -37,7 +37,7 @@ class TableFile:
     """A table that has been opened.
 
     Attributes:
-        columns: Their names; `1`, `2`, ... where the first row is a picture already.
+        columns: Their names; `1`, `2`, ... where the first row is an image already.
         sample: The first rows.
         rows: From indices of columns to all rows with these cells alone, in this order; cells that a row lacks are empty.
             Row numbers are lines of the file where it has lines.
@@ -92,7 +92,7 @@ def _open_text(path: Path, name: str) -> TableFile:
 
     head = list(itertools.islice(cells(), SAMPLE_ROWS + 1))
     if not head:
-        raise DataError(f"{name} is empty", expected="a row of column names, then one row a picture")
+        raise DataError(f"{name} is empty", expected="a row of column names, then one row an image")
     names = [cell.strip() for cell in head[0][1]]
     headless = any(suffix_of(cell) in IMAGE_SUFFIXES for cell in names)
     if headless:
@@ -180,9 +180,9 @@ def _open_parquet(path: Path, name: str) -> TableFile:
     texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_dictionary)
     if len(flat) < len(names) and not any(is_text(kinds[i]) for i in flat for is_text in texts):
         raise DataError(
-            f"{name} holds the pictures themselves",
+            f"{name} holds the images themselves",
             expected="a column with their paths",
-            hint="Write the pictures to files, in one folder a class",
+            hint="Write the images to files, in one folder a class",
         )
 
     def rows(columns: Sequence[int]) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """Datasets of tensorflow-datasets: `tfds:NAME[/CONFIG][:VERSION]`, from a data directory that is there or by download.
 
-The pictures are written to the cache once, as the encoded bytes that the dataset has, so that all that follows sees files.
+The images are written to the cache once, as the encoded bytes that the dataset has, so that all that follows sees files.
 This is the one place that knows tensorflow-datasets; it is imported when such a dataset is asked for and not before.
 """
 
@@ -47,7 +47,7 @@ def read_tfds(data: str, data_dir: str, min_classes: int, progress: Progress) ->
         progress: Who is told.
 
     Raises:
-        DataError: There is no such dataset, it cannot be downloaded, or it is not one of pictures with one label each.
+        DataError: There is no such dataset, it cannot be downloaded, or it is not one of images with one label each.
         ResourceError: The disk is full.
     """
     name = data.removeprefix(PREFIX)
@@ -69,13 +69,13 @@ def read_tfds(data: str, data_dir: str, min_classes: int, progress: Progress) ->
         total = sum(builder.info.splits[split].num_examples for split in used)
 
         def write(folder: Path) -> dict[str, int]:
-            with progress.task(f"unpacking {total} pictures of {name}", total) as advance:
+            with progress.task(f"unpacking {total} images of {name}", total) as advance:
                 return _write(builder, folder, used, image, label, advance)
 
         kept = kept_in_cache(_key(builder), write)
     ignored = [Ignored(split, "unknown_split", "is none of train, validation and test") for split in unknown]
     for split, count in kept.note.items():
-        ignored.append(Ignored(split, "no_label", f"has {count} pictures without a label"))
+        ignored.append(Ignored(split, "no_label", f"has {count} images without a label"))
     return _dataset(data, kept.folder, splits, builder.info.features[label].names, ignored, min_classes)
 
 
@@ -150,7 +150,7 @@ def _offline(builder: Any) -> bool:
 
 
 def _features(builder: Any, name: str) -> tuple[str, str]:
-    """The names of the picture and of its label: those that the dataset is supervised with, or the only ones."""
+    """The names of the image and of its label: those that the dataset is supervised with, or the only ones."""
     from tensorflow_datasets import features
 
     table = builder.info.features
@@ -168,7 +168,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
         return supervised[0], supervised[1]
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
-            f"{name} is no set of pictures with one label each",
+            f"{name} is no set of images with one label each",
             expected="one Image and one ClassLabel among its features",
             got=f"{', '.join(sorted(map(str, table))) if hasattr(table, 'items') else type(table).__name__}",
         )
@@ -187,14 +187,14 @@ def _key(builder: Any) -> str:
 
 
 def _write(builder: Any, folder: Path, splits: list[str], image: str, label: str, advance: Any) -> dict[str, int]:
-    """Write each picture to SPLIT/LABEL/NUMBER; gives how many of each split have no label."""
+    """Write each image to SPLIT/LABEL/NUMBER; gives how many of each split have no label."""
     import tensorflow_datasets
 
     wanted = tensorflow_datasets.decode.PartialDecoding(
         {image: True, label: True}, decoders={image: tensorflow_datasets.decode.SkipDecoding()}
     )
-    reading = tensorflow_datasets.ReadConfig(try_autocache=False)  # each picture is read once
-    unlabelled: Counter[str] = Counter()
+    reading = tensorflow_datasets.ReadConfig(try_autocache=False)  # each image is read once
+    unlabeled: Counter[str] = Counter()
     done = 0
     for split in splits:
         try:
@@ -205,7 +205,7 @@ def _write(builder: Any, folder: Path, splits: list[str], image: str, label: str
                 done += 1
                 advance(done)
                 if int(example[label]) < 0:
-                    unlabelled[split] += 1
+                    unlabeled[split] += 1
                     continue
                 content = bytes(example[image])
                 suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg" if content[:2] == b"\xff\xd8" else ""
@@ -221,7 +221,7 @@ def _write(builder: Any, folder: Path, splits: list[str], image: str, label: str
                 f"{builder.info.full_name} in {printable(str(builder.data_path))} cannot be read ({_first_line(error)})",
                 hint="Delete that folder and prepare it again",
             ) from error
-    return dict(unlabelled)
+    return dict(unlabeled)
 
 
 def _dataset(
@@ -240,11 +240,11 @@ def _dataset(
     used = {splits[split] for placed in found.values() for split in placed}
     given = tuple(split for split in SPLITS if split in used)
     if given == ("train",):
-        given = ()  # as with a train folder alone: it is where the pictures are
+        given = ()  # as with a train folder alone: it is where the images are
     class_names = [class_name(names[label]) for label in sorted(found)]
     if len(class_names) < min_classes:
         got = ", ".join(map(repr, class_names)) or "none"
-        raise DataError(f"{data} has too few classes", expected="at least two that have pictures", got=got)
+        raise DataError(f"{data} has too few classes", expected="at least two that have images", got=got)
     records = tuple(
         Record(
             os.path.join(folder, split, f"{label:06}", file),

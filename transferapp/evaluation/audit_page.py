@@ -1,4 +1,4 @@
-"""The pages of `transferapp audit` and `transferapp doctor`: pictures of what was found, in one file each."""
+"""The pages of `transferapp audit` and `transferapp doctor`: images of what was found, in one file each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transferapp.evaluation.pages import harmless, page_environment
 from transferapp.evaluation.wording import data_sentences
 
 LABELS_SHOWN = 120
-"""Pictures with doubtful labels that the page shows, of those suspected and of the others: the CSV has all of the list."""
+"""Images with doubtful labels that the page shows, of those suspected and of the others: the CSV has all of the list."""
 
 
 def render_audit(
@@ -69,10 +69,10 @@ def render_doctor(diagnosis: Mapping[str, Any], thumbnails: Mapping[str, str], c
 
 
 def labels_shown(diagnosis: Mapping[str, Any]) -> list[str]:
-    """The pictures that the doctor's page shows."""
-    pictures = diagnosis["pictures"]
-    suspected = [picture["path"] for picture in pictures if picture["suspected"]]
-    others = [picture["path"] for picture in pictures if not picture["suspected"]]
+    """The images that the doctor's page shows."""
+    images = diagnosis["images"]
+    suspected = [image["path"] for image in images if image["suspected"]]
+    others = [image["path"] for image in images if not image["suspected"]]
     return [*suspected[:LABELS_SHOWN], *others[:LABELS_SHOWN]]
 
 

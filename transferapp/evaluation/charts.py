@@ -1,6 +1,6 @@
 """How figures look in the report: numbers as text, and small charts as inline SVG.
 
-Positions in a chart are per cent of its width, so that it fits any screen and its type keeps its size. Colours and
+Positions in a chart are per cent of its width, so that it fits any screen and its type keeps its size. Colors and
 strokes come from classes in the report's style sheet, so light, dark and print need no second drawing. Text from
 outside is escaped by `Markup.format`.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 UNITS_SHOWN = 400
-"""Up to so many pictures, the unit chart draws one square each; beyond, a hundred squares stand for a per cent each."""
+"""Up to so many images, the unit chart draws one square each; beyond, a hundred squares stand for a per cent each."""
 
 _COLUMNS = 25
 _ROUNDING = 1e-9
@@ -66,7 +66,7 @@ def points(difference: float | None, *, signed: bool = True) -> str:
 
 
 def unit_chart(right: int, total: int) -> Markup:
-    """Every picture as a square: filled if the classifier was right, an outlined cross if it was wrong."""
+    """Every image as a square: filled if the classifier was right, an outlined cross if it was wrong."""
     squares = total if total <= UNITS_SHOWN else 100
     filled = right if squares == total else math.floor(100 * right / total + 0.5)
     if right < total:
@@ -194,7 +194,7 @@ class DotAxis:
             Markup("").join(texts)
         )
 
-    def dot(self, value: float, error: float, reference: float, emphasised: bool) -> Markup:
+    def dot(self, value: float, error: float, reference: float, emphasized: bool) -> Markup:
         """A value with a whisker of `error` to both sides, and a line at `reference` that runs on from row to row."""
         marks = [
             Markup('<line class="reference" x1="{0}" x2="{0}" y1="-9" y2="49"/>').format(
@@ -204,7 +204,7 @@ class DotAxis:
                 _percent(self.position(value - error)), _percent(self.position(value + error))
             ),
             Markup('<circle class="{}" cx="{}" cy="20" r="{}"/>').format(
-                "dot on" if emphasised else "dot", _percent(self.position(value)), 6 if emphasised else 4
+                "dot on" if emphasized else "dot", _percent(self.position(value)), 6 if emphasized else 4
             ),
         ]
         return Markup('<svg class="plot" aria-hidden="true" width="100%" height="40">{}</svg>').format(

@@ -1,7 +1,7 @@
 """Which labels are probably wrong: confident learning (Northcutt, Jiang and Chuang, 2021, arXiv:1911.00068).
 
-A classifier that has not seen a picture says what it is. Where it is sure of another class than the given one, by the measure
-of how sure it usually is of that class, one of the two is wrong, and with pictures that a pretrained network understands it is
+A classifier that has not seen an image says what it is. Where it is sure of another class than the given one, by the measure
+of how sure it usually is of that class, one of the two is wrong, and with images that a pretrained network understands it is
 mostly the label. Counting those gives an estimate of how many labels are wrong, from one class to another; the ranking says
 which. The published method, in numpy: nothing of it needs more.
 """
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 _ROUNDING = 1e-6
-"""A probability that is its class's mean, as in a class whose pictures are all alike, counts as reaching it."""
+"""A probability that is its class's mean, as in a class whose images are all alike, counts as reaching it."""
 
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """Outcome of `find_label_errors`, for n pictures.
+    """Outcome of `find_label_errors`, for n images.
 
     Attributes:
-        order: int64, shape (n,): the pictures, the most suspicious label first.
+        order: int64, shape (n,): the images, the most suspicious label first.
         suspected: bool, shape (n,): whether the label counts as wrong.
-        suggested: int64, shape (n,): the class that the picture most probably shows, other than the given one.
+        suggested: int64, shape (n,): the class that the image most probably shows, other than the given one.
         confidence: float64, shape (n,): how probable that class is, in [0, 1].
-        joint: float64, shape (num_classes, num_classes): estimated share of pictures by given and true class; sums to 1.
+        joint: float64, shape (num_classes, num_classes): estimated share of images by given and true class; sums to 1.
     """
 
     order: np.ndarray
@@ -38,9 +38,9 @@ class LabelErrors:
 def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErrors:
     """Compare labels with what a classifier says that was not trained on them.
 
-    A picture is suspected where the confident joint puts it off the diagonal: among the classes whose probability is at least
-    the mean of that of pictures labelled so, another than the given one is the most probable. Suspected pictures come first,
-    each part ordered by the normalised margin: the probability of the given class less that of the best other one.
+    An image is suspected where the confident joint puts it off the diagonal: among the classes whose probability is at least
+    the mean of that of images labeled so, another than the given one is the most probable. Suspected images come first,
+    each part ordered by the normalized margin: the probability of the given class less that of the best other one.
 
     Args:
         probabilities: float, shape (n, num_classes): out-of-fold; rows sum to 1.
@@ -49,7 +49,7 @@ def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErr
     n, num_classes = probabilities.shape
     own = probabilities[np.arange(n), labels]
     counts = np.bincount(labels, minlength=num_classes)
-    # A class without pictures has no threshold that anything could reach.
+    # A class without images has no threshold that anything could reach.
     sums = np.bincount(labels, weights=own, minlength=num_classes)
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
     confident = np.where(probabilities >= thresholds - _ROUNDING, probabilities, -1.0)
@@ -67,7 +67,7 @@ def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErr
 
 
 def _calibrated(joint: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The confident joint scaled so that every given class has the share of pictures that it has."""
+    """The confident joint scaled so that every given class has the share of images that it has."""
     joint = joint + np.diag((joint.sum(axis=1) == 0) & (counts > 0))  # nothing was confident: believe the labels
     rows = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1) * counts[:, None]
     result: np.ndarray = rows / max(rows.sum(), 1)

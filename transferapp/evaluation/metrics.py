@@ -18,7 +18,7 @@ _CALIBRATION_BINS = 10
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class: pictures of it, and precision, recall and F1 in [0, 1] (0 where nothing was predicted as it)."""
+    """One class: images of it, and precision, recall and F1 in [0, 1] (0 where nothing was predicted as it)."""
 
     name: str
     num_images: int
@@ -29,10 +29,10 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures over a set of pictures.
+    """Figures over a set of images.
 
     Attributes:
-        num_images: Pictures.
+        num_images: Images.
         accuracy: Share whose most probable class is right.
         accuracy_interval: Its 95 % Wilson interval.
         top5_accuracy: Share whose class is among the five most probable.
@@ -135,7 +135,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature by which logits are divided so that probabilities match frequencies (Guo et al., 2017).
 
     Args:
-        logits: float, shape (n, num_classes), of pictures that the classifier was not trained on; or (members, n, num_classes)
+        logits: float, shape (n, num_classes), of images that the classifier was not trained on; or (members, n, num_classes)
             of several classifiers whose probabilities are averaged.
         labels: int, shape (n,).
 

@@ -1,6 +1,6 @@
 """What all pages for people share: the template environment, the style, thumbnails, and the words for numbers.
 
-Every page stands alone: style and pictures are in it, there is no script, and its own Content-Security-Policy forbids
+Every page stands alone: style and images are in it, there is no script, and its own Content-Security-Policy forbids
 everything else. Names of classes and files come from outside and are escaped by the templates.
 """
 
@@ -27,9 +27,9 @@ from transferapp.evaluation import charts
 from transferapp.images import decode_image
 
 CLUSTERS_SHOWN = 24
-"""Groups of copies that a page shows as pictures ..."""
+"""Groups of copies that a page shows as images ..."""
 MEMBERS_SHOWN = 4
-"""... and pictures of each."""
+"""... and images of each."""
 THUMBNAIL_SIDE = 112
 
 _JOINT = re.compile(r"(?<=[_/.-])(?=\w)")
@@ -39,7 +39,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture to show in the report.
+    """An image to show in the report.
 
     Attributes:
         name: The file, as people are told of it.
@@ -89,18 +89,18 @@ def harmless(page: str) -> str:
 
 
 def thumbnails(records: Sequence[Record], names: Sequence[str], size: int = THUMBNAIL_SIDE) -> dict[str, str]:
-    """Thumbnails of some pictures, by name; those that can no longer be read are left out."""
+    """Thumbnails of some images, by name; those that can no longer be read are left out."""
     wanted = {record.name: record for record in records}
     found = {}
     for name in dict.fromkeys(names):
         with contextlib.suppress(ImageError, KeyError):
-            picture = decode_image(wanted[name].path, limits=DATASET_LIMITS, min_short_side=2 * size)
-            found[name] = thumbnail(picture.image, size)
+            decoded = decode_image(wanted[name].path, limits=DATASET_LIMITS, min_short_side=2 * size)
+            found[name] = thumbnail(decoded.image, size)
     return found
 
 
 def names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None = None) -> list[str]:
-    """The pictures that a page shows of an audit's findings, and of what the test shares with what was learned from."""
+    """The images that a page shows of an audit's findings, and of what the test shares with what was learned from."""
     return list(_names_shown(findings, leaks))
 
 
@@ -113,10 +113,10 @@ def _names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None) -
 
 
 def thumbnail(image: Image.Image, size: int = THUMBNAIL_SIDE) -> str:
-    """The middle square of an RGB picture as a small JPEG.
+    """The middle square of an RGB image as a small JPEG.
 
     Args:
-        image: The picture, in mode RGB.
+        image: The image, in mode RGB.
         size: Its side in pixels.
 
     Returns:
@@ -129,7 +129,7 @@ def thumbnail(image: Image.Image, size: int = THUMBNAIL_SIDE) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count and its noun: `1 picture`, `2 pictures`, `2 classes`."""
+    """A count and its noun: `1 image`, `2 images`, `2 classes`."""
     if count == 1:
         return f"1 {noun}"
     return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"

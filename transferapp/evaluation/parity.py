@@ -1,4 +1,4 @@
-"""Is the served network the trained one? Compared on real pictures, and the precision to serve in is decided by it."""
+"""Is the served network the trained one? Compared on real images, and the precision to serve in is decided by it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DIFFERENCE = {"f32": 1e-3, "bf16": 0.05}
 alone; bf16 keeps three decimal digits, which a confident classifier turns into a few hundredths in the worst case."""
 
 MIN_AGREEMENT = 0.98
-"""Share of pictures that must keep their most probable class."""
+"""Share of images that must keep their most probable class."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Parity:
 
     Attributes:
         precision: What the engine computed in.
-        num_images: Pictures compared.
+        num_images: Images compared.
         max_difference: Largest absolute difference in any class probability.
         mean_difference: Mean absolute difference.
-        agreement: Share of pictures with the same most probable class.
+        agreement: Share of images with the same most probable class.
     """
 
     precision: str

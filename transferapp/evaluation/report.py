@@ -21,7 +21,7 @@ from transferapp.evaluation import charts
 from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
 from transferapp.evaluation.scatter import search_chart
-from transferapp.evaluation.wording import backbone_reason, labelled, leak_sentences, search_sentences
+from transferapp.evaluation.wording import backbone_reason, labeled, leak_sentences, search_sentences
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -50,7 +50,7 @@ SIZE_SCALE = charts.Scale(
 
 @dataclass(frozen=True)
 class _ClassRow:
-    """One class in the tables; figures are None where no picture or no prediction backs them."""
+    """One class in the tables; figures are None where no image or no prediction backs them."""
 
     name: str
     num_images: int
@@ -63,7 +63,7 @@ class _ClassRow:
 
 @dataclass(frozen=True)
 class _Confusion:
-    """Pictures of one class that were taken for another."""
+    """Images of one class that were taken for another."""
 
     true: str
     predicted: str
@@ -82,9 +82,9 @@ def render_report(
 
     Args:
         manifest: `bundle.json`, before or after checksums are added.
-        samples: Pictures of some of the classes.
-        mistakes: Test pictures that the classifier got wrong, worst first; all of them or some.
-        copies: Thumbnails by name, for the pictures of `names_shown`.
+        samples: Images of some of the classes.
+        mistakes: Test images that the classifier got wrong, worst first; all of them or some.
+        copies: Thumbnails by name, for the images of `names_shown`.
 
     Returns:
         An HTML document that needs nothing else, and that UTF-8 can encode.
@@ -100,7 +100,7 @@ def render_report(
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),
-        reasons=labelled(manifest["plan"]["reasons"]),
+        reasons=labeled(manifest["plan"]["reasons"]),
         backbone_reason=backbone_reason(manifest["candidates"]),
         contest=_contest(manifest.get("contenders") or (), manifest["config"]),
         search_plot=_search_plot(manifest.get("search")),
@@ -151,7 +151,7 @@ def _headline(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _class_rows(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[_ClassRow]:
-    """The classes by recall, lowest first; those without a picture come last."""
+    """The classes by recall, lowest first; those without an image come last."""
     names, confusion = manifest["class_names"], figures["confusion"]
     claimed = [sum(column) for column in zip(*confusion, strict=True)]
     rows = []
@@ -273,7 +273,7 @@ def _curves(history: Sequence[Mapping[str, Any]], quantity: str) -> list[charts.
 
 
 def _kept_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """The epoch that counts: the best on the validation pictures, the first among equals."""
+    """The epoch that counts: the best on the validation images, the first among equals."""
 
     def best_of(epoch: Mapping[str, Any]) -> tuple[float, float]:
         figures = [(epoch["val_accuracy"], epoch["val_loss"])]
@@ -289,7 +289,7 @@ def _stage_axis(candidates: Sequence[Mapping[str, Any]]) -> charts.DotAxis:
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures by class and split, with totals."""
+    """Images by class and split, with totals."""
     splits = manifest["data"]["counts"]
     rows = []
     for name in manifest["class_names"]:

@@ -1,4 +1,4 @@
-"""The trials of a search as a chart: learning rate across, regularisation upwards, the better the darker."""
+"""The trials of a search as a chart: learning rate across, regularization upwards, the better the darker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def search_chart(points: Sequence[Point], best: Point) -> Markup:
     """A point a trial, on logarithmic axes; the best has a ring.
 
     Args:
-        points: Of all trials; those without regularisation lie at the bottom.
+        points: Of all trials; those without regularization lie at the bottom.
         best: The one that ships.
     """
     rates, strengths = ([point[axis] for point in points if point[axis] > 0] for axis in (0, 1))
@@ -51,7 +51,7 @@ def search_chart(points: Sequence[Point], best: Point) -> Markup:
     x = _percent(_LEFT + across.position(best[0]) * (_RIGHT - _LEFT))
     y = round(_BOTTOM - down.position(best[1]) * (_BOTTOM - _TOP), 1)
     marks.append(Markup('<circle class="curve val" cx="{}" cy="{}" r="8"/>').format(x, y))
-    label = Markup("{} trials; the best at learning rate {:.2e}, regularisation {:.2e}").format(
+    label = Markup("{} trials; the best at learning rate {:.2e}, regularization {:.2e}").format(
         len(points), best[0], best[1]
     )
     return Markup('<svg class="chart" role="img" width="100%" height="212" aria-label="{}">{}</svg>').format(

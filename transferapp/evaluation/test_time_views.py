@@ -1,7 +1,7 @@
-"""How many crops of a picture should a bundle average? Measured on validation pictures, not assumed.
+"""How many crops of an image should a bundle average? Measured on validation images, not assumed.
 
-Ten-crop averaging (Krizhevsky et al., 2012) costs ten times the centre view, and fifty views fifty times. What they gain
-differs from set to set, so a fit measures it with a classifier that has not seen the pictures, and the bundle says it.
+Ten-crop averaging (Krizhevsky et al., 2012) costs ten times the center view, and fifty views fifty times. What they gain
+differs from set to set, so a fit measures it with a classifier that has not seen the images, and the bundle says it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ USUAL = 10
 
 MEASURED_AT_MOST = 500
 MEASURED_AT_LEAST = 24
-"""Validation pictures that crops are tried on: as many as the share below allows, within these bounds."""
+"""Validation images that crops are tried on: as many as the share below allows, within these bounds."""
 
 SHARE = 0.1
-"""Of the pictures that the fit itself puts through the network, how many more crops may be put through it to measure this."""
+"""Of the images that the fit itself puts through the network, how many more crops may be put through it to measure this."""
 
 _CHUNK = 10
 _CENTER_OF_TEN = 4
-"""Which of the ten crops is the centre view."""
+"""Which of the ten crops is the center view."""
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 """From crops, uint8 (n, height, width, 3), to class probabilities, float32 (n, num_classes). Safe to call from threads."""
@@ -43,11 +43,11 @@ class CropsTried:
     """What so many views give.
 
     Attributes:
-        views: Averaged a picture: 1, 10 or 50.
-        accuracy: On the pictures tried, in [0, 1].
+        views: Averaged an image: 1, 10 or 50.
+        accuracy: On the images tried, in [0, 1].
         loss: Mean negative log-likelihood in nats.
-        gain: Accuracy gained over the centre view alone; None for that itself.
-        standard_error: Of `gain`, paired by picture.
+        gain: Accuracy gained over the center view alone; None for that itself.
+        standard_error: Of `gain`, paired by image.
         milliseconds: What a request takes in the network, about.
     """
 
@@ -66,7 +66,7 @@ class CropChoice:
     Attributes:
         views: What the bundle averages unless a request says otherwise.
         tried: Fewest views first; empty where nothing could be measured.
-        num_images: Validation pictures they were tried on.
+        num_images: Validation images they were tried on.
         reasons: Sentences.
     """
 
@@ -81,14 +81,14 @@ class CropChoice:
         return {"views": self.views, "tried": tried, "num_images": self.num_images, "reasons": list(self.reasons)}
 
 
-def measured_pictures(work: int, available: int) -> tuple[int, tuple[int, ...]]:
-    """How many pictures crops are tried on, and how many views of each.
+def measured_images(work: int, available: int) -> tuple[int, tuple[int, ...]]:
+    """How many images crops are tried on, and how many views of each.
 
-    It follows from numbers of pictures, not from a clock: the same fit decides the same tomorrow.
+    It follows from numbers of images, not from a clock: the same fit decides the same tomorrow.
 
     Args:
-        work: Pictures that the fit itself puts through the network.
-        available: Validation pictures there are.
+        work: Images that the fit itself puts through the network.
+        available: Validation images there are.
     """
     spare = SHARE * work
     fifty = int(spare / (50 - 1))
@@ -101,21 +101,21 @@ def measured_pictures(work: int, available: int) -> tuple[int, tuple[int, ...]]:
 def choose_crops(
     validation: Dataset, scorer: Scorer, image_size: tuple[int, int], *, work: int, milliseconds: float
 ) -> CropChoice:
-    """Try numbers of views on validation pictures and choose what the bundle averages.
+    """Try numbers of views on validation images and choose what the bundle averages.
 
     Args:
-        validation: Pictures that the scorer has not been trained on; may be empty.
+        validation: Images that the scorer has not been trained on; may be empty.
         scorer: The classifier.
         image_size: (height, width) of its input.
-        work: Pictures that the fit itself puts through the network.
+        work: Images that the fit itself puts through the network.
         milliseconds: What ten crops take in it.
 
     Raises:
-        ImageError: A picture can no longer be decoded.
+        ImageError: An image can no longer be decoded.
     """
     if not len(validation):
-        return CropChoice(USUAL, (), 0, ("there are no validation pictures to measure it on: ten crops, as usual",))
-    count, asked = measured_pictures(work, len(validation))
+        return CropChoice(USUAL, (), 0, ("there are no validation images to measure it on: ten crops, as usual",))
+    count, asked = measured_images(work, len(validation))
     part = validation.spread(count)
     most = max(asked)
 
@@ -128,10 +128,10 @@ def choose_crops(
     means = {views: averaged(by_view, views) for views in asked}
     tried = compare(means, part.labels, milliseconds)
     views, reason = decide(tried, {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()})
-    reasons = [f"{reason}, on {len(part)} validation pictures"]
+    reasons = [f"{reason}, on {len(part)} validation images"]
     if 50 not in asked:
         reasons.append(
-            f"50 views were not tried: on as few as {MEASURED_AT_LEAST} pictures they would cost more than "
+            f"50 views were not tried: on as few as {MEASURED_AT_LEAST} images they would cost more than "
             f"{SHARE:.0%} of what the fit itself does; `transferapp evaluate --views 50` measures them"
         )
     return CropChoice(views, tried, len(part), tuple(reasons))
@@ -160,7 +160,7 @@ def averaged(by_view: np.ndarray, views: int) -> np.ndarray:
 
 
 def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: float) -> tuple[CropsTried, ...]:
-    """What each number of views gives over the first, which is the centre view.
+    """What each number of views gives over the first, which is the center view.
 
     Args:
         means: Averaged probabilities by number of views, fewest first.
@@ -180,7 +180,7 @@ def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: f
 
 
 def paired(correct: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Mean difference of two sets of right answers on the same pictures, and its standard error."""
+    """Mean difference of two sets of right answers on the same images, and its standard error."""
     difference = correct.astype(float) - other.astype(float)
     error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
     return float(difference.mean()), float(error)
@@ -189,14 +189,14 @@ def paired(correct: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> tuple[int, str]:
     """The views that a bundle averages, and why.
 
-    Those within one standard error of the best, paired by picture, count as equal. Among them ten crops are the usual; where
+    Those within one standard error of the best, paired by image, count as equal. Among them ten crops are the usual; where
     they are not among them, the cheapest.
     """
     best = max(tried, key=lambda each: (each.accuracy, -each.views))
     equal = []
     for each in tried:
         behind, error = paired(correct[best.views], correct[each.views])
-        if behind <= error + 1e-12:  # a single picture is exactly its own standard error
+        if behind <= error + 1e-12:  # a single image is exactly its own standard error
             equal.append(each)
     chosen = next((each for each in equal if each.views == USUAL), equal[0])
     told = ", ".join(
@@ -205,13 +205,13 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
         if each.gain is not None
     )
     if chosen.views != USUAL:
-        why = f"{told} over the centre view: {_words(chosen.views)} ten crops, by more than one standard error"
+        why = f"{told} over the center view: {_words(chosen.views)} ten crops, by more than one standard error"
     elif best.views == USUAL:
-        why = f"{told} over the centre view: ten crops, as usual"
+        why = f"{told} over the center view: ten crops, as usual"
     else:
-        why = f"{told} over the centre view: ten crops, as usual, for they are within one standard error of the best"
+        why = f"{told} over the center view: ten crops, as usual, for they are within one standard error of the best"
     return chosen.views, why
 
 
 def _words(views: int) -> str:
-    return "the centre view alone does better than" if views == 1 else f"{views} views do better than"
+    return "the center view alone does better than" if views == 1 else f"{views} views do better than"

@@ -10,7 +10,7 @@ from transferapp.evaluation import charts
 _LONGEST_LABEL = 20
 
 
-def labelled(reasons: Sequence[str]) -> list[tuple[str, list[str]]]:
+def labeled(reasons: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Reasons such as `cut: top, the last stage` by their labels, in order; what has no label has an empty one."""
     groups: list[tuple[str, list[str]]] = []
     for reason in reasons:
@@ -53,7 +53,7 @@ def backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
     lead = charts.points(abs(gap), signed=False)
     own, other = float(chosen.get("loss", 0.0)), float(best.get("loss", 0.0))
     if gap < SURER_WITHIN and cost > 1 and own < other:
-        # Chosen for its loss: where a hundred pictures tie or nearly so in accuracy, that still tells the two apart.
+        # Chosen for its loss: where a hundred images tie or nearly so in accuracy, that still tells the two apart.
         return (
             f"It is right about as often as {best['backbone']} and surer where it is (loss {own:.3f} against {other:.3f}), "
             f"at {price}."
@@ -70,7 +70,7 @@ UNEVEN_FROM = 1.2
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A count and its noun: `1 picture`, `2,000 pictures`."""
+    """A count and its noun: `1 image`, `2,000 images`."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
@@ -83,7 +83,7 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
     sentences = []
     counts = findings["counts"]
     largest, smallest = (pick(counts, key=counts.__getitem__, default="") for pick in (max, min))
-    said = f"{counted(findings['num_images'], 'picture')} in {counted(len(counts), 'class', 'classes')}"
+    said = f"{counted(findings['num_images'], 'image')} in {counted(len(counts), 'class', 'classes')}"
     if counts and findings["imbalance"] >= UNEVEN_FROM:
         said += (
             f", {findings['imbalance']:.1f} times as many of {largest} ({counts[largest]:,}) as of {smallest} "
@@ -94,7 +94,7 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
     if exact or near:
         kinds = [counted(exact, "exact copy", "exact copies")] if exact else []
         kinds += [counted(near, "near copy", "near copies")] if near else []
-        sentences.append(f"{' and '.join(kinds)} of other pictures, in {counted(findings['num_clusters'], 'group')}")
+        sentences.append(f"{' and '.join(kinds)} of other images, in {counted(findings['num_clusters'], 'group')}")
     else:
         sentences.append("no copies")
     if findings["conflicts"]:
@@ -102,27 +102,27 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
             f"{counted(findings['conflicts'], 'group')} of copies with more than one label: one of them must be wrong"
         )
     if findings["num_alike"]:
-        sentences.append(f"{counted(findings['num_alike'], 'more pair')} of pictures that look alike to the network")
+        sentences.append(f"{counted(findings['num_alike'], 'more pair')} of images that look alike to the network")
     sentences += [shared_sentence(shared) for shared in findings["shared"] if shared_total(shared)]
     return sentences
 
 
 def shared_total(shared: Mapping[str, Any]) -> int:
-    """Pictures of a split that are in others too, in whatever way."""
+    """Images of a split that are in others too, in whatever way."""
     return int(shared["exact"] + shared["near"] + shared["group"])
 
 
 def shared_sentence(shared: Mapping[str, Any]) -> str:
-    """How many pictures of a split are in others too."""
+    """How many images of a split are in others too."""
     kinds = [
         f"{shared[kind]:,} {words}"
         for kind, words in (("exact", "byte for byte"), ("near", "as near copies"), ("group", "by their group"))
         if shared[kind]
     ]
-    total, asked = shared_total(shared), f"{_WHOLE[shared['split']]} picture"
+    total, asked = shared_total(shared), f"{_WHOLE[shared['split']]} image"
     return (
         f"{total:,} of {counted(shared['num_images'], asked)} "
-        f"{'is' if total == 1 else 'are'} among the {' and '.join(_WHOLE[s] for s in shared['others'])} pictures too"
+        f"{'is' if total == 1 else 'are'} among the {' and '.join(_WHOLE[s] for s in shared['others'])} images too"
         + (f": {', '.join(kinds)}" if kinds else "")
     )
 
@@ -141,17 +141,17 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
     sentences = [shared_sentence(leaks["shared"])] if shared_total(leaks["shared"]) else []
     if leaks["num_alike"]:
         sentences.append(
-            f"{counted(leaks['num_alike'], 'test picture')} more look{'s' if leaks['num_alike'] == 1 else ''} like one that "
+            f"{counted(leaks['num_alike'], 'test image')} more look{'s' if leaks['num_alike'] == 1 else ''} like one that "
             "was learned from"
         )
     honest = leaks["honest"]
     if honest is None:
-        sentences.append("no test picture is left that shares nothing, so there is no honest figure")
+        sentences.append("no test image is left that shares nothing, so there is no honest figure")
     else:
         low, high = honest["accuracy_interval"]
         right = round(honest["accuracy"] * honest["num_images"])
         sentences.append(
-            f"without these: accuracy {honest['accuracy']:.3f}, {right:,} of {counted(honest['num_images'], 'picture')} right, "
+            f"without these: accuracy {honest['accuracy']:.3f}, {right:,} of {counted(honest['num_images'], 'image')} right, "
             f"95 % interval {low:.2f} to {high:.2f}"
         )
     return sentences
@@ -179,7 +179,7 @@ def search_course(search: Mapping[str, Any]) -> list[str]:
 
 
 def search_best(search: Mapping[str, Any]) -> str:
-    """The best trial, beside what full-batch L-BFGS reaches with a linear head on the same pictures."""
+    """The best trial, beside what full-batch L-BFGS reaches with a linear head on the same images."""
     best, optimum = search["best"], search["optimum"]
     params = ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -187,6 +187,6 @@ def search_best(search: Mapping[str, Any]) -> str:
     )
     gap = charts.points(best["accuracy"] - optimum["accuracy"])
     return (
-        f"Best: trial {best['trial']} with {params}: right on {charts.percent(best['accuracy'])} of the validation pictures, "
+        f"Best: trial {best['trial']} with {params}: right on {charts.percent(best['accuracy'])} of the validation images, "
         f"{gap} points against the optimum of a linear head by L-BFGS ({charts.percent(optimum['accuracy'])})."
     )

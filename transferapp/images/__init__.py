@@ -1,9 +1,9 @@
-"""Bytes in, one upright 8-bit RGB picture out: the only decoder in the program.
+"""Bytes in, one upright 8-bit RGB image out: the only decoder in the program.
 
-Dataset folders and HTTP uploads come through `decode_image`, so a picture is read, refused or repaired in one way wherever
+Dataset folders and HTTP uploads come through `decode_image`, so an image is read, refused or repaired in one way wherever
 it enters. Everything after it (`views`, features, training, serving) sees plain RGB.
 
-The order of the steps is the defence, and each step is a module:
+The order of the steps is the defense, and each step is a module:
 
 1. `source`: the bytes are opened, and what is no file, empty or too large is refused;
 2. `sniff`: the content, never the name, chooses one reader from `FORMATS`; no other reader of Pillow's is ever tried;
@@ -13,7 +13,7 @@ The order of the steps is the defence, and each step is a module:
 5. `modes`, `profiles`: they are made 8-bit RGB, in sRGB, on a background;
 6. `verdict`: whatever a decoder made of bad bytes leaves as an `ImageError` with a stable code.
 
-Nothing here changes Pillow's settings, so pictures can be decoded in many threads at once.
+Nothing here changes Pillow's settings, so images can be decoded in many threads at once.
 """
 
 from transferapp.images.decode import NOTES, DecodedImage, decode_image

@@ -1,4 +1,4 @@
-"""From a decoded picture to the random view of it that a network trains on: one place for every choice of chance.
+"""From a decoded image to the random view of it that a network trains on: one place for every choice of chance.
 
 Shared by the views whose features are cached and by those that whole-network training draws afresh each epoch. Knows
 nothing of Keras.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferapp.errors import UsageError
-from transferapp.images.color_jitter import ColourJitter, PCAColour, jitter
+from transferapp.images.color_jitter import ColorJitter, PCAColor, jitter
 from transferapp.images.views import REFERENCE_CROP, TRAINING_SHORT_SIDES, render, training_view
 
 
@@ -26,10 +26,10 @@ class Augmentation:
 
     Attributes:
         flip: Whether half of the views are mirrored.
-        short_sides: The range, in pixels for a 224-pixel crop, from which the picture's shorter side is drawn. Two equal
+        short_sides: The range, in pixels for a 224-pixel crop, from which the image's shorter side is drawn. Two equal
             numbers fix the scale.
         random_crop: Whether the crop may lie anywhere, or is in the middle.
-        colour: How far contrast, brightness and light vary.
+        color: How far contrast, brightness and light vary.
 
     Raises:
         UsageError: The range of scales is empty, or its crops would not fit.
@@ -38,7 +38,7 @@ class Augmentation:
     flip: bool = True
     short_sides: tuple[float, float] = TRAINING_SHORT_SIDES
     random_crop: bool = True
-    colour: ColourJitter = field(default_factory=ColourJitter)
+    color: ColorJitter = field(default_factory=ColorJitter)
 
     def __post_init__(self) -> None:
         least, most = self.short_sides
@@ -69,16 +69,16 @@ def augmented_pixels(
     rng: np.random.Generator,
     image_size: tuple[int, int],
     augmentation: Augmentation,
-    pca: PCAColour | None,
+    pca: PCAColor | None,
 ) -> npt.NDArray[np.uint8]:
-    """A random view of a picture.
+    """A random view of an image.
 
     Args:
-        image: The decoded picture, in mode "RGB".
+        image: The decoded image, in mode "RGB".
         rng: Decides everything; seed it anew for each view, so that views do not depend on each other.
         image_size: (height, width) of the network's input.
         augmentation: What may vary.
-        pca: The training set's colour components; may be None where `augmentation.colour.pca_std` is 0.
+        pca: The training set's color components; may be None where `augmentation.color.pca_std` is 0.
 
     Returns:
         uint8 (height, width, 3), values 0 to 255.
@@ -91,4 +91,4 @@ def augmented_pixels(
         flip=augmentation.flip,
         random_crop=augmentation.random_crop,
     )
-    return jitter(render(image, view, image_size), rng, augmentation.colour, pca)
+    return jitter(render(image, view, image_size), rng, augmentation.color, pca)

@@ -1,7 +1,7 @@
-"""Vary the colours of a view at random: contrast, brightness, and the colour of the light.
+"""Vary the colors of a view at random: contrast, brightness, and the color of the light.
 
-The third step of a picture's path in training, after the crop and before the network. Contrast and brightness are the
-lecture's "simple" jitter; the offsets along the principal components of the training set's colours are from Krizhevsky,
+The third step of an image's path in training, after the crop and before the network. Contrast and brightness are the
+lecture's "simple" jitter; the offsets along the principal components of the training set's colors are from Krizhevsky,
 Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks" (2012), section 4.1.
 
 For one view all three together are an affine map of each channel, so a view costs one table of 256 entries a channel,
@@ -21,8 +21,8 @@ from transferapp.errors import UsageError
 
 
 @dataclass(frozen=True)
-class ColourJitter:
-    """How far colours may be moved. All at 0 leaves pixels as they are.
+class ColorJitter:
+    """How far colors may be moved. All at 0 leaves pixels as they are.
 
     The paper gives .1 for the light. For contrast and brightness neither it nor the lecture gives a figure; recipes that
     train from scratch for a hundred epochs take .4 to .5. A pretrained network knows these variations already, and classes
@@ -47,11 +47,11 @@ class ColourJitter:
             value = getattr(self, name)
             if not 0 <= value < most:
                 expected = "a number from 0" if most > 1 else "at least 0 and less than 1"
-                raise UsageError(f"The colour jitter's {name} is out of range", expected=expected, got=str(value))
+                raise UsageError(f"The color jitter's {name} is out of range", expected=expected, got=str(value))
 
 
 @dataclass(frozen=True, eq=False)
-class PCAColour:
+class PCAColor:
     """The principal components of a training set's RGB values, on the scale where white is 1.
 
     On that scale the paper's offsets come out as it means them: ImageNet's first eigenvalue is about .2, so an alpha of
@@ -60,7 +60,7 @@ class PCAColour:
     Attributes:
         eigenvectors: float64 (3, 3), orthonormal; column i is p_i. Each has its largest component positive.
         eigenvalues: float64 (3,), variances, largest first.
-        mean: float64 (3,), the mean colour; for the record, jitter does not need it.
+        mean: float64 (3,), the mean color; for the record, jitter does not need it.
     """
 
     eigenvectors: npt.NDArray[np.float64]
@@ -83,7 +83,7 @@ class PCAColour:
         return {name: getattr(self, name).tolist() for name in ("eigenvectors", "eigenvalues", "mean")}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> PCAColour:
+    def from_json(cls, values: dict[str, Any]) -> PCAColor:
         """What `to_json` gave.
 
         Raises:
@@ -93,12 +93,12 @@ class PCAColour:
         for name, shape in (("eigenvectors", (3, 3)), ("eigenvalues", (3,)), ("mean", (3,))):
             array = np.asarray(values.get(name), dtype=np.float64)
             if array.shape != shape or not np.isfinite(array).all():
-                raise ValueError(f"The colour components' {name} must be finite numbers of shape {shape}.")
+                raise ValueError(f"The color components' {name} must be finite numbers of shape {shape}.")
             arrays[name] = array
         return cls(**arrays)
 
 
-def fit_pca_colour(samples: npt.NDArray[np.uint8]) -> PCAColour:
+def fit_pca_color(samples: npt.NDArray[np.uint8]) -> PCAColor:
     """The principal components of pixel values.
 
     Args:
@@ -119,17 +119,17 @@ def fit_pca_colour(samples: npt.NDArray[np.uint8]) -> PCAColour:
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
     largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(3)]
-    return PCAColour(eigenvectors * np.sign(largest), eigenvalues, total / len(values) / 255)
+    return PCAColor(eigenvectors * np.sign(largest), eigenvalues, total / len(values) / 255)
 
 
 def jitter(
-    pixels: npt.NDArray[np.uint8], rng: np.random.Generator, settings: ColourJitter, pca: PCAColour | None
+    pixels: npt.NDArray[np.uint8], rng: np.random.Generator, settings: ColorJitter, pca: PCAColor | None
 ) -> npt.NDArray[np.uint8]:
     """Change contrast, brightness and light at random: b · (m + c · (v - m)) + 255 · offset, rounded and clipped.
 
-    Contrast turns about the mean m of the view's own values, all channels together, not about a fixed grey: then more
-    contrast neither darkens dark pictures nor drives them into clipping, and the three settings vary three different
-    things. One mean for the three channels, so that grey stays grey.
+    Contrast turns about the mean m of the view's own values, all channels together, not about a fixed gray: then more
+    contrast neither darkens dark images nor drives them into clipping, and the three settings vary three different
+    things. One mean for the three channels, so that gray stays gray.
 
     Args:
         pixels: uint8 (height, width, 3), RGB; not changed.
@@ -147,18 +147,18 @@ def jitter(
     swing = 2 * rng.random(2) - 1
     alpha = settings.pca_std * rng.standard_normal(3)
     if settings.pca_std and pca is None:
-        raise ValueError("Offsets along principal components need the components: see fit_pca_colour.")
+        raise ValueError("Offsets along principal components need the components: see fit_pca_color.")
     if not (settings.contrast or settings.brightness or settings.pca_std):
         return pixels
     contrast, brightness = 1 + swing * (settings.contrast, settings.brightness)
     offset = np.zeros(3) if pca is None else 255 * pca.offset(alpha)
     mean = int(pixels.sum(dtype=np.uint64)) / pixels.size
-    table = colour_table(mean, contrast, brightness, offset)
+    table = color_table(mean, contrast, brightness, offset)
     # Pillow's lookup is three times as fast as numpy's, which widens every index to 64 bits, and lets other threads run.
     return np.asarray(Image.fromarray(pixels).point(table.ravel().tolist()))
 
 
-def colour_table(
+def color_table(
     mean: float, contrast: float, brightness: float, offset: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
     """The new value for each old one, by channel.

@@ -26,15 +26,15 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 NOTES = {
-    "first_frame": "the picture is animated or has several pages; the first one was used",
-    "exif_rotated": "the picture was turned as its orientation tag says",
+    "first_frame": "the image is animated or has several pages; the first one was used",
+    "exif_rotated": "the image was turned as its orientation tag says",
     "alpha_composited": "transparent parts were laid on white",
-    "converted_from_cmyk": "the picture was in CMYK",
-    "icc_converted": "the embedded colour profile was converted to sRGB",
-    "icc_ignored": "the embedded colour profile is broken or does not fit, and was left out",
+    "converted_from_cmyk": "the image was in CMYK",
+    "icc_converted": "the embedded color profile was converted to sRGB",
+    "icc_ignored": "the embedded color profile is broken or does not fit, and was left out",
     "scaled_16_bit": "samples of more than 8 bits were scaled to 8",
     "scaled_float": "floating-point samples from 0 to 1 were scaled to 8 bits",
-    "trailing_data": "something follows the picture in the file; it was not read",
+    "trailing_data": "something follows the image in the file; it was not read",
 }
 """Every code that can stand in `DecodedImage.notes`, with a sentence for people."""
 
@@ -54,14 +54,14 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One picture, ready for `views`.
+    """One image, ready for `views`.
 
     Attributes:
         image: Mode "RGB", 8 bits, upright, pixels loaded, no file held open. Smaller than the original where
             `min_short_side` allowed it.
         format: One of `FORMATS`, or "HEIF".
-        original_size: (width, height) of the picture as it is shown: after the orientation tag, before any reduction.
-        notes: Codes from `NOTES`, each at most once, in that table's order: what was done to the picture.
+        original_size: (width, height) of the image as it is shown: after the orientation tag, before any reduction.
+        notes: Codes from `NOTES`, each at most once, in that table's order: what was done to the image.
     """
 
     image: Image.Image
@@ -76,7 +76,7 @@ def decode_image(
     limits: ImageLimits = _DEFAULT_LIMITS,
     min_short_side: int | None = None,
 ) -> DecodedImage:
-    """Decode one picture of any supported format.
+    """Decode one image of any supported format.
 
     Args:
         source: A file, or its bytes.
@@ -85,17 +85,17 @@ def decode_image(
             half, quarter or eighth of its size, never below this; that is several times faster. None decodes every pixel.
 
     Returns:
-        The picture in 8-bit RGB: first frame, upright, in sRGB, on `BACKGROUND` where it was transparent.
+        The image in 8-bit RGB: first frame, upright, in sRGB, on `BACKGROUND` where it was transparent.
 
     Raises:
-        ImageError: The picture cannot be used. `code` is `empty_file`, `too_many_bytes`, `unsupported_format`,
+        ImageError: The image cannot be used. `code` is `empty_file`, `too_many_bytes`, `unsupported_format`,
             `too_many_pixels`, `aspect_ratio`, `too_small`, `truncated`, `undecodable` or `unreadable`.
-        ResourceError: There was not enough memory for a picture within the limits.
+        ResourceError: There was not enough memory for an image within the limits.
         ValueError: `min_short_side` is below 1.
     """
     if min_short_side is not None and min_short_side < 1:
         raise ValueError(f"min_short_side must be at least 1, got {min_short_side}")
-    subject = printable(str(source)) if isinstance(source, Path) else "The picture"
+    subject = printable(str(source)) if isinstance(source, Path) else "The image"
     form = ""
     with opened(source, limits, subject) as stream:
         try:
@@ -115,7 +115,7 @@ def decode_image(
         except MemoryError as error:
             raise ResourceError(
                 f"{subject} needs more memory to decode than there is",
-                hint="Free some memory, or lower max_pixels so that such pictures are refused",
+                hint="Free some memory, or lower max_pixels so that such images are refused",
             ) from error
         except Exception as error:  # decoders raise almost anything on bad bytes; none of it may pass this point
             raise broken(stream, form, error, subject) from error
@@ -134,10 +134,10 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
     check_effort(source, stream, subject)
 
     original_size = source.size
-    turned_by_pillow = _orientation(source) if form == "TIFF" else 1  # its load() turns the picture, and unsets the tag
+    turned_by_pillow = _orientation(source) if form == "TIFF" else 1  # its load() turns the image, and unsets the tag
     if min_short_side is not None and form == "JPEG":
-        # The same bound for both sides is right for upright and sideways pictures alike. Without a mode, draft keeps
-        # grey and CMYK what they are.
+        # The same bound for both sides is right for upright and sideways images alike. Without a mode, draft keeps
+        # gray and CMYK what they are.
         source.draft(None, (min_short_side, min_short_side))
     source.load()
 

@@ -1,4 +1,4 @@
-"""The size of a picture, and what else a header betrays, for the formats whose readers it is unsafe to ask."""
+"""The size of an image, and what else a header betrays, for the formats whose readers it is unsafe to ask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TIFF_PIECES = 100_000
 """Strips or tiles in a TIFF. Pillow makes objects for each: a 4 MB file of strip offsets costs it 240 MB and 5 s."""
 
 MAX_TIFF_TILE = 1 << 24
-"""Pixels in one TIFF tile. A tile is decoded whole, however small the picture that declares it."""
+"""Pixels in one TIFF tile. A tile is decoded whole, however small the image that declares it."""
 
 MAX_GIF_BLOCKS = 65_536
 """Data blocks of a GIF looked through for the first frame's size and a second frame; 16 MB in ordinary files."""

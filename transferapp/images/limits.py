@@ -1,4 +1,4 @@
-"""What a picture may be, judged by its size alone and before it is decoded."""
+"""What an image may be, judged by its size alone and before it is decoded."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from transferapp.errors import ImageError, UsageError
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture may be before it is decoded.
+    """What an image may be before it is decoded.
 
     Attributes:
         max_pixels: Width times height. The default lets 24-megapixel cameras through and costs at most about 0.3 GB.
-        min_side: The shorter side, in pixels. Below 16 a picture shows a classifier nothing.
+        min_side: The shorter side, in pixels. Below 16 an image shows a classifier nothing.
         max_aspect: Longer side over shorter side. Stitched panoramas reach about 10 and scrolls of screenshots 15; at 20 a
-            centre crop already sees less than a twentieth of the picture, so what lies beyond is a strip, not a view.
+            center crop already sees less than a twentieth of the image, so what lies beyond is a strip, not a view.
         max_bytes: Size of the file, or None for no limit (the service limits bodies as they arrive).
 
     Raises:
@@ -43,7 +43,7 @@ def check_size(size: tuple[int, int], limits: ImageLimits, subject: str) -> None
             f"{subject} has too many pixels",
             expected=f"at most {limits.max_pixels:,}",
             got=f"{got} = {width * height:,}",
-            hint="Make the picture smaller, or raise max_pixels",
+            hint="Make the image smaller, or raise max_pixels",
             code="too_many_pixels",
         )
     if max(size) > limits.max_aspect * min(size):
@@ -59,6 +59,6 @@ def check_size(size: tuple[int, int], limits: ImageLimits, subject: str) -> None
             f"{subject} is too small",
             expected=f"at least {limits.min_side} pixels on each side",
             got=got,
-            hint="Use a larger version of the picture",
+            hint="Use a larger version of the image",
             code="too_small",
         )

@@ -1,4 +1,4 @@
-"""Every mode that Pillow decodes to, made 8-bit RGB: deep samples scaled, transparency composited, colours converted."""
+"""Every mode that Pillow decodes to, made 8-bit RGB: deep samples scaled, transparency composited, colors converted."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from transferapp.errors import ImageError
 from transferapp.images.profiles import checked_profile, lab_to_srgb, srgb_transform
 
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels. White, because pictures with transparency are made to stand on a white page, the
+"""What shows through transparent pixels. White, because images with transparency are made to stand on a white page, the
 people who look at them see them so, and the cut-out objects in pretraining sets stand on white too."""
 
 
 def to_rgb(source: Image.Image, png_bits: int, subject: str) -> tuple[Image.Image, set[str]]:
-    """Make a loaded picture RGB.
+    """Make a loaded image RGB.
 
     Args:
-        source: The picture.
+        source: The image.
         png_bits: Bits a sample in the file, if it is a PNG; its decoder leaves no trace of them.
         subject: What to call it in errors.
 
     Returns:
-        The picture (itself, where it is RGB already), and notes on what that took.
+        The image (itself, where it is RGB already), and notes on what that took.
     """
     notes: set[str] = set()
     image, alpha = source, None
     profile = source.info.get("icc_profile")
     if png_bits == 16 or tiff_bits(source) in (12, 16):
         notes.add("scaled_16_bit")
-    _scale_transparent_colour(source, png_bits)
+    _scale_transparent_color(source, png_bits)
     if source.mode == "F" or source.mode.startswith("I"):
         image, alpha, note = _narrow(source, subject)
         notes.add(note)
@@ -65,10 +65,10 @@ def to_rgb(source: Image.Image, png_bits: int, subject: str) -> tuple[Image.Imag
     return image, notes
 
 
-def _scale_transparent_colour(image: Image.Image, png_bits: int) -> None:
-    """Bring the one colour that a PNG calls transparent to the 8 bits its samples have come to; Pillow leaves it as it is.
+def _scale_transparent_color(image: Image.Image, png_bits: int) -> None:
+    """Bring the one color that a PNG calls transparent to the 8 bits its samples have come to; Pillow leaves it as it is.
 
-    Of 16 bits the decoder keeps the upper half, so colours that differ only in the lower one are transparent together.
+    Of 16 bits the decoder keeps the upper half, so colors that differ only in the lower one are transparent together.
     """
     key = image.info.get("transparency")
     if image.mode == "L" and png_bits in (2, 4) and isinstance(key, int):
@@ -86,10 +86,10 @@ def tiff_bits(image: Image.Image) -> int:
 
 
 def _narrow(source: Image.Image, subject: str) -> tuple[Image.Image, Image.Image | None, str]:
-    """Grey samples of 12 or 16 bits, or floats from 0 to 1, as (8-bit grey, alpha mask or None, note).
+    """Gray samples of 12 or 16 bits, or floats from 0 to 1, as (8-bit gray, alpha mask or None, note).
 
-    Pillow's own conversion clips instead: 16-bit grey comes out all white. The scale is the sample's full range, the same
-    for every picture, so that dark pictures stay dark. 32-bit samples have no agreed white; those are refused unless they
+    Pillow's own conversion clips instead: 16-bit gray comes out all white. The scale is the sample's full range, the same
+    for every image, so that dark images stay dark. 32-bit samples have no agreed white; those are refused unless they
     fit the 16-bit or the floating-point convention.
     """
     samples = np.asarray(source)
@@ -109,9 +109,9 @@ def _narrow(source: Image.Image, subject: str) -> tuple[Image.Image, Image.Image
     key = source.info.get("transparency")
     if isinstance(key, int):
         alpha = Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8))
-    grey: npt.NDArray[np.uint8]
+    gray: npt.NDArray[np.uint8]
     if source.mode == "F":
-        grey = np.rint(samples * np.float32(255)).astype(np.uint8)
+        gray = np.rint(samples * np.float32(255)).astype(np.uint8)
     else:
-        grey = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    return Image.fromarray(grey), alpha, note
+        gray = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return Image.fromarray(gray), alpha, note

@@ -27,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     # Called directly rather than through Image.open: that would judge the size by its own limits, and would hand a JPEG
-    # with several pictures to a reader that follows the offsets in it.
+    # with several images to a reader that follows the offsets in it.
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,

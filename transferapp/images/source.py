@@ -1,4 +1,4 @@
-"""The bytes of a picture, from a file or from memory, behind one guarded stream."""
+"""The bytes of an image, from a file or from memory, behind one guarded stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DiskError(Exception):
 
 
 class Stream:
-    """The file object given to Pillow: keeps failing disks and early ends apart from broken pictures.
+    """The file object given to Pillow: keeps failing disks and early ends apart from broken images.
 
     Having neither a descriptor nor a name, it also keeps Pillow from mapping the file into memory, where another program
     truncating it would kill the process, and libtiff from reading past this class.
@@ -41,7 +41,7 @@ class Stream:
 
     def read(self, count: int = -1) -> bytes:
         try:
-            # A buffered file allocates what it is asked for, and a chunk's length is the picture's own claim.
+            # A buffered file allocates what it is asked for, and a chunk's length is the image's own claim.
             data = self._raw.read(min(count, self.size))
         except OSError as error:
             raise DiskError(error) from error
@@ -81,7 +81,7 @@ def opened(source: Path | bytes, limits: ImageLimits, subject: str) -> Iterator[
         else:
             raw, size = io.BytesIO(source), len(source)
         if size == 0:
-            raise ImageError(f"{subject} is empty", expected="a picture", got="0 bytes", code="empty_file")
+            raise ImageError(f"{subject} is empty", expected="an image", got="0 bytes", code="empty_file")
         if limits.max_bytes is not None and size > limits.max_bytes:
             raise ImageError(
                 f"{subject} is too large a file",

@@ -14,16 +14,16 @@ def broken(stream: Stream, form: str, error: Exception, subject: str) -> ImageEr
     if stream.starved or "truncated" in reason.lower() or _ends_early(stream, form):
         return ImageError(
             f"{subject} is cut short",
-            expected=f"a whole {form} picture",
+            expected=f"a whole {form} image",
             got=f"{stream.size:,} bytes that end before it does",
             hint="Copy or download it again",
             code="truncated",
         )
     return ImageError(
         f"{subject} is damaged and cannot be decoded",
-        expected=f"a valid {form} picture",
+        expected=f"a valid {form} image",
         got=f"what its decoder reports as: {reason}",
-        hint="Open it in a picture editor and save it again, or leave it out",
+        hint="Open it in an image editor and save it again, or leave it out",
         code="undecodable",
     )
 

@@ -1,15 +1,15 @@
-"""Which part of a picture the network sees: the boxes of every crop, and the one call that renders them.
+"""Which part of an image the network sees: the boxes of every crop, and the one call that renders them.
 
-A view is a box in the picture's own pixels, and whether to mirror it. Cropping and scaling are then a single antialiased
+A view is a box in the image's own pixels, and whether to mirror it. Cropping and scaling are then a single antialiased
 `resize(box=...)`, so nothing is rounded to whole pixels in between, and training and serving share every line of it. All but
 `render` and `render_batch` is arithmetic on sizes.
 
-Two conventions meet here, and the parameter names keep them apart: the `size` of a picture is (width, height), as in Pillow;
+Two conventions meet here, and the parameter names keep them apart: the `size` of an image is (width, height), as in Pillow;
 the `image_size` of a network's input is (height, width), as in Keras.
 
-Scales are named as in the literature, by the shorter side a picture is scaled to before a 224-pixel crop is taken of it:
-256 for ten crops, and so on. For other inputs they grow with `min(image_size) / 224`. Where that would leave the picture too
-short for the crop in one direction (an input that is not square), the picture is scaled further, keeping the same margin in
+Scales are named as in the literature, by the shorter side an image is scaled to before a 224-pixel crop is taken of it:
+256 for ten crops, and so on. For other inputs they grow with `min(image_size) / 224`. Where that would leave the image too
+short for the crop in one direction (an input that is not square), the image is scaled further, keeping the same margin in
 the direction that is tight; so a crop always fits, and corners stay distinct.
 """
 
@@ -27,7 +27,7 @@ REFERENCE_CROP = 224
 """The crop, in pixels, that all the short sides below are meant for."""
 
 SHORT_SIDE = 256
-"""Shorter side of the picture for the centre view and the ten crops."""
+"""Shorter side of the image for the center view and the ten crops."""
 
 MULTI_SCALE_SHORT_SIDES = (224, 256, 384, 480, 640)
 """Shorter sides of the five scales at which ten crops each make fifty."""
@@ -36,10 +36,10 @@ TRAINING_SHORT_SIDES = (256, 480)
 """Range from which training views draw the shorter side, evenly."""
 
 TINY_SHORT_SIDES = (224, 320)
-"""The same for pictures that are enlarged to fit the network's input: half of one is left in a view at least, not a quarter."""
+"""The same for images that are enlarged to fit the network's input: half of one is left in a view at least, not a quarter."""
 
 VIEW_COUNTS = (1, 10, 50)
-"""Views per picture that `views_for` knows: the centre, ten crops, ten crops at five scales."""
+"""Views per image that `views_for` knows: the center, ten crops, ten crops at five scales."""
 
 RESAMPLE = Image.Resampling.BICUBIC
 """The filter of every resize; Pillow widens it with the scale, so that shrinking does not alias."""
@@ -47,10 +47,10 @@ RESAMPLE = Image.Resampling.BICUBIC
 
 @dataclass(frozen=True)
 class View:
-    """One crop of a picture.
+    """One crop of an image.
 
     Attributes:
-        box: (left, top, right, bottom) in the picture's pixels, fractions included; inside the picture, and of the aspect
+        box: (left, top, right, bottom) in the image's pixels, fractions included; inside the image, and of the aspect
             of the network's input.
         mirror: Whether to flip the crop left to right.
     """
@@ -60,10 +60,10 @@ class View:
 
 
 def center_view(size: tuple[int, int], image_size: tuple[int, int]) -> View:
-    """The middle of the picture, at the scale of the ten crops.
+    """The middle of the image, at the scale of the ten crops.
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         image_size: (height, width) of the network's input.
 
     Raises:
@@ -73,15 +73,15 @@ def center_view(size: tuple[int, int], image_size: tuple[int, int]) -> View:
 
 
 def ten_crops(size: tuple[int, int], image_size: tuple[int, int], short_side: float = SHORT_SIDE) -> list[View]:
-    """The four corners and the centre, and their mirrors.
+    """The four corners and the center, and their mirrors.
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         image_size: (height, width) of the network's input.
         short_side: The scale, for a 224-pixel crop.
 
     Returns:
-        Ten views: top left, top right, bottom left, bottom right, centre; then the same five mirrored.
+        Ten views: top left, top right, bottom left, bottom right, center; then the same five mirrored.
 
     Raises:
         ValueError: A side is below 1, or `short_side` below 224, where the crop would not fit.
@@ -97,11 +97,11 @@ def multi_scale_crops(size: tuple[int, int], image_size: tuple[int, int]) -> lis
 
 
 def views_for(count: int, size: tuple[int, int], image_size: tuple[int, int]) -> list[View]:
-    """The fixed views by which a picture is judged.
+    """The fixed views by which an image is judged.
 
     Args:
         count: How many; one of `VIEW_COUNTS`.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         image_size: (height, width) of the network's input.
 
     Returns:
@@ -131,8 +131,8 @@ def training_view(
     """A random crop: at a scale drawn evenly from a range, in any place, mirrored half of the time.
 
     Args:
-        rng: Advanced by four numbers, whatever the sizes, so that a picture's views do not depend on the others'.
-        size: (width, height) of the picture.
+        rng: Advanced by four numbers, whatever the sizes, so that an image's views do not depend on the others'.
+        size: (width, height) of the image.
         image_size: (height, width) of the network's input.
         short_sides: The range of scales, for a 224-pixel crop.
         flip: Whether half of the views are mirrored.
@@ -150,9 +150,9 @@ def training_view(
 
 
 def short_side_to_decode(short_side: float, image_size: tuple[int, int]) -> int:
-    """The shorter side a picture needs so that no view up to a scale has to be enlarged.
+    """The shorter side an image needs so that no view up to a scale has to be enlarged.
 
-    This is what `images.decode_image` takes as `min_short_side`: a larger picture may be decoded at a reduced size.
+    This is what `images.decode_image` takes as `min_short_side`: a larger image may be decoded at a reduced size.
 
     Args:
         short_side: The largest scale that will be asked for: `SHORT_SIDE`, `TRAINING_SHORT_SIDES[1]` or
@@ -166,7 +166,7 @@ def render(image: Image.Image, view: View, image_size: tuple[int, int]) -> npt.N
     """Crop and scale in one antialiased step.
 
     Args:
-        image: A picture in mode "RGB".
+        image: An image in mode "RGB".
         view: A view made for its size.
         image_size: (height, width) of the network's input.
 
@@ -174,17 +174,17 @@ def render(image: Image.Image, view: View, image_size: tuple[int, int]) -> npt.N
         uint8 of shape (height, width, 3), values 0 to 255, contiguous.
 
     Raises:
-        ValueError: The picture is not RGB, or the box reaches out of it.
+        ValueError: The image is not RGB, or the box reaches out of it.
     """
     pixels: npt.NDArray[np.uint8] = render_batch(image, [view], image_size)[0]
     return pixels
 
 
 def render_batch(image: Image.Image, views: Sequence[View], image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Several views of one picture; a view and its mirror cost one resize, so ten crops cost five.
+    """Several views of one image; a view and its mirror cost one resize, so ten crops cost five.
 
     Args:
-        image: A picture in mode "RGB".
+        image: An image in mode "RGB".
         views: Views made for its size, in any order.
         image_size: (height, width) of the network's input.
 
@@ -192,10 +192,10 @@ def render_batch(image: Image.Image, views: Sequence[View], image_size: tuple[in
         uint8 of shape (len(views), height, width, 3), values 0 to 255, contiguous, in the order of `views`.
 
     Raises:
-        ValueError: The picture is not RGB, or a box reaches out of it.
+        ValueError: The image is not RGB, or a box reaches out of it.
     """
     if image.mode != "RGB":
-        raise ValueError(f"Views are rendered from RGB pictures, got mode {image.mode}.")
+        raise ValueError(f"Views are rendered from RGB images, got mode {image.mode}.")
     height, width = image_size
     batch = np.empty((len(views), height, width, 3), np.uint8)
     done: dict[tuple[float, float, float, float], Image.Image] = {}
@@ -209,10 +209,10 @@ def render_batch(image: Image.Image, views: Sequence[View], image_size: tuple[in
 
 
 def _box_size(size: tuple[int, int], image_size: tuple[int, int], short_side: float) -> tuple[float, float]:
-    """(width, height) of a crop in the picture's pixels: the largest box of the input's aspect, over the scale's margin."""
+    """(width, height) of a crop in the image's pixels: the largest box of the input's aspect, over the scale's margin."""
     (width, height), (crop_height, crop_width) = size, image_size
     if min(*size, *image_size) < 1:
-        raise ValueError(f"Sizes must be at least 1, got a picture of {size} and an input of {image_size}.")
+        raise ValueError(f"Sizes must be at least 1, got an image of {size} and an input of {image_size}.")
     if not short_side >= REFERENCE_CROP:
         raise ValueError(f"A crop of {REFERENCE_CROP} does not fit a shorter side of {short_side:g}.")
     pixels = min(width / crop_width, height / crop_height) * REFERENCE_CROP / short_side
@@ -224,6 +224,6 @@ def _place(
 ) -> View:
     """A box at a fraction of the room there is: 0 at the left or top, 1 at the right or bottom."""
     (width, height), (box_width, box_height) = size, box_size
-    # The minima matter where the box is as wide as the picture: rounding must not put it a hair outside.
+    # The minima matter where the box is as wide as the image: rounding must not put it a hair outside.
     left, top = across * max(0.0, width - box_width), down * max(0.0, height - box_height)
     return View((left, top, min(left + box_width, float(width)), min(top + box_height, float(height))), mirror)

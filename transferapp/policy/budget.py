@@ -1,4 +1,4 @@
-"""How many pictures a step, how many epochs, over how many cached views: what a set needs, and what time allows. Pure."""
+"""How many images a step, how many epochs, over how many cached views: what a set needs, and what time allows. Pure."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 from transferapp.policy.cuts import MIN_EPOCHS
 
 MAX_CACHED_VIEWS = 8
-"""Random views of each picture that a tail is trained on: one for each of the usual epochs, so that none is seen twice."""
+"""Random views of each image that a tail is trained on: one for each of the usual epochs, so that none is seen twice."""
 
 
 USUAL_EPOCHS = 8
-"""Passes over the pictures, where there are thousands of them: from the solved classifier, cosine schedule."""
+"""Passes over the images, where there are thousands of them: from the solved classifier, cosine schedule."""
 
 LEAST_STEPS = 300
-"""Small sets are passed over more often, for it is steps that train: 800 pictures of textile, tuned above block4 of Lite0,
-ended at .750 of the test pictures after 8 epochs of 13 steps and at .932 after 24, the solved classifier being at .815
+"""Small sets are passed over more often, for it is steps that train: 800 images of textile, tuned above block4 of Lite0,
+ended at .750 of the test images after 8 epochs of 13 steps and at .932 after 24, the solved classifier being at .815
 (`benchmarks/regret.py`)."""
 
 MOST_EPOCHS = 40
 
 BATCH_SIZES = (16, 32, 64)
-"""Pictures in a step, for few pictures to many. On a CPU a picture costs as much in a small batch as in a large one, and it is
-steps that train: 1,280 pictures of textile, tuned above block6 of Lite2, ended at .958 of the test pictures after three epochs
-in batches of 16, and at .731 of the validation pictures after three in batches of 64 (docs/decisions/0014-steps.md)."""
+"""Images in a step, for few images to many. On a CPU an image costs as much in a small batch as in a large one, and it is
+steps that train: 1,280 images of textile, tuned above block6 of Lite2, ended at .958 of the test images after three epochs
+in batches of 16, and at .731 of the validation images after three in batches of 64 (docs/decisions/0014-steps.md)."""
 
 STEPS_IN_AN_EPOCH = 100
 """The batch grows where an epoch has more steps than about this."""
 
 
 def usual_batch_size(num_train: int) -> int:
-    """Pictures in a step for a training set, where nobody says how many."""
+    """Images in a step for a training set, where nobody says how many."""
     return max((size for size in BATCH_SIZES if num_train >= STEPS_IN_AN_EPOCH * size), default=BATCH_SIZES[0])
 
 
@@ -67,7 +67,7 @@ class Cost:
 
     Attributes:
         epoch: One epoch with its validation.
-        view: One more view of every training picture, through the trunk; 0 where there is no trunk.
+        view: One more view of every training image, through the trunk; 0 where there is no trunk.
         fixed: What is spent in any case.
     """
 
@@ -78,7 +78,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What there is time for: epochs, and views of each picture to cache for them (0 where nothing is cached)."""
+    """What there is time for: epochs, and views of each image to cache for them (0 where nothing is cached)."""
 
     epochs: int
     views: int

@@ -24,7 +24,7 @@ class WeightsFinding:
         kind: What to train with.
         reason: Why, in a sentence.
         macro_gain: Balanced accuracy (mean recall of the classes) with weights, less that without; None where not tried.
-        macro_error: Its standard error, paired by picture.
+        macro_error: Its standard error, paired by image.
         accuracy_gain, accuracy_error: The same of plain accuracy.
     """
 
@@ -37,13 +37,13 @@ class WeightsFinding:
 
 
 def balanced_weights(counts: Sequence[int]) -> np.ndarray:
-    """A weight for each class by which all classes count the same, and the mean over all pictures is 1.
+    """A weight for each class by which all classes count the same, and the mean over all images is 1.
 
     Args:
-        counts: Training pictures of each class.
+        counts: Training images of each class.
 
     Returns:
-        float64, shape (num_classes,); 0 for a class without pictures.
+        float64, shape (num_classes,); 0 for a class without images.
     """
     sizes = np.asarray(counts, dtype=np.float64)
     present = sizes > 0
@@ -52,7 +52,7 @@ def balanced_weights(counts: Sequence[int]) -> np.ndarray:
 
 
 def imbalance(counts: Sequence[int]) -> float:
-    """The largest class over the smallest that has pictures; 1 where there is none."""
+    """The largest class over the smallest that has images; 1 where there is none."""
     sizes = [count for count in counts if count]
     return max(sizes) / min(sizes) if sizes else 1.0
 
@@ -62,7 +62,7 @@ def judge_class_weights(labels: np.ndarray, plain: np.ndarray, balanced: np.ndar
 
     Args:
         labels: int, shape (n,).
-        plain: bool, shape (n,): whether the classifier trained without weights was right, picture held out.
+        plain: bool, shape (n,): whether the classifier trained without weights was right, image held out.
         balanced: The same with weights.
     """
     change = balanced.astype(np.float64) - plain.astype(np.float64)

@@ -30,7 +30,7 @@ class Plan:
         size: `small` or `large`.
         similarity: `similar` or `different`.
         divergence: D.
-        num_images: Training pictures.
+        num_images: Training images.
         num_classes: Classes.
         backbone: Name of the backbone.
         cut: Stage at which the solved classifier is attached.
@@ -40,7 +40,7 @@ class Plan:
         head_learning_rate: Highest rate of the new classifier; None where L-BFGS's line search chooses every step.
         backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
         epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
-        batch_size: Pictures in a step of tuning, or of a head that a search found; 0 where nothing is trained in steps.
+        batch_size: Images in a step of tuning, or of a head that a search found; 0 where nothing is trained in steps.
         reasons: Sentences, in the order of the argument.
         would_change: What would lead to another decision.
     """
@@ -120,7 +120,7 @@ def make_plan(
         from_scratch: Whether the backbone begins with random weights.
         rates: Of a new classifier and of the backbone, where one is tuned.
         find_rate: Whether a range test is to find better ones.
-        epochs, batch_size: Passes over the data and pictures in a step, where the backbone is tuned.
+        epochs, batch_size: Passes over the data and images in a step, where the backbone is tuned.
         input_reason: How large the network's input is, and why.
         head: In a few words, a head that L-BFGS cannot solve; empty for a linear one that it can.
         new_head_rate: Of such a head, which begins at random.
@@ -165,7 +165,7 @@ def make_plan(
             reasons.append(f"tuning: {names}, from random weights; it ships, whatever it is worth")
             reasons.append(f"rate: {found} for the classifier and the backbone alike; {passes}")
         else:
-            reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation pictures ships")
+            reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation images ships")
             reasons.append(
                 f"rate: new classifier {found}, backbone "
                 f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained "
@@ -238,14 +238,14 @@ def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: 
     notes = []
     if size.size == "small":
         few, thin = size.num_images < LARGE_TOTAL, size.median_per_class < LARGE_PER_CLASS
-        more = f"{LARGE_TOTAL - size.num_images:,} more training pictures" if few else ""
+        more = f"{LARGE_TOTAL - size.num_images:,} more training images" if few else ""
         fuller = f"{LARGE_PER_CLASS:,} in the median class" if thin else ""
         notes.append(
             f"{' and '.join(filter(None, (more, fuller)))} would make the set large, and part of the backbone would be tuned"
         )
     else:
         notes.append(
-            f"fewer than {LARGE_TOTAL:,} training pictures, or {LARGE_PER_CLASS:,} in the median class, would freeze the "
+            f"fewer than {LARGE_TOTAL:,} training images, or {LARGE_PER_CLASS:,} in the median class, would freeze the "
             "backbone"
         )
     measured = f"(D is {similarity.divergence:.2f})"

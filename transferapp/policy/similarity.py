@@ -23,7 +23,7 @@ knows (.24, .37) and the others (.78 and more) of `docs/decisions/0003-similarit
 
 NUM_FOLDS = 5
 PRIOR_STRENGTH = 1.0
-"""Pseudo-pictures that every ImageNet class starts with, spread over the labels as the labels are spread overall."""
+"""Pseudo-images that every ImageNet class starts with, spread over the labels as the labels are spread overall."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class StageScore:
 
     Attributes:
         stage: The stage's name.
-        accuracy: Mean over the held-out pictures, in [0, 1].
+        accuracy: Mean over the held-out images, in [0, 1].
         loss: Mean negative log-likelihood over them, in nats.
         gain_over_top: Accuracy less that of the last stage.
-        standard_error: Of `gain_over_top`, paired by picture.
+        standard_error: Of `gain_over_top`, paired by image.
     """
 
     stage: str
@@ -48,7 +48,7 @@ class StageScore:
     def beats_top(self) -> bool:
         """Whether it does better than the last stage by more than one standard error.
 
-        One picture more is a gain of exactly one standard error, so what is equal but for rounding counts as equal.
+        One image more is a gain of exactly one standard error, so what is equal but for rounding counts as equal.
         """
         return self.gain_over_top > self.standard_error and not math.isclose(self.gain_over_top, self.standard_error)
 
@@ -79,7 +79,7 @@ def label_divergence(
         probabilities: float, shape (n, num_source_classes), rows sum to 1: the backbone's ImageNet softmax.
         labels: int, shape (n,), from 0.
         num_folds: Each fold is scored by a table estimated on the others; at least 2.
-        prior: Strength of the prior, in pictures a source class.
+        prior: Strength of the prior, in images a source class.
 
     Returns:
         Near 0 where the source classes determine the label, near 1 where they say nothing. Can exceed 1 by chance. 0 where
@@ -91,7 +91,7 @@ def label_divergence(
     entropy = -float(np.sum(marginal[marginal > 0] * np.log(marginal[marginal > 0])))
     if entropy == 0:
         return 0.0
-    # Deal the pictures out to the folds in turn, class after class: every class is spread as evenly as it can be, and the
+    # Deal the images out to the folds in turn, class after class: every class is spread as evenly as it can be, and the
     # left-overs of small classes do not all fall into one fold.
     fold = np.empty(len(labels), dtype=np.int64)
     fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % num_folds

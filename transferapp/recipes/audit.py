@@ -1,4 +1,4 @@
-"""The audit on its own: look at every picture, say what was found, and learn nothing."""
+"""The audit on its own: look at every image, say what was found, and learn nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transferapp.config import make_config
 from transferapp.data.audit import check_usable
 from transferapp.data.dataset import Dataset
 from transferapp.data.duplicates import similar_rows
-from transferapp.data.findings import Findings, summarise, with_look_alikes
+from transferapp.data.findings import Findings, summarize, with_look_alikes
 from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.recipes.looking import look
@@ -66,9 +66,9 @@ def check_up(
         {**asdict(source or SourceOptions()), "data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
     )
     seen = look(config, progress, with_network=not fast, refuse=False)
-    findings = summarise(seen.dataset)
+    findings = summarize(seen.dataset)
     if seen.trunk is not None:
-        with progress.task("comparing the pictures with each other", 0):
+        with progress.task("comparing the images with each other", 0):
             top = seen.rows[:, seen.trunk.row_slices[seen.trunk.top.index]]
             findings = with_look_alikes(findings, seen.dataset, similar_rows(top))
     refusal = None

@@ -27,7 +27,7 @@ from transferapp.system.storage import disk_errors
 if TYPE_CHECKING:
     import keras
 
-PARITY_PICTURES = 16
+PARITY_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> k
 def _parity(
     network: keras.Model, converted: Any, size: tuple[int, int], precision: str
 ) -> tuple[dict[str, Parity], str]:
-    """Agreement of the two networks on smooth random pictures: the members' own were compared when they were written."""
+    """Agreement of the two networks on smooth random images: the members' own were compared when they were written."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (PARITY_PICTURES, 8, 8, 3)).astype(np.float32)
+    coarse = rng.integers(0, 256, (PARITY_IMAGES, 8, 8, 3)).astype(np.float32)
     rows, columns = (np.arange(side) * 8 // side for side in size)
     pixels = coarse[:, rows][:, :, columns].astype(np.uint8)
     return served_precision(
@@ -135,7 +135,7 @@ def _parity(
 
 
 def _merged_split(bundles: Sequence[Bundle]) -> str:
-    """Which picture was used for what: as training by any member, if one did, so that no figure counts it as unseen."""
+    """Which image was used for what: as training by any member, if one did, so that no figure counts it as unseen."""
     order = {"train": 0, "val": 1, "test": 2}
     merged: dict[str, dict[str, str]] = {}
     for bundle in bundles:

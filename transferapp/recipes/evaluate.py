@@ -1,4 +1,4 @@
-"""Measure a bundle on labelled pictures, as it is served, and leave out what it was trained on."""
+"""Measure a bundle on labeled images, as it is served, and leave out what it was trained on."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from transferapp.system.threads import cpu_cores
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a bundle on some pictures.
+    """Figures of a bundle on some images.
 
     Attributes:
         metrics: The figures.
         bundle: Name of the bundle.
         views: Crops averaged.
         split: Which part of the data: `test`, or `all` where they are not split.
-        num_seen: Pictures among them that the bundle was trained on.
+        num_seen: Images among them that the bundle was trained on.
         seen_included: Whether those are part of the figures.
         num_ignored: Unreadable files left out.
     """
@@ -59,7 +59,7 @@ def evaluate(
     include_seen: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Classify every picture and compare with its label.
+    """Classify every image and compare with its label.
 
     Args:
         path: The bundle.
@@ -67,12 +67,12 @@ def evaluate(
             used.
         source: Columns and places that the person named.
         views: 1, 10 or 50; None for the bundle's default.
-        include_seen: Count pictures that the bundle was trained on.
+        include_seen: Count images that the bundle was trained on.
         progress: Who is told.
 
     Raises:
         BundleError: There is no usable bundle.
-        DataError: The pictures cannot be used, or a class is none of the bundle's.
+        DataError: The images cannot be used, or a class is none of the bundle's.
     """
     progress = progress or Silent()
     workers = cpu_cores()
@@ -83,7 +83,7 @@ def evaluate(
     if split == "test":
         dataset = dataset.part("test")
     dataset = _with_labels_of(dataset, predictor.class_names)
-    with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
+    with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
         dataset = audit(dataset, workers=workers, progress=advance, min_per_class=0)
     seen = _trained_on(predictor.bundle)
     unseen = [record for record in dataset.records if record.sha256 not in seen]
@@ -92,14 +92,14 @@ def evaluate(
     if not keep_seen:
         dataset = dataset.with_records(unseen)
     if not len(dataset):
-        raise DataError(f"{data} has no usable pictures")
+        raise DataError(f"{data} has no usable images")
 
     def scores(record: Record) -> np.ndarray:
         return predictor.average(predictor.decode(record.path, views), views)
 
     probabilities = np.empty((len(dataset), len(predictor.class_names)), np.float32)
     with (
-        progress.task(f"classifying {len(dataset)} pictures, {views} views each", len(dataset)) as advance,
+        progress.task(f"classifying {len(dataset)} images, {views} views each", len(dataset)) as advance,
         ThreadPoolExecutor(workers) as pool,
     ):
         for index, row in enumerate(pool.map(scores, dataset.records)):
@@ -131,7 +131,7 @@ def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
 
 
 def _trained_on(bundle: Bundle) -> set[str]:
-    """Content hashes of the pictures that the bundle's classifier was solved on."""
+    """Content hashes of the images that the bundle's classifier was solved on."""
     if "split.csv" not in bundle.manifest["files"]:
         return set()
     with bundle.file("split.csv").open(encoding="utf-8", newline="") as stream:

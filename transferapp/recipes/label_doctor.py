@@ -1,4 +1,4 @@
-"""The label doctor: which pictures are probably labelled wrongly, for a person to look at and decide."""
+"""The label doctor: which images are probably labeled wrongly, for a person to look at and decide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from transferapp.system.progress import Progress, Silent
 from transferapp.training.probe import CrossValidation, cross_validate
 
 LISTED_SHARE = 0.1
-"""Share of the pictures that are listed at least: a tenth, the most suspicious, whatever the estimate of how many are wrong."""
+"""Share of the images that are listed at least: a tenth, the most suspicious, whatever the estimate of how many are wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Diagnosis:
 
     @property
     def listed(self) -> list[int]:
-        """The pictures that are listed, the most suspicious first: all suspects, and a tenth of all at least."""
+        """The images that are listed, the most suspicious first: all suspects, and a tenth of all at least."""
         count = max(self.num_suspected, round(LISTED_SHARE * len(self.dataset)))
         return [int(position) for position in self.errors.order[:count]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The list: a dictionary for each picture with the columns of the CSV, and whether it is suspected."""
+        """The list: a dictionary for each image with the columns of the CSV, and whether it is suspected."""
         names, errors = self.dataset.class_names, self.errors
         return [
             {
@@ -87,7 +87,7 @@ class Diagnosis:
             "accuracy": self.accuracy,
             "backbone": self.backbone,
             "stage": self.stage,
-            "pictures": self.rows(),
+            "images": self.rows(),
         }
 
 
@@ -100,9 +100,9 @@ def diagnose(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Rank the pictures by how probably their label is wrong.
+    """Rank the images by how probably their label is wrong.
 
-    Every picture is judged by a linear classifier on frozen features that saw neither it nor a copy of it.
+    Every image is judged by a linear classifier on frozen features that saw neither it nor a copy of it.
 
     Args:
         data: What `--data` names. Splits that the data came with are put together.
@@ -113,7 +113,7 @@ def diagnose(
         progress: Who is told.
 
     Raises:
-        DataError: The pictures cannot be used, or a class has too few to hold any back.
+        DataError: The images cannot be used, or a class has too few to hold any back.
         BundleError: There is no usable bundle.
     """
     progress = progress or Silent()
@@ -126,7 +126,7 @@ def judge_labels(seen: Look, cut: str | None, seed: int, progress: Progress) -> 
     """The second half of `diagnose`: from features to the ranking.
 
     Args:
-        seen: Pictures and features.
+        seen: Images and features.
         cut: The stage to judge by; None for the one that does best.
         seed: Seeds the folds.
         progress: Who is told.
@@ -137,12 +137,12 @@ def judge_labels(seen: Look, cut: str | None, seed: int, progress: Progress) -> 
     kin = dataset.kin()
     if min(len({kin[i] for i in np.flatnonzero(labels == label)}) for label in range(num_classes)) < 2:
         raise DataError(
-            f"A class in {dataset.origin} has nothing but copies of one picture, so none can be held back",
-            expected="at least two different pictures in every class",
+            f"A class in {dataset.origin} has nothing but copies of one image, so none can be held back",
+            expected="at least two different images in every class",
         )
     stages = [stage for stage in trunk.stages if cut in (None, stage.name)]
     best: tuple[CrossValidation, str] | None = None
-    with progress.task(f"{trunk.name}: judging every picture by the others", len(stages)) as advance:
+    with progress.task(f"{trunk.name}: judging every image by the others", len(stages)) as advance:
         for done, stage in enumerate(stages, start=1):
             features = seen.rows[:, trunk.row_slices[stage.index]]
             found = cross_validate(features, labels, num_classes, seed=seed, groups=kin)

@@ -1,4 +1,4 @@
-"""Pictures as a network sees them, for commands that train nothing: audited, clustered, and their features at every stage."""
+"""Images as a network sees them, for commands that train nothing: audited, clustered, and their features at every stage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Look:
         source: What the source delivered, its labels corrected.
         dataset: Audited, with clusters.
         trunk: The network; None where it was not asked.
-        rows: float32, shape (n, trunk.row_size): the centre view's features, every stage beside the other.
+        rows: float32, shape (n, trunk.row_size): the center view's features, every stage beside the other.
     """
 
     source: Dataset
@@ -39,16 +39,16 @@ class Look:
 
 
 def look(config: FitConfig, progress: Progress, *, with_network: bool = True, refuse: bool = True) -> Look:
-    """Read every picture and, if asked, push it through the backbone.
+    """Read every image and, if asked, push it through the backbone.
 
     Args:
-        config: Which pictures, corrections of labels, and backbone.
+        config: Which images, corrections of labels, and backbone.
         progress: Who is told.
         with_network: Whether features are wanted.
         refuse: Whether a set that cannot be learned from is an error.
 
     Raises:
-        DataError: The pictures cannot be used; the message says why.
+        DataError: The images cannot be used; the message says why.
         WeightsError: The backbone's weights are not to be had.
     """
     source = open_source(config.data, options=config.source, progress=progress)
@@ -59,14 +59,14 @@ def look(config: FitConfig, progress: Progress, *, with_network: bool = True, re
         if with_network:
             shop.peeked = peek_sizes(source)
             shop.order(spec)
-        with progress.task(f"reading {len(source)} pictures", len(source)) as advance:
+        with progress.task(f"reading {len(source)} images", len(source)) as advance:
             dataset = with_clusters(audit(source, workers=cpu_cores(), progress=advance, refuse=refuse))
         if not with_network or not len(dataset):
             return Look(source, dataset, None, np.empty((len(dataset), 0), np.float32))
         trunk = _trunk(shop, config, progress)
         trim_cache()
         store = FeatureStore(trunk, workers=cpu_cores(), note=progress.note)
-        with progress.task(f"{spec.name}: {len(dataset)} pictures", len(dataset)) as advance:
+        with progress.task(f"{spec.name}: {len(dataset)} images", len(dataset)) as advance:
             rows = store.collect(dataset.records, [CENTER], advance)[:, 0]
         return Look(source, dataset, trunk, rows)
 

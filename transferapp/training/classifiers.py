@@ -21,12 +21,12 @@ def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temper
 
 
 def attach_head(backbone: keras.Model, stage: Stage, head: Head, temperature: float, name: str) -> keras.Model:
-    """The whole classifier: backbone up to the cut, pooling, standardisation, the head's layers, softmax.
+    """The whole classifier: backbone up to the cut, pooling, standardization, the head's layers, softmax.
 
     Args:
         backbone: From `load_backbone`.
         stage: The cut.
-        head: Trained on that stage's pooled features; what regularised it is left out.
+        head: Trained on that stage's pooled features; what regularized it is left out.
         temperature: What the logits are divided by.
         name: The model's name.
 

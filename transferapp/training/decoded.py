@@ -1,6 +1,6 @@
-"""Keep decoded pictures in memory between the epochs of a training, as many as there is room for.
+"""Keep decoded images in memory between the epochs of a training, as many as there is room for.
 
-Decoding a photograph takes as long as cutting several views of it. A picture is therefore decoded once, reduced to what the
+Decoding a photograph takes as long as cutting several views of it. An image is therefore decoded once, reduced to what the
 largest training scale needs, and kept as bytes. Knows nothing of Keras.
 """
 
@@ -21,20 +21,20 @@ from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation
 from transferapp.images.views import RESAMPLE, short_side_to_decode
 
 CACHE_BYTES = 1_000_000_000
-"""What decoded pictures may take of the memory. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if it is smaller."""
+"""What decoded images may take of the memory. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if it is smaller."""
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class DecodedCache:
-    """Pictures as arrays, made once and kept as long as there is room.
+    """Images as arrays, made once and kept as long as there is room.
 
-    Nothing is ever thrown out: training passes through all pictures again and again, and there the usual rule, the longest
+    Nothing is ever thrown out: training passes through all images again and again, and there the usual rule, the longest
     unused goes first, would throw each one out just before its turn. First come, first kept; what found no room is made
     again each time, with the same pixels. Safe to use from several threads.
 
     Args:
-        make: Gives a picture's pixels, uint8 (height, width, 3). See `training_pictures` and `center_views`.
+        make: Gives an image's pixels, uint8 (height, width, 3). See `training_images` and `center_views`.
         max_bytes: The sum of the arrays that are kept.
     """
 
@@ -55,7 +55,7 @@ class DecodedCache:
         return len(self._kept)
 
     def get(self, record: Record) -> Pixels:
-        """The pixels of a picture: uint8 (height, width, 3), read-only.
+        """The pixels of an image: uint8 (height, width, 3), read-only.
 
         Raises:
             DataError: The file cannot be read any more; names it.
@@ -69,7 +69,7 @@ class DecodedCache:
             pixels = self._make(record)
         except ImageError as error:
             raise DataError(
-                f"{record.name} could be read when the pictures were checked, and now it cannot ({error})",
+                f"{record.name} could be read when the images were checked, and now it cannot ({error})",
                 hint="Put the file back, leave the folder alone while a model is trained from it, and start again",
                 code=error.code,
             ) from error
@@ -81,20 +81,20 @@ class DecodedCache:
         return pixels
 
 
-def training_pictures(
+def training_images(
     image_size: tuple[int, int],
     augmentation: Augmentation = LECTURE_AUGMENTATION,
     *,
     max_bytes: int = CACHE_BYTES,
     limits: ImageLimits = DATASET_LIMITS,
 ) -> DecodedCache:
-    """A cache of whole pictures, reduced to what the largest training scale needs.
+    """A cache of whole images, reduced to what the largest training scale needs.
 
     Args:
         image_size: (height, width) of the network's input.
         augmentation: Its largest scale decides the size.
         max_bytes: See `DecodedCache`.
-        limits: What pictures are accepted.
+        limits: What images are accepted.
     """
     short_side = short_side_to_decode(augmentation.short_sides[1], image_size)
 
@@ -112,5 +112,5 @@ def training_pictures(
 def center_views(
     image_size: tuple[int, int], *, max_bytes: int = CACHE_BYTES, limits: ImageLimits = DATASET_LIMITS
 ) -> DecodedCache:
-    """A cache of centre views, with the very pixels that a served model sees. Arguments as of `training_pictures`."""
+    """A cache of center views, with the very pixels that a served model sees. Arguments as of `training_images`."""
     return DecodedCache(lambda record: center_pixels(record, image_size, limits), max_bytes=max_bytes)

@@ -46,9 +46,9 @@ OVERCONFIDENT = 1.25
 """Validation loss a quarter above its best: where it is wrong, the network has become surer of it."""
 
 POOR = 0.7
-"""A network that ends below this accuracy on its own training pictures has not fitted them."""
+"""A network that ends below this accuracy on its own training images has not fitted them."""
 NO_GAP = 0.05
-"""Below this gap, what holds accuracy back is not the difference between the two sets of pictures."""
+"""Below this gap, what holds accuracy back is not the difference between the two sets of images."""
 FLAT = 0.02
 """Accuracy, or share of the first loss, won over the second half of the run, below which a curve is called flat."""
 UNLEARNED = 0.7
@@ -67,7 +67,7 @@ IMPROVING = 0.01
 must also be worth `NEGLIGIBLE` nats."""
 
 SWING = 0.02
-"""Mean back-and-forth of validation accuracy from epoch to epoch: chance alone gives a third of this on 1000 pictures."""
+"""Mean back-and-forth of validation accuracy from epoch to epoch: chance alone gives a third of this on 1000 images."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Curves:
     Attributes:
         train_loss: Mean loss over the epoch's batches, in nats.
         train_accuracy: In [0, 1], likewise.
-        val_loss: After the epoch, on the validation pictures.
+        val_loss: After the epoch, on the validation images.
         val_accuracy: In [0, 1], likewise.
         learning_rate: In the middle of the epoch.
     """
@@ -166,7 +166,7 @@ def _not_finite(history: Curves) -> Finding | None:
                     "rate_too_high",
                     f"The {name} loss is no longer a finite number in epoch {epoch}: the weights have blown up.",
                     evidence,
-                    "Divide the learning rate by ten; if that does not help, clip the gradients and look for damaged pictures.",
+                    "Divide the learning rate by ten; if that does not help, clip the gradients and look for damaged images.",
                 )
     return None
 
@@ -207,7 +207,7 @@ def _over_fitting(history: Curves) -> Finding | None:
     rise = val_loss[-1] - lowest if val_loss else 0.0
     overconfident = rise >= max(NEGLIGIBLE, (OVERCONFIDENT - 1) * lowest)
     advice = (
-        "Train fewer layers, or regularise more: stronger augmentation, dropout, weight decay; more pictures help most."
+        "Train fewer layers, or regularize more: stronger augmentation, dropout, weight decay; more images help most."
     )
     if train and val:
         gap, won = _end(train) - _end(val), _won(val)
@@ -219,7 +219,7 @@ def _over_fitting(history: Curves) -> Finding | None:
         return Finding(
             "over_fitting",
             f"Training accuracy ends at {_end(train):.1%}, validation accuracy at {_end(val):.1%}, and that {course}: "
-            "the network learns these pictures by heart.",
+            "the network learns these images by heart.",
             {"gap": gap, "val_change": won, "val_loss_rise": rise, "best_epoch": float(best)},
             advice,
         )
@@ -239,7 +239,9 @@ def _under_fitting(history: Curves) -> Finding | None:
     loss, accuracy, val = history.train_loss, history.train_accuracy, history.val_accuracy
     if -_won(loss) >= FLAT * loss[0] > 0:
         return None
-    advice = "Train more layers, or a larger backbone; take regularisation back; see that labels and pictures belong together."
+    advice = (
+        "Train more layers, or a larger backbone; take regularization back; see that labels and images belong together."
+    )
     if accuracy:
         gap = _end(accuracy) - _end(val) if val else 0.0
         if _end(accuracy) >= POOR or gap >= NO_GAP or _won(accuracy) >= FLAT:
@@ -247,7 +249,7 @@ def _under_fitting(history: Curves) -> Finding | None:
         beside = f", with validation accuracy beside it at {_end(val):.1%}" if val else ""
         return Finding(
             "under_fitting",
-            f"Training accuracy stays at {_end(accuracy):.1%}{beside}: the network cannot fit even the pictures it trains on.",
+            f"Training accuracy stays at {_end(accuracy):.1%}{beside}: the network cannot fit even the images it trains on.",
             {"train_accuracy": _end(accuracy), "gap": gap, "train_change": _won(accuracy), "loss_change": _won(loss)},
             advice,
         )
@@ -295,7 +297,7 @@ def _noisy(history: Curves) -> Finding | None:
         "noisy_validation",
         f"Validation accuracy swings by {swing:.1%} from epoch to epoch, between {min(accuracy):.1%} and {max(accuracy):.1%}.",
         {"swing": swing, "lowest": min(accuracy), "highest": max(accuracy)},
-        "Average the weights (Polyak) or lower the rate towards the end; with few validation pictures, do not trust one epoch.",
+        "Average the weights (Polyak) or lower the rate towards the end; with few validation images, do not trust one epoch.",
     )
 
 

@@ -31,7 +31,7 @@ LOW, HIGH = 1e-6, 1.0
 """From far below any rate of use to Adam's far side; plain SGD may need a higher end."""
 
 STEPS = 60
-"""Updates: ten a decade, so that neighbouring rates differ by a quarter."""
+"""Updates: ten a decade, so that neighboring rates differ by a quarter."""
 
 SAFETY = 10.0
 """The suggestion is the edge divided by this."""
@@ -113,7 +113,7 @@ def range_test(
         raise TrainingError(
             f"The loss diverged from the start of the range test, at learning rates from {low:g}",
             expected="a loss that bears the lowest rate",
-            hint="Start the range test lower, or look for damaged weights or pictures",
+            hint="Start the range test lower, or look for damaged weights or images",
             code="diverged",
         )
     edge = rates[last_good]

@@ -45,7 +45,7 @@ def foldable(network: keras.Model) -> Pairs:
         if not _is_plain(conv) or uses[conv] > 1 or id(node.outputs[0]) in delivered:
             continue
         after = consumers[id(node.outputs[0])]
-        if len(after) == 1 and _normalises_channels(after[0]) and uses[after[0]] == 1:
+        if len(after) == 1 and _normalizes_channels(after[0]) and uses[after[0]] == 1:
             pairs[conv] = after[0]
     return pairs
 
@@ -143,5 +143,5 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _normalises_channels(layer: Any) -> bool:
+def _normalizes_channels(layer: Any) -> bool:
     return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3)

@@ -1,4 +1,4 @@
-"""A head before it is built: pooling, hidden layers, and what regularises it. Imports no Keras."""
+"""A head before it is built: pooling, hidden layers, and what regularizes it. Imports no Keras."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HeadSpec:
         activation: Of the hidden layers: one of `ACTIVATIONS`.
         initializer: One of `INITIALIZERS`, both normal: `he` (MSRA; He et al., 2015) keeps the variance through ReLU and its
             kin, `glorot` (Xavier; Glorot & Bengio, 2010) through tanh.
-        batch_norm: Whether hidden layers normalise before their activation.
+        batch_norm: Whether hidden layers normalize before their activation.
         dropout: Probability that a number entering a dense layer is left out, in [0, 1); inverted.
         dropconnect: Probability that a weight of a dense layer is left out, in [0, 1).
         l1: Penalty l1 · |kernel| of every dense layer, beside the mean loss in nats. It is a part of the loss, as in the
@@ -82,7 +82,7 @@ class HeadSpec:
         words = [f"{units} {self.activation.replace('_', ' ')} units" if self.hidden else "linear"]
         if self.pooling != "average":
             words[0] += f" on {self.pooling.replace('_', ' ')} pooling"
-        words += ["batch normalisation"] if self.batch_norm else []
+        words += ["batch normalization"] if self.batch_norm else []
         words += [
             f"{name} {getattr(self, name):g}" for name in ("dropout", "dropconnect", "l1", "l2") if getattr(self, name)
         ]
@@ -122,10 +122,10 @@ class Head:
 
     Attributes:
         spec: Its form.
-        mean, std: float32, shape (channels,): what pooled features are standardised by.
+        mean, std: float32, shape (channels,): what pooled features are standardized by.
         num_classes: Width of the output.
         weights: In the order in which Keras has them: of each dense layer its kernel and bias, each followed by what batch
-            normalisation keeps. Empty for a new head, whose weights are yet to be drawn.
+            normalization keeps. Empty for a new head, whose weights are yet to be drawn.
     """
 
     spec: HeadSpec
@@ -140,6 +140,6 @@ class Head:
 
         Args:
             probe: Solved.
-            spec: Linear on averages, with what is to regularise it when it trains on; None for nothing.
+            spec: Linear on averages, with what is to regularize it when it trains on; None for nothing.
         """
         return cls(spec or HeadSpec(), probe.mean, probe.std, len(probe.bias), (probe.kernel, probe.bias))

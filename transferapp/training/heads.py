@@ -1,4 +1,4 @@
-"""Build a head on a stage's feature map: pooling, standardisation, hidden layers, logits."""
+"""Build a head on a stage's feature map: pooling, standardization, hidden layers, logits."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def build_head(
     seed: int = 0,
     for_prediction: bool = False,
 ) -> Any:
-    """Put a head on a tensor: pooling, standardisation, hidden layers, logits.
+    """Put a head on a tensor: pooling, standardization, hidden layers, logits.
 
-    Each hidden layer is dense, batch normalisation (if any), activation; dropout acts on what enters a dense layer.
+    Each hidden layer is dense, batch normalization (if any), activation; dropout acts on what enters a dense layer.
     Weights come in the same order whatever `for_prediction` is.
 
     Args:
@@ -36,7 +36,7 @@ def build_head(
         inputs: A symbolic tensor: maps of shape (batch, height, width, channels), which are pooled, or features that are
             pooled already, shape (batch, channels).
         num_classes: Width of the output.
-        mean, std: float32, shape (channels,), of the pooled training features: standardisation is a part of the graph.
+        mean, std: float32, shape (channels,), of the pooled training features: standardization is a part of the graph.
         seed: Decides the initial weights, and what is left out in training.
         for_prediction: Leave out what only training needs, and use Keras' own operations alone: such a model is loaded and
             exported without this package.
@@ -46,7 +46,7 @@ def build_head(
     """
     layers = keras.layers
     x = pooled(spec.pooling, inputs, seed=seed, for_prediction=for_prediction) if len(inputs.shape) == 4 else inputs
-    x = layers.Normalization(mean=mean, variance=np.square(std), name="head_standardise")(x)
+    x = layers.Normalization(mean=mean, variance=np.square(std), name="head_standardize")(x)
     pieces = PIECES if spec.activation == "maxout" else 1
     for index, units in enumerate(spec.hidden, start=1):
         x = _dropped(spec, x, index, seed, for_prediction)

@@ -1,6 +1,6 @@
-"""The input of whole-network training: fresh random views of every picture each epoch, through Keras' own `PyDataset`.
+"""The input of whole-network training: fresh random views of every image each epoch, through Keras' own `PyDataset`.
 
-Which pictures make a batch, and every pixel of it, follow from the seed, the number of the epoch, the picture's content and
+Which images make a batch, and every pixel of it, follow from the seed, the number of the epoch, the image's content and
 its place in the list, never from the order of threads or of earlier calls. So a resumed run sees what the interrupted one
 would have seen.
 
@@ -26,8 +26,8 @@ from PIL import Image
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, TransferAppError
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import PCAColour
-from transferapp.training.decoded import DecodedCache, Pixels, center_views, training_pictures
+from transferapp.images.color_jitter import PCAColor
+from transferapp.training.decoded import DecodedCache, Pixels, center_views, training_images
 from transferapp.training.settings import Batches
 
 BATCHES_AHEAD = 2
@@ -59,7 +59,7 @@ class _Batch:
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """What `PictureBatches` and `CenterBatches` share: threads, looking ahead, and keeping the error that stopped them.
+    """What `ImageBatches` and `CenterBatches` share: threads, looking ahead, and keeping the error that stopped them.
 
     Attributes:
         error: What stopped a batch, where that was a fault of data or machine; see `original_errors`.
@@ -76,9 +76,9 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
     ) -> None:
         super().__init__(workers=1)  # no threads of Keras' own: see the top of this module
         if not records:
-            raise DataError("There are no pictures to make batches of")
+            raise DataError("There are no images to make batches of")
         if len(records) != len(labels):
-            raise ValueError(f"There are {len(records)} pictures and {len(labels)} labels.")
+            raise ValueError(f"There are {len(records)} images and {len(labels)} labels.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.error: TransferAppError | None = None
@@ -87,7 +87,7 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
         self._image_size = image_size
         self._batch_size = batch_size
         self._cache = cache
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="images")
         self._lock = threading.RLock()
         self._ahead: dict[int, _Batch] = {}
         self._order = np.arange(len(self._records))
@@ -125,26 +125,26 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
         return _Batch(pixels, self._labels[chosen], parts)
 
     def _view(self) -> Callable[[int], Pixels]:
-        """What makes the view of the picture at a position; called later, in other threads."""
+        """What makes the view of the image at a position; called later, in other threads."""
         raise NotImplementedError
 
 
 class CenterBatches(_Batches):
-    """The centre view of every picture, in the order given: what validation is measured on.
+    """The center view of every image, in the order given: what validation is measured on.
 
     Item i is (uint8 (n, height, width, 3), values 0 to 255; int32 (n,) labels), where n is `batch_size` but for the last
     batch, which may be smaller. Good for `fit(validation_data=...)`, `evaluate` and `predict`.
 
     Args:
-        records: Audited pictures, one or more.
+        records: Audited images, one or more.
         labels: A class index for each.
         image_size: (height, width) of the network's input.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
         cache: From `center_views`; None makes one.
         workers: Threads.
 
     Raises:
-        DataError: There are no pictures; or, of an item, one cannot be read any more.
+        DataError: There are no images; or, of an item, one cannot be read any more.
     """
 
     def __init__(
@@ -164,8 +164,8 @@ class CenterBatches(_Batches):
         return lambda position: self._cache.get(self._records[position])
 
 
-class PictureBatches(_Batches):
-    """A fresh random view of every picture each epoch, in a fresh order.
+class ImageBatches(_Batches):
+    """A fresh random view of every image each epoch, in a fresh order.
 
     Items as of `CenterBatches`. Give it to `fit` with `shuffle=False` (Keras' default would reorder the batches by a
     generator that no seed of ours reaches; that is noticed and refused), with `FollowEpochs` among the callbacks, and within
@@ -173,19 +173,19 @@ class PictureBatches(_Batches):
     was handed out.
 
     Args:
-        records: Audited pictures, one or more.
+        records: Audited images, one or more.
         labels: A class index for each.
         image_size: (height, width) of the network's input.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
         seed: Decides order and views.
         augmentation: What varies.
-        pca: The training set's colour components (`fit_pca_colour`); needed unless `pca_std` is 0.
-        cache: From `training_pictures`; None makes one.
+        pca: The training set's color components (`fit_pca_color`); needed unless `pca_std` is 0.
+        cache: From `training_images`; None makes one.
         workers: Threads.
         epoch: The epoch to begin with, counted from 0 as by `fit(initial_epoch=...)`.
 
     Raises:
-        DataError: There are no pictures; or, of an item, one cannot be read any more.
+        DataError: There are no images; or, of an item, one cannot be read any more.
         ValueError: `pca` is missing; or, of an item, the batches of an epoch are not taken in their order.
     """
 
@@ -198,14 +198,14 @@ class PictureBatches(_Batches):
         batch_size: int,
         seed: int,
         augmentation: Augmentation = LECTURE_AUGMENTATION,
-        pca: PCAColour | None = None,
+        pca: PCAColor | None = None,
         cache: DecodedCache | None = None,
         workers: int = 2,
         epoch: int = 0,
     ) -> None:
-        if augmentation.colour.pca_std and pca is None:
-            raise ValueError("Offsets along principal components need the components: see fit_pca_colour.")
-        cache = training_pictures(image_size, augmentation) if cache is None else cache
+        if augmentation.color.pca_std and pca is None:
+            raise ValueError("Offsets along principal components need the components: see fit_pca_color.")
+        cache = training_images(image_size, augmentation) if cache is None else cache
         super().__init__(records, labels, image_size, batch_size, cache, workers)
         self._augmentation = augmentation
         self._pca = pca
@@ -277,8 +277,8 @@ class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
 
 
 @contextlib.contextmanager
-def original_errors(*batches: PictureBatches | CenterBatches) -> Iterator[None]:
-    """Within it, a picture's error that a backend has wrapped in its own comes out as it was.
+def original_errors(*batches: ImageBatches | CenterBatches) -> Iterator[None]:
+    """Within it, an image's error that a backend has wrapped in its own comes out as it was.
 
     TensorFlow turns whatever goes wrong in an input thread into an error of its own with a traceback for text.
 

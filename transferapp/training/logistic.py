@@ -70,11 +70,11 @@ def working() -> Iterator[Workers]:
 def principal_axes(rows: np.ndarray, workers: Workers) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of the rows along their principal axes, and those axes.
 
-    Rotating the features does not change an L2-regularised solution, and axes along which the rows do not differ carry no
+    Rotating the features does not change an L2-regularized solution, and axes along which the rows do not differ carry no
     weight in it. So with fewer rows than features the problem becomes as narrow as it has rows.
 
     Args:
-        rows: float32, shape (n, num_features), centred.
+        rows: float32, shape (n, num_features), centerd.
         workers: From `working`.
 
     Returns:
@@ -99,7 +99,7 @@ def principal_axes(rows: np.ndarray, workers: Workers) -> tuple[np.ndarray, np.n
 class LogisticProblems:
     """Problems over the same rows and labels, each with its own weight for every row.
 
-    Each is: minimise sum over rows of weight · cross-entropy, plus l2/2 · ||kernel||²; the bias is not penalised.
+    Each is: minimize sum over rows of weight · cross-entropy, plus l2/2 · ||kernel||²; the bias is not penalized.
 
     Args:
         rows: float32, shape (n, num_features), along principal axes.

@@ -1,7 +1,7 @@
 """Train a network epoch by epoch through `model.fit`, so that a kill costs one epoch at most and the best weights are kept.
 
-After each epoch the raw weights and their Polyak average are judged on the validation pictures; whichever is better counts.
-Then everything that the rest of the run depends on is saved as one generation. Order and views of the pictures follow from the
+After each epoch the raw weights and their Polyak average are judged on the validation images; whichever is better counts.
+Then everything that the rest of the run depends on is saved as one generation. Order and views of the images follow from the
 seed and the epoch's number alone, so there is no generator whose state could be lost.
 """
 
@@ -32,7 +32,7 @@ class Trained:
         weights: The best epoch's, in the order of `model.weights`.
         epoch: Which it was, from 1.
         averaged: Whether they are the Polyak average.
-        accuracy, loss: On the validation pictures.
+        accuracy, loss: On the validation images.
         logits: float32, shape (n, num_classes): what those were given.
         snapshots: Weights at the end of each cycle of `sgdr`.
         history: Every epoch.
@@ -92,7 +92,7 @@ def train(
     Args:
         model: Gives logits of shape (batch, num_classes).
         make_batches: Makes the training data for a batch size.
-        validation: What `parallel.predicted` takes: the validation pictures, in order.
+        validation: What `parallel.predicted` takes: the validation images, in order.
         val_labels: int, shape (n,).
         settings: How to train.
         batch_size: Halved when memory does not suffice.
@@ -106,7 +106,7 @@ def train(
     Raises:
         TrainingError: The first epoch already gave no numbers.
         ResourceError: The disk is full, or memory does not suffice for the smallest batch.
-        DataError: A picture cannot be read any more.
+        DataError: An image cannot be read any more.
     """
 
     def begin(batch_size: int) -> Session:

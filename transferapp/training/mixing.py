@@ -1,8 +1,8 @@
-"""Pictures and labels mixed in pairs while training: mixup and CutMix; and labels as probabilities.
+"""Images and labels mixed in pairs while training: mixup and CutMix; and labels as probabilities.
 
-mixup (Zhang et al., ICLR 2018, arXiv:1710.09412) takes lambda of one picture and 1 - lambda of another, and the same of their
+mixup (Zhang et al., ICLR 2018, arXiv:1710.09412) takes lambda of one image and 1 - lambda of another, and the same of their
 labels. CutMix (Yun et al., ICCV 2019, arXiv:1905.04899) pastes a box of one into the other and mixes labels by area. Both act
-on whatever is trained on: pixels, or cached activations, which are maps of the picture too. Which pairs, and how much of
+on whatever is trained on: pixels, or cached activations, which are maps of the image too. Which pairs, and how much of
 each, follow from the seed, the epoch and the batch alone.
 """
 
@@ -24,7 +24,7 @@ class SoftBatches(WrappedBatches):
         num_classes: Classes.
         mixup: Alpha of the Beta distribution that lambda is drawn from; 0 for no mixup.
         cutmix: Likewise, of the share of the area that stays. With both, every batch draws one of the two. Features without
-            place, x of shape (n, channels), are averages over a picture: there it comes to mixup.
+            place, x of shape (n, channels), are averages over an image: there it comes to mixup.
         seed: Decides what is mixed.
     """
 
@@ -54,7 +54,7 @@ def soft(make_batches: MakeBatches, num_classes: int, *, mixup: float, cutmix: f
 def mixed(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator, alpha: float, *, cut: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch in which every picture has something of another: one share for all, partners by a permutation.
+    """A batch in which every image has something of another: one share for all, partners by a permutation.
 
     Args:
         x: Shape (n, height, width, channels) or (n, channels), any number type.

@@ -108,7 +108,7 @@ def make_optimizer(
         momentum: In [0, 1): rho, or Adam's beta1. None for the spec's.
         decay_rate: In [0, 1): of RMSProp, or Adam's beta2. None for the spec's.
         weight_decay: Each step also takes ``rate * weight_decay * x`` off the weights x, beside the gradient and not in it
-            (Loshchilov & Hutter, 2019); in SGD that is L2 regularisation. Not negative. None for none, and for Keras' 0.004
+            (Loshchilov & Hutter, 2019); in SGD that is L2 regularization. Not negative. None for none, and for Keras' 0.004
             in `adamw`. Variables can be exempted by the optimizer's own `exclude_from_weight_decay`, before it is built.
         clip_norm: Positive: gradients are scaled down together where the norm of all of them exceeds this (Pascanu et al.,
             2013). None for no limit.
@@ -118,7 +118,7 @@ def make_optimizer(
             Keras does not start the average at zero or at the initial weights, but at the weights after the first step, which
             it knows by `iterations` being 0: whoever sets that by hand has to restore the other variables as well. The
             raw weights are left as they are, at the end of `fit` too, where Keras' own optimizers would overwrite them with
-            the average unasked: which of the two is better is for the validation pictures to say.
+            the average unasked: which of the two is better is for the validation images to say.
 
     Returns:
         A Keras optimizer. Its state is saved and restored by its variables (`save_own_variables`, `load_own_variables`). With

@@ -51,7 +51,7 @@ def prepare(
         make_batches: Makes the training data for a batch size.
         multipliers: Of the learning rate, by paths of `model`'s variables.
         hardware: From `detect`.
-        validation: A `PyDataset` of the validation pictures, if there is to be validation.
+        validation: A `PyDataset` of the validation images, if there is to be validation.
     """
     copy = training_copy(model, hardware)
     pairs = zip(model.trainable_variables, copy.trainable_variables, strict=True)
@@ -125,10 +125,10 @@ def _cloned(model: keras.Model, clone_layer: Any) -> keras.Model:
 
 
 class EvenBatches(WrappedBatches):
-    """Batches filled up so that every device has the same number of pictures, without changing what a step learns.
+    """Batches filled up so that every device has the same number of images, without changing what a step learns.
 
     What is filled in has weight 0, and the others weigh more in proportion, so that the mean of the loss is over the batch's
-    own pictures. Items with labels get a third part: float32 weights, shape (n,). What is filled in comes last in its batch, so
+    own images. Items with labels get a third part: float32 weights, shape (n,). What is filled in comes last in its batch, so
     predictions for several batches have it in between: `own_rows` leaves it out.
 
     Args:
@@ -153,7 +153,7 @@ class EvenBatches(WrappedBatches):
         return (*filled, weights)
 
     def own_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The predictions for the batches' own pictures, of those for all batches, which have been asked for by then."""
+        """The predictions for the batches' own images, of those for all batches, which have been asked for by then."""
         sizes = (self._own[index] for index in range(len(self)))
         kept: np.ndarray = rows[np.concatenate([np.arange(own + -own % self._count) < own for own in sizes])]
         return kept

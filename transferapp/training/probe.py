@@ -4,7 +4,7 @@ The lecture says of L-BFGS: it works very well in full batch, deterministic mode
 linear head on cached features is exactly that case, and convex besides. `transferapp.training.logistic` solves it
 with SciPy's L-BFGS.
 
-Features are standardised to zero mean and unit variance first. The L2 strength is chosen by stratified cross-validation, along
+Features are standardized to zero mean and unit variance first. The L2 strength is chosen by stratified cross-validation, along
 a path from strong to weak that starts each solution where the two before point to.
 """
 
@@ -67,7 +67,7 @@ class CrossValidation:
         l2: The best strength, by mean held-out loss.
         losses: Mean held-out loss in nats at each strength tried, in the order of `path`; that stops once it worsens.
             Weighted, if the classes are.
-        logits: float32, shape (n, num_classes): what each picture was given by the probe that had not seen it.
+        logits: float32, shape (n, num_classes): what each image was given by the probe that had not seen it.
         correct: bool, shape (n,): whether that was right.
         loss: Mean held-out loss at `l2`.
         path: Strengths to try, strongest first.
@@ -92,13 +92,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def stratified_folds(labels: np.ndarray, num_folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each picture: int64, shape (n,); every class is spread over the folds as evenly as it can be.
+    """The fold of each image: int64, shape (n,); every class is spread over the folds as evenly as it can be.
 
     Args:
         labels: int, shape (n,).
         num_folds: At least 2.
         seed: Another seed, other folds.
-        groups: int, shape (n,): pictures of one number, such as copies of each other, are held out together, with the first
+        groups: int, shape (n,): images of one number, such as copies of each other, are held out together, with the first
             of them. Where all are of one group, that is left out of account.
     """
     rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def fit_probe(
     mean, std = moments(features)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight
     with working() as workers:
-        rows, axes = principal_axes(_standardised(features, mean, std), workers)
+        rows, axes = principal_axes(_standardized(features, mean, std), workers)
         problem = LogisticProblems(rows, labels, (weights / weights.sum())[:, None], num_classes, workers)
         # A rough solution first: it tells the curvature, by which the search for the exact one is scaled.
         rough = problem.solve(l2, problem.origin(), **_SEARCH_TOLERANCES)
@@ -168,18 +168,18 @@ def cross_validate(
 ) -> CrossValidation:
     """Choose the L2 strength and estimate how well the probe does.
 
-    Pictures are held out whole: a fold's probe sees no view of a picture that it is scored on. Scores are of the first view.
+    Images are held out whole: a fold's probe sees no view of an image that it is scored on. Scores are of the first view.
 
     Args:
         features: float32, shape (n, num_features): the view that is scored.
         labels: int, shape (n,).
         num_classes: Width of the output.
-        extra: float32, shape (n, k, num_features): more views of each picture, for training only.
-        num_folds: Folds; fewer where even the largest class has fewer pictures.
+        extra: float32, shape (n, k, num_features): more views of each image, for training only.
+        num_folds: Folds; fewer where even the largest class has fewer images.
         seed: Seeds the folds.
         path: Strengths, strongest first.
-        groups: int, shape (n,): pictures of one number are held out together. None for each by itself.
-        class_weights: float, shape (num_classes,): how much a picture of each class counts, in training and in the loss that
+        groups: int, shape (n,): images of one number are held out together. None for each by itself.
+        class_weights: float, shape (num_classes,): how much an image of each class counts, in training and in the loss that
             the strength is chosen by. None for equal weights.
     """
     num_folds = max(2, min(num_folds, int(np.bincount(labels).max())))
@@ -192,7 +192,7 @@ def cross_validate(
     mean, std = moments(flat)
     losses: list[float] = []
     with working() as workers:
-        rows, _ = principal_axes(_standardised(flat, mean, std), workers)
+        rows, _ = principal_axes(_standardized(flat, mean, std), workers)
         labels_of_rows, folds_of_rows, weights_of_rows = (np.repeat(x, num_views) for x in (labels, folds, weights))
         walk = _PathWalk(rows, labels_of_rows, folds_of_rows, weights_of_rows, num_classes, workers)
         for l2 in path:
@@ -253,7 +253,7 @@ class _PathWalk:
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What features are standardised by: mean and standard deviation of each column, float32, shape (num_features,).
+    """What features are standardized by: mean and standard deviation of each column, float32, shape (num_features,).
 
     A column that is constant counts as of deviation 1.
 
@@ -274,7 +274,7 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def _standardised(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+def _standardized(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     result: np.ndarray = features - mean
     result /= std
     return result

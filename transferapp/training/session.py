@@ -16,7 +16,7 @@ import numpy as np
 from transferapp.errors import ResourceError, TransferAppError
 from transferapp.training.checkpoint import Generation
 from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
-from transferapp.training.image_batches import CenterBatches, FollowEpochs, PictureBatches, original_errors
+from transferapp.training.image_batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
 from transferapp.training.optimizers import averaged_weights, make_optimizer
 from transferapp.training.parallel import predicted, replicas
 from transferapp.training.probe import log_softmax
@@ -39,10 +39,10 @@ class Session:
     Args:
         model: Gives logits of shape (batch, num_classes).
         make_batches: Makes the training data; with the settings' `soft_labels`, as `transferapp.training.mixing` gives them.
-        validation: What `parallel.predicted` takes: the validation pictures, in order.
+        validation: What `parallel.predicted` takes: the validation images, in order.
         settings: How to train.
         multipliers: Of the learning rate, by variable path.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
 
     Attributes:
         snapshot_epochs: After which epochs, counted from 1, a cycle of `sgdr` has ended.
@@ -62,7 +62,7 @@ class Session:
         self._batches = make_batches(batch_size)
         self._validation = validation
         fed = map(unwrapped, (self._batches, validation))
-        self._watched = [batches for batches in fed if isinstance(batches, PictureBatches | CenterBatches)]
+        self._watched = [batches for batches in fed if isinstance(batches, ImageBatches | CenterBatches)]
         self._steps = len(self._batches)
         total = self._steps * settings.epochs
         warmup = min(round(WARMUP_FRACTION * total), total - 1)
@@ -97,7 +97,7 @@ class Session:
         return {name: float(values[-1]) for name, values in history.items()}
 
     def validate(self, labels: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """(logits, mean loss in nats, accuracy) on the validation pictures.
+        """(logits, mean loss in nats, accuracy) on the validation images.
 
         Raises:
             ResourceError: There is not enough memory for a batch of them.
@@ -109,7 +109,7 @@ class Session:
             if not _is_out_of_memory(error):
                 raise
             raise ResourceError(
-                "There is not enough memory to judge the validation pictures",
+                "There is not enough memory to judge the validation images",
                 hint="Close other programs, choose a smaller backbone, or --tune last",
                 code=OUT_OF_MEMORY,
             ) from error
@@ -162,7 +162,7 @@ def time_step(
     multipliers: Mapping[str, float],
     batch_size: int,
 ) -> tuple[float, int]:
-    """How long a training step takes for each picture in it, and the batch size that there is memory for.
+    """How long a training step takes for each image in it, and the batch size that there is memory for.
 
     The median of a few steps, after one that compiles; the model is as before afterwards. Arguments as of `Session`.
 
@@ -281,7 +281,7 @@ def _build_metrics(model: keras.Model, settings: TrainingSettings) -> None:
 def cross_entropy(settings: TrainingSettings) -> Any:
     """Cross-entropy of logits with class indices or, where the settings have `soft_labels`, with probabilities.
 
-    Each picture is weighed by its class; what is mixed from two counts with the weight of each for its share. The weights are
+    Each image is weighed by its class; what is mixed from two counts with the weight of each for its share. The weights are
     in the loss and not in the data, so that metrics stay without them, and what pads a batch keeps its own.
     """
     smoothing = settings.label_smoothing

@@ -44,14 +44,14 @@ class TrainingSettings:
         optimizer: A key of `OPTIMIZERS`.
         learning_rate: Of the head; the backbone's is smaller by the multipliers.
         schedule: A key of `SCHEDULES`.
-        epochs: Passes over the pictures.
+        epochs: Passes over the images.
         cycles: Restarts of `sgdr`; the weights at the end of each cycle are a snapshot.
         average: Polyak decay; 0 keeps no average.
         weight_decay: Decoupled; 0 for none, or for what `adamw` decays by unless told otherwise.
         clip_norm: Bound on the norm of the gradient; 0 for none.
         patience: Epochs without a better one after which training stops; a schedule that restarts is never stopped, for
             after each restart it is worse before it is better.
-        class_weights: How much a picture of each class counts in the loss, mean 1 over the training pictures; none of them
+        class_weights: How much an image of each class counts in the loss, mean 1 over the training images; none of them
             where all count the same. Losses and accuracies that are reported are without weights, but for the training loss.
         label_smoothing: Share of the label's probability that is spread over all classes (Szegedy et al., 2016).
         mixup, cutmix: See `transferapp.training.mixing`; 0 for none.

@@ -1,4 +1,4 @@
-"""Does the signal come through a deep head as it is initialised? What the lecture shows in its histograms, as numbers.
+"""Does the signal come through a deep head as it is initialized? What the lecture shows in its histograms, as numbers.
 
 Through tanh, weights that are too small let activations shrink to nothing, and gradients with them; weights that are too
 large push units into saturation, where gradients are nothing too. Xavier's initial values keep tanh alive, MSRA's ReLU.
@@ -15,10 +15,10 @@ import numpy as np
 from transferapp.training.diagnosis import Finding
 
 VANISHED = 0.05
-"""Features come with a standard deviation of 1. Where less than this of it is left, pictures look alike to the layer."""
+"""Features come with a standard deviation of 1. Where less than this of it is left, images look alike to the layer."""
 
 STUCK = 0.5
-"""Share of activations in saturation, or of units that answer no picture, from which a layer is called stuck."""
+"""Share of activations in saturation, or of units that answer no image, from which a layer is called stuck."""
 
 _FLAT_BEYOND = {"tanh": 0.97, "sigmoid": 0.97}
 """Distance from the middle, as a share of the way to the limit, from which the slope is below a fifteenth of the largest."""
@@ -28,13 +28,13 @@ _ROWS = 512
 
 @dataclass(frozen=True)
 class LayerSignal:
-    """What a hidden layer gives for a number of pictures, before any training.
+    """What a hidden layer gives for a number of images, before any training.
 
     Attributes:
         layer: 1 for the lowest.
-        std: How far a unit's answers to different pictures lie apart: standard deviation, root mean square over units.
+        std: How far a unit's answers to different images lie apart: standard deviation, root mean square over units.
         stuck: For tanh and sigmoid, the share of activations in saturation; for the others, of units that are zero for every
-            picture.
+            image.
     """
 
     layer: int
@@ -83,7 +83,7 @@ def signal_findings(signals: Sequence[LayerSignal]) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 "vanishing_signal",
-                f"Before training, pictures differ by {vanished.std:.2g} in hidden layer {vanished.layer}, of 1 in the "
+                f"Before training, images differ by {vanished.std:.2g} in hidden layer {vanished.layer}, of 1 in the "
                 "features: the signal vanishes, and gradients with it.",
                 {"layer": float(vanished.layer), "std": vanished.std, "last_std": signals[-1].std},
                 "Use fewer layers, --head-batch-norm, or the initial values made for the activation: --initializer auto.",

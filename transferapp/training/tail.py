@@ -1,6 +1,6 @@
 """What trains above a cut: the tail of the backbone with its head on top, fed from the trunk's cached activations.
 
-Cut at a stage, the trunk has run once over several views of every picture; only what lies above the cut is a Keras model
+Cut at a stage, the trunk has run once over several views of every image; only what lies above the cut is a Keras model
 here, and an epoch is a pass over small tensors. Cut at the input, there is no trunk, and the same model takes pixels.
 
 The head starts from the solved linear probe, so that the first gradients do not tear up pretrained features (LP-FT; Kumar et
@@ -258,16 +258,16 @@ def tuned_head(tail: Tail, head: Head) -> Head:
 
 
 class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Training data from cached activations: every picture once an epoch, each time in the next of its views.
+    """Training data from cached activations: every image once an epoch, each time in the next of its views.
 
     Order and views follow from the seed and the epoch alone. Items are (float32 (n, *shape), int32 (n,)).
 
     Args:
         rows: float16 or float32, shape (num_rows, size of `shape`), memory-mapped or not: all cached views.
-        positions: int64, shape (n, views): where each picture's views are in `rows`.
+        positions: int64, shape (n, views): where each image's views are in `rows`.
         labels: int, shape (n,).
         shape: (height, width, channels) of an activation; (channels,) where it is pooled.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
         seed: Decides the order.
     """
 
@@ -285,7 +285,7 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
         self._rows, self._positions, self._shape = rows, positions, shape
         self._labels = np.asarray(labels, dtype=np.int32)
         self._batch_size, self._seed = batch_size, seed
-        # Each picture begins with another of its views, so that an epoch holds all kinds of them.
+        # Each image begins with another of its views, so that an epoch holds all kinds of them.
         self._offset = np.random.default_rng([seed, 0]).permutation(len(labels)) % positions.shape[1]
         self.epoch = 0
 
@@ -313,7 +313,7 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
 
 
 class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
-    """Validation data from cached activations: the centre view of every picture, in order. Arguments as `CachedBatches`."""
+    """Validation data from cached activations: the center view of every image, in order. Arguments as `CachedBatches`."""
 
     def __init__(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], *, batch_size: int) -> None:
         super().__init__(workers=1)

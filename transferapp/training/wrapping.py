@@ -41,7 +41,7 @@ class WrappedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has 
 
 
 def unwrapped(batches: Any) -> Any:
-    """The batches that pictures or activations come from, within whatever has been put around them."""
+    """The batches that images or activations come from, within whatever has been put around them."""
     while isinstance(batches, WrappedBatches):
         batches = batches.batches
     return batches

@@ -29,7 +29,7 @@ def test_classes_of_one_size_are_not_tried_with_weights() -> None:
     assert found.weights is None
     assert found.of(np.array([0, 1])) is None
     assert "1.2 times" in found.finding.reason
-    assert weighed((60, 60), 1.5).finding.reason == "about as many pictures in each, no cause for weights"
+    assert weighed((60, 60), 1.5).finding.reason == "about as many images in each, no cause for weights"
     assert found.finding.macro_gain is None
 
 

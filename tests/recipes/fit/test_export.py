@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_pictures
+from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_images
 from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
 from transferapp.backbones.stages import Stage, cut, find_stages
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
 from transferapp.images.views import center_view, render
-from transferapp.recipes.fit.export import PARITY_PICTURES, build_network, check_parity
+from transferapp.recipes.fit.export import PARITY_IMAGES, build_network, check_parity
 from transferapp.training.classifiers import attach_probe
 from transferapp.training.probe import LinearProbe
 
@@ -28,7 +28,7 @@ CLASSES = ("cat", "dog", "eel")
 
 
 def solved_probe(backbone: Any, stage: Stage, scale: float = 1.0, pixels: np.ndarray | None = None) -> LinearProbe:
-    """A probe with random weights, standardised for these pictures (noise if none are given) as a real one would be."""
+    """A probe with random weights, standardized for these images (noise if none are given) as a real one would be."""
     rng = np.random.default_rng(3)
     features = pooled(backbone, stage, noise_pixels(40, seed=5) if pixels is None else pixels)
     channels = features.shape[1]
@@ -74,7 +74,7 @@ def test_the_network_gives_the_probes_probabilities_from_pixels(backbone: Any, i
     expected = softmax(probe.logits(pooled(backbone, find_stages(backbone)[index], pixels)) / temperature, axis=1)
     probabilities = np.asarray(network(pixels.astype(np.float32)))
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    assert len(set(expected.argmax(axis=1))) > 1, "the pictures differ"
+    assert len(set(expected.argmax(axis=1))) > 1, "the images differ"
 
 
 def test_a_head_worked_out_by_hand() -> None:
@@ -127,7 +127,7 @@ def test_any_folder_name_gives_a_name_for_the_network(backbone: Any, name: str, 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    return write_pictures(tmp_path_factory.mktemp("pictures"), 40, seed=5)
+    return write_images(tmp_path_factory.mktemp("images"), 40, seed=5)
 
 
 def center_pixels(image: Image.Image) -> np.ndarray:
@@ -147,7 +147,7 @@ def test_the_exported_network_is_the_keras_model(backbone: Any, records: list[Re
     assert served == "f32"
     assert list(parity) == ["f32"]
     figures = parity["f32"]
-    assert (figures.precision, figures.num_images, figures.agreement) == ("f32", PARITY_PICTURES, 1.0)
+    assert (figures.precision, figures.num_images, figures.agreement) == ("f32", PARITY_IMAGES, 1.0)
     assert figures.max_difference < 1e-5
     assert figures.acceptable
 
@@ -178,7 +178,7 @@ def test_a_network_whose_answers_are_not_numbers_is_refused(backbone: Any, recor
 
 
 def write_near_twins(folder: Path, count: int) -> tuple[list[Record], np.ndarray]:
-    """Pictures that differ by next to nothing, and the pixels of their centre views."""
+    """Images that differ by next to nothing, and the pixels of their center views."""
     twins = noise_pixels(1).repeat(count, axis=0) + np.random.default_rng(0).integers(0, 3, (count, *TINY_SIZE, 3))
     records, views = [], []
     for index, pixels in enumerate(twins.astype(np.uint8)):
@@ -193,8 +193,8 @@ def write_near_twins(folder: Path, count: int) -> tuple[list[Record], np.ndarray
 def test_bf16_is_served_where_it_agrees_and_not_where_it_does_not(
     backbone: Any, records: list[Record], tmp_path: Path
 ) -> None:
-    def check(network: Any, pictures: list[Record]) -> tuple[Any, str]:
-        data, config = dataset_of(("val", pictures)), FitConfig(precision="bf16")
+    def check(network: Any, images: list[Record]) -> tuple[Any, str]:
+        data, config = dataset_of(("val", images)), FitConfig(precision="bf16")
         return check_parity(network, convert(network), data, chosen_at(backbone, 2), config)
 
     parity, served = check(network_at(backbone, 2)[0], records)
@@ -231,7 +231,7 @@ def seen_by(network: Any, data: Dataset, backbone: Any, monkeypatch: pytest.Monk
     ("splits", "expected"),
     [(("train", "val", "test"), "val"), (("train", "test"), "test"), (("train",), "train")],
 )
-def test_it_is_judged_on_pictures_kept_from_training_where_there_are_any(
+def test_it_is_judged_on_images_kept_from_training_where_there_are_any(
     backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch, splits: tuple[str, ...], expected: str
 ) -> None:
     network, _ = network_at(backbone, 1)
@@ -240,11 +240,11 @@ def test_it_is_judged_on_pictures_kept_from_training_where_there_are_any(
     np.testing.assert_array_equal(pixels, [center_pixels(Image.open(record.path)) for record in parts[expected]])
 
 
-def test_many_pictures_are_sampled_from_first_to_last(
+def test_many_images_are_sampled_from_first_to_last(
     backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, _ = network_at(backbone, 1)
     pixels = seen_by(network, dataset_of(("val", records)), backbone, monkeypatch)
-    assert len(pixels) == PARITY_PICTURES < len(records)
+    assert len(pixels) == PARITY_IMAGES < len(records)
     for record, view in ((records[0], pixels[0]), (records[-1], pixels[-1])):
         np.testing.assert_array_equal(view, center_pixels(Image.open(record.path)))

@@ -121,7 +121,7 @@ def test_what_is_exported_is_the_winner_that_was_measured(insisted: tuple[Ring, 
     assert loss == pytest.approx(outcome.winner.loss, abs=0.01) == outcome.validation.loss
 
 
-def test_the_figures_on_the_test_pictures_are_those_of_the_winner(insisted: tuple[Ring, BakeOff]) -> None:
+def test_the_figures_on_the_test_images_are_those_of_the_winner(insisted: tuple[Ring, BakeOff]) -> None:
     around, outcome = insisted
     network = network_of(around, outcome)
     again = measured_again(around.solved, outcome, convert(network), "f32", around.measurement, Silent())
@@ -144,7 +144,7 @@ def test_where_nothing_does_better_the_solved_classifier_ships_on_an_untouched_n
     probe, tuned = outcome.contenders
     assert outcome.winner is probe
     assert probe.chosen
-    assert probe.reason == "nothing that was tuned does better on the validation pictures"
+    assert probe.reason == "nothing that was tuned does better on the validation images"
     assert tuned.reason.startswith("-")
     assert (outcome.head, outcome.members, outcome.temperature) == (None, (), None)
     for ours, theirs in zip(around.backbone.get_weights(), pristine, strict=True):
@@ -158,8 +158,8 @@ def test_where_nothing_does_better_the_solved_classifier_ships_on_an_untouched_n
 
 
 @pytest.mark.slow
-def test_snapshots_ship_together_where_the_validation_pictures_gain(tmp_path: Path) -> None:
-    # Enough validation pictures for an ensemble to be able to tell; which seed it is that gains is left to the arithmetic.
+def test_snapshots_ship_together_where_the_validation_images_gain(tmp_path: Path) -> None:
+    # Enough validation images for an ensemble to be able to tell; which seed it is that gains is left to the arithmetic.
     root = draw_textures(tmp_path / "many", per_class=50)
     for seed in (1, 2, 0, 3):
         around = ring(
@@ -532,10 +532,8 @@ def test_with_little_room_on_the_disk_fewer_views_are_cached(
 ) -> None:
     around = ring(root, tune="last", rule_only=True, epochs=3)
     stage = around.measurement.chosen.trunk.stages[-2]
-    pictures = len(around.val) + 2.5 * len(
-        around.measurement.dataset.part("train")
-    )  # room for two views each, not three
-    room = int(np.prod(stage.shape) * 2 * pictures / 0.8)
+    images = len(around.val) + 2.5 * len(around.measurement.dataset.part("train"))  # room for two views each, not three
+    room = int(np.prod(stage.shape) * 2 * images / 0.8)
     monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path: room)
     outcome = bake(around, tmp_path / "bundle")
     assert outcome.winner.epochs == 3

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.helpers.fitted import BACKBONE, fitted, pictures, workplace
+from tests.helpers.fitted import BACKBONE, fitted, images, workplace
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from transferapp.bundle.format import read_bundle
 from transferapp.config import FitConfig, make_config
@@ -51,7 +51,7 @@ class Recorder:
 
 
 def config(out: Path, **changes: object) -> FitConfig:
-    return make_config({"data": str(pictures()), "out": str(out), "backbone": BACKBONE, **changes})
+    return make_config({"data": str(images()), "out": str(out), "backbone": BACKBONE, **changes})
 
 
 def test_two_fits_do_not_write_to_one_place(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_fit_returns_what_it_wrote_and_tells_of_every_step(tmp_path: Path) -> No
         assert counted == sorted(counted), label
         assert not total or counted[-1] == total, label
     steps = " ".join(label for label, _, _ in progress.tasks)
-    for step in ("reading 42 pictures", "probing", "random views", "test pictures", "network", "bundle"):
+    for step in ("reading 42 images", "probing", "random views", "test images", "network", "bundle"):
         assert step in steps
 
 
 @pytest.mark.slow
-def test_without_held_back_pictures_there_are_no_figures_but_a_bundle(tmp_path: Path) -> None:
+def test_without_held_back_images_there_are_no_figures_but_a_bundle(tmp_path: Path) -> None:
     result = recipes.fit(config(tmp_path / "all", val_fraction=0.0, test_fraction=0.0, train_views="0"), Silent())
     assert result.manifest["metrics"] == {"validation": None, "test": None}
     assert "cross-validated" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
@@ -164,8 +164,8 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     assert "What was tuned" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"tuned", ".tuned.lock"}, "no run is left unfinished"
     assert ("last stage: 2 epochs", 2, [0, 1, 2]) in progress.tasks
-    # As served, it is right on as many of the test pictures as the fit says.
-    evaluation = evaluate(result.path, str(pictures()), views=1)
+    # As served, it is right on as many of the test images as the fit says.
+    evaluation = evaluate(result.path, str(images()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
 
@@ -194,7 +194,7 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     why = "The solved classifier does better on efficientnet_lite2, but there was too little time to tune that"
     assert why in (result.path / "report.html").read_text(encoding="utf-8")
     assert manifest["contenders"][-1]["chosen"]
-    evaluation = evaluate(result.path, str(pictures()), views=1)
+    evaluation = evaluate(result.path, str(images()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
 
@@ -230,19 +230,19 @@ def test_another_fit_than_the_unfinished_one_is_refused_unless_that_is_forgotten
 
 
 @pytest.mark.slow
-def test_without_validation_pictures_nothing_is_tuned_and_that_is_said(tmp_path: Path) -> None:
+def test_without_validation_images_nothing_is_tuned_and_that_is_said(tmp_path: Path) -> None:
     progress = Recorder()
     settings = {**TUNED, "val_fraction": 0.0}
     recipes.fit(config(tmp_path / "blind", **settings), progress)
     manifest = read_bundle(tmp_path / "blind").manifest
     assert manifest["contenders"] == []
     plan = manifest["plan"]
-    assert "tune: nothing, for there are no validation pictures to compare by" in plan["reasons"]
+    assert "tune: nothing, for there are no validation images to compare by" in plan["reasons"]
     assert not any(reason.startswith("tuning:") for reason in plan["reasons"])
     assert (plan["tuned"], plan["method"], plan["epochs"]) == ("none", "linear classifier, full-batch L-BFGS", 0)
     assert "fine-tuned" not in manifest["views_reason"]
     with pytest.raises(
-        DataError, match=r"no validation pictures, without which nothing can be fine-tuned.*--val-fraction"
+        DataError, match=r"no validation images, without which nothing can be fine-tuned.*--val-fraction"
     ):
         recipes.fit(config(tmp_path / "insisted", rule_only=True, **settings))
 

@@ -1,4 +1,4 @@
-"""Test pictures that had been learned from: counted, shown, and left out of the honest figure."""
+"""Test images that had been learned from: counted, shown, and left out of the honest figure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def found_in(data: Path, **settings: Any) -> tuple[Measurement, Solved, Leaks | 
 
 
 def pattern(path: Path, seed: int) -> None:
-    """A picture with shapes in it, so that it can be told from others."""
+    """An image with shapes in it, so that it can be told from others."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +51,10 @@ def given(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_shared_pictures_are_counted_by_kind_and_the_honest_figure_leaves_them_out(
+def test_shared_images_are_counted_by_kind_and_the_honest_figure_leaves_them_out(
     given: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaks_module, "COMPARED_AT_MOST", 0)  # to a network that sees colour alone, much is alike
+    monkeypatch.setattr(leaks_module, "COMPARED_AT_MOST", 0)  # to a network that sees color alone, much is alike
     shutil.copy(given / "train" / "a" / "0.png", given / "test" / "a" / "same.png")
     with Image.open(given / "train" / "b" / "1.png") as image:
         ImageOps.mirror(image).save(given / "test" / "b" / "mirrored.jpg", quality=80)
@@ -97,7 +97,7 @@ def test_without_a_test_split_there_is_nothing_to_compare(tmp_path: Path) -> Non
 
 
 def test_what_the_network_alone_sees_counts_too_and_is_named(tmp_path: Path) -> None:
-    # Plain pictures have no signature; to this network, which sees colour alone, those of one hue are all alike.
+    # Plain images have no signature; to this network, which sees color alone, those of one hue are all alike.
     paint_hues(tmp_path / "hues" / "train", {"red": 8, "blue": 8})
     paint_hues(tmp_path / "hues" / "test", {"red": 4, "blue": 4}, seed=1)
     _, _, leaks = found_in(tmp_path / "hues")

@@ -76,7 +76,7 @@ def test_auto_tries_every_embedded_backbone_and_one_named_is_tried_alone(hues: P
     assert [c.spec.name for c in named.candidates] == ["efficientnet_lite2"]
 
 
-def test_what_is_measured_is_the_training_pictures_and_nothing_else(hues: Path) -> None:
+def test_what_is_measured_is_the_training_images_and_nothing_else(hues: Path) -> None:
     found = measured(hues, shop_of())
     train = found.dataset.part("train")
     assert found.plan.num_images == len(train) == 39  # of 20 a class, 4 to test and 3 to validate
@@ -107,7 +107,7 @@ def test_d_is_that_of_the_reference_whatever_backbone_is_tried(hues: Path) -> No
     [
         ({}, "small + similar", "top"),
         ({"knows_hues": False}, "small + different", "early"),  # both stages are perfect: the earlier one is cheaper
-        ({"blind_top": True}, "small + different", "early"),  # D is low, but the last stage has lost the colour
+        ({"blind_top": True}, "small + different", "early"),  # D is low, but the last stage has lost the color
     ],
     ids=["similar", "different by D", "different by the probes"],
 )
@@ -179,7 +179,7 @@ def validation(correct: list[int]) -> CrossValidation:
     return CrossValidation(0.1, (0.5,), np.zeros((len(correct), 2), np.float32), np.array(correct, bool), 0.5)
 
 
-def test_the_gain_over_the_top_is_paired_by_picture() -> None:
+def test_the_gain_over_the_top_is_paired_by_image() -> None:
     stage, top = validation([1, 1, 1, 0, 1]), validation([1, 0, 1, 1, 0])
     score = measurement_module._stage_score(STAGES[0], stage, top)
     # Differences 0, 1, 0, -1, 1: mean 1/5; sum of squares about it 14/5, over 4 and then 5.

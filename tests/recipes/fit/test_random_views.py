@@ -20,7 +20,7 @@ Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 class Store:
-    """Random views made of the centre view by a rule, the same each time for the same picture and view."""
+    """Random views made of the center view by a rule, the same each time for the same image and view."""
 
     def __init__(self, center: np.ndarray, draw: Draw) -> None:
         self._center, self._draw = center, draw
@@ -36,7 +36,7 @@ class Store:
 
 
 def example(draw: Draw, n: int = 60) -> tuple[Any, Dataset, np.ndarray]:
-    """Pictures of three classes that are hard to tell apart from one view, a candidate, and the centre views."""
+    """Images of three classes that are hard to tell apart from one view, a candidate, and the center views."""
     rng = np.random.default_rng(0)
     labels = np.sort(np.arange(n) % 3)
     means = rng.normal(size=(3, NUM_FEATURES))[labels]
@@ -50,7 +50,7 @@ def example(draw: Draw, n: int = 60) -> tuple[Any, Dataset, np.ndarray]:
         validations=(None, cross_validate(center, labels, 3, seed=7)),
         means=means,
     )
-    return candidate, Dataset("pictures", ("a", "b", "c"), records), center
+    return candidate, Dataset("images", ("a", "b", "c"), records), center
 
 
 def chosen(draw: Draw, wanted: str = "auto") -> tuple[ViewChoice, Any, Dataset, np.ndarray]:
@@ -69,7 +69,7 @@ def rubbish(center: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def fresh(center: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A view as good as another picture of the class: what augmentation dreams of."""
+    """A view as good as another image of the class: what augmentation dreams of."""
     means = np.random.default_rng(0).normal(size=(3, NUM_FEATURES))[np.sort(np.arange(len(center)) % 3)]
     return means + 2 * rng.normal(size=center.shape)
 
@@ -80,7 +80,7 @@ def test_views_that_bring_nothing_are_not_trained_on(draw: Draw) -> None:
     assert choice.views == 0
     assert choice.validation is candidate.validations[1]
     assert [tried.views for tried in choice.tried] == [0, VIEW_STEPS[0]]
-    assert "no gain beyond one standard error over the centre view alone" in choice.reason
+    assert "no gain beyond one standard error over the center view alone" in choice.reason
 
 
 def test_views_that_bring_much_are_trained_on_as_long_as_they_do() -> None:
@@ -125,7 +125,7 @@ def test_a_gain_that_lasts_to_the_most_that_is_tried_is_said_to(monkeypatch: pyt
     assert "still a gain at the most that is tried" in choice.reason
 
 
-def test_gain_and_standard_error_are_paired_by_picture() -> None:
+def test_gain_and_standard_error_are_paired_by_image() -> None:
     choice, candidate, train, center = chosen(fresh)
     extra = Store(center, fresh).collect(train.records, [random_view_name(i, 7) for i in range(VIEW_STEPS[0])])
     with_views = cross_validate(center, train.labels, 3, extra=extra, seed=7)

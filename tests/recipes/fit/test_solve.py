@@ -43,7 +43,7 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def hues(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures whose hues overlap, so that no classifier of them is perfect."""
+    """Images whose hues overlap, so that no classifier of them is perfect."""
     return paint_hues(tmp_path_factory.mktemp("hues"), {"red": 40, "green": 40, "blue": 40}, noise=70)
 
 
@@ -62,7 +62,7 @@ def worked(hues: Path, **settings: Any) -> tuple[Measurement, Any, Solved, FitCo
 
 
 @pytest.mark.parametrize("views", [0, 3])
-def test_what_ships_is_solved_on_training_and_validation_pictures_with_all_their_views(hues: Path, views: int) -> None:
+def test_what_ships_is_solved_on_training_and_validation_images_with_all_their_views(hues: Path, views: int) -> None:
     measurement, choice, solved, _ = worked(hues, train_views=str(views))
     chosen = measurement.chosen
     part = measurement.dataset.part("train", "val")
@@ -75,7 +75,7 @@ def test_what_ships_is_solved_on_training_and_validation_pictures_with_all_their
     assert solved.probe.l2 == choice.validation.l2
 
 
-def test_the_temperature_comes_from_pictures_out_of_fold(hues: Path) -> None:
+def test_the_temperature_comes_from_images_out_of_fold(hues: Path) -> None:
     measurement, choice, solved, _ = worked(hues, train_views="0")
     assert solved.temperature == fit_temperature(choice.validation.logits, measurement.dataset.part("train").labels)
 
@@ -100,7 +100,7 @@ def test_the_test_figures_are_of_what_ships_and_the_validation_figures_are_not(h
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3)])
-def test_without_pictures_to_measure_on_there_are_no_figures(hues: Path, val: float, test: float) -> None:
+def test_without_images_to_measure_on_there_are_no_figures(hues: Path, val: float, test: float) -> None:
     _, _, solved, _ = worked(hues, train_views="0", val_fraction=val, test_fraction=test)
     assert (solved.validation is None) == (val == 0)
     assert (solved.test is None) == (test == 0)
@@ -114,7 +114,7 @@ def test_a_fit_of_the_same_data_is_the_same_to_the_bit(hues: Path) -> None:
     assert first.test == second.test
 
 
-def test_the_tables_of_a_bundle_say_what_was_searched_and_what_each_picture_was_for(hues: Path) -> None:
+def test_the_tables_of_a_bundle_say_what_was_searched_and_what_each_image_was_for(hues: Path) -> None:
     measurement, _, _, _ = worked(hues, train_views="0")
     history = list(csv.DictReader(io.StringIO(history_table(measurement.chosen, None))))
     for stage, validation in zip(measurement.chosen.trunk.stages, measurement.chosen.validations, strict=True):

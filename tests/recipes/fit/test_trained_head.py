@@ -49,7 +49,7 @@ def bake(around: Ring, target: Path) -> BakeOff:
 
 
 def scores_of(around: Ring, outcome: BakeOff) -> tuple[Any, np.ndarray]:
-    """(the network that ships, its probabilities on the validation pictures)."""
+    """(the network that ships, its probabilities on the validation images)."""
     network = build_network(around.backbone, around.measurement.chosen, around.solved, outcome, "textures")
     size = around.measurement.chosen.trunk.image_size
     pixels = np.stack([center_pixels(record, size) for record in around.val.records])

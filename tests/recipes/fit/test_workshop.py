@@ -1,4 +1,4 @@
-"""Where backbones are built, and which pictures the measuring looks at."""
+"""Where backbones are built, and which images the measuring looks at."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workshop(file: Path, **changes: Any) -> Workshop:
-    return Workshop(make_config({"data": "pictures", "backbone": str(file), **changes}))
+    return Workshop(make_config({"data": "images", "backbone": str(file), **changes}))
 
 
 def test_a_backbone_is_built_once_whoever_asks_first(file: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_backbone_is_built_once_whoever_asks_first(file: Path) -> None:
     assert len({id(model) for model in found}) == 1, "what is tuned must be what is exported"
 
 
-def test_tiny_pictures_shrink_the_input_of_a_backbone_but_not_of_a_file(file: Path) -> None:
+def test_tiny_images_shrink_the_input_of_a_backbone_but_not_of_a_file(file: Path) -> None:
     shop = workshop(file)
     shop.peeked = ((32, 32), (40, 40))
     assert shop.image_size(BACKBONES["efficientnet_lite0"]) == (128, 128)
@@ -52,9 +52,7 @@ def test_tiny_pictures_shrink_the_input_of_a_backbone_but_not_of_a_file(file: Pa
 
 
 def test_a_size_that_a_file_does_not_take_is_refused(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"takes pictures of one size only\. Expected --image-size 32, or none, got 64"
-    ):
+    with pytest.raises(UsageError, match=r"takes images of one size only\. Expected --image-size 32, or none, got 64"):
         workshop(file, image_size=64).model(backbone_spec(str(file)))
     tiny_network((None, None)).save(tmp_path / "any.keras")
     model = workshop(tmp_path / "any.keras", image_size=64).model(backbone_spec(str(tmp_path / "any.keras")))

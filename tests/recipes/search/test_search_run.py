@@ -1,4 +1,4 @@
-"""A search from pictures to a bundle, as a person runs it, and what it refuses before any work."""
+"""A search from images to a bundle, as a person runs it, and what it refuses before any work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.fitted import BACKBONE, pictures, transferapp
+from tests.helpers.fitted import BACKBONE, images, transferapp
 from transferapp.config import make_config
 from transferapp.errors import UsageError
 from transferapp.recipes.evaluate import evaluate
@@ -56,7 +56,7 @@ def test_what_a_trial_has_no_time_or_no_features_for_is_refused() -> None:
 @pytest.mark.slow
 def test_a_search_writes_a_bundle_that_says_how_it_was_found(tmp_path: Path) -> None:
     out = tmp_path / "found"
-    words = ("search", "--data", pictures(), "--out", out, "--backbone", BACKBONE, "--trials", 8)
+    words = ("search", "--data", images(), "--out", out, "--backbone", BACKBONE, "--trials", 8)
     done = transferapp(*words)
     assert done.returncode == 0, done.stderr
     lines = [text for text in done.stdout.splitlines() if text.startswith("val_acc: ")]
@@ -73,13 +73,13 @@ def test_a_search_writes_a_bundle_that_says_how_it_was_found(tmp_path: Path) -> 
     assert "that the search never saw" in manifest["search"]["final_figure"]
     assert "What was searched" in (out / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"found", ".found.lock"}, "no journal is left"
-    served = evaluate(out, str(pictures()), views=1)
+    served = evaluate(out, str(images()), views=1)
     assert served.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
 
 @pytest.mark.slow
-def test_without_validation_pictures_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
-    words = ("--data", pictures(), "--out", tmp_path / "x", "--backbone", BACKBONE, "--val-fraction", 0)
+def test_without_validation_images_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
+    words = ("--data", images(), "--out", tmp_path / "x", "--backbone", BACKBONE, "--val-fraction", 0)
     done = transferapp("search", *words)
     assert done.returncode == 3
-    assert "There are no validation pictures, by which a search could choose" in done.stderr
+    assert "There are no validation images, by which a search could choose" in done.stderr

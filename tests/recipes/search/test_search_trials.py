@@ -32,7 +32,7 @@ def test_trained_for_long_a_linear_head_comes_to_the_optimum_of_lbfgs() -> None:
     )
 
 
-def test_an_epoch_shows_every_picture_once_and_in_turn_in_each_of_its_views() -> None:
+def test_an_epoch_shows_every_image_once_and_in_turn_in_each_of_its_views() -> None:
     seen = np.zeros((10, 3), int)
     for epoch in range(3):
         chosen, views = (np.concatenate(parts) for parts in zip(*batches(10, 3, 4, epoch, 7), strict=True))
@@ -116,14 +116,14 @@ def test_one_architecture_is_compiled_once_and_its_dials_still_turn() -> None:
 def test_what_dropout_and_dropconnect_leave_out_evens_out() -> None:
     import keras
 
-    from transferapp.recipes.search.networks import DialledDense, DialledDropout, Dials
+    from transferapp.recipes.search.networks import DialedDense, DialedDropout, Dials
 
     dials = Dials()
     dials["dropout"].assign(0.4)
     dials["dropconnect"].assign(0.4)
     x = np.random.default_rng(0).normal(size=(1, 6)).astype(np.float32)
-    dense = DialledDense(3, dials, seed=1, drops=True)
-    for layer in (DialledDropout(dials, seed=1), dense):
+    dense = DialedDense(3, dials, seed=1, drops=True)
+    for layer in (DialedDropout(dials, seed=1), dense):
         still = keras.ops.convert_to_numpy(layer(x, training=False))
         mean = np.mean([keras.ops.convert_to_numpy(layer(x, training=True)) for _ in range(4000)], axis=0)
         np.testing.assert_allclose(mean, still, atol=0.15)

@@ -31,7 +31,7 @@ class Case:
         wanted: Its output's.
         random: Whether training differs from prediction.
         two: Whether it takes two tensors of that shape.
-        summary: What of the output is the same on average in training as in prediction; over pictures of noise.
+        summary: What of the output is the same on average in training as in prediction; over images of noise.
     """
 
     make: Make
@@ -167,7 +167,7 @@ def test_on_average_training_gives_what_prediction_gives(case: Case) -> None:
         return
     assert trained.std(axis=0).max() > 0
     error = trained.std(axis=0, ddof=1) / np.sqrt(len(trained)) + 1e-6
-    # Where regions lie by chance, prediction takes one way of laying them: it has an error of its own over these pictures.
+    # Where regions lie by chance, prediction takes one way of laying them: it has an error of its own over these images.
     own = trained.std(axis=0, ddof=1) if case.summary is each_channel else 0.0
     away = np.abs(trained.mean(axis=0) - predicted) / np.hypot(error, own)
     assert away.max() < 5, "five standard errors"
@@ -204,16 +204,16 @@ def test_dropconnect_without_training_is_the_dense_layer() -> None:
     assert {float(layer(x, training=True)[0, 0]) for _ in range(40)} == {0.5, 6.5, 0.0, 2.5}
 
 
-def test_stochastic_depth_drops_branches_of_whole_pictures() -> None:
+def test_stochastic_depth_drops_branches_of_whole_images() -> None:
     shortcut, branch = np.zeros((200, 2, 2, 1), np.float32), np.ones((200, 2, 2, 1), np.float32)
     given = np.asarray(StochasticDepth(0.25, seed=1)([shortcut, branch], training=True))
-    per_picture = given.reshape(200, -1)
-    assert (per_picture == per_picture[:, :1]).all(), "a branch goes or stays as a whole"
+    per_image = given.reshape(200, -1)
+    assert (per_image == per_image[:, :1]).all(), "a branch goes or stays as a whole"
     np.testing.assert_allclose(np.unique(given), [0.0, 4 / 3], rtol=1e-6)
-    assert 25 <= (per_picture[:, 0] == 0).sum() <= 75
+    assert 25 <= (per_image[:, 0] == 0).sum() <= 75
 
 
-def test_maxout_takes_the_largest_of_neighbours() -> None:
+def test_maxout_takes_the_largest_of_neighbors() -> None:
     given = Maxout(3)(np.array([[1.0, 5.0, 2.0, -3.0, -1.0, -2.0]], np.float32))
     np.testing.assert_array_equal(given, [[5.0, -1.0]])
 

@@ -46,7 +46,7 @@ _SPARE = 0.9
 """Share of the time left that epochs are planned into: the rest is for the machine's moods."""
 
 _FORWARD = 1 / 3
-"""What a picture costs in validation, as a share of its training step."""
+"""What an image costs in validation, as a share of its training step."""
 
 _HEAD_PATIENCE = 10
 """Epochs without a better one after which a head stops training: its epochs are short, and begin at random."""
@@ -58,7 +58,7 @@ _UNFAIR = frozenset({"under_fitting"})
 """Findings that mean nothing where labels are probabilities: they keep the training loss up, however good the network."""
 
 _UNFAIR_WHEN_MIXED = frozenset({"rate_too_high"})
-"""Nor does a loss that bounces where pictures are mixed: each batch is as hard as the share that it drew."""
+"""Nor does a loss that bounces where images are mixed: each batch is as hard as the share that it drew."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Contender:
         name: For people.
         cut: The last frozen stage, or `input`.
         head_only: Whether it is a head alone, on frozen features.
-        accuracy, loss: On the validation pictures; None where it was not trained.
+        accuracy, loss: On the validation images; None where it was not trained.
         seconds: What it took, its activations included.
         planned_epochs, epochs: How many there was time for, and how many were trained.
         learning_rate, backbone_learning_rate: The highest of the run.
@@ -111,7 +111,7 @@ class Entry:
     Attributes:
         contender: Its figures.
         trained: Its weights.
-        views: Cached views of each picture that it was trained on.
+        views: Cached views of each image that it was trained on.
         error: Why it could not be trained.
         no_time: Whether it was left out for want of time.
         head: What its head began as.
@@ -133,14 +133,14 @@ class _Subject:
         tail: The model.
         head: What its head began as.
         epochs: To be trained, if there is time.
-        max_views: Of each picture, cached as far as time goes; 0 where nothing remains to be cached.
+        max_views: Of each image, cached as far as time goes; 0 where nothing remains to be cached.
         settings: From epochs and rate to how it trains.
         rate: Of the new layers, unless one is to be found.
         ratio: The backbone's rate over that; 0 where nothing of it trains.
         sample: A little to time a training step on.
         feed: From a number of views to everything.
         findings: What is to be said before it trains.
-        batch_size: Pictures in a step, if there is memory.
+        batch_size: Images in a step, if there is memory.
         begins_solved: Whether it starts from the solved classifier, below which half a training would end.
         idle: Seconds of an epoch beside its steps.
     """
@@ -161,7 +161,7 @@ class _Subject:
 
 
 class Bench:
-    """What all contenders share: pictures, backbone, head to start from, and pristine weights.
+    """What all contenders share: images, backbone, head to start from, and pristine weights.
 
     Args:
         measurement: Data and backbone.
@@ -204,7 +204,7 @@ class Bench:
 
     @property
     def fewest_epochs(self) -> int:
-        """Passes over the pictures fewer than which no part of the backbone is tuned for."""
+        """Passes over the images fewer than which no part of the backbone is tuned for."""
         return min(MIN_EPOCHS, self._tuning.epochs)
 
     def attempt(self, proposal: Proposal, seconds: float) -> Entry:
@@ -479,7 +479,7 @@ def _findings(history: Sequence[Epoch], settings: TrainingSettings) -> tuple[Fin
     mixes = bool(settings.mixup or settings.cutmix)
     curves = Curves(
         train_loss=tuple(epoch.loss for epoch in history),
-        # Of pictures that are two in one there is no right class to count.
+        # Of images that are two in one there is no right class to count.
         train_accuracy=() if mixes else tuple(epoch.accuracy for epoch in history),
         val_loss=tuple(epoch.best[1] for epoch in history),
         val_accuracy=tuple(epoch.best[0] for epoch in history),

@@ -26,10 +26,10 @@ class Weighting:
     """How much each class counts in training.
 
     Attributes:
-        weights: float64, shape (num_classes,), mean 1 over the training pictures; None where all pictures count the same.
+        weights: float64, shape (num_classes,), mean 1 over the training images; None where all images count the same.
         finding: What was measured, and why this was chosen.
         validation: Cross-validation of the classifier with these weights.
-        imbalance: The largest class of the training pictures over the smallest.
+        imbalance: The largest class of the training images over the smallest.
     """
 
     weights: np.ndarray | None
@@ -38,7 +38,7 @@ class Weighting:
     imbalance: float
 
     def of(self, labels: np.ndarray) -> np.ndarray | None:
-        """The weight of each picture: shape as `labels`; None where all count the same."""
+        """The weight of each image: shape as `labels`; None where all count the same."""
         return None if self.weights is None else self.weights[labels]
 
     def to_json(self) -> dict[str, Any]:
@@ -60,12 +60,12 @@ def weigh_classes(
     """Choose how much each class counts.
 
     Args:
-        features: float32, shape (n, num_features): the pictures that the decision is measured on.
+        features: float32, shape (n, num_features): the images that the decision is measured on.
         labels: Their classes: int, shape (n,).
-        counts: Training pictures of each class.
-        plain: Cross-validation of the same pictures without weights; with them, the same strengths are tried.
+        counts: Training images of each class.
+        plain: Cross-validation of the same images without weights; with them, the same strengths are tried.
         wanted: `auto`, `none` or `balanced`.
-        groups: Which of the pictures stay together in cross-validation; shape (n,).
+        groups: Which of the images stay together in cross-validation; shape (n,).
         seed: Seeds the folds.
     """
     ratio = imbalance(counts)
@@ -73,9 +73,9 @@ def weigh_classes(
         return Weighting(None, WeightsFinding("none", "set by --class-weights none"), plain, ratio)
     if wanted == "auto" and ratio < WORTH_TRYING:
         if ratio < _EVEN:
-            reason = "about as many pictures in each, no cause for weights"
+            reason = "about as many images in each, no cause for weights"
         else:
-            reason = f"the largest has {ratio:.1f} times the pictures of the smallest, too little for weights to matter"
+            reason = f"the largest has {ratio:.1f} times the images of the smallest, too little for weights to matter"
         return Weighting(None, WeightsFinding("none", reason), plain, ratio)
     weights = balanced_weights(counts)
     weighed = cross_validate(

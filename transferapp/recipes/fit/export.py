@@ -1,4 +1,4 @@
-"""From a solved head to a network that can be served, checked against the Keras model on real pictures."""
+"""From a solved head to a network that can be served, checked against the Keras model on real images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from transferapp.recipes.fit.fine_tune import BakeOff
 
-PARITY_PICTURES = 16
+PARITY_IMAGES = 16
 
 
 def build_network(
@@ -62,13 +62,13 @@ def _identifier(name: str) -> str:
 def check_parity(
     network: keras.Model, converted: Any, dataset: Dataset, chosen: Candidate, config: FitConfig
 ) -> tuple[dict[str, Parity], str]:
-    """Compare the exported network with the Keras model on real pictures; returns the figures and the precision to serve.
+    """Compare the exported network with the Keras model on real images; returns the figures and the precision to serve.
 
     Raises:
         TrainingError: The export differs by more than rounding.
     """
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
-    records = part.spread(PARITY_PICTURES).records
+    records = part.spread(PARITY_IMAGES).records
     return served_precision(
         network,
         converted,
@@ -87,7 +87,7 @@ def served_precision(
     Args:
         network: The Keras model.
         converted: The same for OpenVINO.
-        pixels: Pictures to compare on: uint8, shape (n, height, width, 3).
+        pixels: Images to compare on: uint8, shape (n, height, width, 3).
         precision: What is wanted: `f32`, `bf16` or `auto`.
         differs: How an error begins that says they do not agree.
         report: What to report then.
@@ -117,14 +117,14 @@ def served_precision(
 def measured_again(
     solved: Solved, tuned: BakeOff, converted: Any, precision: str, measurement: Measurement, progress: Progress
 ) -> Solved:
-    """The figures of a tuned network: on the validation pictures those of the bake-off, on the test pictures its own, anew.
+    """The figures of a tuned network: on the validation images those of the bake-off, on the test images its own, anew.
 
     Args:
         solved: The classifier that it started from.
         tuned: The bake-off that it won.
         converted: The whole network, for OpenVINO.
         precision: In which it is served.
-        measurement: Has the pictures.
+        measurement: Has the images.
         progress: Who is told.
     """
     dataset, size = measurement.dataset, measurement.chosen.trunk.image_size
@@ -134,7 +134,7 @@ def measured_again(
     if len(test):
         engine = OpenVINOEngine(converted, precision=precision, streams=cpu_cores())
         with (
-            progress.task(f"{len(test)} test pictures", len(test)) as advance,
+            progress.task(f"{len(test)} test images", len(test)) as advance,
             ThreadPoolExecutor(cpu_cores()) as pool,
         ):
 

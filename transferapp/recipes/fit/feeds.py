@@ -1,4 +1,4 @@
-"""What a contender of the bake-off is fed with: cached activations above a cut, or fresh views of the pictures themselves."""
+"""What a contender of the bake-off is fed with: cached activations above a cut, or fresh views of the images themselves."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _DISK_SHARE = 0.8
 _CACHED_AS = "float16"
 """Half precision: the activations of a stage are rounded less by it than from one random view to the next."""
 
-_TIMED_PICTURES = 24
-"""Pictures of whose views the trunk is timed: with eight views each, a second or less of work that is needed anyway."""
+_TIMED_IMAGES = 24
+"""Images of whose views the trunk is timed: with eight views each, a second or less of work that is needed anyway."""
 
 
 _FEW = 256
@@ -55,7 +55,7 @@ class Feed:
 
     Attributes:
         make_batches: From a batch size to the training data.
-        validation: The centre views of the validation pictures, in order: what `model.predict` takes.
+        validation: The center views of the validation images, in order: what `model.predict` takes.
     """
 
     make_batches: MakeBatches
@@ -67,8 +67,8 @@ class Sample:
     """A little of a feed, to time a training step on.
 
     Attributes:
-        make_batches: As of a `Feed`, of fewer pictures.
-        seconds_per_view: What it takes to bring one view of one picture through the trunk; 0 where there is none.
+        make_batches: As of a `Feed`, of fewer images.
+        seconds_per_view: What it takes to bring one view of one image through the trunk; 0 where there is none.
     """
 
     make_batches: MakeBatches
@@ -125,7 +125,7 @@ class Feeds:
         return None if cut == INPUT else stage_named(self._chosen.trunk.stages, cut)
 
     def max_views(self, cut: str) -> int:
-        """Views of each picture that are cached at most, as far as there is room on the disk; 0 where nothing is.
+        """Views of each image that are cached at most, as far as there is room on the disk; 0 where nothing is.
 
         Measured once a run: when it goes on, its own activations have taken room that they no longer need.
 
@@ -139,11 +139,11 @@ class Feeds:
     def _room(self, cut: str) -> int:
         """`max_views`, as there is room on the disk now."""
         stage = stage_named(self._chosen.trunk.stages, cut)
-        picture = math.prod(stage.shape) * np.dtype(_CACHED_AS).itemsize
+        image = math.prod(stage.shape) * np.dtype(_CACHED_AS).itemsize
         free = free_bytes(self._run.path)
-        room = int(free * _DISK_SHARE - picture * len(self._val)) // (picture * len(self._train))
+        room = int(free * _DISK_SHARE - image * len(self._val)) // (image * len(self._train))
         if room < 1:
-            needed = picture * (len(self._train) + len(self._val)) / _DISK_SHARE
+            needed = image * (len(self._train) + len(self._val)) / _DISK_SHARE
             raise ResourceError(
                 "There is not enough room on the disk for its activations",
                 expected=f"{needed / 1e6:,.0f} MB free beside {self._run.path}",
@@ -154,9 +154,9 @@ class Feeds:
         return min(room, MAX_CACHED_VIEWS)
 
     def full(self, cut: str, views: int) -> Feed:
-        """Everything, with so many cached views of each picture."""
+        """Everything, with so many cached views of each image."""
         if cut not in self._full:
-            self._full[cut] = self._pictures() if cut == INPUT else self._activations(cut, views)
+            self._full[cut] = self._images() if cut == INPUT else self._activations(cut, views)
         return self._full[cut]
 
     def sample(self, cut: str) -> Sample:
@@ -165,7 +165,7 @@ class Feeds:
             return Sample(self.full(cut, 0).make_batches, 0.0)
         trunk, store = self._store(cut)
         trunk.rows(np.zeros((BATCH_SIZE, *trunk.image_size, 3), np.uint8))  # the first pass is slow
-        spread = np.linspace(0, len(self._train) - 1, min(_TIMED_PICTURES, len(self._train))).astype(int)
+        spread = np.linspace(0, len(self._train) - 1, min(_TIMED_IMAGES, len(self._train))).astype(int)
         records = [self._train.records[i] for i in np.unique(spread)]
         names = self._view_names(min(self._config.epochs, MAX_CACHED_VIEWS))
         done: list[int] = []
@@ -173,12 +173,12 @@ class Feeds:
         rows, positions = store.locate(records, names, done.append)
         fresh = max(positions.size - done[0], 1)  # a kill may have left some of them, or all
         seconds = float(self._run.decide(f"{cut}/seconds-per-view", (time.perf_counter() - started) / fresh))
-        # Each view counts as a picture of its own here, so that there are enough for a batch.
+        # Each view counts as an image of its own here, so that there are enough for a batch.
         labels = np.repeat([record.label for record in records], positions.shape[1])
         return Sample(self._cached(trunk.shape, rows, positions.reshape(-1, 1), labels), seconds)
 
     def head(self, cut: str, pooling: str, views: int) -> HeadFeed:
-        """The features of a stage: the centre view of every picture and, to train on, some random ones beside it.
+        """The features of a stage: the center view of every image and, to train on, some random ones beside it.
 
         Averages are in the feature cache already. Other poolings need the stage's feature maps, which are cached and, unless
         pooling is random, pooled once.
@@ -186,7 +186,7 @@ class Feeds:
         Args:
             cut: The stage that the head stands on.
             pooling: One of `POOLINGS`.
-            views: Random views of each picture, as far as there is room for their maps on the disk.
+            views: Random views of each image, as far as there is room for their maps on the disk.
 
         Raises:
             ResourceError: There is no room for the maps of a single view.
@@ -227,16 +227,16 @@ class Feeds:
         )
         return HeadFeed(feed, (channels,), *moments(rows), some=features[:_FEW, 0])
 
-    def _pictures(self) -> Feed:
-        from transferapp.training.decoded import training_pictures
-        from transferapp.training.image_batches import CenterBatches, PictureBatches
+    def _images(self) -> Feed:
+        from transferapp.training.decoded import training_images
+        from transferapp.training.image_batches import CenterBatches, ImageBatches
 
         size, config = self._chosen.trunk.image_size, self._config
         chance = self._chosen.store.chance
-        cache = training_pictures(size, chance.augmentation)
+        cache = training_images(size, chance.augmentation)
 
         def make(batch_size: int) -> Batches:
-            return PictureBatches(
+            return ImageBatches(
                 self._train.records,
                 self._train.labels,
                 image_size=size,

@@ -1,7 +1,7 @@
-"""The bake-off: fine-tune what the plan proposes, within a time budget, and let the validation pictures choose what ships.
+"""The bake-off: fine-tune what the plan proposes, within a time budget, and let the validation images choose what ships.
 
 Every contender starts from the pretrained weights of its backbone and the probe that is solved on them. Cut at a stage, it
-trains on activations that the trunk computed once; cut at the input, on fresh views of the pictures. Where there is no time for
+trains on activations that the trunk computed once; cut at the input, on fresh views of the images. Where there is no time for
 any of them, the next cheaper backbone is tuned: a small network that is tuned may well beat a large one that is not
 (docs/decisions/0016-no-time.md).
 """
@@ -49,7 +49,7 @@ class BakeOff:
         head: The winner's head; None where the probe ships. The backbone then holds the winner's weights.
         stage: Where that head stands.
         members: Weights of several tails whose probabilities are averaged, a snapshot ensemble; empty for one tail.
-        temperature: Calibrated on the validation pictures; None where the probe ships.
+        temperature: Calibrated on the validation images; None where the probe ships.
         validation: The winner's figures.
     """
 
@@ -71,7 +71,7 @@ def bake_off(
     run: RunFolder,
     progress: Progress,
 ) -> BakeOff:
-    """Train each proposal of the plan as far as the time allows, and choose by accuracy on the validation pictures.
+    """Train each proposal of the plan as far as the time allows, and choose by accuracy on the validation images.
 
     Where time allows none, those of the plan for the next cheaper backbone; but not from scratch, for that asks what the
     pretraining of one backbone is worth.
@@ -94,7 +94,7 @@ def bake_off(
     """
     deadline = time.monotonic() + config.budget_seconds
     figures = solved.validation
-    assert figures is not None, "a bake-off needs validation pictures"
+    assert figures is not None, "a bake-off needs validation images"
     probe = Contender(_SOLVED, measurement.chosen.cut.name, figures.accuracy, figures.loss)
     bench = Bench(measurement, solved, config, shop, run, progress)
     entries, deadline = _tried(bench, measurement.plan.proposals, deadline)
@@ -137,9 +137,7 @@ def bake_off(
         return _keep(bench, probe, entries, measurement, f"nothing else could be trained{why}")
     best = max(finished, key=lambda entry: merit(entry.contender.accuracy or 0.0, entry.contender.loss or 0.0))
     if (best.contender.accuracy or 0.0) <= figures.accuracy and not insist:
-        return _keep(
-            bench, probe, entries, measurement, "nothing that was tuned does better on the validation pictures"
-        )
+        return _keep(bench, probe, entries, measurement, "nothing that was tuned does better on the validation images")
     return _crown(bench, best, probe, entries, here)
 
 
@@ -217,7 +215,7 @@ def _made_ready(bench: Bench, best: Entry, labels: np.ndarray) -> tuple[tuple[We
 
 
 def _polyak(trained: Trained) -> str:
-    """What the Polyak average of the weights gains on the validation pictures at the epoch that was kept."""
+    """What the Polyak average of the weights gains on the validation images at the epoch that was kept."""
     epoch = trained.history[trained.epoch - 1]
     if epoch.averaged_val_accuracy is None:
         return ""

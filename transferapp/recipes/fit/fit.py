@@ -1,4 +1,4 @@
-"""Fit: the path of a picture from a folder to a bundle, in the order in which it happens."""
+"""Fit: the path of an image from a folder to a bundle, in the order in which it happens."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def plan(config: FitConfig, progress: Progress | None = None) -> Measurement:
 
 
 def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = False) -> FitResult:
-    """Turn a folder of pictures into a bundle.
+    """Turn a folder of images into a bundle.
 
-    A fit that was killed goes on where it was when it is called again with the same settings on the same pictures.
+    A fit that was killed goes on where it was when it is called again with the same settings on the same images.
 
     Args:
         config: What to do.
@@ -155,7 +155,7 @@ def fine_tune(
     measurement: Measurement, solved: Solved, config: FitConfig, shop: Workshop, run: RunFolder, progress: Progress
 ) -> BakeOff | None:
     """The bake-off, where the plan proposes to tune something; None otherwise."""
-    tunes = bool(measurement.plan.proposals)  # none without validation pictures
+    tunes = bool(measurement.plan.proposals)  # none without validation images
     if config.stochastic_depth and not measurement.plan.tails:
         progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
     if (tunes or run.unfinished) and run.begin(run_identity(config, measurement)):
@@ -171,7 +171,7 @@ def fine_tune(
     if config.scratch:
         tail, escape = "the whole network is trained from random weights", ""
     progress.note(
-        f"The solved classifier is right on {solved.validation.accuracy:.1%} of the validation pictures; now "
+        f"The solved classifier is right on {solved.validation.accuracy:.1%} of the validation images; now "
         f"{' and '.join(filter(None, (head, tail)))}{limit}{escape}"
     )
     from transferapp.recipes.fit.fine_tune import bake_off
@@ -228,7 +228,7 @@ def only_writer(target: Path) -> Iterator[None]:
 
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
-    """How many random views of each picture to train on, at the cut that was chosen."""
+    """How many random views of each image to train on, at the cut that was chosen."""
     if measurement.plan.tails and config.train_views == "auto":
         at_cut = measurement.chosen.validations[measurement.chosen.cut.index]
         whose = "the classifier that it is compared with" if config.scratch else "the classifier that it starts from"
@@ -250,7 +250,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
 
 
 def try_crops(measurement: Measurement, scorer: Scorer, choice: ViewChoice, tuned: BakeOff | None = None) -> CropChoice:
-    """How many crops the bundle averages, measured on validation pictures by a classifier that has not seen them."""
+    """How many crops the bundle averages, measured on validation images by a classifier that has not seen them."""
     chosen, dataset = measurement.chosen, measurement.dataset
     work = len(dataset) * (1 + choice.views)
     if tuned is not None:
@@ -261,11 +261,11 @@ def try_crops(measurement: Measurement, scorer: Scorer, choice: ViewChoice, tune
 
 
 def solved_scorer(measurement: Measurement, solved: Solved) -> Scorer:
-    """The solved classifier that has not seen the validation pictures, on the trunk."""
+    """The solved classifier that has not seen the validation images, on the trunk."""
     chosen, probe = measurement.chosen, solved.held_out
 
     def score(crops: np.ndarray) -> np.ndarray:
-        assert probe is not None, "without validation pictures nothing is scored"
+        assert probe is not None, "without validation images nothing is scored"
         scores: np.ndarray = softmax(
             probe.logits(chosen.features(chosen.trunk.rows(crops))) / solved.temperature, axis=1
         )
@@ -275,7 +275,7 @@ def solved_scorer(measurement: Measurement, solved: Solved) -> Scorer:
 
 
 def write_report(staging: Path, manifest: dict[str, Any], dataset: Dataset, solved: Solved) -> None:
-    """The bundle's page for people: what the manifest says, with pictures."""
+    """The bundle's page for people: what the manifest says, with images."""
     samples, mistakes = _gallery(dataset, solved)
     copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
     report = render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
@@ -283,7 +283,7 @@ def write_report(staging: Path, manifest: dict[str, Any], dataset: Dataset, solv
 
 
 def _gallery(dataset: Dataset, solved: Solved) -> tuple[list[Thumbnail], list[Thumbnail]]:
-    """Thumbnails for the report: a picture of each of the first classes, and the test pictures it was most wrong about."""
+    """Thumbnails for the report: an image of each of the first classes, and the test images it was most wrong about."""
     names = dataset.class_names
 
     def shown(record: Record, predicted: str | None = None, score: float | None = None) -> Thumbnail:

@@ -1,6 +1,6 @@
-"""Did the test ask what had been learned by heart? Test pictures of which copies were trained on, and the figures without them.
+"""Did the test ask what had been learned by heart? Test images of which copies were trained on, and the figures without them.
 
-Splits that are made here have no such pictures, as far as signatures can tell. Those that data come with often have: the naive
+Splits that are made here have no such images, as far as signatures can tell. Those that data come with often have: the naive
 figure and the honest one then stand side by side. The network's own features look once more, for crops and turns that
 signatures miss.
 """
@@ -24,7 +24,7 @@ from transferapp.recipes.fit.solve import Solved
 from transferapp.system.progress import Progress
 
 COMPARED_AT_MOST = 2_000_000_000
-"""Pairs of a test picture and one that was learned from, up to which their features are compared: half a minute or so."""
+"""Pairs of a test image and one that was learned from, up to which their features are compared: half a minute or so."""
 
 LISTED = 24
 _ROWS_AT_ONCE = 4096
@@ -32,13 +32,13 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Leaks:
-    """What the test pictures share with those that were learned from.
+    """What the test images share with those that were learned from.
 
     Attributes:
         shared: By bytes, by signature, or by group.
-        num_alike: Further test pictures that look like one that was learned from, to the network; None where not compared.
-        alike: Some of those pairs, the test picture first.
-        honest: Figures over the test pictures that share nothing; None where all do, or none does.
+        num_alike: Further test images that look like one that was learned from, to the network; None where not compared.
+        alike: Some of those pairs, the test image first.
+        honest: Figures over the test images that share nothing; None where all do, or none does.
     """
 
     shared: Shared
@@ -52,10 +52,10 @@ class Leaks:
 
 
 def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> Leaks | None:
-    """Compare the test pictures with those that were learned from; None where there is no test split.
+    """Compare the test images with those that were learned from; None where there is no test split.
 
     Args:
-        measurement: Has the pictures and their features.
+        measurement: Has the images and their features.
         solved: Has the probabilities that the test figures are from.
         progress: Who is told.
     """
@@ -68,7 +68,7 @@ def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> 
     shared = Shared("test", ("train", "val"), len(test), counted["exact"], counted["near"], counted["group"])
     pairs = None
     if len(test) * len(learned) <= COMPARED_AT_MOST:
-        with progress.task("comparing the test pictures with those that were learned from", 0):
+        with progress.task("comparing the test images with those that were learned from", 0):
             pairs = similar_rows(_top_features(measurement, test), _top_features(measurement, learned))
     beyond = [(i, j, cosine) for i, j, cosine in pairs or () if kinds[i] is None]
     alike = {i for i, _, _ in beyond}
@@ -91,7 +91,7 @@ def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> 
 
 
 def _top_features(measurement: Measurement, part: Dataset) -> np.ndarray:
-    """The last stage's features of the centre views: float32, shape (n, channels).
+    """The last stage's features of the center views: float32, shape (n, channels).
 
     They are cached by now, but for a backbone that was tuned for want of time for the chosen one.
     """

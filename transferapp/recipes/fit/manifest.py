@@ -72,7 +72,7 @@ def describe(
             "cut_shape": list(head_stage.shape),
         },
         "head": _head(solved, ships, choice),
-        "colour": chosen.store.chance.pca.to_json() if chosen.store.chance.pca else None,
+        "color": chosen.store.chance.pca.to_json() if chosen.store.chance.pca else None,
         "plan": measurement.plan.to_json(),
         "contenders": [contender_json(contender) for contender in tuned.contenders] if tuned else [],
         "candidates": [
@@ -193,7 +193,7 @@ def _epochs_table(tuned: BakeOff) -> str:
 
 
 def split_table(dataset: Dataset) -> str:
-    """Which picture, by content, was used for what."""
+    """Which image, by content, was used for what."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["sha256", "split", "class_name", "name"])

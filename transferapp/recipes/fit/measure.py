@@ -1,4 +1,4 @@
-"""Measure a folder of pictures: audit, split, backbones tried, similarity, size, and the plan that follows.
+"""Measure a folder of images: audit, split, backbones tried, similarity, size, and the plan that follows.
 
 This is the first half of a fit, and all of `transferapp plan`.
 """
@@ -28,12 +28,12 @@ from transferapp.config import FitConfig
 from transferapp.data.audit import audit, peek_sizes
 from transferapp.data.dataset import Dataset
 from transferapp.data.duplicates import with_clusters
-from transferapp.data.findings import Findings, summarise
+from transferapp.data.findings import Findings, summarize
 from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError, UsageError
-from transferapp.images.color_jitter import PCAColour, fit_pca_colour
+from transferapp.images.color_jitter import PCAColor, fit_pca_color
 from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.plan import Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
@@ -50,7 +50,7 @@ CHEAPER_WITHIN = 0.005
 """A cheaper backbone is preferred while its cross-validated accuracy is within half a point of the best, ..."""
 
 LOSS_WITHIN = 0.1
-"""... and its cross-validated loss no more than a tenth above. With a hundred pictures half a point is less than one of them,
+"""... and its cross-validated loss no more than a tenth above. With a hundred images half a point is less than one of them,
 so that accuracies tie by chance; the loss then still tells the better backbone."""
 
 _CROPS = 10
@@ -65,8 +65,8 @@ class Candidate:
         spec: Which one.
         trunk: Ready to run.
         store: Its features.
-        input_size: How large its input is made for these pictures, and why.
-        validations: Cross-validation of every stage's probe on the training pictures, earliest first.
+        input_size: How large its input is made for these images, and why.
+        validations: Cross-validation of every stage's probe on the training images, earliest first.
         plan: What the rule makes of it.
         milliseconds: One ten-crop request through the whole backbone.
     """
@@ -136,7 +136,7 @@ class Measurement:
 
 @dataclass
 class Workshop:
-    """Backbones and their trunks, built in the background while pictures are being read.
+    """Backbones and their trunks, built in the background while images are being read.
 
     One thread builds them one after the other: Keras' graph building is not made for several.
     """
@@ -149,7 +149,7 @@ class Workshop:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def input_size(self, spec: BackboneSpec) -> InputSize:
-        """How large a backbone's input is made, from the sizes of the pictures that were `peeked` at.
+        """How large a backbone's input is made, from the sizes of the images that were `peeked` at.
 
         A `.keras` file's own size may be the only one that it takes, so there only the person may choose another.
         """
@@ -174,7 +174,7 @@ class Workshop:
                 model = load_backbone(spec, image_size=size, weights=self._weights(spec))
                 if tuple(model.inputs[0].shape[1:3]) != size:
                     raise UsageError(
-                        f"{spec.name} takes pictures of one size only",
+                        f"{spec.name} takes images of one size only",
                         expected=f"--image-size {model.inputs[0].shape[1]}, or none",
                         got=f"{size[0]}",
                     )
@@ -239,7 +239,7 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
     trim_cache()
     train = dataset.part("train")
     augmentation = config.augmentation_for(tiny=shop.input_size(reference).tiny)
-    chance = Chance(augmentation, _colour_components(train) if augmentation.colour.pca_std else None)
+    chance = Chance(augmentation, _color_components(train) if augmentation.color.pca_std else None)
     sample = measured_sample(train)
     divergence: float | None = None
     candidates = []
@@ -247,7 +247,7 @@ def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measuremen
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = shop.trunk(spec)
         store = FeatureStore(trunk, workers=cpu_cores(), chance=chance, note=progress.note)
-        with progress.task(f"{spec.name}: {len(sample)} pictures", len(sample)) as advance:
+        with progress.task(f"{spec.name}: {len(sample)} images", len(sample)) as advance:
             rows = store.collect(sample.records, [CENTER], advance)[:, 0]
         if spec == reference and divergence is None:
             # D is always measured with the same network, so that it means the same whatever backbone is used.
@@ -296,12 +296,12 @@ def _weigh(chosen: Candidate, train: Dataset, config: FitConfig) -> Weighting:
 
 
 MEASURED_AT_MOST = 4_000
-"""Training pictures from which D, the best stage and the best backbone are measured. That many fix a cross-validated accuracy
+"""Training images from which D, the best stage and the best backbone are measured. That many fix a cross-validated accuracy
 to a standard error of half a point or so, and a large set need not be pushed through every backbone for it."""
 
 
 def measured_sample(train: Dataset) -> Dataset:
-    """The training pictures, or of a large set a stratified part of them, chosen by content."""
+    """The training images, or of a large set a stratified part of them, chosen by content."""
     if len(train) <= MEASURED_AT_MOST:
         return train
     share = MEASURED_AT_MOST / len(train)
@@ -312,22 +312,22 @@ def measured_sample(train: Dataset) -> Dataset:
     return train.with_records([record for i, record in enumerate(train.records) if i in kept])
 
 
-def _colour_components(train: Dataset) -> PCAColour:
+def _color_components(train: Dataset) -> PCAColor:
     """Principal components of the training set's RGB values, from the pixels that the audit kept."""
-    colours = b"".join(record.colours for record in train.records)
-    if not colours:  # none of the sampled pictures is in this split
-        return fit_pca_colour(np.full((2, 3), 128, np.uint8))
-    return fit_pca_colour(np.frombuffer(colours, np.uint8).reshape(-1, 3))
+    colors = b"".join(record.colors for record in train.records)
+    if not colors:  # none of the sampled images is in this split
+        return fit_pca_color(np.full((2, 3), 128, np.uint8))
+    return fit_pca_color(np.frombuffer(colors, np.uint8).reshape(-1, 3))
 
 
 def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> tuple[Dataset, Findings]:
-    """Correct the labels, look at every picture, and divide them so that no copy is on both sides."""
+    """Correct the labels, look at every image, and divide them so that no copy is on both sides."""
     if config.label_fixes:
         dataset = apply_label_fixes(dataset, Path(config.label_fixes))
-    with progress.task(f"reading {len(dataset)} pictures", len(dataset)) as advance:
+    with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
         dataset = audit(dataset, workers=cpu_cores(), progress=advance)
     dataset = with_clusters(dataset.in_order_of_content())
-    findings = summarise(dataset)
+    findings = summarize(dataset)
     dataset = assign_splits(
         dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
     )
@@ -395,10 +395,10 @@ def _try_backbone(
     if plan.proposals and not validated:
         if config.rule_only or config.scratch:
             raise DataError(
-                "There are no validation pictures, without which nothing can be fine-tuned",
+                "There are no validation images, without which nothing can be fine-tuned",
                 expected="a val/ folder, or --val-fraction above 0",
             )
-        plan = rule(tune="none", tune_reason="nothing, for there are no validation pictures to compare by")
+        plan = rule(tune="none", tune_reason="nothing, for there are no validation images to compare by")
     return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)
 
 

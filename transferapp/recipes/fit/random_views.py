@@ -1,4 +1,4 @@
-"""How many random views of each picture does training gain from? Measured by cross-validation, not assumed."""
+"""How many random views of each image does training gain from? Measured by cross-validation, not assumed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ VIEW_STEPS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class ViewsTried:
-    """Cross-validation with `views` random views a picture beside the centre view.
+    """Cross-validation with `views` random views an image beside the center view.
 
     Attributes:
-        views: Random views a picture.
+        views: Random views an image.
         accuracy: Cross-validated, in [0, 1].
         loss: Cross-validated, in nats.
         gain: Loss saved against the best of before; None for the first.
-        standard_error: Of `gain`, paired by picture.
+        standard_error: Of `gain`, paired by image.
     """
 
     views: int
@@ -65,8 +65,8 @@ def choose_views(
 
     Args:
         candidate: The backbone and cut.
-        train: Training pictures.
-        center: Features of their centre views at the cut, shape (n, channels).
+        train: Training images.
+        center: Features of their center views at the cut, shape (n, channels).
         wanted: `auto`, or a number that is then used as it is.
         seed: Seeds folds and views.
         progress: Who is told.
@@ -106,14 +106,14 @@ def choose_views(
     assert last.gain is not None
     assert last.standard_error is not None
     outcome = (
-        f"{last.views} random view{'' if last.views == 1 else 's'} a picture {'lower' if last.gain >= 0 else 'raise'}"
+        f"{last.views} random view{'' if last.views == 1 else 's'} an image {'lower' if last.gain >= 0 else 'raise'}"
         f"{'s' if last.views == 1 else ''} the cross-validated loss by {abs(last.gain):.3f} ± {last.standard_error:.3f}"
     )
     if views == last.views:
         reason = f"{outcome}: still a gain at the most that is tried"
     else:
         reason = (
-            f"{outcome}: no gain beyond one standard error over {'the centre view alone' if views == 0 else f'{views}'}"
+            f"{outcome}: no gain beyond one standard error over {'the center view alone' if views == 0 else f'{views}'}"
         )
     return ViewChoice(views, best, tuple(tried), reason)
 

@@ -1,4 +1,4 @@
-"""Solve the head on what the measurement chose, calibrate it, and measure it on pictures that it has not seen."""
+"""Solve the head on what the measurement chose, calibrate it, and measure it on images that it has not seen."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Solved:
     """The trained head and how good it is.
 
     Attributes:
-        probe: Solved on training and validation pictures together: what ships.
+        probe: Solved on training and validation images together: what ships.
         temperature: Calibrated on out-of-fold predictions.
-        validation: Figures of the same recipe solved on the training pictures alone.
-        test: Figures of what ships; None where no picture was kept for that.
+        validation: Figures of the same recipe solved on the training images alone.
+        test: Figures of what ships; None where no image was kept for that.
         test_probabilities: Shape (n, num_classes); what `test` was computed from.
-        views: Random views of each picture that it was solved on, beside the centre view.
-        held_out: The classifier that `validation` is of, which has not seen the validation pictures; None without them.
+        views: Random views of each image that it was solved on, beside the center view.
+        held_out: The classifier that `validation` is of, which has not seen the validation images; None without them.
     """
 
     probe: LinearProbe
@@ -42,14 +42,14 @@ class Solved:
 
 
 def solve(measurement: Measurement, choice: ViewChoice, config: FitConfig, progress: Progress) -> Solved:
-    """Solve the classifier, calibrate it, and measure it on pictures that it has not seen."""
+    """Solve the classifier, calibrate it, and measure it on images that it has not seen."""
     chosen, dataset = measurement.chosen, measurement.dataset
     num_classes = len(dataset.class_names)
     train, val, test = (dataset.part(split) for split in SPLITS)
     temperature = fit_temperature(choice.validation.logits, measured_sample(train).labels)
 
     def center(part: Dataset, label: str) -> np.ndarray:
-        with progress.task(f"{chosen.spec.name}: {len(part)} {label} pictures", len(part)) as advance:
+        with progress.task(f"{chosen.spec.name}: {len(part)} {label} images", len(part)) as advance:
             return chosen.features(chosen.store.collect(part.records, [CENTER], advance)[:, 0])
 
     def solve_on(part: Dataset) -> LinearProbe:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def linear_spec(config: FitConfig) -> HeadSpec:
-    """The form of a head that starts from the solved classifier: linear, with what is to regularise it."""
+    """The form of a head that starts from the solved classifier: linear, with what is to regularize it."""
     spec = config.head_spec
     return HeadSpec(dropout=spec.dropout, dropconnect=spec.dropconnect, l1=spec.l1, l2=spec.l2)
 
@@ -31,7 +31,7 @@ def solved_head(chosen: Candidate, train: Dataset, weighting: Weighting, config:
     """The linear classifier solved on the top stage: where a tail's head stands, wherever the one that would ship is cut."""
     top = chosen.trunk.top
     columns = chosen.trunk.row_slices[top.index]
-    with progress.task(f"{chosen.spec.name}: {len(train)} training pictures", len(train)) as advance:
+    with progress.task(f"{chosen.spec.name}: {len(train)} training images", len(train)) as advance:
         rows = chosen.store.collect(train.records, [CENTER], advance)[:, 0, columns]
     with progress.task("solving the head to start from", 0):
         labels, l2 = train.labels, chosen.validations[top.index].l2

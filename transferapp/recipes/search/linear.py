@@ -18,7 +18,7 @@ from transferapp.recipes.search.problem import (
     TrainedHead,
     batches,
     relative_rates,
-    standardised,
+    standardized,
     targets,
 )
 from transferapp.training.optimizers import EPSILON, OPTIMIZERS
@@ -90,7 +90,7 @@ class LinearTrainer:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        rows, self._mean, self._std = standardised(problem.train)
+        rows, self._mean, self._std = standardized(problem.train)
         # A column of ones: the bias is then a row of the kernel, and a step is one update of one matrix.
         self._rows = np.concatenate([rows, np.ones((*rows.shape[:2], 1), np.float32)], axis=2)
 

@@ -2,7 +2,7 @@
 
 Compiling a step takes longer than a trial. So what trials vary most, penalties and the shares that dropout and DropConnect
 leave out, are variables of the model here and not numbers in its graph: another trial sets them and goes on. What changes the
-graph itself (hidden layers, activation, optimizer, batch normalisation) is compiled once a combination.
+graph itself (hidden layers, activation, optimizer, batch normalization) is compiled once a combination.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transferapp.recipes.search.problem import (
     TrainedHead,
     batches,
     relative_rates,
-    standardised,
+    standardized,
     targets,
 )
 from transferapp.training.heads import build_head
@@ -47,7 +47,7 @@ class Dials(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         return self.dials[name]
 
 
-class DialledDropout(keras.layers.Layer):  # type: ignore[misc]
+class DialedDropout(keras.layers.Layer):  # type: ignore[misc]
     """Inverted dropout whose rate is a dial; the same in expectation as Keras' own."""
 
     def __init__(self, dials: Dials, seed: int, **options: Any) -> None:
@@ -63,7 +63,7 @@ class DialledDropout(keras.layers.Layer):  # type: ignore[misc]
         return inputs * ops.cast(kept, inputs.dtype) / (1 - rate)
 
 
-class DialledDense(keras.layers.Dense):  # type: ignore[misc]
+class DialedDense(keras.layers.Dense):  # type: ignore[misc]
     """A dense layer whose penalties, and the share of weights that a step leaves out, are dials."""
 
     def __init__(self, units: int, dials: Dials, seed: int, drops: bool, **options: Any) -> None:
@@ -90,7 +90,7 @@ class NetworkTrainer:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._rows, self._mean, self._std = standardised(problem.train)
+        self._rows, self._mean, self._std = standardized(problem.train)
         self._compiled: dict[Any, Compiled] = {}
 
     def train(self, settings: HeadSettings) -> TrainedHead:
@@ -142,11 +142,11 @@ class Compiled:
     def __init__(self, settings: HeadSettings, problem: Problem, num_features: int) -> None:
         head, seed = settings.head, problem.seed
         inputs = keras.Input((num_features,))
-        # Features come standardised, so that no step does it again.
+        # Features come standardized, so that no step does it again.
         mean, std = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
         plain = keras.Model(inputs, build_head(head, inputs, problem.num_classes, mean, std, seed=seed))
         self._dials = Dials(name="dials")
-        self.model = keras.models.clone_model(plain, clone_function=self._dialled)
+        self.model = keras.models.clone_model(plain, clone_function=self._dialed)
         self._optimizer = make_optimizer(settings.optimizer, 1e-3, weight_decay=0.0)
         self.model.compile(
             optimizer=self._optimizer,
@@ -159,12 +159,12 @@ class Compiled:
         self._state = [*self.model.variables, *self._optimizer.variables]
         self._initial = [np.array(ops.convert_to_numpy(variable)) for variable in self._state]
 
-    def _dialled(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+    def _dialed(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.Dropout):
-            return DialledDropout(self._dials, layer.seed, name=layer.name)
+            return DialedDropout(self._dials, layer.seed, name=layer.name)
         if not isinstance(layer, keras.layers.Dense):
             return layer.__class__.from_config(layer.get_config())
-        return DialledDense(
+        return DialedDense(
             layer.units,
             self._dials,
             seed=getattr(layer, "seed", 0),
@@ -207,7 +207,7 @@ class Compiled:
             variable.assign(array)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Logits of standardised features: float32, shape (n, num_classes)."""
+        """Logits of standardized features: float32, shape (n, num_classes)."""
         parts = [
             np.asarray(self.model.predict_on_batch(rows[start : start + _PREDICTED_AT_ONCE]), np.float32)
             for start in range(0, len(rows), _PREDICTED_AT_ONCE)

@@ -1,4 +1,4 @@
-"""A trial: a head to train on cached features with some settings, and how good it then is on the validation pictures."""
+"""A trial: a head to train on cached features with some settings, and how good it then is on the validation images."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class HeadSettings:
     """All that a trial is told.
 
     Attributes:
-        head: Its form and regularisation.
+        head: Its form and regularization.
         optimizer: A key of `OPTIMIZERS`.
         learning_rate: The highest of the run.
         schedule: One of `transferapp.recipes.search.space.SCHEDULES`.
-        batch_size: Pictures in a step.
+        batch_size: Images in a step.
         weight_decay: Decoupled, as of `make_optimizer`.
         label_smoothing: Share of the label that is spread evenly over all classes, in [0, 1).
-        epochs: Passes over the training pictures.
+        epochs: Passes over the training images.
     """
 
     head: HeadSpec
@@ -75,7 +75,7 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class Features:
-    """Cached features of some pictures.
+    """Cached features of some images.
 
     Attributes:
         rows: float32, shape (n, views, num_features); an epoch sees one view of each.
@@ -97,10 +97,10 @@ class Problem:
     """What all trials train and are judged on.
 
     Attributes:
-        train: Training pictures.
-        val: Validation pictures, judged by their first view.
+        train: Training images.
+        val: Validation images, judged by their first view.
         num_classes: Width of the output.
-        seed: Decides initial weights, the order of pictures, and what dropout leaves out.
+        seed: Decides initial weights, the order of images, and what dropout leaves out.
     """
 
     train: Features
@@ -134,7 +134,7 @@ class TrainedHead:
 
     Attributes:
         weights: Its weights.
-        mean, std: float32, shape (num_features,): what features are standardised by before they enter it.
+        mean, std: float32, shape (num_features,): what features are standardized by before they enter it.
         cost: Mean of the last epoch, penalty included.
         epochs: Passes made; fewer than asked for where the cost exploded.
         exploded: Whether it did.
@@ -151,7 +151,7 @@ class TrainedHead:
 
 
 class HeadTrainer(Protocol):
-    """Trains heads on the same pictures, one after the other."""
+    """Trains heads on the same images, one after the other."""
 
     def train(self, settings: HeadSettings) -> TrainedHead:
         """Train a head from new weights; the same settings give the same head."""
@@ -164,7 +164,7 @@ class HeadTrainer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How good a trial was. Losses in nats, accuracy in [0, 1], both on the validation pictures."""
+    """How good a trial was. Losses in nats, accuracy in [0, 1], both on the validation images."""
 
     accuracy: float
     loss: float
@@ -190,7 +190,7 @@ def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return float((logits.argmax(axis=1) == labels).mean()), float(loss)
 
 
-def standardised(features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def standardized(features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows with zero mean and unit deviation, float32, shape (n, views, num_features), and that mean and deviation."""
     mean, std = moments(features.rows.reshape(-1, features.rows.shape[-1]))
     rows: np.ndarray = (features.rows - mean) / std
@@ -205,7 +205,7 @@ def targets(labels: np.ndarray, num_classes: int, smoothing: float) -> np.ndarra
 
 
 def batches(num_images: int, num_views: int, batch_size: int, epoch: int, seed: int) -> Iterator[tuple[Any, Any]]:
-    """(pictures, views) of each step of an epoch counted from 0: every picture once, each time in the next of its views."""
+    """(images, views) of each step of an epoch counted from 0: every image once, each time in the next of its views."""
     order = np.random.default_rng([seed, 1, epoch]).permutation(num_images)
     offset = np.random.default_rng([seed, 0]).permutation(num_images) % num_views
     for start in range(0, num_images, batch_size):

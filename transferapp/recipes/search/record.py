@@ -91,9 +91,9 @@ def search_json(
             for trial in found.trials
         ],
         "optimum": optimum,
-        "chosen_by": f"{num_validation} validation pictures, on which the best of all trials flatters itself",
+        "chosen_by": f"{num_validation} validation images, on which the best of all trials flatters itself",
         "final_figure": (
-            f"{num_test} test pictures that the search never saw" if num_test else "none: there are no test pictures"
+            f"{num_test} test images that the search never saw" if num_test else "none: there are no test images"
         ),
     }
 

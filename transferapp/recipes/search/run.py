@@ -1,7 +1,7 @@
-"""Search: the path from a folder of pictures to a bundle whose head was found by trial, in the order in which it happens.
+"""Search: the path from a folder of images to a bundle whose head was found by trial, in the order in which it happens.
 
-Features are computed once, as for a fit. Trials train on those of the training pictures and are judged on the validation
-pictures; the best settings are trained again on both together. The test pictures are looked at once, at the very end.
+Features are computed once, as for a fit. Trials train on those of the training images and are judged on the validation
+images; the best settings are trained again on both together. The test images are looked at once, at the very end.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def search(
 ) -> FitResult:
     """Find settings of the head by trial, train the best again, and write it as a bundle.
 
-    A search that was killed goes on where it was when it is called again with the same settings on the same pictures.
+    A search that was killed goes on where it was when it is called again with the same settings on the same images.
 
     Args:
-        config: The pictures, the backbone, and what of the head is not searched.
+        config: The images, the backbone, and what of the head is not searched.
         settings: What is searched, and how.
         progress: Who is told.
         on_trial: Who is given the lines.
@@ -80,7 +80,7 @@ def search(
 
     Raises:
         UsageError: A setting makes no sense for a search.
-        DataError: The folder cannot be used, has no validation pictures, or another search is writing to the same place.
+        DataError: The folder cannot be used, has no validation images, or another search is writing to the same place.
         ResourceError: The disk is full, or a process ended early.
         TrainingError: No trial gave a head that works.
     """
@@ -98,7 +98,7 @@ def search(
         dataset, chosen = measurement.dataset, measurement.chosen
         if not len(dataset.part("val")):
             raise DataError(
-                "There are no validation pictures, by which a search could choose",
+                "There are no validation images, by which a search could choose",
                 expected="a val/ folder, or --val-fraction above 0",
             )
         backbone = shop.in_background(shop.model, chosen.spec)
@@ -186,7 +186,7 @@ def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> P
     dataset, chosen = measurement.dataset, measurement.chosen
     train = measured_sample(dataset.part("train"))
     if len(train) < len(dataset.part("train")):
-        progress.note(f"Trials train on {len(train):,} of the {len(dataset.part('train')):,} training pictures")
+        progress.note(f"Trials train on {len(train):,} of the {len(dataset.part('train')):,} training images")
     views = 0 if config.train_views == "auto" else int(config.train_views)
     return Problem(
         features_of(chosen, train, views, config, progress, "training"),
@@ -199,8 +199,8 @@ def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> P
 def features_of(
     chosen: Candidate, part: Dataset, views: int, config: FitConfig, progress: Progress, label: str
 ) -> Features:
-    """Features at the cut: of the centre view, and of so many random ones."""
-    with progress.task(f"{chosen.spec.name}: {len(part)} {label} pictures", len(part)) as advance:
+    """Features at the cut: of the center view, and of so many random ones."""
+    with progress.task(f"{chosen.spec.name}: {len(part)} {label} images", len(part)) as advance:
         rows = chosen.features(chosen.store.collect(part.records, [CENTER], advance))
     if views:
         rows = np.concatenate([rows, random_rows(chosen, part, views, config.seed, progress)], axis=1)
@@ -289,7 +289,7 @@ def _beyond(phase: Phase, edge: Edge) -> str:
 
 
 def solved_optimum(problem: Problem, chosen: Candidate) -> dict[str, float]:
-    """What L-BFGS reaches on the same pictures, at the strength that cross-validation has chosen."""
+    """What L-BFGS reaches on the same images, at the strength that cross-validation has chosen."""
     l2 = chosen.validations[chosen.cut.index].l2
     probe = fit_probe(problem.train.center, problem.train.labels, problem.num_classes, l2)
     accuracy, loss = judged(probe.logits(problem.val.center), problem.val.labels)
@@ -299,10 +299,10 @@ def solved_optimum(problem: Problem, chosen: Candidate) -> dict[str, float]:
 def refit(
     measurement: Measurement, config: FitConfig, found: Searched, problem: Problem, progress: Progress
 ) -> tuple[TrainedHead, Solved, Scorer]:
-    """Train with the best settings on training and validation pictures together, calibrate, and look at the test pictures.
+    """Train with the best settings on training and validation images together, calibrate, and look at the test images.
 
     Returns:
-        The head that ships, its figures, and a classifier that has not seen the validation pictures.
+        The head that ships, its figures, and a classifier that has not seen the validation images.
     """
     dataset, chosen, settings = measurement.dataset, measurement.chosen, found.settings
     trainer = Trainers(problem).of(settings)
@@ -352,7 +352,7 @@ def _replanned(chosen: Candidate, found: Searched) -> Candidate:
     form = (
         "linear classifier" if settings.head.linear else f"head with hidden layers of {written(settings.head.hidden)}"
     )
-    rate = f"rate: {settings.learning_rate:.3g}, found by {len(found.trials)} trials on the validation pictures"
+    rate = f"rate: {settings.learning_rate:.3g}, found by {len(found.trials)} trials on the validation images"
     reasons = [reason for reason in chosen.plan.reasons if not reason.startswith(("rate: ", "tune: "))]
     plan = replace(
         chosen.plan,

@@ -63,7 +63,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 def promising(trials: Sequence[Trial], num_validation: int) -> list[Trial]:
     """Best first, where accuracies within one standard error of the best count as equal, and the loss decides among them.
 
-    A range that narrows by accuracy alone follows the luck of a picture or two.
+    A range that narrows by accuracy alone follows the luck of an image or two.
     """
     best = ranked(trials)[0].outcome.accuracy
     error = math.sqrt(best * (1 - best) / num_validation)

@@ -14,7 +14,7 @@ class DropConnect(keras.layers.Dense):  # type: ignore[misc]  # Keras has no typ
 
     The weights that stay are divided by the probability of staying, so that the expected sum is that of all weights, and
     prediction is an ordinary `Dense`. That is where it differs from the paper, which draws samples of the sum in prediction;
-    and the paper draws a mask for each picture of a batch, where here one holds for the whole batch: 64 masks of 1280 × 256
+    and the paper draws a mask for each image of a batch, where here one holds for the whole batch: 64 masks of 1280 × 256
     weights cost more than the step itself. Biases always stay.
 
     Args:

@@ -2,7 +2,7 @@
 
 arXiv:1412.6071. Along each side the boundaries of the regions are a sequence whose steps are 1 and 2. It is drawn anew in each
 training step: `random` shuffles the steps, `pseudo_random` takes ceil(alpha (i + u)) with one random u, which spreads them
-evenly. In prediction u is one half, the middle of its range: the same picture always gives the same answer.
+evenly. In prediction u is one half, the middle of its range: the same image always gives the same answer.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def pooled_size(size: int, alpha: float, *, overlapping: bool) -> int:
 class FractionalMaxPooling2D(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Max-pooling that makes maps smaller by a factor alpha, between 1 and 2, over regions drawn at random in training.
 
-    One drawing holds for all pictures of a batch; rows and columns are drawn apart.
+    One drawing holds for all images of a batch; rows and columns are drawn apart.
 
     Args:
         alpha: By how much maps shrink, in (1, 2].
         sequence: One of `SEQUENCES`.
-        overlapping: Whether neighbouring regions have a row or column in common; the paper finds it better so.
+        overlapping: Whether neighboring regions have a row or column in common; the paper finds it better so.
         seed: Decides the regions.
 
     Raises:

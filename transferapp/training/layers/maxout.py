@@ -13,7 +13,7 @@ PIECES = 2
 
 @keras.saving.register_keras_serializable(package="transferapp")
 class Maxout(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """The maximum over each `pieces` neighbouring channels. After a `Dense` of units × pieces it is the paper's layer.
+    """The maximum over each `pieces` neighboring channels. After a `Dense` of units × pieces it is the paper's layer.
 
     Nothing is random in it: training and prediction are the same.
 

@@ -12,7 +12,7 @@ from keras import ops
 class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Stands in the place of a residual block's sum: shortcut + branch, where in training the branch is sometimes left out.
 
-    Each picture of a batch draws for itself. A branch that stays is divided by the probability of staying, so that the sum
+    Each image of a batch draws for itself. A branch that stays is divided by the probability of staying, so that the sum
     is right on average and prediction is the plain sum (the paper multiplies in prediction instead, which comes to the same).
 
     Args:
