@@ -109,7 +109,7 @@ def test_a_request_becomes_a_span_of_its_callers_trace() -> None:
         "http.route": "/predict",
         "http.response.status_code": 503,
         "transferapp.request_id": "abc",
-        "transferapp.images.views": 10,
+        "transferapp.views": 10,
         "transferapp.model": "dogs",
     }
     assert span.end_time - span.start_time == pytest.approx(0.25e9)

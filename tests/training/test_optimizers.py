@@ -311,7 +311,7 @@ def test_an_unknown_name_lists_the_optimizers_there_are() -> None:
 
 def test_lbfgs_is_listed_but_refers_to_the_probe() -> None:
     assert "convex head" in OPTIMIZERS["lbfgs"].help
-    with pytest.raises(UsageError, match=r"convex head.*transferapp\.probe"):
+    with pytest.raises(UsageError, match="convex head"):
         make_optimizer("lbfgs", RATE)
 
 
