@@ -6,18 +6,55 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from transferapp.system.threads import cpu_cores, in_order
 
 
-def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_those_that_this_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 5, 7}, raising=False)
-    assert cpu_cores() == 3
+    assert cpu_cores(tmp_path) == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cpu_cores() == 1
+    assert cpu_cores(tmp_path) == 1
+
+
+def control_groups(root: Path, groups: str, files: dict[str, str]) -> Path:
+    """A `proc` and a `sys` below root in which the process is in these control groups, with these files."""
+    for name, content in {"proc/self/cgroup": groups, **files}.items():
+        path = root / (name if name.startswith("proc") else f"sys/fs/cgroup/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "250000 100000"}, 3),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "1600000 100000"}, 8),
+        ("0::/system.slice/app.service", {"system.slice/app.service/cpu.max": "300000 100000"}, 3),
+        ("0::/outer/inner", {"outer/cpu.max": "200000 100000", "outer/inner/cpu.max": "max 100000"}, 2),
+        ("0::/docker/abc", {"cpu.max": "400000 100000"}, 4),
+        ("4:cpu,cpuacct:/", {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 8),
+        ("4:cpu,cpuacct:/", {"cpu,cpuacct/cpu.cfs_quota_us": "150000", "cpu,cpuacct/cpu.cfs_period_us": "50000"}, 3),
+        ("1:cpu:/a/b\n0::/", {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
+        ("2:cpuacct:/", {"cpuacct/cpu.cfs_quota_us": "100000", "cpuacct/cpu.cfs_period_us": "100000"}, 8),
+        ("0::/", {"cpu.max": "damaged"}, 8),
+        ("0::/", {"cpu.max": "100000 0"}, 8),
+        ("", {}, 8),
+    ],
+)
+def test_cores_are_capped_by_the_quota_of_every_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    assert cpu_cores(control_groups(tmp_path, groups, files)) == expected
 
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:

@@ -3,21 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def cpu_cores() -> int:
-    """CPU cores that this process may use: as many threads decode, crop and run networks."""
-    with contextlib.suppress(AttributeError):  # not every system can tell
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cpu_cores(root: Path = Path("/")) -> int:
+    """Return the number of CPU cores that this process may use: its affinity, capped by the CPU quota of its control groups.
+
+    Args:
+        root: Where `proc` and `sys` are mounted.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no affinity to ask for
+        cores = os.cpu_count() or 1
+    # A container may have 0.5 or 2.5 cores: rounding up lets it use all of its quota.
+    quotas = [math.ceil(quota) for quota in _cpu_quotas(root)]
+    return max(1, min([cores, *quotas]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the quota in cores of each control group (version 1 or 2) that the process is in; groups are nested."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []  # no Linux
+    groups = {"": "/"}  # version 2 has no controller in its line
+    groups |= {
+        controllers: path for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1)
+    }
+    for controllers, path in groups.items():
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        # A container sees its own group at the mount point, whatever path /proc gives; missing folders are passed over.
+        for group in (mount / path.strip("/"), *(mount / parent for parent in Path(path.strip("/")).parents)):
+            yield from _quota_of(group)
+
+
+def _quota_of(group: Path) -> Iterator[float]:
+    """Yield the quota that one control group sets, in cores, if it sets one."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (group / "cpu.cfs_period_us").read_text(encoding="ascii")
+        if quota != "max" and int(quota) > 0:  # version 1 writes -1 for no limit
+            yield int(quota) / int(period)
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
