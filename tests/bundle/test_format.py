@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from transferapp.bundle.format import (
     MANIFEST,
     SCHEMA_VERSION,
     check_target,
+    only_writer,
     read_bundle,
     write_manifest,
     writing,
 )
-from transferapp.errors import BundleError, ResourceError
+from transferapp.errors import BundleError, DataError, ResourceError
 from transferapp.images.color_jitter import fit_pca_color
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +53,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def beside(target: Path) -> list[str]:
-    """What lies next to a bundle, hidden or not."""
-    return sorted(path.name for path in target.parent.iterdir() if path != target)
+    """What lies next to a bundle, hidden or not, except for the writer's lock."""
+    usual = {target.name, f".{target.name}.lock"}
+    return sorted(path.name for path in target.parent.iterdir() if path.name not in usual)
 
 
 def alter(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -178,6 +181,22 @@ def test_what_fails_half_way_leaves_the_old_bundle_and_no_litter(made: Path, err
         fail(staging)
     assert verify(made) == 1
     assert beside(made) == []
+
+
+def test_a_second_writer_is_refused_and_leaves_the_first_alone(made: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(made)
+    with only_writer(made), writing(made) as staging:  # a fit takes the lock twice
+        (staging / "model.xml").write_bytes(b"half")
+        for target in (made, link):
+            with ThreadPoolExecutor(1) as pool, pytest.raises(DataError, match="is writing to") as caught:
+                pool.submit(write, target, 2).result()
+            assert caught.value.exit_code == 3
+        assert (staging / "model.xml").read_bytes() == b"half"
+        write_manifest(staging, {"generation": 3})
+    assert json.loads((made / MANIFEST).read_bytes())["generation"] == 3
+    write(made, 4)
+    assert verify(made) == 4
 
 
 def test_a_block_that_forgets_the_manifest_replaces_nothing(made: Path) -> None:

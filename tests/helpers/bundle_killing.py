@@ -67,7 +67,8 @@ def report(target: Path, before: int, **facts: Any) -> int:
     """Say what a death has left: a bundle, of which generation, and whether the next write tidies up."""
     left = verify(target)
     write(target, left + 1)
-    litter = sorted(path.name for path in target.parent.iterdir() if path != target)
+    usual = {target.name, f".{target.name}.lock"}
+    litter = sorted(path.name for path in target.parent.iterdir() if path.name not in usual)
     print(json.dumps({"before": before, "left": left, "after": verify(target), "litter": litter, **facts}), flush=True)
     return left + 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from PIL import Image
 from tests.helpers.fitted import transferapp
 from tests.helpers.networks import noise_pixels
 from transferapp.backbones.engine import convert, save_converted
-from transferapp.bundle.format import read_bundle, write_manifest, writing
+from transferapp.bundle.format import only_writer, read_bundle, write_manifest, writing
 from transferapp.bundle.predictor import Predictor
-from transferapp.errors import BundleError, UsageError
+from transferapp.errors import BundleError, DataError, UsageError
 from transferapp.recipes.ensemble import average_network, ensemble
 
 CLASSES = ("ant", "bee", "wasp")
@@ -149,6 +150,17 @@ def test_a_folder_that_is_no_bundle_is_left_alone(members: list[Path], tmp_path:
         ensemble(members[:2], tmp_path)
     with pytest.raises(BundleError, match="There is no bundle at"):
         ensemble([members[0], tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_it_does_not_write_where_a_fit_is_writing(members: list[Path], tmp_path: Path) -> None:
+    target = write_bundle(tmp_path / "fitted", 6)
+    with only_writer(target), writing(target) as staging:
+        network(7, (32, 32), 3).save(staging / "model.keras")
+        with ThreadPoolExecutor(1) as pool, pytest.raises(DataError, match="is writing to"):
+            pool.submit(ensemble, members[:2], target, precision="f32").result()
+        assert (staging / "model.keras").is_file(), "the staging folder of the fit is still there"
+        save_converted(convert(network(7, (32, 32), 3)), staging / "model.xml")
+        write_manifest(staging, {"name": "fitted", "class_names": list(CLASSES), "input": {"image_size": [32, 32]}})
 
 
 def test_a_damaged_member_is_refused(members: list[Path], tmp_path: Path) -> None:

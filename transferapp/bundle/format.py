@@ -27,7 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transferapp.errors import BundleError
+from filelock import FileLock, Timeout
+
+from transferapp.errors import BundleError, DataError, ResourceError
 from transferapp.images.color_jitter import PCAColor
 from transferapp.images.views import VIEW_COUNTS
 from transferapp.system.storage import disk_errors, sha256_file, sync_directory
@@ -210,14 +212,15 @@ def writing(target: Path) -> Iterator[Path]:
     """Give a staging folder; when the block ends well, put it in the place of `target` in one step.
 
     The block must call `write_manifest` last. If it raises, or the process is killed at any moment, what was at `target`
-    stays as it was. One writer a target at a time: the caller holds the lock.
+    stays as it was. The block holds the lock of `only_writer`.
 
     Raises:
+        DataError: Another process is writing to `target`.
         ResourceError: The disk is full or not writable.
         BundleError: Something that is not a bundle is at `target`: it is not overwritten.
     """
     check_target(target)
-    with disk_errors(target):
+    with only_writer(target), disk_errors(target):
         target = target.resolve()  # a link is followed, not replaced
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
@@ -237,6 +240,37 @@ def writing(target: Path) -> Iterator[Path]:
             except BaseException:  # Ctrl-C while this was going on, which comes as an exception, and once
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
+
+
+@contextlib.contextmanager
+def only_writer(target: Path) -> Iterator[None]:
+    """Hold the lock of a bundle's place: one process, and one thread of it, writes there at a time.
+
+    A thread that holds the lock may take it again: a fit holds it from its start, and once more while it writes.
+
+    Raises:
+        DataError: Someone else holds the lock.
+        ResourceError: No lock can be made there.
+    """
+    with disk_errors(target):
+        place = target.resolve()  # one lock, whatever links lead there
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.with_name(f".{place.name}.lock"), is_singleton=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            if not Path(lock.lock_file).exists():  # no file can be made there, as in /proc
+                raise ResourceError(
+                    f"Could not write to {place.parent}", hint="Name another folder with --out"
+                ) from error
+            raise DataError(
+                f"Another fit, search or ensemble is writing to {target} right now",
+                hint="Wait for it, or name another folder with --out",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_target(target: Path) -> None:

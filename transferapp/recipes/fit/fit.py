@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from scipy.special import softmax
 
 from transferapp.backbones.engine import OpenVINOEngine, convert, save_converted
 from transferapp.backbones.feature_store import CENTER
-from transferapp.bundle.format import check_target, write_manifest, writing
+from transferapp.bundle.format import check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
-from transferapp.errors import DataError, ResourceError
 from transferapp.evaluation.pages import Thumbnail, names_shown, thumbnail, thumbnails
 from transferapp.evaluation.report import render_report
 from transferapp.evaluation.test_time_views import CropChoice, Scorer, choose_crops
@@ -203,28 +201,6 @@ def _hardware(config: FitConfig) -> str:
         f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}, 1 x 1 {hardware.pointwise}, Keras on "
         f"{configured_backend()}"
     )
-
-
-@contextmanager
-def only_writer(target: Path) -> Iterator[None]:
-    """Hold the lock of a bundle's place, so that two fits do not write to it at once."""
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            if not Path(lock.lock_file).exists():  # no file can be made there, as in /proc
-                raise ResourceError(
-                    f"Could not write to {target.parent}", hint="Name another folder with --out"
-                ) from error
-            raise DataError(
-                f"Another fit is writing to {target} right now", hint="Wait for it, or name another folder with --out"
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:

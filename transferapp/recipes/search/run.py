@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from transferapp.backbones.engine import convert, save_converted
 from transferapp.backbones.feature_store import CENTER
-from transferapp.bundle.format import check_target, write_manifest, writing
+from transferapp.bundle.format import check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.errors import DataError, TrainingError, UsageError
@@ -25,7 +25,7 @@ from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.evaluation.test_time_views import Scorer
 from transferapp.recipes.fit.export import check_parity
-from transferapp.recipes.fit.fit import FitResult, Stopwatch, background, only_writer, try_crops, write_report
+from transferapp.recipes.fit.fit import FitResult, Stopwatch, background, try_crops, write_report
 from transferapp.recipes.fit.leaks import find_leaks
 from transferapp.recipes.fit.manifest import describe, split_table
 from transferapp.recipes.fit.measure import Candidate, Measurement, measure, measured_sample, workshop
