@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,16 @@ def test_progress_counts_copies_of_a_image_too(records: list[Record]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- faults and kills
+
+
+_opened: Counter[str] = Counter()
+sys.addaudithook(lambda event, arguments: _opened.update([str(arguments[0])]) if event == "open" else None)
+
+
+def test_each_file_is_read_once(records: list[Record]) -> None:
+    _opened.clear()
+    make_store().collect(records, VIEWS)
+    assert [_opened[str(record.path)] for record in records] == [1] * len(records)
 
 
 @pytest.mark.parametrize("change", ["gone", "other content"])

@@ -35,7 +35,7 @@ from transferapp.images import ImageLimits, decode_image
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
 from transferapp.images.color_jitter import ColorJitter, PCAColor
 from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
-from transferapp.system.storage import cache_directory, disk_errors, sha256_file
+from transferapp.system.storage import cache_directory, disk_errors
 from transferapp.system.threads import in_order
 
 CENTER = "center"
@@ -284,7 +284,7 @@ class FeatureStore:
         size = self.trunk.image_size
         largest = self.chance.augmentation.short_sides[1]
         for record, view_names in batch:
-            _check_unchanged(record)
+            data = _read_unchanged(record)
             for needed, group in (
                 (short_side_to_decode(SHORT_SIDE, size), [view for view in view_names if view == CENTER]),
                 (short_side_to_decode(largest, size), [view for view in view_names if view != CENTER]),
@@ -293,26 +293,27 @@ class FeatureStore:
                     continue
                 # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not
                 # depend on what else was asked for.
-                decoded = decode_image(record.path, limits=self._limits, min_short_side=needed)
+                decoded = decode_image(data, limits=self._limits, min_short_side=needed, subject=str(record.path))
                 for view_name in group:
                     keys.append(self._key(record, view_name))
                     pixels.append(view_pixels(decoded.image, view_name, record.sha256, size, self.chance))
         return keys, self.trunk.rows(np.stack(pixels))
 
 
-def _check_unchanged(record: Record) -> None:
-    """Features are kept under the content that the audit read; those of anything else would be wrong for good."""
+def _read_unchanged(record: Record) -> bytes:
+    """Return the bytes of a file, which must be those that the audit read: rows are stored under their hash."""
     try:
-        unchanged = sha256_file(record.path) == record.sha256
+        data = record.path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{record.path} can no longer be read ({error.strerror or error})", hint="Run the same command again"
         ) from error
-    if not unchanged:
+    if hashlib.sha256(data).hexdigest() != record.sha256:
         raise DataError(
             f"{record.path} has changed since it was first read",
             hint="Let nothing write to the images meanwhile, and run the same command again",
         )
+    return data
 
 
 def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Record, list[str]]]]:

@@ -75,6 +75,7 @@ def decode_image(
     *,
     limits: ImageLimits = _DEFAULT_LIMITS,
     min_short_side: int | None = None,
+    subject: str | None = None,
 ) -> DecodedImage:
     """Decode one image of any supported format.
 
@@ -83,6 +84,7 @@ def decode_image(
         limits: What to refuse from the header alone.
         min_short_side: The shorter side, in pixels, that the caller needs. A JPEG at least twice as large is decoded at a
             half, quarter or eighth of its size, never below this; that is several times faster. None decodes every pixel.
+        subject: Name of the image in error messages. Default: the path, or "The image" for bytes.
 
     Returns:
         The image in 8-bit RGB: first frame, upright, in sRGB, on `BACKGROUND` where it was transparent.
@@ -95,7 +97,9 @@ def decode_image(
     """
     if min_short_side is not None and min_short_side < 1:
         raise ValueError(f"min_short_side must be at least 1, got {min_short_side}")
-    subject = printable(str(source)) if isinstance(source, Path) else "The image"
+    if subject is None:
+        subject = str(source) if isinstance(source, Path) else "The image"
+    subject = printable(subject)
     form = ""
     with opened(source, limits, subject) as stream:
         try:
