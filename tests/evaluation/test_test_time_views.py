@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pool_watch import PoolWatch
 from transferapp.data.audit import audit
 from transferapp.data.sources import open_source
 from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_images
@@ -93,6 +94,18 @@ def test_crops_are_scored_as_they_are_served(tmp_path: Path) -> None:
     assert (choice.tried[0].milliseconds, choice.tried[1].milliseconds) == (5.0, 50.0)
     assert choice.num_images == 12
     assert any("50 views were not tried" in reason for reason in choice.reasons)
+
+
+def test_few_images_are_in_hand_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(path)
+    dataset = audit(open_source(str(tmp_path)), workers=1)
+    monkeypatch.setattr("transferapp.evaluation.test_time_views.cpu_cores", lambda: 1)
+    watch = PoolWatch(monkeypatch)
+    choose_crops(dataset, lambda crops: np.full((len(crops), 2), 0.5), (32, 32), work=10_000, milliseconds=1.0)
+    assert 0 < watch.most <= 4
 
 
 def test_without_validation_images_ten_crops_are_served(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.tiny_bundle import SIZE, color_network
+from tests.pool_watch import PoolWatch
 from transferapp.backbones.engine import save_converted
 from transferapp.bundle.format import write_manifest, writing
 from transferapp.bundle.predictor import Predictor
@@ -69,6 +70,14 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     assert found.metrics.loss == pytest.approx(expected.loss, rel=1e-5)
     assert found.metrics.confusion == expected.confusion == ((3, 0, 0), (0, 2, 0), (1, 0, 2))
     assert (found.bundle, found.views, found.split, found.metrics.num_images) == ("tiny", 1, "all", 8)
+
+
+def test_few_images_are_in_hand_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, path = folder(tmp_path / "data", {"red": 20, "green": 20}), bundle(tmp_path / "tiny")
+    monkeypatch.setattr("transferapp.recipes.evaluate.cpu_cores", lambda: 1)
+    watch = PoolWatch(monkeypatch)
+    assert evaluate(path, str(data), views=1).metrics.num_images == 40
+    assert 0 < watch.most <= 8
 
 
 def test_labels_go_by_name_whatever_the_order_of_the_bundle(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset, Record
 from transferapp.images import decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
-from transferapp.system.threads import cpu_cores
+from transferapp.system.threads import cpu_cores, in_order
 
 USUAL = 10
 """What is served where it is no worse than the best: ten crops."""
@@ -123,8 +123,9 @@ def choose_crops(
         crops = _crops(record, most, image_size)
         return np.concatenate([scorer(crops[i : i + _CHUNK]) for i in range(0, most, _CHUNK)])
 
-    with ThreadPoolExecutor(cpu_cores()) as pool:
-        by_view = np.stack(list(pool.map(scores, part.records)))
+    workers = cpu_cores()
+    with ThreadPoolExecutor(workers) as pool:
+        by_view = np.stack(list(in_order(pool, scores, part.records, 2 * workers)))
     means = {views: averaged(by_view, views) for views in asked}
     tried = compare(means, part.labels, milliseconds)
     views, reason = decide(tried, {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()})

@@ -20,7 +20,7 @@ from transferapp.data.sources import open_source
 from transferapp.errors import DataError
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.system.progress import Progress, Silent
-from transferapp.system.threads import cpu_cores
+from transferapp.system.threads import cpu_cores, in_order
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def evaluate(
         progress.task(f"classifying {len(dataset)} images, {views} views each", len(dataset)) as advance,
         ThreadPoolExecutor(workers) as pool,
     ):
-        for index, row in enumerate(pool.map(scores, dataset.records)):
+        for index, row in enumerate(in_order(pool, scores, dataset.records, 2 * workers)):
             probabilities[index] = row
             advance(index + 1)
     return Evaluation(

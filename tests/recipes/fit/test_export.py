@@ -13,13 +13,16 @@ from PIL import Image
 from scipy.special import softmax
 
 from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_images
+from tests.pool_watch import PoolWatch
 from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
 from transferapp.backbones.stages import Stage, cut, find_stages
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
 from transferapp.images.views import center_view, render
-from transferapp.recipes.fit.export import PARITY_IMAGES, build_network, check_parity
+from transferapp.recipes.fit.export import PARITY_IMAGES, build_network, check_parity, measured_again
+from transferapp.recipes.fit.solve import Solved
+from transferapp.system.progress import Silent
 from transferapp.training.classifiers import attach_probe
 from transferapp.training.probe import LinearProbe
 
@@ -248,3 +251,18 @@ def test_many_images_are_sampled_from_first_to_last(
     assert len(pixels) == PARITY_IMAGES < len(records)
     for record, view in ((records[0], pixels[0]), (records[-1], pixels[-1])):
         np.testing.assert_array_equal(view, center_pixels(Image.open(record.path)))
+
+
+def test_few_images_are_in_hand_while_an_export_is_measured(
+    backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, probe = network_at(backbone, 1)
+    measurement: Any = SimpleNamespace(dataset=dataset_of(("test", records)), chosen=chosen_at(backbone, 1))
+    tuned: Any = SimpleNamespace(temperature=1.5, validation=None)
+    monkeypatch.setattr("transferapp.recipes.fit.export.cpu_cores", lambda: 1)
+    monkeypatch.setattr("transferapp.recipes.fit.export.BATCH_SIZE", 1)
+    watch = PoolWatch(monkeypatch)
+    solved = Solved(probe, 1.0, None, None, np.empty((0, 3)))
+    again = measured_again(solved, tuned, convert(network), "f32", measurement, Silent())
+    assert len(again.test_probabilities) == len(records)
+    assert 0 < watch.most <= 4

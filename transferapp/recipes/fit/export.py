@@ -20,7 +20,7 @@ from transferapp.evaluation.parity import Parity, compare
 from transferapp.recipes.fit.measure import Candidate, Measurement
 from transferapp.recipes.fit.solve import Solved
 from transferapp.system.progress import Progress
-from transferapp.system.threads import cpu_cores
+from transferapp.system.threads import cpu_cores, in_order
 
 if TYPE_CHECKING:
     import keras
@@ -132,17 +132,19 @@ def measured_again(
     assert tuned.temperature is not None
     metrics, probabilities = None, solved.test_probabilities
     if len(test):
-        engine = OpenVINOEngine(converted, precision=precision, streams=cpu_cores())
+        workers = cpu_cores()
+        engine = OpenVINOEngine(converted, precision=precision, streams=workers)
         with (
             progress.task(f"{len(test)} test images", len(test)) as advance,
-            ThreadPoolExecutor(cpu_cores()) as pool,
+            ThreadPoolExecutor(workers) as pool,
         ):
 
             def scores(records: Sequence[Record]) -> np.ndarray:
                 return engine(np.stack([center_pixels(record, size) for record in records]))
 
+            batches = (test.records[i : i + BATCH_SIZE] for i in range(0, len(test), BATCH_SIZE))
             parts = []
-            for part in pool.map(scores, [test.records[i : i + BATCH_SIZE] for i in range(0, len(test), BATCH_SIZE)]):
+            for part in in_order(pool, scores, batches, 2 * workers):
                 parts.append(part)
                 advance(sum(map(len, parts)))
         probabilities = np.concatenate(parts)
