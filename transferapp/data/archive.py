@@ -1,7 +1,7 @@
-"""Zip and tar archives: unpacked once into the cache, however hostile they are, and read like a folder from then on.
+"""Zip and tar archives, unpacked once into the cache and read like a folder from then on.
 
-An archive is a stranger's. Nothing of it is written outside its own place, no link that leads out is kept, and what unpacks to
-absurd sizes is stopped. What it unpacked to is found again by the content of the archive, whatever its name.
+An archive may come from anyone. Names that lead out of it are refused, no link is ever created on the disk, and limits stop
+archives that unpack to absurd sizes. The cache finds an unpacked archive by its content, whatever its name.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import gzip
 import io
 import lzma
 import os
+import posixpath
 import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -36,21 +37,25 @@ MAX_UNPACKED_BYTES = 500_000_000_000
 """Bytes that an archive may unpack to: three times ImageNet."""
 
 MAX_RATIO = 200
-"""How far an archive may expand, ..."""
+"""Largest ratio of unpacked to packed bytes. Images hardly shrink; drawings as uncompressed TIFF may do so fifty times."""
+
 RATIO_COUNTS_FROM = 100_000_000
-"""... once so many bytes have come out of it. Images hardly shrink; drawings as uncompressed TIFF may do so fifty times."""
+"""Unpacked bytes from which `MAX_RATIO` applies."""
 
 MAX_HEADER_BYTES = 1 << 24
 """Bytes that a tar header may ask for at once; long names take some hundreds."""
 
 ARCHIVE_SUFFIXES = tuple(".zip .tar .tgz .tbz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz".split())  # noqa: SIM905
 
-_REVISION = 1
+_REVISION = 2
 """Raise this when what is unpacked changes."""
 
 _CHUNK = 1 << 20
 _BLOCK = 512
 _MAX_NAME = 255
+_MAX_HOPS = 40
+"""Symbolic links in a row that are followed to a file; as many as Linux follows."""
+
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -63,24 +68,45 @@ _DAMAGE = (
     OverflowError,
     NotImplementedError,
 )
-"""What the readers raise when an archive is not what it should be; OSError is gzip's way."""
+"""Errors that the standard library's readers raise for damaged archives; gzip raises OSError."""
 
-_OTHERS = (
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
-)
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_UNSUPPORTED = {
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard",
+}
 
 
 class Unpacked(NamedTuple):
-    """Where the files of an archive are, and what of it was left out."""
+    """An unpacked archive: the folder with its files, and what was left out."""
 
     folder: Path
     ignored: tuple[Ignored, ...]
 
 
+class _Entry(NamedTuple):
+    """One member of an archive.
+
+    Attributes:
+        name: Its path in the archive, with `/`.
+        kind: One of `file`, `folder`, `hard link`, `symlink` and `other`, which are devices and pipes.
+        content: The bytes of a file, to be read before the next entry is taken.
+        link: For links, the path in the archive that it points to.
+    """
+
+    name: str
+    kind: str
+    content: IO[bytes] | None = None
+    link: str = ""
+
+
+class _RefusedError(Exception):
+    """An archive that is not unpacked: what it is or has, to follow its name in a sentence, and a hint."""
+
+
 def is_archive(path: str) -> bool:
-    """Whether a file is a zip or tar archive, by its name or its content."""
+    """Return whether a file is a zip or tar archive, by its name or its content."""
     if path.lower().endswith(ARCHIVE_SUFFIXES):
         return True
     try:
@@ -88,7 +114,7 @@ def is_archive(path: str) -> bool:
             head = stream.read(_BLOCK)
     except OSError:
         return False
-    return head.startswith((b"PK\x03\x04", *(magic for magic, _ in _OTHERS))) or head[257:262] == b"ustar"
+    return head.startswith((b"PK\x03\x04", *_UNSUPPORTED)) or head[257:262] == b"ustar"
 
 
 def unpack(path: Path, progress: Progress) -> Unpacked:
@@ -96,13 +122,13 @@ def unpack(path: Path, progress: Progress) -> Unpacked:
 
     Args:
         path: A zip file, or a tar file, which may be compressed with gzip, bzip2 or xz.
-        progress: Who is told.
+        progress: Receives progress updates.
 
     Returns:
-        Its place; a folder that is alone in the archive is stepped into.
+        The unpacked archive. If everything lies in one folder, that folder.
 
     Raises:
-        DataError: It is damaged, encrypted, hostile, or in a format that is not read.
+        DataError: The archive is damaged, encrypted, hostile, or in a format that is not read.
         ResourceError: The disk is full.
     """
     name = printable(path.name)
@@ -123,10 +149,10 @@ def unpack(path: Path, progress: Progress) -> Unpacked:
 
 
 def _step_in(folder: Path) -> Path:
-    """The folder, or the one in it that holds everything."""
+    """Return the folder, or the one in it that holds everything."""
     while True:
         inner = [child for child in folder.iterdir() if not is_litter(child.name)]
-        if len(inner) != 1 or inner[0].is_symlink() or not inner[0].is_dir():
+        if len(inner) != 1 or not inner[0].is_dir():
             return folder
         if not any(child.is_dir() or suffix_of(child.name) in TABLE_SUFFIXES for child in inner[0].iterdir()):
             return folder
@@ -137,15 +163,21 @@ def _read(path: Path, name: str, unpacking: _Unpacking) -> None:
     try:
         with path.open("rb") as stream:
             head = stream.read(_BLOCK)
-            for magic, looks_like in _OTHERS:
+            for magic, looks_like in _UNSUPPORTED.items():
                 if head.startswith(magic):
                     raise DataError(f"{name} cannot be unpacked", expected="a zip or tar archive", got=looks_like)
             stream.seek(0)
             if head.startswith(b"PK") or zipfile.is_zipfile(path):
-                _read_zip(path, unpacking)
+                with zipfile.ZipFile(stream) as archive:
+                    infos = archive.infolist()
+                    unpacking.expect(len(infos), sum(info.file_size for info in infos))
+                    unpacking.add(_zip_entry(archive, info) for info in infos)
             else:
-                _read_tar(_decompressed(stream, head), unpacking)
-        unpacking.finish()
+                opener = next((_COMPRESSIONS[magic] for magic in _COMPRESSIONS if head.startswith(magic)), None)
+                unpacking.add(_tar_entries(opener(stream) if opener else stream))
+    except _RefusedError as error:
+        what, hint = error.args
+        raise DataError(f"{name} {what}", hint=hint) from error
     except TransferAppError:
         raise
     except _DAMAGE as error:
@@ -156,49 +188,28 @@ def _read(path: Path, name: str, unpacking: _Unpacking) -> None:
         ) from error
 
 
-def _read_zip(path: Path, unpacking: _Unpacking) -> None:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        unpacking.expect(len(entries), sum(entry.file_size for entry in entries))
-        for entry in entries:
-            if entry.flag_bits & 1:
-                unpacking.refuse("is encrypted", "Unpack it yourself and name the folder")
-            name = _zip_name(entry)
-            kind = stat.S_IFMT(entry.external_attr >> 16)
-            if entry.is_dir():
-                unpacking.folder(name)
-            elif kind == stat.S_IFLNK:
-                unpacking.link(name, archive.read(entry)[:4096].decode("utf-8", "surrogateescape"))
-            elif kind not in (0, stat.S_IFREG):
-                unpacking.refuse_device(name)
-            else:
-                with archive.open(entry) as stream:
-                    unpacking.file(name, stream)
-
-
-def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """An entry's name with `/`; where its encoding is not given, UTF-8 is tried before the old code page."""
-    name = entry.filename.replace("\\", "/")
-    if not entry.flag_bits & 0x800 and not name.isascii():
+def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
+    if info.flag_bits & 1:
+        raise _RefusedError("is encrypted", "Unpack it yourself and name the folder")
+    name = info.filename.replace("\\", "/")
+    if not info.flag_bits & 0x800 and not name.isascii():  # the flag for UTF-8 may be missing by mistake
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
-    return name
+    mode = stat.S_IFMT(info.external_attr >> 16)
+    if info.is_dir():
+        return _Entry(name, "folder")
+    if mode == stat.S_IFLNK:
+        return _Entry(name, "symlink", link=_from_root(name, archive.read(info)[:4096].decode("utf-8", "replace")))
+    return _Entry(name, "file", archive.open(info)) if mode in (0, stat.S_IFREG) else _Entry(name, "other")
 
 
-def _decompressed(stream: IO[bytes], head: bytes) -> IO[bytes]:
-    openers: tuple[tuple[bytes, Callable[..., Any]], ...] = (
-        (b"\x1f\x8b", gzip.GzipFile),
-        (b"BZh", bz2.BZ2File),
-        (b"\xfd7zXZ\0", lzma.LZMAFile),
-    )
-    for magic, opener in openers:
-        if head.startswith(magic):
-            return cast("IO[bytes]", opener(fileobj=stream) if opener is gzip.GzipFile else opener(stream))
-    return stream
+def _from_root(name: str, link: str) -> str:
+    """Return where a symbolic link points to, as a path in the archive."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
 
 
 class _Watched(io.RawIOBase):
-    """A tar's bytes, as `tarfile` reads them: no header may ask for much, and how it ended can be seen afterwards."""
+    """The bytes of a tar, as `tarfile` reads them: limits what a header may ask for, and keeps the last block."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -217,21 +228,19 @@ class _Watched(io.RawIOBase):
         return self._stream.tell()
 
 
-def _read_tar(stream: IO[bytes], unpacking: _Unpacking) -> None:
+def _tar_entries(stream: IO[bytes]) -> Iterator[_Entry]:
     watched = _Watched(stream)
     with tarfile.TarFile(fileobj=cast("Any", watched), mode="r", errors="surrogateescape") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
-            if member.isdir():
-                unpacking.folder(member.name)
-            elif member.issym():
-                unpacking.link(member.name, member.linkname)
+            if member.issym():
+                yield _Entry(member.name, "symlink", link=_from_root(member.name, member.linkname))
             elif member.islnk():
-                unpacking.copy(member.name, member.linkname)
-            elif not member.isfile():
-                unpacking.refuse_device(member.name)
-            elif (content := archive.extractfile(member)) is not None:
-                unpacking.file(member.name, content)
+                yield _Entry(member.name, "hard link", link=member.linkname)
+            elif member.isfile():
+                yield _Entry(member.name, "file", archive.extractfile(member))
+            else:
+                yield _Entry(member.name, "folder" if member.isdir() else "other")
         # tarfile takes a broken header for the end; the true end is a block of zeros, and what follows has a checksum.
         if len(watched.last) < _BLOCK or watched.last.strip(b"\0"):
             raise tarfile.ReadError("it ends without an end mark")
@@ -239,25 +248,27 @@ def _read_tar(stream: IO[bytes], unpacking: _Unpacking) -> None:
 
 
 class _Unpacking:
-    """The writing side: every name, link and byte of an archive comes past here.
+    """Writes the entries of an archive into an empty folder, within the limits.
+
+    Only folders and regular files are written, so nothing that an archive names can lead anywhere else. A link becomes a
+    copy of the file that it points to.
 
     Args:
-        archive: Its name, for messages.
+        archive: Name of the archive, for messages.
         packed_bytes: Its size.
-        root: Where to write.
+        root: The folder to write into.
         advance: Called with the number of files so far.
     """
 
     def __init__(self, archive: str, packed_bytes: int, root: Path, advance: Advance) -> None:
         self.ignored: list[list[str]] = []
         self._archive, self._packed, self._advance = archive, packed_bytes, advance
-        self._root = os.path.realpath(root)
+        self._root = str(root)
         self._files = self._bytes = 0
         self._written: set[str] = set()
-        self._links: dict[str, str] = {}
 
     def expect(self, files: int, size: int) -> None:
-        """Judge what the archive says of itself, before anything is written."""
+        """Check what the archive says of itself, before anything is written."""
         self._check(files, size)
         free = shutil.disk_usage(self._root).free
         if size > free:
@@ -266,111 +277,86 @@ class _Unpacking:
                 hint="Free some space, or name another place with TRANSFERAPP_CACHE",
             )
 
-    def folder(self, name: str) -> None:
-        if (target := self._target(name)) is not None:
-            self._make(target)
-
-    def file(self, name: str, content: IO[bytes]) -> None:
-        target = self._target(name)
-        self._count()
-        if target is None:  # litter, but to be read past
-            while chunk := content.read(_CHUNK):
-                self._grow(len(chunk))
-            return
-        self._make(os.path.dirname(target))
-        self._links.pop(target, None)
-        with self._opened(target, name) as stream:
-            while chunk := content.read(_CHUNK):
-                self._grow(len(chunk))
-                with disk_errors(Path(target)):
-                    stream.write(chunk)
-        self._written.add(target)
-
-    def copy(self, name: str, of: str) -> None:
-        """A hard link: the same file again."""
-        target, original = self._target(name), self._target(of)
-        if target is None or original is None:
-            return
-        if original not in self._written:
-            self.refuse(f"has a link, {printable(name)}, to what is not in it", "Pack it again without links")
-        with open(original, "rb") as content:
-            self.file(name, content)
-
-    def link(self, name: str, to: str) -> None:
-        """A symbolic link; it is made at the end, so that nothing is ever written through one."""
-        self._count()
-        if (target := self._target(name)) is None:
-            return
-        aim = os.path.normpath(os.path.join(os.path.dirname(target), to))
-        if os.path.isabs(to) or "\0" in to or not self._inside(aim):
-            self.refuse(f"has a link that leads out of it, {printable(name)}", "Pack it again without links")
-        self._links[target] = to
-
-    def finish(self) -> None:
-        """Make the links, and judge where they really lead."""
-        for target, to in self._links.items():
-            self._make(os.path.dirname(target))
-            try:
-                os.symlink(to, target)
-            except FileExistsError:
+    def add(self, entries: Iterable[_Entry]) -> None:
+        """Write all entries, and copies in the place of links."""
+        links: dict[str, str] = {}
+        for name, kind, content, link in entries:
+            target = self._target(name)
+            if kind == "other":
+                what = f"has something that is neither a file nor a folder: {printable(name)}"
+                raise _RefusedError(what, "Pack it again without it")
+            if kind == "folder":
+                if target is not None:
+                    with _conflicts(target, name):
+                        os.makedirs(target, exist_ok=True)
                 continue
-            except OSError as error:  # a system without links
-                name = printable(os.path.relpath(target, self._root))
-                self.ignored.append([name, "link", error.strerror or "cannot be made"])
-        for target in self._links:
-            if not self._inside(os.path.realpath(target)):
-                self.refuse(
-                    f"has a link that leads out of it, {printable(os.path.relpath(target, self._root))}",
-                    "Pack it again without links",
-                )
+            self._count()
+            if kind == "file":
+                self._write(target, name, content)
+            elif kind == "hard link":
+                original = self._target(link)
+                if original is None or original not in self._written:
+                    what = f"has a link, {printable(name)}, to what is not in it"
+                    raise _RefusedError(what, "Pack it again without links")
+                self._copy(original, target, name)
+            elif _leads_out(link):
+                what = f"has a link that leads out of it, {printable(name)}"
+                raise _RefusedError(what, "Pack it again without links")
+            elif target is not None:  # may point to a later file
+                links[target] = os.path.join(self._root, *link.split("/"))
+        for target, aim in links.items():
+            original = aim
+            for _ in range(_MAX_HOPS):
+                original = links.get(original, original)
+            name = os.path.relpath(target, self._root)
+            if original not in self._written:
+                reason = "points to no file of the archive; links to folders are not followed"
+                self.ignored.append([printable(name), "link", reason])
+            elif target not in self._written:  # otherwise a file has the same name
+                self._copy(original, target, name)
 
-    def refuse(self, what: str, hint: str) -> None:
-        raise DataError(f"{self._archive} {what}", hint=hint)
+    def _copy(self, original: str, target: str | None, name: str) -> None:
+        with open(original, "rb") as content:
+            self._write(target, name, content)
 
-    def refuse_device(self, name: str) -> None:
-        self.refuse(f"has something that is neither a file nor a folder: {printable(name)}", "Pack it again without it")
-
-    def _inside(self, path: str) -> bool:
-        return path == self._root or path.startswith(self._root + os.sep)
+    def _write(self, target: str | None, name: str, content: IO[bytes] | None) -> None:
+        """Write a file and close its source. Litter, which has no target, is read too, so that it counts."""
+        assert content is not None
+        with content, self._opened(target, name) as stream:
+            while chunk := content.read(_CHUNK):
+                self._grow(len(chunk))
+                with disk_errors(Path(target or self._root)):
+                    stream.write(chunk)
+        self._written.add(target or "")
 
     def _target(self, name: str) -> str | None:
-        """Where an entry goes; None for litter. Refuses what would go anywhere else."""
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if name.startswith("/") or ".." in parts or "\0" in name or (parts and re.fullmatch("[A-Za-z]:", parts[0])):
-            self.refuse(
+        """Return the path that an entry is written to, None for litter; refuse names that lead out of the archive."""
+        if _leads_out(name):
+            raise _RefusedError(
                 f"has an entry that would be written outside of it, {printable(name)}",
                 "Do not trust this archive; pack the images again if they are yours",
             )
+        parts = [part for part in name.split("/") if part not in ("", ".")]
         if any(len(os.fsencode(part)) > _MAX_NAME for part in parts):
-            self.refuse(f"has a name of more than {_MAX_NAME} bytes, {printable(name)[:80]}...", "Shorten it")
+            raise _RefusedError(f"has a name of more than {_MAX_NAME} bytes, {printable(name)[:80]}...", "Shorten it")
         if any(is_litter(part) for part in parts):
             return None
         return os.path.join(self._root, *parts)
 
-    def _make(self, folder: str) -> None:
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            name = printable(os.path.relpath(folder, self._root))
-            raise DataError(f"{self._archive} has a file and a folder of one name, {name}") from error
-        except OSError as error:
-            with disk_errors(Path(folder)):
-                raise error
-
-    def _opened(self, target: str, name: str) -> IO[bytes]:
-        """The file to write. What comes twice is replaced; what the disk takes for the same name is listed."""
-        try:
-            return open(target, "wb" if target in self._written else "xb")
-        except (FileExistsError, IsADirectoryError) as error:
-            if os.path.isdir(target):
-                what = f"{self._archive} has a file and a folder of one name, {printable(name)}"
-                raise DataError(what) from error
-            reason = "differs from another name by case alone, which this disk cannot tell"
-            self.ignored.append([printable(name), "case_clash", reason])
+    def _opened(self, target: str | None, name: str) -> IO[bytes]:
+        """Open a file to write. What comes twice is replaced; what the disk takes for the same name is left out."""
+        if target is None:
             return open(os.devnull, "wb")
-        except OSError as error:
-            with disk_errors(Path(target)):
-                raise error
+        with _conflicts(target, name):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            try:
+                return open(target, "wb" if target in self._written else "xb")
+            except FileExistsError:
+                if os.path.isdir(target):
+                    raise
+        reason = "differs from another name by case alone, which this disk cannot tell"
+        self.ignored.append([printable(name), "case_clash", reason])
+        return open(os.devnull, "wb")
 
     def _count(self) -> None:
         self._files += 1
@@ -383,7 +369,7 @@ class _Unpacking:
 
     def _check(self, files: int, size: int) -> None:
         if files > MAX_FILES:
-            self.refuse(f"has more than {MAX_FILES:,} files", "Unpack it yourself and name the folder")
+            raise _RefusedError(f"has more than {MAX_FILES:,} files", "Unpack it yourself and name the folder")
         absurd = size > RATIO_COUNTS_FROM and size > MAX_RATIO * self._packed
         if absurd or size > MAX_UNPACKED_BYTES:
             raise DataError(
@@ -392,3 +378,20 @@ class _Unpacking:
                 got=f"{size:,} bytes from {self._packed:,}",
                 hint="If it is no trap, unpack it yourself and name the folder",
             )
+
+
+@contextlib.contextmanager
+def _conflicts(target: str, name: str) -> Iterator[None]:
+    """Turn the errors of making files and folders into those that name the cause."""
+    with disk_errors(Path(target)):
+        try:
+            yield
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            what = f"has a file and a folder of one name, {printable(name)}"
+            raise _RefusedError(what, "Rename one of them") from error
+
+
+def _leads_out(name: str) -> bool:
+    """Return whether a path in an archive leads out of it, on any system."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return name.startswith("/") or ".." in parts or "\0" in name or bool(parts and re.fullmatch("[A-Za-z]:", parts[0]))
