@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pool_watch import PoolWatch
+from tests.helpers.pool_watch import PoolWatch
 from transferapp.data.audit import audit
 from transferapp.data.sources import open_source
 from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_images

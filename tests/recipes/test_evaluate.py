@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.pool_watch import PoolWatch
 from tests.helpers.tiny_bundle import SIZE, color_network
-from tests.pool_watch import PoolWatch
 from transferapp.backbones.engine import save_converted
 from transferapp.bundle.format import write_manifest, writing
 from transferapp.bundle.predictor import Predictor

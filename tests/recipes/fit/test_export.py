@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_images
-from tests.pool_watch import PoolWatch
+from tests.helpers.pool_watch import PoolWatch
 from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
 from transferapp.backbones.stages import Stage, cut, find_stages
 from transferapp.config import FitConfig
