@@ -245,17 +245,6 @@ def test_one_or_two_batches_are_an_epoch_too(records: list[Record], pca: PCAColo
     assert given == [read(make(records[:count], pca, epoch=epoch)) for epoch in range(2)]
 
 
-def test_a_distribution_strategy_changes_nothing(records: list[Record], pca: PCAColor) -> None:
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the strategies are TensorFlow's")
-    import tensorflow as tf
-
-    batches = make(records, pca, workers=2)
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        given = given_to_model(batches, epochs=3)
-    assert given == [read(make(records, pca, epoch=epoch)) for epoch in range(3)]
-
-
 def test_a_fit_that_would_shuffle_the_batches_is_refused(batches: ImageBatches) -> None:
     with pytest.raises(Exception, match="shuffle=False"):
         given_to_model(batches, epochs=3, shuffle=True)

@@ -1,5 +1,6 @@
-"""What is asked of Keras' backend in its own language, here and nowhere else: devices, training on several of them, how a
-processor computes fastest, a network as TensorFlow's graph. Keras cannot say these for all backends.
+"""Keras' backend, asked in its own language: devices, how a processor computes fastest, a network as TensorFlow's graph.
+
+Keras cannot tell these for all backends.
 """
 
 from __future__ import annotations
@@ -9,13 +10,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from transferapp.errors import ResourceError
 
 if TYPE_CHECKING:
     import keras
@@ -93,36 +90,6 @@ def _capability(told: Any) -> tuple[int, int] | None:
 def keras_has_accelerator() -> bool:
     """Whether Keras' backend sees a GPU or TPU. Imports Keras only where the machine shows a sign of one."""
     return bool(accelerator_devices())
-
-
-def data_parallel(devices: Sequence[str]) -> AbstractContextManager[Any]:
-    """The backend's own way to train one model on several devices, each of which takes a share of every batch.
-
-    Args:
-        devices: At least two of Keras' names, such as `gpu:0`.
-
-    Returns:
-        A context: models built within have their variables on every device.
-
-    Raises:
-        ResourceError: Keras runs on a backend for which there is none.
-    """
-    import keras
-
-    strategy: Any
-    if keras_backend() == "tensorflow":
-        import tensorflow as tf
-
-        strategy = tf.distribute.MirroredStrategy([device.upper() for device in devices])
-    elif keras_backend() == "jax":
-        strategy = keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)
-    else:
-        raise ResourceError(
-            f"Training on {len(devices)} devices is not to be had from Keras on {keras_backend()}",
-            hint="Unset KERAS_BACKEND, or show it one device only",
-        )
-    scope: AbstractContextManager[Any] = strategy.scope()
-    return scope
 
 
 def keras_backend() -> str:

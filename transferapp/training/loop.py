@@ -92,7 +92,7 @@ def train(
     Args:
         model: Gives logits of shape (batch, num_classes).
         make_batches: Makes the training data for a batch size.
-        validation: What `parallel.predicted` takes: the validation images, in order.
+        validation: A `PyDataset` of the validation images, in order.
         val_labels: int, shape (n,).
         settings: How to train.
         batch_size: Halved when memory does not suffice.

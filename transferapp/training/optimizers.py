@@ -203,24 +203,6 @@ class _PerVariable:
             this.assign_sub(variable, variable * (this.weight_decay * rate))
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
-    def _clip_gradients(self, grads: Sequence[Any]) -> Sequence[Any]:
-        """On one device. On several, Keras would clip each device's share for itself; that waits until they are added up."""
-        clipped: Sequence[Any] = grads if self._on_several_devices else super()._clip_gradients(grads)  # type: ignore[misc]
-        return clipped
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: Sequence[Any]) -> list[tuple[Any, Any]]:
-        """TensorFlow's alone: add up the gradients of all devices, and then clip that of the whole batch."""
-        pairs = list(super()._all_reduce_sum_gradients(grads_and_vars))  # type: ignore[misc]
-        if not self._on_several_devices:
-            return pairs
-        clipped = super()._clip_gradients([gradient for gradient, _ in pairs])  # type: ignore[misc]
-        return [(gradient, variable) for gradient, (_, variable) in zip(clipped, pairs, strict=True)]
-
-    @property
-    def _on_several_devices(self) -> bool:
-        """Whether a strategy of TensorFlow's shares batches out; under JAX gradients are those of the whole batch anyway."""
-        return getattr(getattr(self, "_distribution_strategy", None), "num_replicas_in_sync", 1) > 1
-
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Nothing: Keras would decay all variables at one rate; `update_step` decays each at its own."""
 

@@ -18,7 +18,6 @@ from transferapp.training.checkpoint import Generation
 from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
 from transferapp.training.image_batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
 from transferapp.training.optimizers import averaged_weights, make_optimizer
-from transferapp.training.parallel import predicted, replicas
 from transferapp.training.probe import log_softmax
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
@@ -39,7 +38,7 @@ class Session:
     Args:
         model: Gives logits of shape (batch, num_classes).
         make_batches: Makes the training data; with the settings' `soft_labels`, as `transferapp.training.mixing` gives them.
-        validation: What `parallel.predicted` takes: the validation images, in order.
+        validation: A `PyDataset` of the validation images, in order.
         settings: How to train.
         multipliers: Of the learning rate, by variable path.
         batch_size: Images in a batch.
@@ -104,7 +103,7 @@ class Session:
         """
         try:
             with original_errors(*self._watched):
-                logits = predicted(self.model, self._validation)
+                logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
@@ -179,8 +178,7 @@ def time_step(
                 for index in range(_TIMED_STEPS + 1):
                     started = time.perf_counter()
                     batch = batches[index % len(batches)]
-                    share = -(-len(batch[1]) // replicas(model))
-                    model.train_on_batch(*(part[:share] for part in batch))
+                    model.train_on_batch(*batch)
                     seconds.append((time.perf_counter() - started) / len(batch[1]))
                 return float(np.median(seconds[1:])), batch_size
             except Exception as error:
@@ -256,7 +254,7 @@ def _compile(
     model.compile(
         optimizer=optimizer,
         loss=cross_entropy(settings),
-        weighted_metrics=["accuracy"],  # what fills a batch up for several devices has no weight
+        metrics=["accuracy"],
         # XLA on the CPU is ten times slower than TensorFlow's plain graph on depthwise convolutions (measured).
         jit_compile="auto" if keras.backend.backend() == "jax" else False,
     )
@@ -270,8 +268,6 @@ def _build_metrics(model: keras.Model, settings: TrainingSettings) -> None:
     """Have the metrics' variables made now. TensorFlow traces a step a second time where the first trace has made variables,
     and a trace of a network takes longer than ten of its steps.
     """
-    if replicas(model) > 1:  # where variables have a part on every device, only a step can update them
-        return
     num_classes = model.output_shape[-1]
     labels = np.zeros((1, num_classes), np.float32) if settings.soft_labels else np.zeros(1, np.int32)
     model.compute_metrics(None, labels, np.zeros((1, num_classes), np.float32))
@@ -282,7 +278,7 @@ def cross_entropy(settings: TrainingSettings) -> Any:
     """Cross-entropy of logits with class indices or, where the settings have `soft_labels`, with probabilities.
 
     Each image is weighed by its class; what is mixed from two counts with the weight of each for its share. The weights are
-    in the loss and not in the data, so that metrics stay without them, and what pads a batch keeps its own.
+    in the loss and not in the data, so that metrics stay without them.
     """
     smoothing = settings.label_smoothing
     if not settings.class_weights:

@@ -25,7 +25,7 @@ from transferapp.recipes.fit.measure import Measurement, Workshop
 from transferapp.recipes.fit.resume import RunFolder
 from transferapp.recipes.fit.solve import Solved
 from transferapp.recipes.fit.starts import blank_head, random_weights, solved_head
-from transferapp.system.hardware import detect, distributed
+from transferapp.system.hardware import detect
 from transferapp.system.progress import Progress
 from transferapp.training.diagnosis import Curves, Finding, diagnose
 from transferapp.training.finder import STEPS
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import keras
 
     from transferapp.training.loop import Trained
-    from transferapp.training.parallel import Prepared
     from transferapp.training.tail import Tail
 
 MAX_FOUND_RATE = 1e-2
@@ -221,7 +220,7 @@ class Bench:
 
     def _attempt(self, contender: Contender, proposal: Proposal, seconds: float) -> Entry:
         from transferapp.training.loop import train
-        from transferapp.training.parallel import prepare
+        from transferapp.training.mixed_precision import in_precision
 
         started = time.perf_counter()
         plan = f"{proposal.key}/plan"
@@ -241,32 +240,30 @@ class Bench:
             reason = _too_little_time(outlook.epochs, least, steps)
             return Entry(contender.because(reason), no_time=True)
         feed = subject.feed(outlook.views)
-        with distributed(self._hardware):
-            ready = prepare(
-                subject.tail.model, self._softened(feed.make_batches), multipliers, self._hardware, feed.validation
+        model, multipliers = in_precision(subject.tail.model, multipliers, self._hardware.dtype_policy)
+        make_batches = self._softened(feed.make_batches)
+        rate, found = self._rate(proposal, subject, model, make_batches, multipliers, batch_size)
+        contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * subject.ratio)
+        spent = time.perf_counter() - started
+        limit = self._limit(proposal, seconds - spent)
+        if limit <= 0:
+            reason = "left out: what comes before its first epoch took all the time there was"
+            return Entry(replace(contender, seconds=spent).because(reason), no_time=True)
+        settings = subject.settings(outlook.epochs, rate)
+        with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
+            trained = train(
+                model,
+                make_batches,
+                feed.validation,
+                self._val.labels,
+                settings,
+                batch_size=batch_size,
+                multipliers=multipliers,
+                checkpoints=self._run.checkpoints(proposal.key),
+                seconds=limit,
+                on_start=advance,
+                on_epoch=lambda epoch: advance(epoch.epoch),
             )
-            rate, found = self._rate(proposal, subject, ready, batch_size)
-            contender = replace(contender, learning_rate=rate, backbone_learning_rate=rate * subject.ratio)
-            spent = time.perf_counter() - started
-            limit = self._limit(proposal, seconds - spent)
-            if limit <= 0:
-                reason = "left out: what comes before its first epoch took all the time there was"
-                return Entry(replace(contender, seconds=spent).because(reason), no_time=True)
-            settings = subject.settings(outlook.epochs, rate)
-            with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
-                trained = train(
-                    ready.model,
-                    ready.make_batches,
-                    ready.validation,
-                    self._val.labels,
-                    settings,
-                    batch_size=batch_size,
-                    multipliers=ready.multipliers,
-                    checkpoints=self._run.checkpoints(proposal.key),
-                    seconds=limit,
-                    on_start=advance,
-                    on_epoch=lambda epoch: advance(epoch.epoch),
-                )
         if proposal.head_only:
             self._start_from(subject.head, proposal, trained)
         contender = replace(
@@ -387,20 +384,19 @@ class Bench:
         return Outlook(decided["epochs"], decided["views"]), decided["batch_size"]
 
     def _timed(self, subject: _Subject, multipliers: dict[str, float], seconds: float) -> tuple[Outlook, int]:
-        from transferapp.training.parallel import prepare
+        from transferapp.training.mixed_precision import in_precision
         from transferapp.training.session import time_step
 
         config, started = self._config, time.perf_counter()
         sample = subject.sample()
-        with distributed(self._hardware):
-            ready = prepare(subject.tail.model, self._softened(sample.make_batches), multipliers, self._hardware)
-            step, batch_size = time_step(
-                ready.model,
-                ready.make_batches,
-                subject.settings(subject.epochs, subject.rate),
-                multipliers=ready.multipliers,
-                batch_size=subject.batch_size,
-            )
+        model, multipliers = in_precision(subject.tail.model, multipliers, self._hardware.dtype_policy)
+        step, batch_size = time_step(
+            model,
+            self._softened(sample.make_batches),
+            subject.settings(subject.epochs, subject.rate),
+            multipliers=multipliers,
+            batch_size=subject.batch_size,
+        )
         passes = 2 if config.average else 1  # raw and averaged weights are both judged
         cost = Cost(
             epoch=step * (len(self._train) + _FORWARD * passes * len(self._val)) + subject.idle,
@@ -418,7 +414,15 @@ class Bench:
         decided = self._run.decide(f"{proposal.key}/limit", limit if math.isfinite(limit) else None)
         return math.inf if decided is None else float(decided)
 
-    def _rate(self, proposal: Proposal, subject: _Subject, ready: Prepared, batch_size: int) -> tuple[float, str]:
+    def _rate(
+        self,
+        proposal: Proposal,
+        subject: _Subject,
+        model: keras.Model,
+        make_batches: MakeBatches,
+        multipliers: dict[str, float],
+        batch_size: int,
+    ) -> tuple[float, str]:
         """The head's learning rate, and how it was found, where it was: decided once a run."""
         if self._config.learning_rate != "find":
             return subject.rate, ""
@@ -428,10 +432,10 @@ class Bench:
 
             with self._progress.task(f"{proposal.name}: looking for a learning rate", 0):
                 found = suggest_rate(
-                    ready.model,
-                    ready.make_batches,
+                    model,
+                    make_batches,
                     subject.settings(subject.epochs, subject.rate),
-                    multipliers=ready.multipliers,
+                    multipliers=multipliers,
                     batch_size=batch_size,
                 )
             rate = min(found.suggestion, MAX_FOUND_RATE)

@@ -197,10 +197,7 @@ def _hardware(config: FitConfig) -> str:
     """What the state of an unfinished run is bound to: a loss-scaling optimizer has more variables than another, and every way
     to compute rounds otherwise."""
     hardware = detect(config.training_precision)
-    return (
-        f"{hardware.count} {hardware.kind}, {hardware.dtype_policy}, 1 x 1 {hardware.pointwise}, Keras on "
-        f"{configured_backend()}"
-    )
+    return f"{hardware.kind}, {hardware.dtype_policy}, 1 x 1 {hardware.pointwise}, Keras on {configured_backend()}"
 
 
 def choose_augmentation(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
