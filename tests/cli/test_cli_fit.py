@@ -123,7 +123,7 @@ def test_plan_prints_the_decision_and_trains_nothing(fit: Fitted, tmp_path: Path
     assert 0 < document["divergence"] < 1.5
     assert (document["num_images"], document["num_classes"]) == (27, 3)
     assert document["cut"] in {stage["stage"] for stage in document["candidates"][0]["stages"]}
-    assert all(isinstance(reason, str) for reason in document["reasons"])
+    assert all(reason.keys() == {"topic", "text", "values"} for reason in document["reasons"])
     assert list(tmp_path.iterdir()) == []
     manifest = read_bundle(fit.bundle).manifest
     assert document["reasons"] == manifest["plan"]["reasons"], "a fit follows the plan"
@@ -135,7 +135,7 @@ def test_plan_obeys_what_a_person_insists_on(fit: Fitted) -> None:
     assert document["quadrant"] == "large + similar"
     assert document["tuned"] == "last stages"
     assert document["backbone_learning_rate"] <= document["head_learning_rate"] / 10
-    assert any("--size" in reason for reason in document["reasons"])
+    assert any(reason["values"].get("override") == "large" for reason in document["reasons"])
 
 
 def in_source(**changes: str) -> dict[str, str]:

@@ -139,14 +139,14 @@ def leaks(**changes: Any) -> dict[str, Any]:
 def test_the_report_says_which_test_images_were_learned_from_and_the_figure_without_them() -> None:
     manifest = make_manifest(leaks=leaks())
     manifest["data"]["findings"] = findings()
-    manifest["class_weights"] = {"reason": "set by --class-weights none"}
+    manifest["class_weights"] = {"reason": {"topic": "classes", "text": "set by --class-weights none", "values": {}}}
     words = Page(render_report(manifest, samples=[], mistakes=[], copies={})).words()
     assert "Some of the test images were learned from, or nearly" in words
     assert "2 of 5 test images are among the training and validation images too: 1 byte for byte, 1 as near" in words
     assert "Without these: accuracy 0.667, 2 of 3 images right, 95 % interval 0.21 to 0.94." in words
     assert "that it had never seen" not in words
     assert "test images." in words
-    assert "Classes in training: set by --class-weights none." in words
+    assert "set by --class-weights none" in words
     assert "2 near copies, 2 labels" in words
     assert "Mean recall" in words
 

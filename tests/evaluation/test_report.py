@@ -19,6 +19,7 @@ from transferapp.evaluation import charts, pages, report
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.evaluation.pages import Thumbnail, thumbnail
 from transferapp.evaluation.report import render_report
+from transferapp.policy.reasons import Reason
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -80,6 +81,10 @@ class Page(HTMLParser):
 
     def words(self) -> str:
         return " ".join(self.text.split())
+
+
+def reason(topic: str, text: str) -> dict[str, Any]:
+    return Reason(topic, text).to_json()
 
 
 def metrics_of(labels: Sequence[int], predicted: Sequence[int], class_names: Sequence[str]) -> Metrics:
@@ -158,8 +163,8 @@ def make_manifest(class_names: Sequence[str] = ("ant", "bee", "wasp"), **changes
             "head_learning_rate": None,
             "backbone_learning_rate": 0.0,
             "epochs": 0,
-            "reasons": ["size: few images: small", "cut: top, the last stage", "a reason without a label"],
-            "would_change": ["more training images would make the set large"],
+            "reasons": [reason("size", "few images: small"), reason("cut", "top, the last stage")],
+            "would_change": [reason("size", "More training images would make the set large.")],
         },
         "candidates": [
             candidate("efficientnet_lite0", 0.933, 30.0, chosen=True),
@@ -250,7 +255,7 @@ def test_hostile_names_stay_text(name: str) -> None:
         "ignored": [{"name": name, "code": name, "reason": name}],
         "given_splits": [name],
     }
-    manifest["plan"] = {**manifest["plan"], "reasons": [f"cut: {name}", name], "would_change": [name]}
+    manifest["plan"] = {**manifest["plan"], "reasons": [reason("cut", name)], "would_change": [reason("size", name)]}
     manifest["config"] = {**manifest["config"], "data": name, name: name}
     shown = Thumbnail(name, 'data:image/jpeg;base64,"><script>', name, name, 0.5)
     document = page(manifest, [shown], [shown])

@@ -6,24 +6,14 @@ from typing import Any
 
 import pytest
 
-from transferapp.evaluation.wording import backbone_reason, labeled
+from transferapp.evaluation.wording import backbone_reason, by_topic
 
 
-def test_reasons_stand_under_their_labels_in_order() -> None:
-    reasons = ["size: 3: small", "similarity: D = 0.2", "similarity: second opinion: none", "cut: top", "size: by hand"]
-    assert labeled(reasons) == [
-        ("size", ["3: small"]),
-        ("similarity", ["D = 0.2", "second opinion: none"]),
-        ("cut", ["top"]),
-        ("size", ["by hand"]),
-    ]
-
-
-def test_what_has_no_label_has_an_empty_one() -> None:
-    assert labeled(["no label here", "a very long clause that is no label: and more"]) == [
-        ("", ["no label here", "a very long clause that is no label: and more"])
-    ]
-    assert labeled([]) == []
+def test_neighboring_reasons_are_grouped_by_topic() -> None:
+    topics = ["size", "similarity", "similarity", "cut", "size"]
+    reasons = [{"topic": topic, "text": str(index)} for index, topic in enumerate(topics)]
+    assert by_topic(reasons) == [("size", ["0"]), ("similarity", ["1", "2"]), ("cut", ["3"]), ("size", ["4"])]
+    assert by_topic([]) == []
 
 
 def candidate(name: str, accuracy: float, milliseconds: float, *, chosen: bool = False) -> dict[str, Any]:

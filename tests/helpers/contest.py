@@ -26,7 +26,8 @@ from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.input_size import choose_input_size
-from transferapp.policy.plan import make_plan
+from transferapp.policy.plan import FineTuning, NewHead, Overrides, make_plan
+from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
 from transferapp.policy.size import measure_size
 from transferapp.recipes.fit.class_weighting import Weighting
@@ -116,21 +117,19 @@ def ring(root: Path, **changes: Any) -> Ring:
         StageScore(stage.name, v.accuracy, v.loss, 0.0, 0.05)
         for stage, v in zip(trunk.stages, validations, strict=True)
     )
+    head = NewHead(config.trained_head, config.new_head_learning_rate)
     plan = make_plan(
         measure_size(train.counts()),
         judge_similarity(0.9, scores),
         scores,
-        num_classes=len(CLASSES),
         backbone=spec.name,
-        size_override=None if config.size == "auto" else config.size,
-        tune=config.tune,
-        epochs=config.epochs,
-        head="" if config.scratch else config.trained_head,
-        new_head_rate=config.new_head_learning_rate,
+        overrides=Overrides(size=config.size, tune=config.tune),
+        tuning=FineTuning(epochs=config.epochs),
+        head=head if config.trained_head and not config.scratch else None,
     )
     chosen = Candidate(spec, trunk, store, choose_input_size((), TINY_SIZE), validations, scores, plan, 1.0)
     at_cut = validations[chosen.cut.index]
-    weighting = Weighting(None, WeightsFinding("none", "not asked"), at_cut, 1.0)
+    weighting = Weighting(None, WeightsFinding("none", Reason("classes", "not asked")), at_cut, 1.0)
     measurement = Measurement(dataset, (chosen,), chosen, summarize(dataset), weighting)
     choice = ViewChoice(0, validations[chosen.cut.index], (), "")
     return Ring(config, measurement, solve(measurement, choice, config, Silent()), shop)

@@ -6,38 +6,38 @@ import math
 
 import pytest
 
-from transferapp.policy.budget import Cost, Outlook, affordable, least_epochs, usual_batch_size, usual_epochs
+from transferapp.policy.budget import Affordable, Cost, affordable, least_epochs, usual_batch_size, usual_epochs
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (math.inf, Outlook(8, 8)),
-        (96.0, Outlook(8, 8)),  # 8 views of 10 s, 8 epochs of 2 s
-        (95.9, Outlook(7, 7)),
-        (36.0, Outlook(3, 3)),
-        (12.0, Outlook(1, 1)),
-        (11.9, Outlook(0, 0)),
-        (0.0, Outlook(0, 0)),
-        (-5.0, Outlook(0, 0)),
+        (math.inf, Affordable(8, 8)),
+        (96.0, Affordable(8, 8)),  # 8 views of 10 s, 8 epochs of 2 s
+        (95.9, Affordable(7, 7)),
+        (36.0, Affordable(3, 3)),
+        (12.0, Affordable(1, 1)),
+        (11.9, Affordable(0, 0)),
+        (0.0, Affordable(0, 0)),
+        (-5.0, Affordable(0, 0)),
     ],
 )
-def test_each_epoch_brings_a_view_of_its_own(seconds: float, expected: Outlook) -> None:
+def test_each_epoch_brings_a_view_of_its_own(seconds: float, expected: Affordable) -> None:
     assert affordable(Cost(epoch=2.0, view=10.0), seconds, 8, 8) == expected
 
 
 def test_views_are_seen_again_when_there_are_no_more() -> None:
     cost = Cost(epoch=1.0, view=10.0)
-    assert affordable(cost, 100.0, 60, 8) == Outlook(20, 8)
-    assert affordable(cost, 1000.0, 60, 8) == Outlook(60, 8)
+    assert affordable(cost, 100.0, 60, 8) == Affordable(20, 8)
+    assert affordable(cost, 1000.0, 60, 8) == Affordable(60, 8)
 
 
 def test_without_a_trunk_there_are_no_views() -> None:
-    assert affordable(Cost(epoch=10.0), 45.0, 8, 0) == Outlook(4, 0)
+    assert affordable(Cost(epoch=10.0), 45.0, 8, 0) == Affordable(4, 0)
 
 
 def test_what_is_spent_in_any_case_comes_first() -> None:
-    assert affordable(Cost(epoch=10.0, fixed=20.0), 45.0, 8, 0) == Outlook(2, 0)
+    assert affordable(Cost(epoch=10.0, fixed=20.0), 45.0, 8, 0) == Affordable(2, 0)
 
 
 @pytest.mark.parametrize(

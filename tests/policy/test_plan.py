@@ -1,4 +1,4 @@
-"""The four quadrants, the cut in each, and the sentences that explain them."""
+"""The four quadrants, the cut in each, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from transferapp.policy.plan import (
     BACKBONE_LEARNING_RATE,
     HEAD_LEARNING_RATE,
     TIE,
+    FineTuning,
+    NewHead,
+    Overrides,
     Plan,
     choose_stage,
     make_plan,
 )
+from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
 from transferapp.policy.size import measure_size
 
@@ -37,15 +41,16 @@ TOP_WINS = stages(0.5, 0.7, 0.9)
 MIDDLE_WINS = stages(0.5, 0.9, 0.8)
 
 
-def plan(counts: list[int], divergence: float, scores: list[StageScore], **overrides: Any) -> Plan:
+def plan(counts: list[int], divergence: float, scores: list[StageScore], **options: Any) -> Plan:
     return make_plan(
-        measure_size(counts),
-        judge_similarity(divergence, scores),
-        scores,
-        num_classes=len(counts),
-        backbone="efficientnet_lite0",
-        **overrides,
+        measure_size(counts), judge_similarity(divergence, scores), scores, backbone="efficientnet_lite0", **options
     )
+
+
+def reason_about(decided: Plan, topic: str) -> Reason:
+    """The only reason on a topic."""
+    (reason,) = (reason for reason in decided.reasons if reason.topic == topic)
+    return reason
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_each_quadrant_cuts_and_tunes_as_the_lecture_says(
 ) -> None:
     decided = plan(counts, divergence, scores)
     assert (decided.quadrant, decided.cut, decided.tuned) == (quadrant, cut, tuned)
-    assert any(quadrant in reason for reason in decided.reasons)
+    assert " + ".join(map(str, reason_about(decided, "rule").values.values())) == quadrant
     if "small" in quadrant:
         assert decided.head_learning_rate is None
         assert (decided.backbone_learning_rate, decided.epochs) == (0.0, 0)
@@ -98,109 +103,94 @@ def test_the_best_stage_wins_and_among_equals_the_earliest(accuracies: tuple[flo
 
 
 @pytest.mark.parametrize(
-    ("size", "similarity"), list(itertools.product([None, "small", "large"], [None, "similar", "different"]))
+    ("size", "similarity"), list(itertools.product(["auto", "small", "large"], ["auto", "similar", "different"]))
 )
-def test_the_person_overrules_the_measurement_and_the_card_says_so(size: str | None, similarity: str | None) -> None:
-    decided = plan(SMALL, 0.2, TOP_WINS, size_override=size, similarity_override=similarity)  # type: ignore[arg-type]
-    assert decided.size == (size or "small")
-    assert decided.similarity == (similarity or "similar")
-    told = [reason for reason in decided.reasons if "against the measurement" in reason]
-    assert len(told) == (size == "large") + (similarity == "different")
-    undone = [note for note in decided.would_change if "leaving out" in note]
-    assert len(undone) == len(told)
-    if size == "large":
-        assert "leaving out --size large would make it small, as measured" in undone
-    if similarity == "different":
-        assert "leaving out --similarity different would make it similar, as measured" in undone
+def test_the_user_overrules_the_measurement_and_the_reasons_carry_it(size: str, similarity: str) -> None:
+    decided = plan(SMALL, 0.2, TOP_WINS, overrides=Overrides(size, similarity))
+    assert decided.size == (size if size != "auto" else "small")
+    assert decided.similarity == (similarity if similarity != "auto" else "similar")
+    expected = [
+        (topic, {"measured": measured, "override": override})
+        for topic, measured, override in (("size", "small", size), ("similarity", "similar", similarity))
+        if override not in ("auto", measured)
+    ]
+    for reasons in (decided.reasons, decided.would_change):
+        assert [(r.topic, dict(r.values)) for r in reasons if "override" in r.values] == expected
 
 
 def test_reasons_follow_the_argument_and_carry_numbers_and_thresholds() -> None:
     decided = plan(SMALL, 0.24, stages(0.5, 0.7, 0.94))
-    assert [reason.split(":")[0] for reason in decided.reasons] == [
-        "size",
-        "similarity",
-        "similarity",
-        "rule",
-        "cut",
-        "rate",
-    ]
-    for reason, needed in zip(
-        decided.reasons,
-        [("120", "40", "1,000"), ("0.24", "0.55"), ("0.940",), ("small + similar",), ("top", "0.940"), ("L-BFGS",)],
-        strict=True,
+    assert [reason.topic for reason in decided.reasons] == ["size", "similarity", "similarity", "rule", "cut", "rate"]
+    size, divergence, compared, _, cut, _ = (reason.values for reason in decided.reasons)
+    assert (size["num_images"], size["median_per_class"], size["large_total"]) == (120, 40, 1_000)
+    assert (divergence["divergence"], divergence["similar_below"]) == (0.24, 0.55)
+    assert compared["accuracy"] == 0.94
+    assert cut == {"stage": "top", "accuracy": 0.94}
+    rate = reason_about(plan(LARGE, 0.8, TOP_WINS), "rate").values
+    assert (rate["head_rate"], rate["backbone_rate"]) == (1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("find_rate", [False, True])
+def test_every_sentence_of_a_reason_begins_with_a_word_and_ends_with_a_period(find_rate: bool) -> None:
+    head = NewHead("hidden layers of 64")
+    for counts, divergence, scores, options in itertools.product(
+        (SMALL, LARGE, [10] * 200),
+        (0.2, 0.8),
+        (TOP_WINS, MIDDLE_WINS, stages(0.9)),
+        ({}, {"head": head}, {"overrides": Overrides("large", "similar", "all")}),
     ):
-        assert all(text in reason for text in needed), reason
-    large = plan(LARGE, 0.8, TOP_WINS)
-    assert "new classifier 0.001, backbone 0.0001" in large.reasons[-1]
+        decided = plan(counts, divergence, scores, tuning=FineTuning(find_rate=find_rate), **options)
+        for reason in (*decided.reasons, *decided.would_change):
+            assert reason.topic
+            assert reason.text.endswith("."), reason
+            assert "  " not in reason.text
 
 
-def test_from_scratch_nothing_is_said_of_what_was_pretrained() -> None:
-    decided = plan(SMALL, 0.24, TOP_WINS, tune="all", from_scratch=True, rates=(1e-3, 1e-3))
-    tune, tuning, rate = decided.reasons[-3:]
-    assert tune == "tune: all of the network, for --scratch begins with random weights, whatever the rule says"
-    assert tuning == "tuning: whole network, from random weights; it ships, whatever it is worth"
-    assert rate == "rate: 0.001 for the classifier and the backbone alike; up to 8 epochs in batches of 64"
+def test_from_scratch_both_rates_are_the_same_and_nothing_is_pretrained() -> None:
+    tuning = FineTuning(1e-3, 1e-3, from_scratch=True)
+    decided = plan(SMALL, 0.24, TOP_WINS, overrides=Overrides(tune="all"), tuning=tuning)
+    assert [reason.topic for reason in decided.reasons[-3:]] == ["tune", "fine-tuning", "rate"]
+    assert "pretrained" not in " ".join(reason.text for reason in decided.reasons[-3:])
     assert decided.backbone_learning_rate == decided.head_learning_rate == 1e-3
-    assert decided.method == "all of the network, from random weights"
 
 
-def test_a_reason_that_is_not_the_persons_stands_in_for_theirs() -> None:
-    decided = plan(LARGE, 0.24, TOP_WINS, tune="none", tune_reason="nothing, for want of something")
-    assert decided.reasons[-2] == "tune: nothing, for want of something"
-    assert decided.reasons[-1].startswith("rate: none to choose")
-    assert (decided.tuned, decided.proposals) == ("none", ())
-
-
-@pytest.mark.parametrize(
-    ("scores", "text"),
-    [
-        (stages(0.5, 0.7, 0.9), "block2, the best earlier one, is 20.0 ± 1.0 points behind"),
-        (stages(0.5, 0.89, 0.9, standard_error=0.02), "1.0 ± 2.0 points behind, a tie by one standard error"),
-        (stages(0.5, 0.93, 0.9, standard_error=0.02), "block2: 0.930 cross-validated, +3.0 ± 2.0 points against"),
-        (stages(0.9), "top, the only stage"),
-    ],
-)
-def test_the_cut_of_a_different_set_is_explained_by_what_the_probes_found(scores: list[StageScore], text: str) -> None:
-    (reason,) = (reason for reason in plan(SMALL, 0.8, scores).reasons if reason.startswith("cut:"))
-    assert text in reason
+def test_a_reason_that_is_not_the_users_replaces_theirs() -> None:
+    overrides = Overrides(tune="none", tune_reason="Nothing is fine-tuned.")
+    decided = plan(LARGE, 0.24, TOP_WINS, overrides=overrides)
+    assert reason_about(decided, "tune").text == "Nothing is fine-tuned."
+    assert decided.reasons[-1].topic == "rate"
+    assert (decided.tuned, decided.proposals, decided.epochs) == ("none", (), 0)
 
 
 @pytest.mark.parametrize(
-    ("divergence", "scores", "told", "untold"),
+    ("scores", "values"),
     [
-        (0.2, TOP_WINS, ["D from 0.55 would make it different (D is 0.20)", "an earlier stage beating the last"], []),
-        (0.8, TOP_WINS, ["D below 0.55 would make it similar (D is 0.80)"], ["an earlier stage"]),
-        (
-            0.2,
-            MIDDLE_WINS,
-            ["without an earlier stage that beats the last, it would be similar"],
-            ["D from", "D below"],
-        ),
-        (
-            0.8,
-            MIDDLE_WINS,
-            ["D below 0.55, and no earlier stage that beats the last, would make it similar"],
-            ["D from"],
-        ),
+        (stages(0.5, 0.7, 0.9), {"stage": "top", "runner_up": "block2", "behind": pytest.approx(0.2)}),
+        (stages(0.5, 0.93, 0.9, standard_error=0.02), {"stage": "block2", "gain_over_top": pytest.approx(0.03)}),
+        (stages(0.9), {"stage": "top"}),
     ],
 )
-def test_what_would_change_the_similarity_is_what_decided_it(
-    divergence: float, scores: list[StageScore], told: list[str], untold: list[str]
+def test_the_cut_of_a_different_set_is_explained_by_the_stages(
+    scores: list[StageScore], values: dict[str, object]
 ) -> None:
-    notes = "\n".join(plan(SMALL, divergence, scores).would_change)
-    assert all(text in notes for text in told)
-    assert not any(text in notes for text in untold)
-    assert "not photographic style" in notes
+    found = reason_about(plan(SMALL, 0.8, scores), "cut").values
+    assert {name: found[name] for name in values} == values
 
 
-def test_what_would_change_the_size_is_how_far_the_border_is() -> None:
-    def first(counts: list[int]) -> str:
-        return plan(counts, 0.2, TOP_WINS).would_change[0]
+@pytest.mark.parametrize(
+    ("divergence", "scores", "count"), [(0.2, TOP_WINS, 3), (0.8, TOP_WINS, 2), (0.2, MIDDLE_WINS, 2)]
+)
+def test_conditions_that_would_change_the_similarity(divergence: float, scores: list[StageScore], count: int) -> None:
+    notes = [note for note in plan(SMALL, divergence, scores).would_change if note.topic == "similarity"]
+    assert len(notes) == count
+    assert notes[0].values == {"divergence": divergence, "similar_below": 0.55}
 
-    assert first(SMALL).startswith("880 more training images would make the set large")
-    assert first([10] * 3).startswith("970 more training images and 30 in the median class would make")
-    assert first([10] * 200).startswith("30 in the median class would make the set large")
-    assert "fewer than 1,000 training images, or 30 in the median class, would freeze" in first(LARGE)
+
+@pytest.mark.parametrize(("counts", "missing"), [(SMALL, 880), ([10] * 3, 970), ([10] * 200, 0)])
+def test_conditions_that_would_change_the_size(counts: list[int], missing: int) -> None:
+    note = plan(counts, 0.2, TOP_WINS).would_change[0]
+    assert (note.topic, note.values["missing_images"]) == ("size", missing)
+    assert (f"{missing} more" in note.text) == bool(missing)
 
 
 def test_the_plan_is_an_object_of_plain_json() -> None:
@@ -218,4 +208,5 @@ def test_the_plan_is_an_object_of_plain_json() -> None:
     }
     assert document["quadrant"] == "small + similar"
     assert document["backbone"] == "efficientnet_lite0"
-    assert all(isinstance(reason, str) and reason for reason in document["reasons"] + document["would_change"])
+    for reason in document["reasons"] + document["would_change"]:
+        assert reason.keys() == {"topic", "text", "values"}

@@ -143,9 +143,9 @@ def test_the_border_of_d(divergence: float, similarity: str) -> None:
     finding = judge_similarity(divergence, [score("block3", 0.8, -0.1), TOP])
     assert finding.similarity == similarity
     assert finding.divergence == divergence
-    assert f"D = {divergence:.2f}" in finding.reasons[0]
-    assert "0.55" in finding.reasons[0]
-    assert "no earlier stage does better than the last (0.900" in finding.reasons[1]
+    assert [reason.topic for reason in finding.reasons] == ["similarity", "similarity"]
+    assert finding.reasons[0].values == {"divergence": divergence, "similar_below": SIMILAR_BELOW}
+    assert (finding.reasons[1].values["best_stage"], finding.reasons[1].values["accuracy"]) == ("top", 0.9)
 
 
 def test_the_threshold_is_that_of_the_design() -> None:
@@ -156,9 +156,12 @@ def test_an_earlier_stage_ahead_by_more_than_one_standard_error_overrules_a_low_
     finding = judge_similarity(0.2, [score("block3", 0.93, 0.03, 0.02), TOP])
     assert finding.similarity == "different"
     assert finding.earlier_stage_wins
-    assert finding.reasons[1] == (
-        "second opinion: a probe on block3 beats the last stage by +3.0 ± 2.0 points, more than one standard error"
-    )
+    assert finding.reasons[1].values == {
+        "best_stage": "block3",
+        "accuracy": 0.93,
+        "gain_over_top": 0.03,
+        "standard_error": 0.02,
+    }
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.01, 0.02])
@@ -166,7 +169,7 @@ def test_an_earlier_stage_within_one_standard_error_is_a_tie(gain: float) -> Non
     finding = judge_similarity(0.2, [score("block3", 0.9 + gain, gain, 0.02), TOP])
     assert finding.similarity == "similar"
     assert not finding.earlier_stage_wins
-    assert "a tie" in finding.reasons[1]
+    assert finding.reasons[1].values["gain_over_top"] == gain
 
 
 def test_one_image_more_is_never_more_than_one_standard_error_whatever_the_rounding() -> None:
@@ -179,5 +182,5 @@ def test_one_image_more_is_never_more_than_one_standard_error_whatever_the_round
 
 def test_the_earliest_of_equal_stages_speaks_and_a_single_stage_has_no_second_opinion() -> None:
     tied = judge_similarity(0.2, [score("block2", 0.95, 0.05), score("block3", 0.95, 0.05), TOP])
-    assert "a probe on block2" in tied.reasons[1]
+    assert tied.reasons[1].values["best_stage"] == "block2"
     assert judge_similarity(0.2, [TOP]).similarity == "similar"

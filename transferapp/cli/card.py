@@ -25,7 +25,7 @@ from transferapp.cli.layout import grid, page_console, show
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
 from transferapp.evaluation.charts import percent
-from transferapp.evaluation.wording import backbone_reason, data_sentences, labeled, leak_sentences
+from transferapp.evaluation.wording import backbone_reason, by_topic, data_sentences, leak_sentences
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
@@ -69,7 +69,7 @@ def show_card(
         "",
         *([contest(contenders), ""] if contenders else []),
         Text("What would change this", style="bold"),
-        grid([("·", Text(printable(note))) for note in plan["would_change"]], style=""),
+        grid([("·", Text(printable(note["text"]))) for note in plan["would_change"]], style=""),
         "",
         Text("The words", style="bold"),
         grid([(word, Text(meaning, style="dim")) for word, meaning in _WORDS], style="dim"),
@@ -96,7 +96,7 @@ def _argument(
 ) -> list[tuple[str, RenderableType]]:
     """The reasons in the order of the argument, and what is done because of them."""
     rows: list[tuple[str, RenderableType]] = []
-    for label, sentences in labeled(plan["reasons"]):
+    for label, sentences in by_topic(plan["reasons"]):
         rows += [(label if first else "", Text(printable(s))) for first, s in _first(sentences)]
     if len(candidates) > 1:
         rows.append(("backbone", Text(printable(f"{plan['backbone']}. {backbone_reason(candidates)}"))))
@@ -115,7 +115,7 @@ def _data_rows(
         ("data" if first else "", Text(printable(sentence))) for first, sentence in _first(sentences)
     ]
     if class_weights:
-        rows.append(("classes", Text(printable(class_weights["reason"]))))
+        rows.append(("classes", Text(printable(class_weights["reason"]["text"]))))
     return rows
 
 

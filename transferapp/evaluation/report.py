@@ -21,7 +21,7 @@ from transferapp.evaluation import charts
 from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
 from transferapp.evaluation.scatter import search_chart
-from transferapp.evaluation.wording import backbone_reason, labeled, leak_sentences, search_sentences
+from transferapp.evaluation.wording import backbone_reason, by_topic, leak_sentences, search_sentences
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -100,7 +100,7 @@ def render_report(
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),
-        reasons=labeled(manifest["plan"]["reasons"]),
+        reasons=by_topic(manifest["plan"]["reasons"]),
         backbone_reason=backbone_reason(manifest["candidates"]),
         contest=_contest(manifest.get("contenders") or (), manifest["config"]),
         search_plot=_search_plot(manifest.get("search")),

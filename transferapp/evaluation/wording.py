@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transferapp.evaluation import charts
 
-_LONGEST_LABEL = 20
 
+def by_topic(reasons: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Group the texts of neighboring reasons by topic, in order.
 
-def labeled(reasons: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Reasons such as `cut: top, the last stage` by their labels, in order; what has no label has an empty one."""
-    groups: list[tuple[str, list[str]]] = []
-    for reason in reasons:
-        label, colon, sentence = reason.partition(": ")
-        if not colon or len(label) > _LONGEST_LABEL:
-            label, sentence = "", reason
-        if groups and groups[-1][0] == label:
-            groups[-1][1].append(sentence)
-        else:
-            groups.append((label, [sentence]))
-    return groups
+    Args:
+        reasons: From `Reason.to_json`.
+    """
+    groups = itertools.groupby(reasons, key=lambda reason: reason["topic"])
+    return [(topic, [reason["text"] for reason in group]) for topic, group in groups]
 
 
 SURER_WITHIN = 0.005

@@ -1,1 +1,1 @@
-"""The decision: how large the data are, how similar to ImageNet, and what follows. Pure functions with named thresholds."""
+"""Decisions as pure functions with named thresholds: size, similarity, cut, fine-tuning, time budget."""

@@ -1,4 +1,4 @@
-"""Should small classes count as much as large ones in training? Only where cross-validation says that it pays."""
+"""Class weights: equal influence of small and large classes in training, where cross-validation shows a gain."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from transferapp.policy.reasons import Reason
+
 CLASS_WEIGHT_CHOICES = ("auto", "none", "balanced")
 
 WORTH_TRYING = 1.5
-"""Largest class over the smallest from which weights are tried: below, they change next to nothing."""
+"""Ratio of the largest class to the smallest from which weights are tried: below it, they change next to nothing."""
 
 Kind = Literal["none", "balanced"]
 
@@ -21,15 +23,15 @@ class WeightsFinding:
     """Outcome of `judge_class_weights`.
 
     Attributes:
-        kind: What to train with.
-        reason: Why, in a sentence.
-        macro_gain: Balanced accuracy (mean recall of the classes) with weights, less that without; None where not tried.
-        macro_error: Its standard error, paired by image.
-        accuracy_gain, accuracy_error: The same of plain accuracy.
+        kind: Weights to train with.
+        reason: Explanation.
+        macro_gain: Gain in balanced accuracy (mean recall of the classes); None where weights were not tried.
+        macro_error: Standard error of that gain, paired by image.
+        accuracy_gain, accuracy_error: The same for plain accuracy.
     """
 
     kind: Kind
-    reason: str
+    reason: Reason
     macro_gain: float | None = None
     macro_error: float | None = None
     accuracy_gain: float | None = None
@@ -37,7 +39,7 @@ class WeightsFinding:
 
 
 def balanced_weights(counts: Sequence[int]) -> np.ndarray:
-    """A weight for each class by which all classes count the same, and the mean over all images is 1.
+    """Return a weight for each class: all classes count the same, and the mean over all images is 1.
 
     Args:
         counts: Training images of each class.
@@ -52,33 +54,38 @@ def balanced_weights(counts: Sequence[int]) -> np.ndarray:
 
 
 def imbalance(counts: Sequence[int]) -> float:
-    """The largest class over the smallest that has images; 1 where there is none."""
+    """Return the ratio of the largest class to the smallest that has images; 1 where no class has any."""
     sizes = [count for count in counts if count]
     return max(sizes) / min(sizes) if sizes else 1.0
 
 
 def judge_class_weights(labels: np.ndarray, plain: np.ndarray, balanced: np.ndarray) -> WeightsFinding:
-    """Weights are used where balanced accuracy gains more than one standard error and plain accuracy loses no more than one.
+    """Use weights where balanced accuracy gains more than one standard error and plain accuracy loses at most one.
 
     Args:
         labels: int, shape (n,).
-        plain: bool, shape (n,): whether the classifier trained without weights was right, image held out.
+        plain: bool, shape (n,): held-out predictions of the classifier trained without weights that are correct.
         balanced: The same with weights.
     """
     change = balanced.astype(np.float64) - plain.astype(np.float64)
     by_class = [change[labels == label] for label in np.unique(labels)]
     macro = float(np.mean([part.mean() for part in by_class]))
-    # Classes are independent samples: the variance of a mean of their means is the mean of theirs over their number.
+    # Classes are independent samples: the variance of the mean of their means is the mean of their variances over their number.
     macro_error = float(np.sqrt(sum(_variance_of_mean(part) for part in by_class)) / len(by_class))
     gain, error = float(change.mean()), float(np.sqrt(_variance_of_mean(change)))
-    said = (
-        f"weights by class change balanced accuracy by {100 * macro:+.1f} ± {100 * macro_error:.1f} points and plain accuracy "
-        f"by {100 * gain:+.1f} ± {100 * error:.1f}"
+    kind: Kind = "balanced" if macro > macro_error and gain >= -error else "none"
+    if kind == "balanced":
+        outcome = "so they are used"
+    elif macro <= macro_error:
+        outcome = "no gain beyond one standard error, so they are not used"
+    else:
+        outcome = "which costs too much plain accuracy, so they are not used"
+    text = (
+        f"Class weights change balanced accuracy by {100 * macro:+.1f} ± {100 * macro_error:.1f} points and plain accuracy by "
+        f"{100 * gain:+.1f} ± {100 * error:.1f} points ({len(labels):,} images, cross-validated), {outcome}."
     )
-    if macro > macro_error and gain >= -error:
-        return WeightsFinding("balanced", f"{said}: they are used", macro, macro_error, gain, error)
-    why = "no gain beyond one standard error" if macro <= macro_error else "too dear"
-    return WeightsFinding("none", f"{said}: {why}, so they are not used", macro, macro_error, gain, error)
+    values = {"macro_gain": macro, "macro_error": macro_error, "accuracy_gain": gain, "accuracy_error": error}
+    return WeightsFinding(kind, Reason("classes", text, values), macro, macro_error, gain, error)
 
 
 def _variance_of_mean(part: np.ndarray) -> float:

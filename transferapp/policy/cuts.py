@@ -1,4 +1,4 @@
-"""Which parts of a backbone the rule would tune: the cuts to try, from shallow to deep, and what each may cost. Pure."""
+"""Cuts of a backbone to fine-tune above, by the rule or by `--tune`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from transferapp.errors import UsageError
 
 INPUT = "input"
-"""The name of the cut below which there is nothing: the whole network trains."""
+"""Name of the cut below which nothing is frozen: the whole network trains."""
 
 TUNE_CHOICES = ("auto", "none", "last", "last-two", "most", "all")
 
 MIN_EPOCHS = 3
-"""Fewer passes than this are not worth starting: warm-up and the first drop of the rate take two."""
+"""Fewest epochs worth starting: warm-up and the first drop of the rate take two."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A part of the backbone to tune, or a head alone to train.
+    """A part of the backbone to fine-tune, or a head alone to train.
 
     Attributes:
-        name: For people.
-        cut: The last stage that stays frozen, or `INPUT`.
-        head_only: Whether nothing of the backbone trains: the head stands on the cut.
+        name: Name for people.
+        cut: Last stage that stays frozen, or `INPUT`.
+        head_only: Whether only a head on the cut trains and the whole backbone stays frozen.
     """
 
     name: str
@@ -32,25 +32,24 @@ class Proposal:
 
     @property
     def key(self) -> str:
-        """Tells it from all others; a file name."""
+        """Unique identifier, usable as a file name."""
         return f"head-{self.cut}" if self.head_only else self.cut
 
 
 def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto") -> tuple[Proposal, ...]:
-    """The contenders of the bake-off beside the probe.
+    """Return the fine-tuning candidates beside the linear classifier.
 
-    The lecture's rule for large sets: similar ones tune the last stages, different ones the whole network. What it leaves
-    open, how many stages, is tried from shallow to deep as far as the time budget goes.
+    The lecture's rule for large sets: similar ones fine-tune the last stages, different ones the whole network. It leaves open
+    how many stages; depths are tried from shallow to deep as far as the time budget allows.
 
     Args:
         size: `small` or `large`.
         similarity: `similar` or `different`.
-        stages: The stages' names, earliest first.
-        tune: `auto` for the rule, or one of `TUNE_CHOICES` to overrule it.
+        stages: Names of the stages, earliest first.
+        tune: One of `TUNE_CHOICES`; `auto` applies the rule.
 
     Returns:
-        Proposals, cheapest first, and in that order each is given the time that it needs; empty where only a classifier is
-        to be trained.
+        Proposals, cheapest first, which is the order in which they get time; empty where only a classifier is trained.
 
     Raises:
         UsageError: The backbone has too few stages for what is asked.
@@ -75,7 +74,7 @@ def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto
 
 
 TRAINED_HEAD = "trained head"
-"""The name of the contender whose head is trained by gradient steps, on features of the frozen backbone."""
+"""Name of the candidate whose head is trained by gradient steps on features of the frozen backbone."""
 
 _NAMES = {
     "last": "last stage",
@@ -87,11 +86,11 @@ _LAST_STAGES = {"last": 1, "last-two": 2}
 
 
 def _cut_below(name: str, stages: Sequence[str]) -> str | None:
-    """The stage below the part that is tuned; None where the backbone is too short for it."""
+    """Return the stage below the part that is fine-tuned; None where the backbone is too short for it."""
     if name == "all":
         return INPUT
     # `most` leaves the first third of the stages frozen: edges and textures, the most generic and, at the highest
-    # resolution, the dearest to train.
+    # resolution, the most expensive to train.
     tuned = _LAST_STAGES.get(name, len(stages) - max(1, len(stages) // 3))
     position = len(stages) - 1 - tuned
     return stages[position] if tuned and position >= 0 else None

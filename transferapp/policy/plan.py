@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transferapp.policy.budget import BATCH_SIZES, USUAL_EPOCHS
 from transferapp.policy.cuts import INPUT, TRAINED_HEAD, Proposal, propose
+from transferapp.policy.input_size import InputSize
+from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
 
@@ -16,15 +18,72 @@ TIE = 0.005
 
 HEAD_LEARNING_RATE = 1e-3
 BACKBONE_LEARNING_RATE = HEAD_LEARNING_RATE / 10
-"""The lecture: a pretrained layer moves at no more than a tenth of the rate of a new one."""
+"""The lecture's rule: a pretrained layer moves at no more than a tenth of the rate of a new one."""
 
 HEAD_EPOCHS = 40
-"""Passes over cached features when a head is trained from random weights: each takes a fraction of a second."""
+"""Epochs over cached features for a head with random initial weights: each takes a fraction of a second."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Decisions that the user takes instead of the rule; `auto` leaves one to the rule.
+
+    Attributes:
+        size: `auto`, `small` or `large`.
+        similarity: `auto`, `similar` or `different`.
+        tune: `auto` or another of `TUNE_CHOICES`.
+        tune_reason: Sentence that explains `tune` where the user did not set it.
+    """
+
+    size: str = "auto"
+    similarity: str = "auto"
+    tune: str = "auto"
+    tune_reason: str = ""
+
+
+RULE_DECIDES = Overrides()
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Settings of fine-tuning, where a part of the backbone trains.
+
+    Attributes:
+        head_rate: Highest learning rate of the head.
+        backbone_rate: Highest learning rate of the backbone.
+        find_rate: Whether a range test replaces these rates.
+        epochs: Most epochs.
+        batch_size: Images in a step.
+        from_scratch: Whether the backbone begins with random weights.
+    """
+
+    head_rate: float = HEAD_LEARNING_RATE
+    backbone_rate: float = BACKBONE_LEARNING_RATE
+    find_rate: bool = False
+    epochs: int = USUAL_EPOCHS
+    batch_size: int = BATCH_SIZES[-1]
+    from_scratch: bool = False
+
+
+USUAL_TUNING = FineTuning()
+
+
+@dataclass(frozen=True)
+class NewHead:
+    """A head that L-BFGS cannot solve, and that gradient steps train from random weights.
+
+    Attributes:
+        description: Its form in a few words.
+        learning_rate: Its highest learning rate.
+    """
+
+    description: str
+    learning_rate: float = HEAD_LEARNING_RATE
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, how, and why.
+    """What is trained, how, and the reasons.
 
     Attributes:
         size: `small` or `large`.
@@ -33,16 +92,16 @@ class Plan:
         num_images: Training images.
         num_classes: Classes.
         backbone: Name of the backbone.
-        cut: Stage at which the solved classifier is attached.
-        tuned: Which part of the backbone is tuned, in a word: `none`, `last stages`, `all`, or what --tune says.
-        method: What trains.
-        proposals: What is trained and compared with it: a head, parts of the backbone; empty where nothing is.
-        head_learning_rate: Highest rate of the new classifier; None where L-BFGS's line search chooses every step.
-        backbone_learning_rate: Rate of the tuned part of the backbone; 0 where it is frozen.
-        epochs: Passes over the data; 0 where the classifier is solved to its optimum instead.
-        batch_size: Images in a step of tuning, or of a head that a search found; 0 where nothing is trained in steps.
-        reasons: Sentences, in the order of the argument.
-        would_change: What would lead to another decision.
+        cut: Stage that the linear classifier reads.
+        tuned: Part of the backbone that is fine-tuned: `none`, `last stages`, `all`, or the value of `--tune`.
+        method: What is trained, in a few words.
+        proposals: Candidates beside the linear classifier: a head, parts of the backbone; empty where there are none.
+        head_learning_rate: Highest rate of the head; None where the line search of L-BFGS chooses every step.
+        backbone_learning_rate: Highest rate of the backbone; 0 where it is frozen.
+        epochs: Most epochs; 0 where the classifier is solved to its optimum instead.
+        batch_size: Images in a step of fine-tuning, or of a head found by a search; 0 where nothing trains in steps.
+        reasons: Steps of the argument, in order.
+        would_change: Conditions that would lead to another decision.
     """
 
     size: str
@@ -59,29 +118,32 @@ class Plan:
     backbone_learning_rate: float
     epochs: int
     batch_size: int
-    reasons: tuple[str, ...]
-    would_change: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+    would_change: tuple[Reason, ...]
 
     @property
     def tails(self) -> tuple[Proposal, ...]:
-        """Those of the proposals that tune a part of the backbone."""
+        """Proposals that fine-tune a part of the backbone."""
         return tuple(proposal for proposal in self.proposals if not proposal.head_only)
 
     @property
     def quadrant(self) -> str:
+        """Size and similarity, such as `small + similar`."""
         return f"{self.size} + {self.similarity}"
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         return {
             "quadrant": self.quadrant,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()},
+            **vars(self),
             "proposals": [vars(proposal) for proposal in self.proposals],
+            "reasons": [reason.to_json() for reason in self.reasons],
+            "would_change": [reason.to_json() for reason in self.would_change],
         }
 
 
 def choose_stage(stages: Sequence[StageScore]) -> StageScore:
-    """The stage whose probe does best; among equals (within `TIE`) the earliest, for it is the cheapest to serve."""
+    """Return the stage with the highest accuracy; of those within `TIE` the earliest, which is the cheapest to serve."""
     best = max(score.accuracy for score in stages)
     return next(score for score in stages if score.accuracy >= best - TIE)
 
@@ -91,177 +153,210 @@ def make_plan(
     similarity: SimilarityFinding,
     stages: Sequence[StageScore],
     *,
-    num_classes: int,
     backbone: str,
-    size_override: str | None = None,
-    similarity_override: str | None = None,
-    tune: str = "auto",
-    tune_reason: str = "",
-    from_scratch: bool = False,
-    rates: tuple[float, float] = (HEAD_LEARNING_RATE, BACKBONE_LEARNING_RATE),
-    find_rate: bool = False,
-    epochs: int = USUAL_EPOCHS,
-    batch_size: int = BATCH_SIZES[-1],
-    input_reason: str = "",
-    head: str = "",
-    new_head_rate: float = HEAD_LEARNING_RATE,
+    input_size: InputSize | None = None,
+    overrides: Overrides = RULE_DECIDES,
+    tuning: FineTuning = USUAL_TUNING,
+    head: NewHead | None = None,
 ) -> Plan:
     """Apply the four-quadrant rule.
 
     Args:
         size: From `measure_size`.
         similarity: From `judge_similarity`.
-        stages: Cross-validated probes, earliest stage first.
-        num_classes: Classes in the data.
-        backbone: Its name, for the record.
-        size_override, similarity_override: What the person insists on, instead of what was measured.
-        tune: Which part of the backbone to tune: `auto` for the rule; see `propose`.
-        tune_reason: Why that, where it is neither the rule's nor the person's choice.
-        from_scratch: Whether the backbone begins with random weights.
-        rates: Of a new classifier and of the backbone, where one is tuned.
-        find_rate: Whether a range test is to find better ones.
-        epochs, batch_size: Passes over the data and images in a step, where the backbone is tuned.
-        input_reason: How large the network's input is, and why.
-        head: In a few words, a head that L-BFGS cannot solve; empty for a linear one that it can.
-        new_head_rate: Of such a head, which begins at random.
+        stages: Cross-validated scores of the stages, earliest first.
+        backbone: Name of the backbone.
+        input_size: From `choose_input_size`; None leaves it out of the reasons.
+        overrides: Decisions of the user.
+        tuning: Settings of fine-tuning.
+        head: Head to train instead of a linear classifier; None where the linear classifier is the head.
     """
-    reasons = [f"size: {size.reason}", *(f"similarity: {reason}" for reason in similarity.reasons)]
-    if input_reason:
-        reasons.append(f"input: {input_reason}")
-    would_change = _would_change(size, similarity, len(stages))
-    if size_override and size_override != size.size:
-        reasons.append(f"size: set to {size_override} by --size, against the measurement")
-        would_change.insert(0, f"leaving out --size {size_override} would make it {size.size}, as measured")
-    if similarity_override and similarity_override != similarity.similarity:
-        reasons.append(f"similarity: set to {similarity_override} by --similarity, against the measurement")
-        would_change.insert(
-            0, f"leaving out --similarity {similarity_override} would make it {similarity.similarity}, as measured"
-        )
-    is_large = (size_override or size.size) == "large"
-    is_similar = (similarity_override or similarity.similarity) == "similar"
-    stage, cut_reason = _cut(stages, is_similar, is_large)
-    verdict = ("large" if is_large else "small", "similar" if is_similar else "different")
-    reasons += [f"rule: {_RULE[is_large, is_similar]}", f"cut: {cut_reason}"]
-    tails = propose(*verdict, [score.stage for score in stages], tune)
-    stands_on = stages[-1].stage if tails else stage.stage
-    if head:
-        reasons.append(
-            f"head: {head}: no optimum to solve for, so it is trained on the features of {stands_on}, up to {HEAD_EPOCHS} "
-            f"epochs at a rate of {new_head_rate:g}; it ships only where it does better than the solved classifier"
-        )
-    if tune_reason:
-        reasons.append(f"tune: {tune_reason}")
-    elif from_scratch:
-        reasons.append("tune: all of the network, for --scratch begins with random weights, whatever the rule says")
-    elif tune != "auto":
-        reasons.append(f"tune: set to {tune} by --tune, whatever the rule says")
-    if tails:
-        start = "that head or, where it is linear, from the solved classifier" if head else "the solved classifier"
-        names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
-        head_rate, backbone_rate = rates
-        found = "to be found by a range test" if find_rate else f"{head_rate:g}"
-        passes = f"up to {epochs} epochs in batches of {batch_size}"
-        if from_scratch:
-            reasons.append(f"tuning: {names}, from random weights; it ships, whatever it is worth")
-            reasons.append(f"rate: {found} for the classifier and the backbone alike; {passes}")
-        else:
-            reasons.append(f"tuning: {names}, from {start}; whichever does best on the validation images ships")
-            reasons.append(
-                f"rate: new classifier {found}, backbone "
-                f"{f'{backbone_rate / head_rate:g} of it' if find_rate else f'{backbone_rate:g}'}, so that what is pretrained "
-                f"is refined and not destroyed; {passes}"
-            )
-    elif not head:
-        reasons.append("rate: none to choose: a linear classifier is convex, L-BFGS solves it to its optimum")
-    heads = (Proposal(TRAINED_HEAD, stands_on, head_only=True),) if head else ()
-    trained = [*([f"a trained head ({head})"] if head else []), *(["fine-tuning"] if tails else [])]
+    decided = (
+        size.size if overrides.size == "auto" else overrides.size,
+        similarity.similarity if overrides.similarity == "auto" else overrides.similarity,
+    )
+    stage, cut_reason = _cut(stages, *decided)
+    tails = propose(*decided, [score.stage for score in stages], overrides.tune)
+    head_stage = stages[-1].stage if tails else stage.stage
+    heads = (Proposal(TRAINED_HEAD, head_stage, head_only=True),) if head else ()
+    trained = [*([f"a trained head ({head.description})"] if head else []), *(["fine-tuning"] if tails else [])]
     return Plan(
-        size=verdict[0],
-        similarity=verdict[1],
+        size=decided[0],
+        similarity=decided[1],
         divergence=similarity.divergence,
         num_images=size.num_images,
-        num_classes=num_classes,
+        num_classes=size.num_classes,
         backbone=backbone,
         cut=stage.stage,
-        tuned=_tuned(tails, is_similar, tune),
-        method="all of the network, from random weights" if from_scratch else ", then ".join([_PROBE_METHOD, *trained]),
+        tuned=_tuned(tails, decided[1], overrides.tune),
+        method="whole network from random weights" if tuning.from_scratch else ", then ".join([_LINEAR, *trained]),
         proposals=(*heads, *tails),
-        head_learning_rate=rates[0] if tails else new_head_rate if head else None,
-        backbone_learning_rate=rates[1] if tails else 0.0,
-        epochs=epochs if tails else HEAD_EPOCHS if head else 0,
-        batch_size=batch_size if tails else 0,
-        reasons=tuple(reasons),
-        would_change=tuple(would_change),
+        head_learning_rate=tuning.head_rate if tails else head.learning_rate if head else None,
+        backbone_learning_rate=tuning.backbone_rate if tails else 0.0,
+        epochs=tuning.epochs if tails else HEAD_EPOCHS if head else 0,
+        batch_size=tuning.batch_size if tails else 0,
+        reasons=(
+            size.reason,
+            *similarity.reasons,
+            *([input_size.reason] if input_size else []),
+            *(reason for reason, _ in _overruled(size, similarity, overrides)),
+            Reason("rule", _RULES[decided], {"size": decided[0], "similarity": decided[1]}),
+            cut_reason,
+            *_training_reasons(tails, tuning, head, head_stage, overrides),
+        ),
+        would_change=(
+            *(undone for _, undone in _overruled(size, similarity, overrides)),
+            *_would_change(size, similarity, len(stages)),
+        ),
     )
 
 
-_PROBE_METHOD = "linear classifier, full-batch L-BFGS"
+_LINEAR = "linear classifier, full-batch L-BFGS"
 
-
-def _tuned(proposals: tuple[Proposal, ...], is_similar: bool, tune: str) -> str:
-    if not proposals:
-        return "none"
-    if tune != "auto":
-        return tune
-    return "last stages" if is_similar else "all"
-
-
-_RULE = {
-    (False, True): "small + similar: train only a new linear classifier on the top; tuning more would over-fit",
-    (False, False): "small + different: put the classifier on an earlier stage, whose features are more generic",
-    (True, True): "large + similar: fine-tune the last stages from the solved classifier, at a reduced rate",
-    (True, False): "large + different: fine-tune the whole network from the solved classifier, at a reduced rate",
+_RULES = {
+    ("small", "similar"): "small + similar: train only a new linear classifier on the last stage; more would over-fit.",
+    (
+        "small",
+        "different",
+    ): "small + different: train a linear classifier on an earlier stage, whose features are more general.",
+    ("large", "similar"): "large + similar: fine-tune the last stages from the linear classifier, at a reduced rate.",
+    (
+        "large",
+        "different",
+    ): "large + different: fine-tune the whole network from the linear classifier, at a reduced rate.",
 }
 
 
-def _cut(stages: Sequence[StageScore], is_similar: bool, is_large: bool) -> tuple[StageScore, str]:
+def _tuned(tails: tuple[Proposal, ...], similarity: str, tune: str) -> str:
+    if not tails:
+        return "none"
+    if tune != "auto":
+        return tune
+    return "last stages" if similarity == "similar" else "all"
+
+
+def _overruled(
+    size: SizeFinding, similarity: SimilarityFinding, overrides: Overrides
+) -> Iterator[tuple[Reason, Reason]]:
+    """Yield, for each override that differs from the measurement, its reason and the condition that would undo it."""
+    for topic, measured, chosen in (
+        ("size", size.size, overrides.size),
+        ("similarity", similarity.similarity, overrides.similarity),
+    ):
+        if chosen not in ("auto", measured):
+            values = {"measured": measured, "override": chosen}
+            yield (
+                Reason(topic, f"--{topic} overrules the measurement: the set is treated as {chosen}.", values),
+                Reason(topic, f"Without --{topic} {chosen} the set is {measured}, as measured.", values),
+            )
+
+
+def _cut(stages: Sequence[StageScore], size: str, similarity: str) -> tuple[StageScore, Reason]:
+    """Choose the stage that the linear classifier reads."""
     top = stages[-1]
     best = choose_stage(stages)
-    if is_similar and not is_large:
-        return top, f"{top.stage}, the last stage ({top.accuracy:.3f} cross-validated)"
-    if best is top:
-        runner_up = max(stages[:-1], key=lambda score: score.accuracy, default=None)
-        if runner_up is None:
-            return top, f"{top.stage}, the only stage"
-        behind = f"{-100 * runner_up.gain_over_top:.1f} ± {100 * runner_up.standard_error:.1f} points"
-        tie = ", a tie by one standard error" if -runner_up.gain_over_top <= runner_up.standard_error else ""
-        return (
-            top,
-            f"{top.stage}: the last stage still does best; {runner_up.stage}, the best earlier one, is {behind} behind{tie}",
+    if size == "small" and similarity == "similar":
+        text = f"The classifier reads the last stage, {top.stage} (cross-validated accuracy {top.accuracy:.3f})."
+        return top, Reason("cut", text, {"stage": top.stage, "accuracy": top.accuracy})
+    if best is not top:
+        text = (
+            f"The classifier reads {best.stage}: cross-validated accuracy {best.accuracy:.3f}, "
+            f"{100 * best.gain_over_top:+.1f} ± {100 * best.standard_error:.1f} points against the last stage."
         )
-    lead = f"{100 * best.gain_over_top:+.1f} ± {100 * best.standard_error:.1f} points against the last stage"
-    return best, f"{best.stage}: {best.accuracy:.3f} cross-validated, {lead}"
-
-
-def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: int) -> list[str]:
-    """What other measurements would have led elsewhere."""
-    notes = []
-    if size.size == "small":
-        few, thin = size.num_images < LARGE_TOTAL, size.median_per_class < LARGE_PER_CLASS
-        more = f"{LARGE_TOTAL - size.num_images:,} more training images" if few else ""
-        fuller = f"{LARGE_PER_CLASS:,} in the median class" if thin else ""
-        notes.append(
-            f"{' and '.join(filter(None, (more, fuller)))} would make the set large, and part of the backbone would be tuned"
-        )
-    else:
-        notes.append(
-            f"fewer than {LARGE_TOTAL:,} training images, or {LARGE_PER_CLASS:,} in the median class, would freeze the "
-            "backbone"
-        )
-    measured = f"(D is {similarity.divergence:.2f})"
-    if similarity.similarity == "similar":
-        notes.append(f"D from {SIMILAR_BELOW} would make it different {measured}")
-        if num_stages > 1:
-            notes.append("an earlier stage beating the last by more than one standard error would make it different")
-    elif similarity.divergence < SIMILAR_BELOW:
-        notes.append(f"without an earlier stage that beats the last, it would be similar {measured}")
-    elif similarity.earlier_stage_wins:
-        notes.append(
-            f"D below {SIMILAR_BELOW}, and no earlier stage that beats the last, would make it similar {measured}"
-        )
-    else:
-        notes.append(f"D below {SIMILAR_BELOW} would make it similar {measured}")
-    notes.append(
-        "D compares labels with ImageNet's classes, not photographic style; --size and --similarity overrule it"
+        return best, Reason("cut", text, _values(best))
+    runner_up = max(stages[:-1], key=lambda score: score.accuracy, default=None)
+    if runner_up is None:
+        return top, Reason("cut", f"The backbone has only one stage, {top.stage}.", {"stage": top.stage})
+    behind = f"{-100 * runner_up.gain_over_top:.1f} ± {100 * runner_up.standard_error:.1f} points"
+    tie = ", a tie within one standard error" if -runner_up.gain_over_top <= runner_up.standard_error else ""
+    text = (
+        f"The last stage, {top.stage}, does best (cross-validated accuracy {top.accuracy:.3f}); {runner_up.stage}, the best "
+        f"earlier stage, is {behind} behind{tie}."
     )
-    return notes
+    return top, Reason("cut", text, {**_values(top), "runner_up": runner_up.stage, "behind": -runner_up.gain_over_top})
+
+
+def _values(score: StageScore) -> dict[str, float | int | str]:
+    return {
+        "stage": score.stage,
+        "accuracy": score.accuracy,
+        "gain_over_top": score.gain_over_top,
+        "standard_error": score.standard_error,
+    }
+
+
+def _training_reasons(
+    tails: tuple[Proposal, ...], tuning: FineTuning, head: NewHead | None, head_stage: str, overrides: Overrides
+) -> Iterator[Reason]:
+    """Yield the reasons about training: the head, what is fine-tuned, and the rates."""
+    if head:
+        text = (
+            f"A head that cannot be solved for ({head.description}) is trained on the features of {head_stage} for up to "
+            f"{HEAD_EPOCHS} epochs at a rate of {head.learning_rate:g}; it ships only if it beats the linear classifier on "
+            "the validation images."
+        )
+        yield Reason("head", text, {"learning_rate": head.learning_rate, "epochs": HEAD_EPOCHS, "stage": head_stage})
+    if overrides.tune_reason:
+        yield Reason("tune", overrides.tune_reason, {"tune": overrides.tune})
+    elif tuning.from_scratch:
+        yield Reason("tune", "--scratch trains the whole network from random weights, whatever the rule says.")
+    elif overrides.tune != "auto":
+        text = f"--tune {overrides.tune} sets what is fine-tuned, whatever the rule says."
+        yield Reason("tune", text, {"tune": overrides.tune})
+    if not tails:
+        if not head:
+            yield Reason(
+                "rate", "There is none to choose: L-BFGS solves a linear classifier, a convex problem, to its optimum."
+            )
+        return
+    names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
+    steps = f"training takes up to {tuning.epochs} epochs in batches of {tuning.batch_size}"
+    rates = {"head_rate": tuning.head_rate, "backbone_rate": tuning.backbone_rate}
+    values = {**rates, "epochs": tuning.epochs, "batch_size": tuning.batch_size}
+    if tuning.from_scratch:
+        yield Reason("fine-tuning", f"Trained from random weights, and shipped whatever its accuracy: {names}.")
+        found = (
+            "A range test finds the learning rate" if tuning.find_rate else f"The learning rate is {tuning.head_rate:g}"
+        )
+        yield Reason("rate", f"{found} for head and backbone alike; {steps}.", values)
+        return
+    start = "that head or, where it is linear, from the linear classifier" if head else "the linear classifier"
+    text = f"Fine-tuned from {start}: {names}. The candidate that does best on the validation images ships."
+    yield Reason("fine-tuning", text, {p.key: p.name for p in tails})
+    if tuning.find_rate:
+        found = f"A range test finds the head's rate, and the backbone's is {tuning.backbone_rate / tuning.head_rate:g} of it"
+    else:
+        found = f"The head's rate is {tuning.head_rate:g} and the backbone's {tuning.backbone_rate:g}"
+    yield Reason("rate", f"{found}, which refines the pretrained weights without destroying them; {steps}.", values)
+
+
+def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: int) -> Iterator[Reason]:
+    """Yield the measurements that would have led to another decision."""
+    if size.size == "small":
+        missing = LARGE_TOTAL - size.num_images
+        more = [f"{missing:,} more training images"] if missing > 0 else []
+        fuller = [f"{LARGE_PER_CLASS:,} images in the median class"] if size.median_per_class < LARGE_PER_CLASS else []
+        needed = " and ".join([*more, *fuller])
+        text = f"{needed} would make the set large, and part of the backbone would be fine-tuned."
+        yield Reason("size", text, {"missing_images": max(missing, 0), "large_per_class": LARGE_PER_CLASS})
+    else:
+        text = (
+            f"Fewer than {LARGE_TOTAL:,} training images, or than {LARGE_PER_CLASS:,} in the median class, would make the set "
+            "small, and the backbone would stay frozen."
+        )
+        yield Reason("size", text, {"large_total": LARGE_TOTAL, "large_per_class": LARGE_PER_CLASS})
+    measured = f"(it is {similarity.divergence:.2f})"
+    values = {"divergence": similarity.divergence, "similar_below": SIMILAR_BELOW}
+    if similarity.similarity == "similar":
+        yield Reason("similarity", f"D of {SIMILAR_BELOW} or more would make the set different {measured}.", values)
+        if num_stages > 1:
+            text = "An earlier stage that beats the last by more than one standard error would make the set different."
+            yield Reason("similarity", text)
+    elif similarity.divergence < SIMILAR_BELOW:
+        text = f"Without an earlier stage that beats the last, D would make the set similar {measured}."
+        yield Reason("similarity", text, values)
+    else:
+        tie = ", and no earlier stage that beats the last," if similarity.earlier_stage_wins else ""
+        yield Reason("similarity", f"D below {SIMILAR_BELOW}{tie} would make the set similar {measured}.", values)
+    text = "D compares labels with ImageNet's classes, not the style of images; --size and --similarity overrule it."
+    yield Reason("similarity", text)

@@ -1,7 +1,7 @@
-"""Are these labels close to what ImageNet taught the network, or far from it? Measured, not asked.
+"""Similarity of labels to ImageNet's classes, measured.
 
-The measure is the divergence D: how badly the labels are predicted from nothing but the backbone's own 1000-class ImageNet
-softmax, in units of knowing nothing. It is the log expected empirical prediction (LEEP; Nguyen et al., 2020,
+The measure is the divergence D: the loss of predicting the labels from nothing but the backbone's own 1000-class ImageNet
+softmax, relative to predicting their frequencies. It is the log expected empirical prediction (LEEP; Nguyen et al., 2020,
 arXiv:2002.12462) with two changes: the table P(label | ImageNet class) is estimated on other folds than those it is scored
 on, and starts from a prior. Without them a small set with many classes looks similar by chance.
 """
@@ -15,20 +15,22 @@ from typing import Literal
 
 import numpy as np
 
+from transferapp.policy.reasons import Reason
+
 Similarity = Literal["similar", "different"]
 
 SIMILAR_BELOW = 0.55
-"""D under this: ImageNet's classes already tell these labels apart. Halfway between the photo sets of things that ImageNet
-knows (.24, .37) and the others (.78 and more) of `docs/decisions/0003-similarity.md`."""
+"""D below this means that ImageNet's classes already tell the labels apart. Halfway between the sets of everyday objects that
+ImageNet contains (.24, .37) and the others (.78 and more) of `docs/decisions/0003-similarity.md`."""
 
 NUM_FOLDS = 5
 PRIOR_STRENGTH = 1.0
-"""Pseudo-images that every ImageNet class starts with, spread over the labels as the labels are spread overall."""
+"""Pseudo-images in every ImageNet class, with the labels' overall frequencies."""
 
 
 @dataclass(frozen=True)
 class StageScore:
-    """How well a linear probe on one stage does, cross-validated.
+    """Cross-validated score of a linear classifier on one stage.
 
     Attributes:
         stage: The stage's name.
@@ -46,9 +48,9 @@ class StageScore:
 
     @property
     def beats_top(self) -> bool:
-        """Whether it does better than the last stage by more than one standard error.
+        """Whether the stage does better than the last by more than one standard error.
 
-        One image more is a gain of exactly one standard error, so what is equal but for rounding counts as equal.
+        One more correct image is a gain of exactly one standard error, so gains that differ by rounding count as equal.
         """
         return self.gain_over_top > self.standard_error and not math.isclose(self.gain_over_top, self.standard_error)
 
@@ -58,22 +60,22 @@ class SimilarityFinding:
     """Outcome of `judge_similarity`.
 
     Attributes:
-        similarity: The verdict.
+        similarity: Decision.
         divergence: D.
-        earlier_stage_wins: Whether a probe on an earlier stage beats the last stage's beyond one standard error.
-        reasons: The sentences that explain it: one on D, one on the probes.
+        earlier_stage_wins: Whether an earlier stage beats the last by more than one standard error.
+        reasons: Two: one about D, one about the stages.
     """
 
     similarity: Similarity
     divergence: float
     earlier_stage_wins: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 def label_divergence(
     probabilities: np.ndarray, labels: np.ndarray, *, num_folds: int = NUM_FOLDS, prior: float = PRIOR_STRENGTH
 ) -> float:
-    """D: cross-fitted negative log-likelihood of the labels given the source softmax, over the labels' entropy.
+    """Compute D: the cross-fitted negative log-likelihood of the labels given the source softmax, over the labels' entropy.
 
     Args:
         probabilities: float, shape (n, num_source_classes), rows sum to 1: the backbone's ImageNet softmax.
@@ -109,28 +111,45 @@ def label_divergence(
 
 
 def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> SimilarityFinding:
-    """Similar or different, from D and, as a second opinion, from the probes.
+    """Decide between similar and different, from D and the accuracy of the stages.
 
-    If a probe on an earlier stage beats the one on the last stage by more than one standard error, the last layers carry
-    knowledge of ImageNet that does not serve these labels, whatever D says.
+    If a linear classifier on an earlier stage beats the one on the last stage by more than one standard error, the last
+    layers are too specific to ImageNet for these labels, whatever D says.
 
     Args:
         divergence: From `label_divergence`.
-        stages: Cross-validated probes, earliest stage first.
+        stages: Cross-validated scores, earliest stage first.
     """
     top = stages[-1]
     best = max(stages, key=lambda score: score.accuracy)
     earlier_wins = best is not top and best.beats_top
-    similar = divergence < SIMILAR_BELOW
-    first = f"D = {divergence:.2f}, {'below' if similar else 'from'} {SIMILAR_BELOW}: ImageNet's classes " + (
-        "already tell these labels apart" if similar else "say little about these labels"
+    close = divergence < SIMILAR_BELOW
+    measured = (
+        f"D is {divergence:.2f}, {'below' if close else 'not below'} {SIMILAR_BELOW}: ImageNet's classes "
+        f"{'already tell these labels apart' if close else 'say little about these labels'}."
     )
     gain = f"{100 * best.gain_over_top:+.1f} ± {100 * best.standard_error:.1f} points"
     if best is top:
-        second = f"second opinion: no earlier stage does better than the last ({top.accuracy:.3f} cross-validated)"
+        compared = f"No earlier stage does better than the last (cross-validated accuracy {top.accuracy:.3f})."
     elif earlier_wins:
-        second = f"second opinion: a probe on {best.stage} beats the last stage by {gain}, more than one standard error"
+        compared = (
+            f"A linear classifier on {best.stage} differs from one on the last stage by {gain}: an earlier stage wins."
+        )
     else:
-        second = f"second opinion: {best.stage} leads the last stage by {gain}, within one standard error: a tie"
-    verdict: Similarity = "similar" if similar and not earlier_wins else "different"
-    return SimilarityFinding(verdict, divergence, earlier_wins, (first, second))
+        compared = f"A linear classifier on {best.stage} differs from one on the last stage by {gain}: a tie."
+    reasons = (
+        Reason("similarity", measured, {"divergence": divergence, "similar_below": SIMILAR_BELOW}),
+        Reason(
+            "similarity",
+            compared,
+            {
+                "best_stage": best.stage,
+                "accuracy": best.accuracy,
+                "gain_over_top": best.gain_over_top,
+                "standard_error": best.standard_error,
+            },
+        ),
+    )
+    return SimilarityFinding(
+        "similar" if close and not earlier_wins else "different", divergence, earlier_wins, reasons
+    )

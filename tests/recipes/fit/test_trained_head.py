@@ -15,6 +15,7 @@ from transferapp.backbones.engine import convert
 from transferapp.backbones.feature_store import center_pixels
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.plan import HEAD_EPOCHS
+from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.class_weighting import Weighting
 from transferapp.recipes.fit.export import build_network, measured_again
 from transferapp.recipes.fit.fine_tune import BakeOff, bake_off
@@ -84,7 +85,7 @@ def test_what_cannot_be_solved_for_is_trained(root: Path, settings: dict[str, An
     assert plan.tails == ()
     assert (plan.tuned, plan.epochs, plan.backbone_learning_rate) == ("none", HEAD_EPOCHS, 0.0)
     assert plan.head_learning_rate == 1e-2
-    assert any(reason.startswith("head: ") for reason in plan.reasons)
+    assert any(reason.topic == "head" for reason in plan.reasons)
     assert "then a trained head (" in plan.method
 
 
@@ -171,7 +172,10 @@ def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp
 @pytest.mark.slow
 def test_classes_count_by_their_weights_where_labels_are_mixed_too(root: Path, tmp_path: Path) -> None:
     around = small(root, hidden="8", mixup=0.2, label_smoothing=0.1, rule_only=True)
-    finding, validation = WeightsFinding("balanced", "asked for"), around.measurement.weighting.validation
+    finding, validation = (
+        WeightsFinding("balanced", Reason("classes", "asked for")),
+        around.measurement.weighting.validation,
+    )
     weighting = Weighting(np.array([2.6, 0.2, 0.2]), finding, validation, 1.0)
     weighed = dataclasses.replace(around, measurement=dataclasses.replace(around.measurement, weighting=weighting))
     share = {}

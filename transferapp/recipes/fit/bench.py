@@ -17,7 +17,7 @@ import numpy as np
 from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError, TransferAppError
-from transferapp.policy.budget import OVERRUN, Cost, Outlook, affordable, least_epochs, steps_in_epoch
+from transferapp.policy.budget import OVERRUN, Affordable, Cost, affordable, least_epochs, steps_in_epoch
 from transferapp.policy.cuts import MIN_EPOCHS, Proposal
 from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.recipes.fit.feeds import NO_ROOM, Feed, Feeds, Sample
@@ -367,23 +367,23 @@ class Bench:
 
     def _outlook(
         self, proposal: Proposal, subject: _Subject, multipliers: dict[str, float], seconds: float
-    ) -> tuple[Outlook, int]:
+    ) -> tuple[Affordable, int]:
         """Epochs and views that the time left allows, timed on a few steps, and the batch size: decided once a run."""
 
         def look() -> dict[str, int]:
-            outlook = Outlook(subject.epochs, min(subject.epochs, subject.max_views))
+            outlook = Affordable(subject.epochs, min(subject.epochs, subject.max_views))
             batch_size = subject.batch_size
             if seconds <= 0:
-                outlook = Outlook(0, 0)
+                outlook = Affordable(0, 0)
             elif np.isfinite(seconds):
                 with self._progress.task(f"{proposal.name}: timing a training step", 0):
                     outlook, batch_size = self._timed(subject, multipliers, seconds)
             return {**asdict(outlook), "batch_size": batch_size}
 
         decided = self._run.decide_by(f"{proposal.key}/plan", look)
-        return Outlook(decided["epochs"], decided["views"]), decided["batch_size"]
+        return Affordable(decided["epochs"], decided["views"]), decided["batch_size"]
 
-    def _timed(self, subject: _Subject, multipliers: dict[str, float], seconds: float) -> tuple[Outlook, int]:
+    def _timed(self, subject: _Subject, multipliers: dict[str, float], seconds: float) -> tuple[Affordable, int]:
         from transferapp.training.mixed_precision import in_precision
         from transferapp.training.session import time_step
 

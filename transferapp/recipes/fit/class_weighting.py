@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from transferapp.policy.class_weights import (
     imbalance,
     judge_class_weights,
 )
+from transferapp.policy.reasons import Reason
 from transferapp.training.probe import CrossValidation, cross_validate
 
 _EVEN = 1.05
@@ -70,27 +71,26 @@ def weigh_classes(
     """
     ratio = imbalance(counts)
     if wanted == "none":
-        return Weighting(None, WeightsFinding("none", "set by --class-weights none"), plain, ratio)
+        return Weighting(
+            None,
+            WeightsFinding("none", Reason("classes", "--class-weights none turns class weights off.")),
+            plain,
+            ratio,
+        )
     if wanted == "auto" and ratio < WORTH_TRYING:
         if ratio < _EVEN:
-            reason = "about as many images in each, no cause for weights"
+            text = "The classes have about as many images each, so class weights are not needed."
         else:
-            reason = f"the largest has {ratio:.1f} times the images of the smallest, too little for weights to matter"
-        return Weighting(None, WeightsFinding("none", reason), plain, ratio)
+            text = f"The largest class has {ratio:.1f} times the images of the smallest, too few for class weights to matter."
+        return Weighting(None, WeightsFinding("none", Reason("classes", text, {"imbalance": ratio})), plain, ratio)
     weights = balanced_weights(counts)
     weighed = cross_validate(
         features, labels, len(counts), seed=seed, path=plain.path, groups=groups, class_weights=weights
     )
     finding = judge_class_weights(labels, plain.correct, weighed.correct)
     if wanted == "balanced":
-        finding = WeightsFinding(
-            "balanced",
-            "set by --class-weights balanced",
-            finding.macro_gain,
-            finding.macro_error,
-            finding.accuracy_gain,
-            finding.accuracy_error,
-        )
+        set_by = Reason("classes", "--class-weights balanced turns class weights on.", finding.reason.values)
+        finding = replace(finding, kind="balanced", reason=set_by)
     if finding.kind == "none":
         return Weighting(None, finding, plain, ratio)
     return Weighting(weights, finding, weighed, ratio)

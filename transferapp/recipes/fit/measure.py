@@ -35,7 +35,7 @@ from transferapp.data.split import assign_splits
 from transferapp.errors import DataError, UsageError
 from transferapp.images.color_jitter import PCAColor, fit_pca_color
 from transferapp.policy.input_size import InputSize, choose_input_size
-from transferapp.policy.plan import Plan, make_plan
+from transferapp.policy.plan import FineTuning, NewHead, Overrides, Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import measure_size
 from transferapp.recipes.fit.class_weighting import Weighting, weigh_classes
@@ -379,26 +379,28 @@ def _try_backbone(
         measure_size(train.counts()),
         judge_similarity(divergence, scores),
         scores,
-        num_classes=num_classes,
         backbone=spec.name,
-        size_override=None if config.size == "auto" else config.size,
-        similarity_override=None if config.similarity == "auto" else config.similarity,
-        from_scratch=config.scratch,
-        rates=(tuning.head_learning_rate, tuning.head_learning_rate * config.ratio),
-        find_rate=config.learning_rate == "find",
-        epochs=tuning.epochs,
-        batch_size=tuning.batch_size,
-        input_reason=input_size.reason,
-        new_head_rate=config.new_head_learning_rate,
+        input_size=input_size,
+        tuning=FineTuning(
+            head_rate=tuning.head_learning_rate,
+            backbone_rate=tuning.head_learning_rate * config.ratio,
+            find_rate=config.learning_rate == "find",
+            epochs=tuning.epochs,
+            batch_size=tuning.batch_size,
+            from_scratch=config.scratch,
+        ),
     )
-    plan = rule(tune=config.tune, head="" if config.scratch else config.trained_head)
+    new_head = NewHead(config.trained_head, config.new_head_learning_rate)
+    overrides = Overrides(config.size, config.similarity, config.tune)
+    plan = rule(overrides=overrides, head=new_head if config.trained_head and not config.scratch else None)
     if plan.proposals and not validated:
         if config.rule_only or config.scratch:
             raise DataError(
                 "There are no validation images, without which nothing can be fine-tuned",
                 expected="a val/ folder, or --val-fraction above 0",
             )
-        plan = rule(tune="none", tune_reason="nothing, for there are no validation images to compare by")
+        reason = "Nothing is fine-tuned: there are no validation images to compare by."
+        plan = rule(overrides=replace(overrides, tune="none", tune_reason=reason))
     return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)
 
 

@@ -24,6 +24,7 @@ from transferapp.errors import DataError, TrainingError, UsageError
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.evaluation.test_time_views import Scorer
+from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.export import check_parity
 from transferapp.recipes.fit.fit import FitResult, Stopwatch, background, try_crops, write_report
 from transferapp.recipes.fit.leaks import find_leaks
@@ -352,8 +353,9 @@ def _replanned(chosen: Candidate, found: Searched) -> Candidate:
     form = (
         "linear classifier" if settings.head.linear else f"head with hidden layers of {written(settings.head.hidden)}"
     )
-    rate = f"rate: {settings.learning_rate:.3g}, found by {len(found.trials)} trials on the validation images"
-    reasons = [reason for reason in chosen.plan.reasons if not reason.startswith(("rate: ", "tune: "))]
+    text = f"The learning rate is {settings.learning_rate:.3g}, found by {len(found.trials)} trials on the validation images."
+    rate = Reason("rate", text, {"learning_rate": settings.learning_rate, "trials": len(found.trials)})
+    reasons = [reason for reason in chosen.plan.reasons if reason.topic not in ("rate", "tune")]
     plan = replace(
         chosen.plan,
         method=f"{form}, {settings.optimizer} by search",
