@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("transferapp.errors",),
-    (
-        "transferapp.system",
-        "transferapp.client",
-    ),
+    ("transferapp.system",),
     ("transferapp.images",),
     ("transferapp.policy",),
     ("transferapp.data",),
