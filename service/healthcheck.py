@@ -1,7 +1,7 @@
-"""Asks the service on this machine whether it is ready: `python -m service.healthcheck`, exit code 0 or 1.
+"""Readiness check for containers: `python -m service.healthcheck` exits with 0 if the service is ready, else with 1.
 
-For a container's health check. It finds the address where the service itself does, in the environment, and imports
-nothing but the standard library, since it runs every few seconds beside a service that needs the processor.
+The address comes from the same environment variables as the service's own. Only the standard library is imported: the check
+runs every few seconds beside a service that needs the processor.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 
-_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
+_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
 _SECONDS = 2.0
 
 
 def ready_url(environment: Mapping[str, str]) -> str:
-    """Where the service answers from this machine, by the settings that it reads itself."""
+    """Return the service's address on this machine by its own settings."""
     host = environment.get("TRANSFERAPP_HOST", "127.0.0.1")
-    host = _EVERY_ADDRESS.get(host, host)
+    host = _LOCAL.get(host, host)
     port = environment.get("TRANSFERAPP_PORT", "8000")
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz"
 
 
 def main() -> int:
-    """Ask once; say on stderr what is wrong, if anything is."""
+    """Ask once; print a failure on stderr."""
     url = ready_url(os.environ)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would ask its own machine
     try:

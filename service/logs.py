@@ -1,7 +1,7 @@
-"""Log lines that machines read: one JSON object a line, or the same as text on a terminal.
+"""Log lines: one JSON object per line, or the same as text on a terminal.
 
-The message of a record is the name of an event; what belongs to it comes as `extra`. Values are written as JSON in both
-forms, so nothing that a client sends can break a line or color a terminal.
+The message of a record is the name of an event; its details are the record's `extra`. Values are written as JSON in both
+forms, so nothing that a client sends can break a line or change a terminal's colors.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: time, level, event, then what the record carries."""
+    """One JSON object: time, level, event, details."""
 
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(self.fields(record), default=str)
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What is logged, in order."""
-        moment = datetime.fromtimestamp(record.created, UTC)
+        """Return the logged fields in order."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
-        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return fields
 
 
 class TextFormatter(JsonFormatter):
-    """The same for people: the time of day, the event, then name=value; a traceback keeps its lines."""
+    """One line for people: time of day, level, event, name=value; a traceback keeps its lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
@@ -48,11 +48,11 @@ class TextFormatter(JsonFormatter):
 
 
 def configure_logging(level: str = "info", form: str = "auto") -> None:
-    """Send what the service and its server log to stderr. Calling it again replaces what the first call set up."""
+    """Send the logs of the service and of uvicorn to stderr. A second call replaces the first one's handlers."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
-    for name, least in (("service", level), ("uvicorn", "warning")):  # starts and ends are told by the service itself
+    for name, least in (("service", level), ("uvicorn", "warning")):  # the service logs its own start and end
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(max(getattr(logging, level.upper()), getattr(logging, least.upper())))

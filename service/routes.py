@@ -1,31 +1,34 @@
-"""The doors that need the model: `/predict`, `/models/NAME/predict`, `/explain`; and `/models`, `/info`."""
+"""Endpoints of the API: `/predict`, `/explain`, `/models`, `/info`, and for operators `/livez`, `/readyz`, `/metrics`."""
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
-from service.answers import Answerer
-from service.models import Models
-from service.page import has_report
+from service.metrics import CONTENT_TYPE, Metrics
+from service.pages import has_report
+from service.predictions import RequestPredictor
 from service.problems import documented
+from service.queue import WorkerPool, while_connected
+from service.registry import ModelRegistry
 from service.schemas import (
     MAX_TOP_K,
+    Alive,
     ExplanationAnswer,
     Info,
     Limits,
     ModelList,
-    ModelState,
     PredictionAnswer,
     PredictionList,
-    Refused,
+    Ready,
 )
 from service.settings import Settings
-from service.upload import FIELD, LIST_FIELD, read_upload
-from service.worker import WorkerPool, while_connected
+from service.uploads import FIELD, LIST_FIELD, read_upload
 from transferapp.bundle.occlusion import FORWARD_PASSES, check_label
 from transferapp.images.views import VIEW_COUNTS
 
@@ -33,212 +36,146 @@ router = APIRouter()
 
 DEFAULT_TOP_K = 5
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILE = {"type": "string", "format": "binary", "description": "The image."}
-_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/JsonImage"}}}
+_FILE = {"type": "string", "format": "binary"}
 
 
-def _body(description: str, properties: dict[str, Any], **form: Any) -> dict[str, Any]:
-    """OpenAPI's description of a body with an image in any of the ways there are."""
-    schema = {"type": "object", "properties": properties, **form}
+def _body(description: str, **form: Any) -> dict[str, Any]:
+    """Describe a body with an image in any of the accepted ways for OpenAPI."""
+    binary = {"schema": _FILE}
     return {
         "requestBody": {
             "required": True,
             "description": f"{description} JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
             "content": {
-                "multipart/form-data": {"schema": schema},
-                "image/*": _BINARY,
-                "application/octet-stream": _BINARY,
-                **_JSON,
+                "multipart/form-data": {"schema": {"type": "object", **form}},
+                "image/*": binary,
+                "application/octet-stream": binary,
+                "application/json": {"schema": {"$ref": "#/components/schemas/JsonImage"}},
             },
         }
     }
 
 
-_SEVERAL = {
-    FIELD: {
-        "description": "The image; repeated, several.",
-        "anyOf": [{"type": "string", "format": "binary"}, {"type": "array", "minItems": 1, "items": _FILE}],
-    },
-    LIST_FIELD: {
-        "type": "array",
-        "minItems": 1,
-        "items": _FILE,
-        "description": "The same, and the answer is a list even for one.",
-    },
-}
+_FILES = {"type": "array", "minItems": 1, "items": _FILE}
 _PREDICT_BODY = _body(
     "Images as fields of a form, or one as the body itself or in base64.",
-    _SEVERAL,
+    properties={
+        FIELD: {"description": "The image; repeated, several.", "anyOf": [_FILE, _FILES]},
+        LIST_FIELD: {**_FILES, "description": "The same, and the answer is a list even for one."},
+    },
     anyOf=[{"required": [FIELD]}, {"required": [LIST_FIELD]}],
 )
-_EXPLAIN_BODY = _body("One image: as a form field, as the body itself, or in base64.", {FIELD: _FILE}, required=[FIELD])
+_EXPLAIN_BODY = _body(
+    "One image: as a form field, as the body itself, or in base64.",
+    properties={FIELD: {**_FILE, "description": "The image."}},
+    required=[FIELD],
+)
 
 _IMAGE_CODES = (
-    "malformed_body",
-    "body_too_slow",
-    "body_too_large",
-    "too_many_pixels",
-    "model_not_found",
-    "unsupported_media_type",
-    "unsupported_format",
-    "missing_file",
-    "too_many_files",
-    "invalid_request",
-    "empty_file",
-    "truncated",
-    "undecodable",
-    "too_small",
-    "aspect_ratio",
-    "views",
-    "top_k",
-    "rate_limited",
-    "model_output_invalid",
-    "internal",
-    "overloaded",
-    "timeout",
-    "resources",
-    "not_ready",
+    *("malformed_body", "body_too_slow", "body_too_large", "too_many_pixels", "model_not_found"),
+    *("unsupported_media_type", "unsupported_format", "missing_file", "too_many_files", "invalid_request"),
+    *("empty_file", "truncated", "undecodable", "too_small", "aspect_ratio", "rate_limited"),
+    *("model_output_invalid", "internal", "overloaded", "timeout", "resources", "not_ready"),
 )
 
 Views = Annotated[
     int | None,
     Query(
-        description="Crops to average: more take longer and err less. Default: what the model was made for.",
+        description="Crops to average: more take longer and err less. Default: the model's own.",
         json_schema_extra={"enum": list(VIEW_COUNTS)},
     ),
 ]
-TopK = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="How many classes to answer with, at most.")]
-Model = Annotated[str | None, Query(description="The model to ask. Default: the default one; GET /models says which.")]
+TopK = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="Largest number of classes in the answer.")]
+Model = Annotated[str | None, Query(description="Name of the model. Default: the default one; see GET /models.")]
+
+_PREDICT: dict[str, Any] = {
+    "response_model": PredictionAnswer | PredictionList,
+    "openapi_extra": _PREDICT_BODY,
+    "responses": documented(*_IMAGE_CODES, "views", "top_k"),
+}
 
 
-@router.post(
-    "/predict",
-    summary="Classify images",
-    response_model=PredictionAnswer | PredictionList,
-    openapi_extra=_PREDICT_BODY,
-    responses=documented(*_IMAGE_CODES),
-)
+@router.post("/predict", summary="Classify images", **_PREDICT)
 async def predict(request: Request, views: Views = None, top_k: TopK = DEFAULT_TOP_K, model: Model = None) -> Response:
-    """Say what an image shows: its most probable classes, and how probable each is.
+    """Return an image's most probable classes and their probabilities.
 
     Send the image as the field `file` of a form, as the body itself with its content type, or in base64 as `image` of a JSON
-    object. For several, repeat the field: the answer is then a list with one entry an image, in order, and one that cannot be
-    used has its problem there. The field `files` always gets a list.
+    object. For several, repeat the field: the answer is then a list with one entry per image, in order, and an image that
+    cannot be used has its problem there. The field `files` always gets a list.
     """
     return await _predict(request, model, views, top_k)
 
 
-@router.post(
-    "/models/{name}/predict",
-    summary="Classify images by a model of one's choice",
-    response_model=PredictionAnswer | PredictionList,
-    openapi_extra=_PREDICT_BODY,
-    responses=documented(*_IMAGE_CODES),
-)
-async def predict_by(
+@router.post("/models/{name}/predict", summary="Classify images with a given model", **_PREDICT)
+async def predict_with(
     request: Request,
     name: Annotated[str, Path(description="One of GET /models.")],
     views: Views = None,
     top_k: TopK = DEFAULT_TOP_K,
 ) -> Response:
-    """As `/predict`, by the model of this name."""
+    """Predict as `/predict` with the model of this name."""
     return await _predict(request, name, views, top_k)
 
 
 async def _predict(request: Request, model: str | None, views: int | None, top_k: int) -> Response:
-    settings: Settings = request.app.state.settings
-    pool: WorkerPool = request.app.state.pool
-    models: Models = request.app.state.models
-    # Everything that can be refused without the image is refused before it is read.
-    slot = models.slot(model)
+    # Everything that can be checked without the image is checked before the body is read.
+    slot = _models(request).slot(model)
     predictor = slot.get()
     views = predictor.check_views(views)
-    pool.check()
-    upload = await read_upload(request, settings.max_files)
+    _pool(request).check()
+    upload = await read_upload(request, _settings(request).max_files)
     views = predictor.check_views(upload.views or views)
     top_k = upload.top_k or top_k
-    _pay(request, len(upload.images) * math.ceil(views / 10))
-    answerer = Answerer(request, slot.name, predictor)
-    answer: BaseModel
+    _charge(request, len(upload.images) * math.ceil(views / 10))
+    run = RequestPredictor(request, slot.name, predictor)
     if upload.many:
-        answer = await while_connected(request.receive, answerer.predict_all(upload.images, views, top_k))
-    else:
-        answer = await while_connected(request.receive, answerer.predict(upload.images[0], views, top_k))
-    return _json(answer)
+        return _json(await while_connected(request.receive, run.predict_all(upload.images, views, top_k)))
+    return _json(await while_connected(request.receive, run.predict(upload.images[0], views, top_k)))
 
 
 @router.post(
     "/explain",
-    summary="Where the model looked",
+    summary="Show where the model looked",
     response_model=ExplanationAnswer,
     openapi_extra=_EXPLAIN_BODY,
-    responses=documented(*(code for code in _IMAGE_CODES if code not in ("views", "top_k")), "label"),
+    responses=documented(*_IMAGE_CODES, "label"),
 )
 async def explain(
     request: Request,
     label: Annotated[str | None, Query(description="The class to explain. Default: the most probable one.")] = None,
     model: Model = None,
 ) -> Response:
-    """Say on which parts of an image the score of a class rests, by covering them one after the other.
+    """Measure how much each part of an image contributes to a class, by covering one part after the other.
 
-    It takes as long as about eight predictions with ten views, whatever the image.
+    It takes as long as about eight predictions with ten crops, for any image.
     """
-    pool: WorkerPool = request.app.state.pool
-    models: Models = request.app.state.models
-    slot = models.slot(model)
+    slot = _models(request).slot(model)
     predictor = slot.get()
     check_label(predictor, label)
-    pool.check()
+    _pool(request).check()
     upload = await read_upload(request, 1)
-    _pay(request, math.ceil(FORWARD_PASSES / 10))
-    answerer = Answerer(request, slot.name, predictor)
-    return _json(await while_connected(request.receive, answerer.explain(upload.images[0], label)))
+    _charge(request, math.ceil(FORWARD_PASSES / 10))
+    run = RequestPredictor(request, slot.name, predictor)
+    return _json(await while_connected(request.receive, run.explain(upload.images[0], label)))
 
 
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
-
-
-def _pay(request: Request, images: int) -> None:
-    """Let the rate limit know what the request costs, beyond the one image that let it in."""
-    owe = getattr(request.state, "owe", None)
-    if owe is not None and images > 1:
-        owe(images - 1)
-
-
-@router.get("/models", summary="The models", response_model=ModelList)
+@router.get("/models", summary="List the models", response_model=ModelList)
 async def list_models(request: Request) -> ModelList:
-    """List every model, what is being served of it, and the last bundle that was refused in its place."""
-    models: Models = request.app.state.models
-    states = []
-    for slot in models.slots.values():
-        predictor = slot.current
-        refused = slot.refused
-        states.append(
-            ModelState(
-                name=slot.name,
-                default=slot.name == models.default,
-                phase=slot.phase.value,
-                version=predictor.bundle.version if predictor else None,
-                loaded=slot.loaded,
-                classes=len(predictor.class_names) if predictor else None,
-                refused=Refused(at=refused.at, code=refused.code, detail=refused.detail) if refused else None,
-            )
-        )
-    return ModelList(models=states)
+    """List every model, the version being served, and the last bundle that was refused in its place."""
+    models = _models(request)
+    return ModelList(models=[slot.state(default=slot.name == models.default) for slot in models.slots.values()])
 
 
 @router.get(
     "/info",
-    summary="A model and the limits",
+    summary="Describe a model and the limits",
     response_model=Info,
     responses=documented("model_not_found", "not_ready"),
 )
 async def info(request: Request, model: Model = None) -> Info:
-    """Describe a model: its classes, its input, how it was tested; and what a request may be."""
-    settings: Settings = request.app.state.settings
-    slot = request.app.state.models.slot(model)
+    """Describe a model (its classes, its input, its test metrics) and the limits on a request."""
+    settings = _settings(request)
+    slot = _models(request).slot(model)
     predictor = slot.get()
     manifest: dict[str, Any] = predictor.bundle.manifest
     return Info(
@@ -262,3 +199,58 @@ async def info(request: Request, model: Model = None) -> Info:
             views=list(VIEW_COUNTS),
         ),
     )
+
+
+@router.head("/livez", include_in_schema=False)
+@router.get("/livez", summary="Check that the process responds", response_model=Alive)
+async def livez(request: Request) -> Alive:
+    """Answer 200 as long as the process is able to. If it does not, restart it."""
+    request.state.log_level = logging.DEBUG  # asked every few seconds
+    return Alive()
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get(
+    "/readyz", summary="Check that the service is ready", response_model=Ready, responses=documented("not_ready")
+)
+async def readyz(request: Request) -> Ready:
+    """Answer 200 once the models are loaded and have made their first predictions; until then, and when the service has been
+    told to stop, 503 with the reason."""
+    models = _models(request)
+    bundle = models.check_ready().bundle
+    request.state.log_level = logging.DEBUG
+    return Ready(model=models.default or bundle.name, version=bundle.version)
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Return requests, seconds by stage, queue, refusals and models in Prometheus' text format."""
+    figures: Metrics = request.app.state.metrics
+    request.state.log_level = logging.DEBUG
+    return Response(figures.exposition(), headers={"content-type": CONTENT_TYPE})
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _models(request: Request) -> ModelRegistry:
+    models: ModelRegistry = request.app.state.models
+    return models
+
+
+def _pool(request: Request) -> WorkerPool:
+    pool: WorkerPool = request.app.state.pool
+    return pool
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+
+
+def _charge(request: Request, images: int) -> None:
+    """Charge the rate limit for the request, beyond the one image that it was admitted for."""
+    charge = getattr(request.state, "charge", None)
+    if charge is not None and images > 1:
+        charge(images - 1)

@@ -1,4 +1,4 @@
-"""What the answers look like: the models behind the JSON and its OpenAPI description."""
+"""JSON of the answers, as Pydantic models for FastAPI and its OpenAPI description."""
 
 from __future__ import annotations
 
@@ -10,28 +10,49 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 from transferapp.images.views import VIEW_COUNTS
 
 MAX_TOP_K = 10_000
-"""More than any model has classes; a request for more is a mistake, and says so. Fewer classes than asked for is
-none."""
+"""More classes than any model has: a larger number is an error. A number over the model's own is not."""
 
 
 def as_text(name: str) -> str:
-    """A name as JSON can hold it: what is no Unicode in it, from some old file system, is written as escapes."""
+    """Return a name fit for JSON: bytes that are not Unicode, from an old file system, become escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 Name = Annotated[str, BeforeValidator(as_text)]
+Score = Annotated[FiniteFloat, Field(ge=0)]
+Box = tuple[float, float, float, float]
+
+_ModelName = Annotated[Name, Field(description="Name of the model that answered.", examples=["dogs"])]
+_ModelVersion = Annotated[
+    str, Field(description="Identifies weights, classes and preprocessing.", examples=["3f2a9c01d4e8"])
+]
+_Width = Annotated[int, Field(description="Pixels, after rotation by the EXIF orientation.", examples=[1280])]
+_Height = Annotated[int, Field(examples=[853])]
+_Notes = Annotated[
+    list[str], Field(description="Changes made to the image first, by code.", examples=[["exif_rotated"]])
+]
+_Warnings = Annotated[
+    list[str],
+    Field(description="The same as sentences.", examples=[["the image was turned as its orientation tag says"]]),
+]
+_Seconds = Annotated[
+    dict[str, FiniteFloat],
+    Field(
+        description="Seconds by stage.",
+        examples=[{"queue": 0.0001, "decode": 0.0062, "crop": 0.0048, "network": 0.0297}],
+    ),
+]
 
 
 class _Answer(BaseModel):
-    # `model` and `model_version` are words of this service, and no part of Pydantic's.
-    model_config = ConfigDict(protected_namespaces=(), frozen=True)
+    model_config = ConfigDict(protected_namespaces=(), frozen=True)  # `model_version` is not a name of Pydantic's
 
 
 class ScoredLabel(_Answer):
-    """One class and its probability."""
+    """A class and its probability."""
 
     label: Name = Field(examples=["beagle"])
-    score: FiniteFloat = Field(ge=0, description="Probability, from 0 to 1.", examples=[0.9731])
+    score: Score = Field(description="Probability, from 0 to 1.", examples=[0.9731])
 
 
 class JsonImage(BaseModel):
@@ -45,100 +66,86 @@ class JsonImage(BaseModel):
         examples=["iVBORw0KGgo..."],
     )
     views: int | None = Field(
-        None, description="As in the query, which it overrules.", json_schema_extra={"enum": [*VIEW_COUNTS, None]}
+        None, description="As in the query, which it overrides.", json_schema_extra={"enum": [*VIEW_COUNTS, None]}
     )
-    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="As in the query, which it overrules.")
-
-
-_NOTES = Field(description="What was done to the image before, by code.", examples=[["exif_rotated"]])
-_WARNINGS = Field(description="The same in sentences.", examples=[["the image was turned as its orientation tag says"]])
+    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="As in the query, which it overrides.")
 
 
 class PredictionAnswer(_Answer):
-    """What the model says of an image."""
+    """Prediction for one image."""
 
     predictions: list[ScoredLabel] = Field(description="The best classes, most probable first.")
-    model: Name = Field(description="Name of the model that answered.", examples=["dogs"])
-    model_version: str = Field(description="Names its weights, classes and preprocessing.", examples=["3f2a9c01d4e8"])
-    views: int = Field(description="Crops of the image whose answers were averaged.", examples=[10])
+    model: _ModelName
+    model_version: _ModelVersion
+    views: int = Field(description="Crops whose probabilities were averaged.", examples=[10])
     format: str = Field(description="The image's format, by its content.", examples=["JPEG"])
-    width: int = Field(description="Pixels, of the image as a person sees it.", examples=[1280])
-    height: int = Field(examples=[853])
-    notes: list[str] = _NOTES
-    warnings: list[str] = _WARNINGS
-    seconds: dict[str, FiniteFloat] = Field(
-        description="Time spent: waiting for a worker, decoding, cropping, in the network.",
-        examples=[{"queue": 0.0001, "decode": 0.0062, "crop": 0.0048, "network": 0.0297}],
-    )
+    width: _Width
+    height: _Height
+    notes: _Notes
+    warnings: _Warnings
+    seconds: _Seconds
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error as an RFC 9457 document."""
 
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(description="A URN that ends in the code.", examples=["urn:transferapp:problem:empty_file"])
     title: str = Field(description="The same for every problem with this code.", examples=["The file is empty"])
     status: int = Field(examples=[422])
-    detail: str = Field(description="What happened this time.")
-    code: str = Field(description="Stable; for programs.", examples=["empty_file"])
+    detail: str = Field(description="Explanation of this occurrence.")
+    code: str = Field(description="Stable, for programs.", examples=["empty_file"])
     request_id: str | None = Field(description="As in the header x-request-id and in the log.")
     limit: dict[str, Any] | None = Field(
-        None, description="The setting that was hit.", examples=[{"max_pixels": 25000000}]
+        None, description="The setting that was exceeded.", examples=[{"max_pixels": 25000000}]
     )
-    mend: str | None = Field(None, description="What to do about it.")
+    hint: str | None = Field(None, description="Advice on how to fix it.")
 
 
 class PredictionList(_Answer):
-    """One entry an image, in the order in which they were sent."""
+    """Predictions for several images."""
 
     results: list[PredictionAnswer | Problem] = Field(
-        description="Each is an answer, or the problem that this image has."
+        description="One entry per image, in order: an answer, or the image's problem."
     )
 
 
 class CropBox(_Answer):
-    """One of the views that a prediction averages."""
+    """One of the crops that a prediction averages."""
 
-    box: tuple[float, float, float, float] = Field(
-        description="(left, top, right, bottom) in pixels of the image as a person sees it.",
-        examples=[[0.0, 0.0, 746.0, 746.0]],
-    )
-    mirror: bool = Field(description="Whether it was flipped left to right.")
-    score: FiniteFloat = Field(ge=0, description="The class's probability in this view alone.", examples=[0.97])
+    box: Box = Field(description="(left, top, right, bottom) in pixels.", examples=[[0.0, 0.0, 746.0, 746.0]])
+    mirror: bool = Field(description="Whether it is flipped left to right.")
+    score: Score = Field(description="The class's probability in this crop alone.", examples=[0.97])
 
 
 class ExplanationAnswer(_Answer):
-    """Where the model looked for one class."""
+    """Occlusion map of one image for one class."""
 
     label: Name = Field(description="The class explained.", examples=["beagle"])
-    score: FiniteFloat = Field(ge=0, description="Its probability, averaged over the ten views.", examples=[0.9731])
+    score: Score = Field(description="Its probability, averaged over the ten crops.", examples=[0.9731])
     saliency: list[list[FiniteFloat]] = Field(
-        description="Rows from the top, values from 0 to 1: how much covering this cell of `box` lowers the class's log-odds.",
+        description="Rows from the top, values from 0 to 1: the drop of the class's log-odds with this cell of `box` covered.",
         examples=[[[0.0, 0.1], [0.4, 1.0]]],
     )
-    box: tuple[float, float, float, float] = Field(
+    box: Box = Field(
         description="The part of the image that `saliency` covers: (left, top, right, bottom) in pixels.",
         examples=[[53.0, 53.0, 799.0, 799.0]],
     )
-    center_score: FiniteFloat = Field(ge=0, description="The class's probability in `box`.", examples=[0.98])
-    lowest_score: FiniteFloat = Field(
-        ge=0, description="The same with the most telling patch covered.", examples=[0.31]
-    )
-    crops: list[CropBox] = Field(description="The ten views that a prediction averages.")
-    model: Name = Field(examples=["dogs"])
-    model_version: str = Field(examples=["3f2a9c01d4e8"])
-    width: int = Field(description="Pixels, of the image as a person sees it.", examples=[1280])
-    height: int = Field(examples=[853])
-    notes: list[str] = _NOTES
-    warnings: list[str] = _WARNINGS
-    seconds: dict[str, FiniteFloat] = Field(
-        description="Time spent, by stage.", examples=[{"queue": 0.0001, "network": 0.21}]
-    )
+    center_score: Score = Field(description="The class's probability in `box`.", examples=[0.98])
+    lowest_score: Score = Field(description="The same with the most influential patch covered.", examples=[0.31])
+    crops: list[CropBox] = Field(description="The ten crops that a prediction averages.")
+    model: _ModelName
+    model_version: _ModelVersion
+    width: _Width
+    height: _Height
+    notes: _Notes
+    warnings: _Warnings
+    seconds: _Seconds
 
 
 class Alive(_Answer):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
@@ -151,8 +158,8 @@ class Ready(_Answer):
     version: str = Field(examples=["3f2a9c01d4e8"])
 
 
-class Refused(_Answer):
-    """A bundle that was offered and not taken."""
+class RefusedBundle(_Answer):
+    """A bundle that was offered and refused."""
 
     at: datetime
     code: str = Field(examples=["checksum_mismatch"])
@@ -160,46 +167,46 @@ class Refused(_Answer):
 
 
 class ModelState(_Answer):
-    """One model and how it stands."""
+    """State of one model."""
 
     name: Name = Field(examples=["dogs"])
-    default: bool = Field(description="Whether it answers where a request names no model.")
+    default: bool = Field(description="Whether it answers requests without a model name.")
     phase: Literal["loading", "warming", "ready", "failed"]
-    version: str | None = Field(None, description="Of what is being served.", examples=["3f2a9c01d4e8"])
-    loaded: datetime | None = Field(None, description="When that was put in place.")
+    version: str | None = Field(None, description="The version being served.", examples=["3f2a9c01d4e8"])
+    loaded: datetime | None = Field(None, description="Time since when it is served.")
     classes: int | None = Field(None, examples=[9])
-    refused: Refused | None = Field(None, description="The last bundle offered in its place, if it was refused.")
+    refused: RefusedBundle | None = Field(None, description="The last bundle offered in its place, if it was refused.")
 
 
 class ModelList(_Answer):
-    """Every model, by name."""
+    """All models by name."""
 
     models: list[ModelState]
 
 
 class Limits(_Answer):
-    """What a request may be."""
+    """Limits on a request."""
 
     max_body_bytes: int = Field(examples=[20_000_000])
     max_pixels: int = Field(examples=[25_000_000])
-    min_side: int = Field(description="Least pixels of an image's shorter side.", examples=[16])
-    max_aspect: float = Field(description="Most times the longer side is as long as the shorter.", examples=[20.0])
+    min_side: int = Field(description="Smallest shorter side in pixels.", examples=[16])
+    max_aspect: float = Field(description="Largest ratio of the longer to the shorter side.", examples=[20.0])
     max_top_k: int = Field(examples=[10_000])
     max_files: int = Field(examples=[16])
     views: list[int] = Field(examples=[[1, 10, 50]])
 
 
 class Info(_Answer):
-    """The model being served, and what may be asked of it."""
+    """A model being served, and the limits on a request."""
 
     name: Name = Field(examples=["dogs"])
     version: str = Field(examples=["3f2a9c01d4e8"])
     class_names: list[Name] = Field(examples=[["beagle", "poodle"]])
     image_size: tuple[int, int] = Field(description="(height, width) of the network's input.", examples=[[224, 224]])
     default_views: int = Field(examples=[10])
-    precision: str = Field(description="Arithmetic the network runs in.", examples=["f32"])
-    metrics: Any = Field(None, description="How the model did when it was tested, as its bundle records it.")
-    backbone: Any = Field(None, description="The pretrained network it was made from.", examples=["efficientnet_lite0"])
+    precision: str = Field(description="Arithmetic of the network.", examples=["f32"])
+    metrics: Any = Field(None, description="Test metrics, as the bundle records them.")
+    backbone: Any = Field(None, description="The pretrained network.", examples=["efficientnet_lite0"])
     created: str | None = Field(None, examples=["2026-01-31T12:00:00+00:00"])
-    report: bool = Field(description="Whether GET /report shows how it was made.")
+    report: bool = Field(description="Whether GET /report shows a report of the fit.")
     limits: Limits

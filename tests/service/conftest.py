@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from service.app import create_app
-from service.model import Phase
+from service.registry import Phase
 from service.server import build_server, listen
 from service.settings import Settings
 from tests.helpers.tiny_bundle import make_tiny_bundle
@@ -128,7 +128,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Served], Gate]]:
     gates: list[Gate] = []
 
     def install(served: Served) -> Gate:
-        predictor = served.app.state.models.get()
+        predictor = served.app.state.models.slot().get()
         gates.append(Gate(predictor.predict))
         monkeypatch.setattr(predictor, "predict", gates[-1])
         return gates[-1]

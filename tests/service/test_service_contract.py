@@ -76,7 +76,7 @@ def test_one_log_line_a_request(service: Served) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    logger = logging.getLogger("service.context")
+    logger = logging.getLogger("service.middleware.request_context")
     keep, level = Keep(), logger.level
     logger.addHandler(keep)
     logger.setLevel(logging.INFO)
@@ -121,4 +121,4 @@ def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description
         assert f"`TRANSFERAPP_{name.upper()}`" in table
-    assert "| `TRANSFERAPP_WORKERS` | one a core | Images predicted at once. |" in table.splitlines()
+    assert "| `TRANSFERAPP_WORKERS` | one per core | Images predicted at once. |" in table.splitlines()

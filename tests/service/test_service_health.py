@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from service.model import ModelSlot, Phase, find_bundles
+from service.registry import ModelSlot, Phase, find_bundles
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, Served, paint, wait_for
 from tests.service.test_service_problems import check
@@ -45,7 +45,7 @@ def test_from_loading_over_warming_to_ready(serve: Callable[..., Served], monkey
         assert served.client.get("/models").json()["models"][0]["phase"] == "warming"
         may_warm.set()
         served.until(Phase.READY)
-        version = served.app.state.models.get().bundle.version
+        version = served.app.state.models.slot().get().bundle.version
         answer = served.client.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model": "tiny", "version": version})
     finally:
@@ -90,7 +90,7 @@ def test_info(service: Served) -> None:
     info = service.client.get("/info").json()
     assert info == {
         "name": "tiny",
-        "version": service.app.state.models.get().bundle.version,
+        "version": service.app.state.models.slot().get().bundle.version,
         "class_names": ["red", "green", "blue"],
         "image_size": [224, 224],
         "default_views": 10,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.healthcheck import ready_url
-from service.model import Phase
+from service.registry import Phase
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import Served
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.tracing import ENDPOINT, recorder, tracer
+from service.middleware.tracing import ENDPOINT, make_tracer, span_recorder
 from tests.service.conftest import Gate, Served, paint, wait_for
 
 
@@ -51,7 +51,7 @@ def test_requests_problems_and_stages_are_counted(service: Served) -> None:
     stages = grown(before, after, "transferapp_stage_seconds_count")
     assert stages == {(("stage", stage),): 3 for stage in ("queue", "decode", "crop", "network")}
     assert grown(before, after, "transferapp_request_seconds_count")[(("route", "/predict"),)] == 4
-    version = service.app.state.models.get().bundle.version
+    version = service.app.state.models.slot().get().bundle.version
     info = (("model", "tiny"), ("precision", "f32"), ("version", version))
     assert after[("transferapp_model_info", info)] == 1
     assert after[("transferapp_model_load_failures_total", (("model", "tiny"),))] == 0
@@ -81,7 +81,7 @@ def test_no_label_comes_from_a_client(service: Served) -> None:
 
 def test_without_an_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENDPOINT, raising=False)
-    assert tracer() is None
+    assert make_tracer() is None
 
 
 def test_a_request_becomes_a_span_of_its_callers_trace() -> None:
@@ -100,7 +100,7 @@ def test_a_request_becomes_a_span_of_its_callers_trace() -> None:
         "headers": [(b"traceparent", f"00-{trace}-b7ad6b7169203331-01".encode())],
         "state": {"request_id": "abc", "log": {"views": 10, "model": "dogs"}},
     }
-    recorder(provider)(scope, "/predict", 503, 0.25)
+    span_recorder(provider)(scope, "/predict", 503, 0.25)
     (span,) = exporter.get_finished_spans()
     assert span.name == "POST /predict"
     assert f"{span.context.trace_id:032x}" == trace

@@ -29,8 +29,8 @@ def check(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert document["title"] == PROBLEMS[code].title
     assert document["request_id"] == answer.headers["x-request-id"]
     assert document["detail"]
-    assert len(document["mend"]) > 5
-    assert document["mend"].endswith(".")
+    assert len(document["hint"]) > 5
+    assert document["hint"].endswith(".")
     return document
 
 
@@ -84,7 +84,7 @@ def test_parameters(service: Served, query: str, code: str) -> None:
 def test_a_form_without_the_field_names_what_came(service: Served) -> None:
     document = check(service.client.post("/predict", files={"image": paint()}), 422, "missing_file")
     assert "image" in document["detail"]
-    assert "curl" in document["mend"]
+    assert "curl" in document["hint"]
 
 
 def test_many_parts(service: Served) -> None:
@@ -144,7 +144,7 @@ def test_a_fault_nobody_foresaw_tells_nothing_but_its_id(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(served.app.state.models.get(), "predict", fail)
+    monkeypatch.setattr(served.app.state.models.slot().get(), "predict", fail)
     answer = served.predict(paint())
     check(answer, 500, "internal")
     assert "secret" not in answer.text

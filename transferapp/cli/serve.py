@@ -18,7 +18,7 @@ def command(models: Path | None, host: str | None, port: int | None, workers: in
     What is not given here, and every further setting, comes from TRANSFERAPP_* environment variables (docs/service.md). With
     neither MODELS nor TRANSFERAPP_MODELS it is the folder models/.
     """
-    from service.model import find_bundles
+    from service.registry import find_bundles
     from service.server import run
     from service.settings import read_settings
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.problems import Refusal
-from service.worker import WorkerPool
+from service.problems import RequestError
+from service.queue import WorkerPool
 from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 
@@ -78,7 +78,7 @@ def test_the_pool_keeps_its_order_and_its_bounds() -> None:
         await asyncio.sleep(0)
         queued = [asyncio.ensure_future(pool.run(lambda i=i: done.append(i), timeout=PATIENCE)) for i in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(RequestError) as refused:
             await pool.run(lambda: None, timeout=PATIENCE)
         assert refused.value.code == "overloaded"
         queued[0].cancel()

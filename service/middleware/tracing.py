@@ -1,7 +1,8 @@
-"""A span for each request, for OpenTelemetry: only where it is installed and told where to send to.
+"""OpenTelemetry spans, one per request.
 
-`pip install transferapp[otel]` and `OTEL_EXPORTER_OTLP_ENDPOINT` switch it on; the SDK reads its other settings from the
-environment, too (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...). A trace that the caller has begun is continued.
+`pip install transferapp[otel]` and `OTEL_EXPORTER_OTLP_ENDPOINT` switch them on; the SDK reads its other settings from the
+environment, too. Spans are made here and not by `opentelemetry-instrumentation-asgi`, which names them by the raw path and
+knows no route (docs/decisions).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from starlette.types import Scope
 logger = logging.getLogger(__name__)
 
 Trace = Callable[[Scope, str, int, float], None]
-"""Called when a request has ended: its scope, route, status and the seconds it took."""
+"""Called at the end of a request with its scope, route, status and seconds."""
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-def tracer() -> Trace | None:
-    """What records requests, as the environment says; None where nothing is to be recorded."""
+def make_tracer() -> Trace | None:
+    """Return the recorder that the environment asks for; None for no tracing."""
     if not os.environ.get(ENDPOINT):
         return None
     try:
@@ -38,14 +39,14 @@ def tracer() -> Trace | None:
     name = os.environ.get("OTEL_SERVICE_NAME", "transferapp")
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return recorder(provider)
+    return span_recorder(provider)
 
 
-def recorder(provider: Any) -> Trace:
-    """What records requests with the given `TracerProvider`.
+def span_recorder(provider: Any) -> Trace:
+    """Return a recorder that makes spans with the given `TracerProvider`.
 
-    A span has the attributes of OpenTelemetry's HTTP conventions, the request's id, and what the log line has of the
-    prediction.
+    A span continues the caller's trace and has the attributes of OpenTelemetry's HTTP conventions, the request id, and the
+    prediction's entries in the log line.
     """
     from opentelemetry import propagate
     from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -53,24 +54,23 @@ def recorder(provider: Any) -> Trace:
     spans = provider.get_tracer("transferapp")
 
     def record(scope: Scope, route: str, status: int, seconds: float) -> None:
-        ended = time.time_ns()
+        end = time.time_ns()
+        log = {key: value for key, value in scope["state"]["log"].items() if isinstance(value, (str, int, float))}
         span = spans.start_span(
             f"{scope['method']} {route}",
             context=propagate.extract(dict(Headers(scope=scope))),
             kind=SpanKind.SERVER,
-            start_time=ended - round(seconds * 1e9),
+            start_time=end - round(seconds * 1e9),
             attributes={
                 "http.request.method": scope["method"],
                 "http.route": route,
                 "http.response.status_code": status,
                 "transferapp.request_id": scope["state"]["request_id"],
+                **{f"transferapp.{key}": value for key, value in log.items()},
             },
         )
-        for key, value in scope["state"]["log"].items():
-            if isinstance(value, (str, int, float)):
-                span.set_attribute(f"transferapp.{key}", value)
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
-        span.end(ended)
+        span.end(end)
 
     return record

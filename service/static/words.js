@@ -33,7 +33,7 @@ export const passes = (problem) => PASSING.has(problem.code);
 
 /** A problem in plain words: [what happened, what to do]. */
 export function problemWords(problem) {
-  const [title, advice] = ADVICE[problem.code] ?? [problem.title ?? "That did not work", problem.mend ?? "Try again."];
+  const [title, advice] = ADVICE[problem.code] ?? [problem.title ?? "That did not work", problem.hint ?? "Try again."];
   if (!problem.retryAfter) return [title, advice];
   return [title, `${advice} Try again in ${duration(problem.retryAfter)}.`];
 }

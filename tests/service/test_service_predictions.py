@@ -41,7 +41,7 @@ def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Se
 
 def test_the_answer_says_what_was_done(service: Served) -> None:
     answer = service.predict(paint(size=(400, 200), form="GIF"), views=1, top_k=2).json()
-    predictor = service.app.state.models.get()
+    predictor = service.app.state.models.slot().get()
     assert (answer["width"], answer["height"]) == (400, 200)
     assert (answer["model"], answer["model_version"]) == ("tiny", predictor.bundle.version)
     assert answer["views"] == 1

@@ -1,11 +1,11 @@
-"""How large, how slow and how much at once request bodies may be: the layer between the socket and the application.
+"""Limits on the size, duration and total memory of request bodies.
 
-It counts what arrives and trusts no header, so a chunked body without a length meets the same limit; a length that is
-declared too large is refused before a byte of it is read. Nothing is kept here: memory stays flat.
+The bytes that arrive are counted, so a chunked body without a length meets the same limit; a declared length over the limit
+is refused before a byte is read. Nothing is stored here.
 
-A request may be answered before its body has been read (it is too large, the queue is full, there is no such page).
-Closing the connection then would reset it, and the client, still sending, might never see the answer. So such an answer
-says `Connection: close`, is sent whole, and what still comes in is thrown away for a moment before the connection ends.
+A request may be answered before its body has been read (too large, queue full, no such page). Closing the connection at once
+would reset it, and a client that is still sending might never see the answer. Therefore such an answer says `Connection:
+close`, is sent whole, and the rest of the body is discarded for a moment before the connection is closed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import Refusal, problem_response
+from service.problems import RequestError, problem_response
 
 LINGER_SECONDS = 1.0
-"""How long the rest of a body is thrown away after an early answer."""
+"""Time in which the rest of a body is discarded after an early answer."""
 
 
 class BodyLimits:
@@ -29,10 +29,10 @@ class BodyLimits:
     Args:
         app: The application inside.
         max_bytes: Largest body.
-        max_buffered: Bytes of all bodies of requests in flight together; the application keeps a body in memory until
-            its request ends, so this bounds the service's memory whatever the number of clients.
-        seconds: Time in which a body must have come ...
-        min_rate: ... and the bytes that earn it one second more.
+        max_buffered: Bytes of the bodies of all requests in flight. The application keeps a body in memory until its
+            request ends, so this bounds the service's memory for any number of clients.
+        seconds: Time for a body to arrive.
+        min_rate: Bytes that earn a body one more second.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, max_buffered: int, seconds: float, min_rate: int) -> None:
@@ -51,15 +51,16 @@ class BodyLimits:
         try:
             body.check_declared()
             await self.app(scope, body.receive, body.send)
-        except Refusal as refusal:
-            # Only from `check_declared`, or from an application that lets the error of its own reading pass.
+        except (
+            RequestError
+        ) as refusal:  # from `check_declared`, or from an application that passes `receive`'s errors on
             await problem_response(refusal, scope)(scope, receive, body.send)
         finally:
             self.buffered -= body.received
 
 
 class _Body:
-    """One request's body on its way in, and the answer on its way out."""
+    """Body and answer of one request."""
 
     def __init__(self, limits: BodyLimits, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -74,12 +75,12 @@ class _Body:
         self.received = 0
 
     def check_declared(self) -> None:
-        """Refuse a body by the length its header declares."""
+        """Refuse a body by its declared length."""
         if self._declared is not None and self._declared > self._limits.max_bytes:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """The application's `receive`: counts, and keeps the time."""
+        """Receive for the application: count bytes and check the time."""
         if self._complete:
             return await self._receive()
         granted = self._limits.seconds + self.received / self._limits.min_rate
@@ -87,8 +88,8 @@ class _Body:
             async with asyncio.timeout(self._started + granted - time.monotonic()):
                 message = await self._receive()
         except TimeoutError as error:
-            raise Refusal(
-                f"{self.received:,} bytes of the body had come after {granted:.0f} seconds",
+            raise RequestError(
+                f"{self.received:,} bytes of the body had arrived after {granted:.0f} seconds",
                 code="body_too_slow",
                 limit={"body_seconds": self._limits.seconds, "body_min_rate": self._limits.min_rate},
             ) from error
@@ -100,8 +101,8 @@ class _Body:
         if self.received > self._limits.max_bytes:
             raise self._too_large()
         if self._limits.buffered > self._limits.max_buffered:
-            raise Refusal(
-                "The images being received fill the memory set aside for them",
+            raise RequestError(
+                "The request bodies being received fill the memory reserved for them",
                 code="overloaded",
                 limit={"max_buffered_bytes": self._limits.max_buffered},
                 headers={"Retry-After": "1"},
@@ -109,7 +110,7 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """The application's `send`: an answer that comes before the body's end closes the connection, gently."""
+        """Send for the application; an answer before the body's end closes the connection."""
         if message["type"] == "http.response.start":
             self._closing = not self._complete
             if self._closing:
@@ -126,8 +127,8 @@ class _Body:
                 while (message := await self._receive())["type"] == "http.request" and message.get("more_body", False):
                     pass
 
-    def _too_large(self) -> Refusal:
-        return Refusal(
+    def _too_large(self) -> RequestError:
+        return RequestError(
             "The body is too large",
             code="body_too_large",
             expected=f"at most {self._limits.max_bytes:,} bytes",

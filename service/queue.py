@@ -1,9 +1,8 @@
-"""The bounded queue in front of the predictor.
+"""Bounded queue in front of the predictor.
 
-One thread a core runs predictions; a fixed number of requests may wait for one, and the next is refused at once,
-because answering late is worse than saying so early. Waiting happens in the event loop and not in the thread pool's own
-queue, so a request that is cancelled while it waits (its client has gone) leaves nothing behind: no inference, no bytes
-held.
+Worker threads run predictions, one per core; a fixed number of jobs may wait, and the next is refused at once. Jobs wait in
+the event loop and not in the thread pool's own queue, so a request that is cancelled while it waits (its client has gone)
+leaves nothing behind: no inference, no bytes held.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from typing import TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from service.problems import Refusal
+from service.problems import RequestError
 
 T = TypeVar("T")
 
 _SMOOTHING = 0.1
-"""Weight of the newest job in the running mean of how long one takes."""
+"""Weight of the newest job in the running mean of seconds per job."""
 
 
 class WorkerPool:
-    """Threads that predict, and the queue for them. Used from one event loop.
+    """Worker threads and their queue. Used from one event loop.
 
     Args:
         workers: Jobs at once.
@@ -44,13 +43,13 @@ class WorkerPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
 
     def check(self) -> None:
-        """Refuse now what would be refused later, before any work is put into it.
+        """Check for room in the queue, before any work is put into a request.
 
         Raises:
-            Refusal: The queue is full; Retry-After says when there may be room.
+            RequestError: The queue is full.
         """
         if self._slots.locked() and self.waiting >= self.queue_size:
-            raise Refusal(
+            raise RequestError(
                 f"{self.running} predictions are running and {self.waiting} waiting",
                 code="overloaded",
                 limit={"queue_size": self.queue_size},
@@ -58,22 +57,22 @@ class WorkerPool:
             )
 
     def retry_after(self) -> int:
-        """Whole seconds until the queue as it is now will have been worked off."""
+        """Return the whole seconds until the present queue is likely to be empty."""
         return max(1, math.ceil((self.waiting + 1) * self._mean_seconds / self.workers))
 
     async def run(self, job: Callable[[], T], *, timeout: float, admitted: bool = False) -> T:
-        """Wait for a worker and let it do `job`.
+        """Wait for a worker and let it run `job`.
+
+        Cancelling this while the job waits removes it from the queue. A job that a thread has begun cannot be stopped; its
+        worker is free again only when it has ended.
 
         Args:
             job: Run in a thread.
             timeout: Seconds for waiting and work together.
-            admitted: Whether it belongs to a request that has been let in before, and so waits even where the queue is full.
-
-        Cancelling this while the job waits takes it out of the queue. A job that a thread has begun cannot be stopped;
-        its worker is free again only when it has ended.
+            admitted: Whether its request was admitted before; then it waits even in a full queue.
 
         Raises:
-            Refusal: The queue is full, or `timeout` seconds have passed.
+            RequestError: The queue is full, or `timeout` seconds have passed.
         """
         if not admitted:
             self.check()
@@ -86,7 +85,7 @@ class WorkerPool:
                     self.waiting -= 1
                 return await asyncio.shield(self._start(job))
         except TimeoutError as error:
-            raise Refusal(
+            raise RequestError(
                 "The prediction was not ready in time",
                 code="timeout",
                 limit={"request_timeout": timeout},
@@ -107,22 +106,22 @@ class WorkerPool:
             self._slots.release()
             self._mean_seconds += _SMOOTHING * (time.perf_counter() - started - self._mean_seconds)
             if not future.cancelled():
-                future.exception()  # marks it as seen: whoever waited may be gone
+                future.exception()  # marks it as retrieved: the request may be gone
 
         future.add_done_callback(finished)
         return future
 
     def close(self) -> None:
-        """Let running jobs end, and take no more."""
+        """Wait for running jobs and refuse new ones."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
-    """Await `work`, but give it up when the client goes away.
+    """Await `work`, but cancel it when the client disconnects.
 
     Args:
         receive: The request's channel; its body must have been read.
-        work: What the client waits for; cancelled if nobody does any more.
+        work: Cancelled if nobody waits for it any more.
 
     Raises:
         ClientDisconnect: The client has gone.
@@ -135,8 +134,8 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
             raise ClientDisconnect
         return task.result()
     finally:
-        for future in (task, watch):
-            future.cancel()
+        task.cancel()
+        watch.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service import gate as gate_module
-from service.gate import Buckets
-from service.model import Phase
+from service.middleware import access
+from service.middleware.access import TokenBuckets
+from service.registry import Phase
 from service.settings import Settings, read_settings
 from tests.service.conftest import PATIENCE, Served, paint
 from tests.service.test_service_problems import check
@@ -89,7 +89,7 @@ def test_every_key_is_compared_whole_and_in_constant_time(keyed: Served, monkeyp
     class Watched:
         compare_digest = staticmethod(compare)
 
-    monkeypatch.setattr(gate_module, "hmac", Watched)
+    monkeypatch.setattr(access, "hmac", Watched)
     for key in (FIRST, SECOND, "x"):
         compared.clear()
         post(keyed, **{"x-api-key": key})
@@ -128,7 +128,7 @@ def test_a_request_is_charged_for_all_its_images(serve: Callable[..., Served], v
 
 def test_a_bucket_fills_again() -> None:
     now = [0.0]
-    buckets = Buckets(rate=2, burst=3, now=lambda: now[0])
+    buckets = TokenBuckets(rate=2, burst=3, now=lambda: now[0])
     assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]
     assert buckets.take("a") == pytest.approx(0.5)
     assert buckets.take("b") == 0
@@ -138,13 +138,13 @@ def test_a_bucket_fills_again() -> None:
     now[0] = 100.0
     assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]  # no more than full, however long it waited
     assert buckets.take("a") > 0
-    buckets.owe("a", 4)
+    buckets.charge("a", 4)
     assert buckets.take("a") == pytest.approx(2.5)
 
 
 def test_addresses_beyond_the_number_remembered_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_module, "MAX_BUCKETS", 10)
-    buckets = Buckets(rate=0.001, burst=1, now=lambda: 0.0)
+    monkeypatch.setattr(access, "MAX_BUCKETS", 10)
+    buckets = TokenBuckets(rate=0.001, burst=1, now=lambda: 0.0)
     for number in range(1000):
         assert buckets.take(str(number)) == 0
     assert len(buckets._full_at) == 10

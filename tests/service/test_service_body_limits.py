@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service import limits
+from service.middleware import body_limits
 from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 
@@ -69,7 +69,7 @@ def test_a_chunked_body_over_the_limit_is_cut_off(serve: Callable[..., Served]) 
 def test_an_endless_chunked_body_leaves_memory_flat(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(body_limits, "LINGER_SECONDS", 0.3)
     served = serve(max_body_bytes=MIB)
     chunk = b"%x\r\n" % MIB + b"x" * MIB + b"\r\n"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -89,7 +89,7 @@ def test_an_endless_chunked_body_leaves_memory_flat(
 
 
 def test_a_slow_body_is_cut(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(body_limits, "LINGER_SECONDS", 0.1)
     served = serve(**{**NEVER, "body_seconds": 0.3})
     with connect(served) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")

@@ -5,7 +5,7 @@ const PATIENCE = 10; // seconds of Retry-After that are waited for without being
 const ATTEMPTS = 4;
 const WAIT_FOR = new Set(["overloaded", "rate_limited", "not_ready", "timeout"]);
 
-/** What went wrong: `problem` has `code`, `title`, `detail`, `mend`, `retryAfter` in seconds. */
+/** What went wrong: `problem` has `code`, `title`, `detail`, `hint`, `retryAfter` in seconds. */
 export class Trouble extends Error {
   constructor(problem) {
     super(problem.title);

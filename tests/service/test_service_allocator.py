@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from service.machine import keep_memory_flat
+from service.server import keep_memory_flat
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -20,7 +20,7 @@ if sys.argv[1] == "flat":
     keep_memory_flat()
 bytearray(4_000_000)  # from here on glibc would take images from its heap
 before = resident()
-images = [(bytearray(2_000_000), bytearray(1000)) for _ in range(100)]
+images = [(bytearray(2_000_000), bytearray(20_000)) for _ in range(100)]
 kept = [small for _, small in images]  # what lies between the images pins the heap
 del images
 print(resident() - before)

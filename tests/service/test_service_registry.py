@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.models import Models
+from service.registry import ModelRegistry
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
@@ -61,7 +61,7 @@ def events() -> Iterator[list[logging.LogRecord]]:
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    loggers = [logging.getLogger(name) for name in ("service.model", "service.models")]
+    loggers = [logging.getLogger(name) for name in ("service.registry",)]
     keep = Keep()
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -145,7 +145,7 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(
     path = make_tiny_bundle(tmp_path / "tiny", NAMES)
     served = serve(models=path, watch_seconds=LOOK)
     before = version(path)
-    old = weakref.ref(served.app.state.models.get())
+    old = weakref.ref(served.app.state.models.slot().get())
     make_tiny_bundle(path, OTHERS)
     wait_for(lambda: state(served, "tiny")["version"] == version(path))
     assert served.predict(paint("blue")).json()["predictions"][0]["label"] == "blau"
@@ -235,7 +235,7 @@ def test_a_bad_bundle_is_read_once_and_not_at_every_look(serve: Callable[..., Se
     served = serve(models=path, watch_seconds=0)
     break_weights(path)
     for _ in range(5):
-        served.app.state.models.look()
+        served.app.state.models.check()
     assert metric(served, 'transferapp_model_load_failures_total{model="tiny"}') == 1
 
 
@@ -243,14 +243,14 @@ def test_a_bundle_that_is_still_being_copied_is_left_alone(serve: Callable[..., 
     new = make_tiny_bundle(tmp_path / "new", OTHERS)
     path = make_tiny_bundle(tmp_path / "tiny", NAMES)
     served = serve(models=path, watch_seconds=0)
-    models: Models = served.app.state.models
-    models.look()
+    models: ModelRegistry = served.app.state.models
+    models.check()
     for name in (MANIFEST, "model.xml", "model.bin"):  # file by file over the one that is being served
         shutil.copyfile(new / name, path / name)
-        models.look()
+        models.check()
         assert models.slots["tiny"].refused is None
         assert served.predict(paint("blue")).json()["predictions"][0]["label"] == "blue"
-    models.look()
+    models.check()
     assert served.predict(paint("blue")).json()["predictions"][0]["label"] == "blau"
 
 
@@ -264,7 +264,7 @@ def test_models_come_and_go(serve: Callable[..., Served], folder: Path) -> None:
     assert 'model="german"' not in served.client.get("/metrics").text.partition("transferapp_model_info")[2][:400]
     shutil.rmtree(folder / "english")
     for _ in range(5):
-        served.app.state.models.look()
+        served.app.state.models.check()
     assert served.predict(paint()).json()["model"] == "english"  # the default one stays
 
 
@@ -290,8 +290,8 @@ def swap_under_load(served: Served, path: Path, swaps: int) -> None:
             names = (f"red{number}", f"green{number}", f"blue{number}")
             make_tiny_bundle(path, names)
             versions[version(path)] = names[2]
-            wait_for(lambda: served.app.state.models.get().bundle.version == version(path))
-            predictors.append(weakref.ref(served.app.state.models.get()))
+            wait_for(lambda: served.app.state.models.slot().get().bundle.version == version(path))
+            predictors.append(weakref.ref(served.app.state.models.slot().get()))
     finally:
         stop.set()
         for thread in threads:
