@@ -1,28 +1,26 @@
-"""What is each head, each regularizer and each augmentation worth? One changed at a time, on held-out images, several times.
-
-For every seed the images are split anew, three quarters to train on and one to be judged by, and everything that is compared
-sees the same split. So a row's figure is a paired difference against the row it is a change of, with a 95 % interval over the
-seeds (Student's t). Features and activations come from the trunk once and are cached; a head then trains in a second or two.
+"""The worth of each head, regularizer and augmentation: one changed at a time, on held-out images.
 
     python benchmarks/ablation.py --data DIR [DIR ...] [--seeds 5] [--images 400] [--only heads regularizers ...]
 
-Heads and regularizers stand on the top stage of the frozen backbone, on the center view and `--views` random ones; `tails`
-fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds, and cost most: a few of the folders will do
-for them, in a second run with `--only tails`. The word `textile` for a folder means the images of woven textile in the
-package conformal-clip-data.
+For every seed the images are split anew, three quarters for training and one held out, and everything that is compared sees
+the same split. So a row's figure is a paired difference against the row that it is a change of, with a 95 % interval over the
+seeds (Student's t). Features and activations come from the trunk once and are cached; a head then trains in a second or two.
 
-Figures go to benchmarks/results/ablation.json after each study. A run that was stopped, or one with more folders, goes on
-from there as long as its other options are the same, unless `--fresh`. `lecture_table.py` writes them into docs/lecture.md.
+Heads and regularizers stand on the top stage of the frozen backbone, on the center view and `--views` random ones; `tails`
+fine-tune the last two stages, for `--tail-epochs` epochs and `--tail-seeds` seeds, and cost most: run them on a few of the
+folders with `--only tails`. The word `textile` for a folder means the images of woven textile in the package
+conformal-clip-data.
+
+Figures go to benchmarks/results/ablation.json after each study. A run that was interrupted, or one with more folders, resumes
+from there if its other options are the same, unless `--fresh`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
-import json
-import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -31,26 +29,21 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from scipy.stats import t as student
 
+from benchmarks.common import RESULTS, Split, interval, read_images, read_results, set_name, splits, write_results
 from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore, random_view_name
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
-from transferapp.data.audit import audit
-from transferapp.data.dataset import Record
-from transferapp.data.sources import open_source
 from transferapp.images.augment import Augmentation
 from transferapp.images.color_jitter import ColorJitter, fit_pca_color
-from transferapp.system.storage import write_bytes
 from transferapp.system.threads import cpu_cores
 from transferapp.training.head_spec import Head, HeadSpec
-from transferapp.training.probe import cross_validate, fit_probe, moments, stratified_folds
+from transferapp.training.probe import cross_validate, fit_probe, moments
 from transferapp.training.settings import Batches, MakeBatches, TrainingSettings
 
-RESULTS = Path(__file__).parent / "results"
-TEXTILE = ("conformal_clip_data", Path("data", "textile_images", "simulated"))
 SOLVED = "linear, solved"
 HIDDEN = "256 relu"
 TAIL = "last two stages tuned"
@@ -67,7 +60,7 @@ HEADS: dict[str, HeadSpec] = {
     "256-128 relu": HeadSpec(hidden=(256, 128)),
     "256 relu, batch norm": HeadSpec(hidden=(256,), batch_norm=True),
 }
-"""Against the solved classifier; all of them see the same views."""
+"""Compared with the solved linear classifier; all of them see the same views."""
 
 REGULARIZERS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "dropout 0.5": ({"dropout": 0.5}, {}),
@@ -78,15 +71,15 @@ REGULARIZERS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "label smoothing 0.1": ({}, {"label_smoothing": 0.1}),
     "mixup 0.2": ({}, {"mixup": 0.2}),
 }
-"""Of the hidden layer: changes of the head, and of how it trains."""
+"""Regularizers of the hidden layer: changes of the head, and of the training settings."""
 
 TAILS: dict[str, tuple[float, dict[str, Any], dict[str, float]]] = {
     "stochastic depth 0.2": (0.2, {}, {}),
     "mixup 0.2": (0.0, {}, {"mixup": 0.2}),
     "CutMix 1": (0.0, {}, {"cutmix": 1.0}),
 }
-"""Of the tuned tail: stochastic depth, changes of the head, and of how it trains. Only what needs feature maps or residual
-branches to be itself, and mixup to compare CutMix with: a tail costs ten times a head."""
+"""Regularizers of the fine-tuned tail: stochastic depth, changes of the head, and of the training settings. Only those that
+need feature maps or residual branches, and mixup to compare CutMix with: a tail costs ten times a head."""
 
 _PLAIN = ColorJitter(0.0, 0.0, 0.0)
 _STILL = Augmentation(flip=False, short_sides=(256, 256), random_crop=False, color=_PLAIN)
@@ -97,11 +90,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "PCA color": dataclasses.replace(_STILL, color=ColorJitter(0.0, 0.0, 0.1)),
     "all together": Augmentation(),
 }
-"""Random views beside the center one, against the center view alone; the classifier is solved on each."""
+"""Random views beside the center one, compared with the center view alone; the classifier is solved on each."""
 
 POOLINGS = ("max", "fractional_max")
 COMPARABLE = ("seeds", "images", "views", "tail_epochs", "tail_seeds", "backbone")
-"""Options that figures depend on: a run goes on only where they are the same."""
+"""Options that figures depend on: a run resumes only where they are the same."""
 
 STUDIES = ("augmentation", "pooling", "heads", "regularizers", "tails")
 HEAD_EPOCHS, HEAD_RATE = 20, 1e-3
@@ -110,17 +103,8 @@ TAIL_RATE, BACKBONE_RATIO = 3e-3, 0.1
 
 
 @dataclass(frozen=True)
-class Split:
-    """The images of one seed: positions, and the seed itself."""
-
-    train: np.ndarray
-    held_out: np.ndarray
-    seed: int
-
-
-@dataclass(frozen=True)
 class Row:
-    """One line of the table: accuracies by seed, and what they are a change of (empty for the baseline)."""
+    """One line of the table: accuracies by seed, and the row that it is a change of (empty for a baseline)."""
 
     data: str
     study: str
@@ -139,24 +123,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tail-epochs", type=int, default=8, help="%(default)s")
     parser.add_argument("--tail-seeds", type=int, default=3, help="2 or more (%(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
-    parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
+    parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation.json", help="where the figures go")
     options = parser.parse_args(arguments)
     if min(options.seeds, options.tail_seeds) < 2:
         parser.error("an interval needs two seeds or more")
     told = {name: getattr(options, name) for name in COMPARABLE}
     document: dict[str, Any] = {"options": told, "seconds": {}, "rows": []}
-    if (
-        not options.fresh
-        and options.out.exists()
-        and (before := json.loads(options.out.read_text()))["options"] == told
-    ):
+    if not options.fresh and (before := read_results(options.out)).get("options") == told:
         document = before
     for data in options.data:
         done = {row["study"] for row in document["rows"] if row["data"] == set_name(data)}
         left = [study for study in STUDIES if study in options.only and study not in done]
         if not left:
-            print(f"\n{set_name(data)}: measured before")
+            print(f"\n{set_name(data)}: already measured")
             continue
         ablation = Ablation(data, options)
         for study in left:
@@ -164,12 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = ablation.run(study)
             document["rows"] += [described(row, rows) for row in rows]
             document["seconds"][f"{set_name(data)}, {study}"] = round(time.perf_counter() - started, 1)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(options.out, (json.dumps(document, indent=1) + "\n").encode())
+            write_results(options.out, document)
 
 
 class Ablation:
-    """One folder of images: its features, and everything that is tried on them."""
+    """One folder of images, its features, and the studies on them."""
 
     def __init__(self, data: str, options: argparse.Namespace) -> None:
         from transferapp.backbones.loading import load_backbone
@@ -189,7 +168,7 @@ class Ablation:
         print(f"\n{self._name}: {len(self._records)} images, {len(self._classes)} classes", flush=True)
 
     def run(self, study: str) -> list[Row]:
-        """One study, by name; prints as it goes."""
+        """Run one study, printing each row."""
         self._rows = []
         studies: dict[str, Callable[[], None]] = {
             "augmentation": self._augmentation,
@@ -206,7 +185,7 @@ class Ablation:
         print(line(described(self._rows[-1], self._rows)), flush=True)
 
     def _features(self, augmentation: Augmentation, views: int) -> np.ndarray:
-        """Averages at the top of the center view and of random ones: float32, shape (n, 1 + views, channels)."""
+        """Top-stage averages of the center view and of random ones: float32, shape (n, 1 + views, channels)."""
         store = FeatureStore(self._trunk, workers=cpu_cores(), chance=Chance(augmentation, self._pca))
         names = [CENTER, *(random_view_name(index, 0) for index in range(views))]
         return store.collect(self._records, names)[..., self._trunk.row_slices[self._trunk.top.index]]
@@ -336,7 +315,7 @@ class Ablation:
         settings: TrainingSettings,
         multipliers: dict[str, float],
     ) -> None:
-        """All epochs in one go; the weights are those of the last."""
+        """Train all epochs; the weights are those of the last."""
         from transferapp.training.mixing import soft
         from transferapp.training.session import Session
         from transferapp.training.tail import CachedBatches
@@ -353,40 +332,13 @@ class Ablation:
         batches = make(BATCH)
         for epoch in range(settings.epochs):
             batches.epoch = epoch
-            for index in range(
-                len(batches)
-            ):  # `fit` takes twice as long: a step is shorter than what it does around it
+            # `fit` takes twice as long: these steps are shorter than its own work around each.
+            for index in range(len(batches)):
                 model.train_on_batch(*batches[index])
 
 
-def splits(labels: np.ndarray, seeds: int) -> list[Split]:
-    """Three quarters of the images to train on and one to be judged by, of every class, for each seed."""
-    folds = [stratified_folds(labels, 4, seed) for seed in range(seeds)]
-    return [Split(np.flatnonzero(fold), np.flatnonzero(fold == 0), seed) for seed, fold in enumerate(folds)]
-
-
-def set_name(data: str) -> str:
-    """What a folder is called in the figures."""
-    return data if data == "textile" else Path(data).resolve().name
-
-
-def read_images(data: str, most: int) -> tuple[str, tuple[Record, ...], tuple[str, ...]]:
-    """(name, audited images, class names) of a folder, at most so many images, evenly spread over its order."""
-    folder = Path(data)
-    if data == "textile":
-        package, inner = TEXTILE
-        found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:
-            raise SystemExit(f"textile needs the package {package.replace('_', '-')}")
-        folder = Path(found.origin).parent / inner
-    dataset = open_source(str(folder))
-    spread = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int))
-    dataset = audit(dataset.with_records([dataset.records[i] for i in spread]), workers=cpu_cores())
-    return set_name(data), dataset.records, dataset.class_names
-
-
 def pool(pooling: str, maps: np.ndarray) -> np.ndarray:
-    """Maps, shape (n, 1, height, width, channels), pooled as a head does in prediction: float32, shape (n, channels)."""
+    """Pool maps of shape (n, 1, height, width, channels) as a head does in prediction: float32, shape (n, channels)."""
     import keras
 
     from transferapp.training.heads import pooled
@@ -397,7 +349,7 @@ def pool(pooling: str, maps: np.ndarray) -> np.ndarray:
 
 
 def described(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    """A row with its mean, and the gain over what it is a change of, in points with its 95 % interval."""
+    """Add the mean to a row, and its gain over the row that it is a change of, in points with a 95 % interval."""
     document: dict[str, Any] = {**vars(row), "accuracy": float(np.mean(row.accuracies)), "gain": None}
     if row.against:
         of = next(r for r in rows if (r.data, r.study, r.name) == (row.data, row.study, row.against))
@@ -406,14 +358,8 @@ def described(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     return document
 
 
-def interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % interval of a mean, by Student's t; at least two values."""
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(student.ppf(0.975, len(values) - 1)) * error
-
-
 def line(row: dict[str, Any]) -> str:
-    """A row for people."""
+    """Format a row for printing."""
     gain = "" if row["gain"] is None else f"{row['gain']:+6.1f} ± {row['interval']:.1f} against {row['against']}"
     return f"  {row['study']:13} {row['name']:44} {row['accuracy']:.3f}  {gain}"
 

@@ -1,13 +1,15 @@
 """A figure for each idea of the lecture "Training Neural Networks II", on cached features of the frozen backbone.
 
     python benchmarks/lecture.py --data DIR [DIR ...] [--seeds 5] [--images 400]
+    python benchmarks/lecture.py --plots
+    python benchmarks/lecture.py --gains
 
-For every seed the images are split anew, three quarters to train on and one to be judged by, and everything that is compared
-sees the same split. What steps are compared by is convex: the linear classifier, whose optimum full-batch L-BFGS knows. Update
-rules are those of `transferapp search` (NumPy), schedules, finder, averaging and snapshots those of `transferapp fit`.
+For every seed the images are split anew, three quarters for training and one held out, and everything that is compared sees
+the same split. Update rules and schedules are compared on a convex problem, the linear classifier, whose optimum full-batch
+L-BFGS knows.
 
-Figures go to benchmarks/results/lecture.json after each folder; a run that was stopped goes on where it was, unless `--fresh`.
-Then they are written into docs/lecture.md, with those of the other benchmarks; `benchmarks/lecture_table.py` does that alone.
+Figures go to benchmarks/results/lecture.json after each folder; a run that was interrupted resumes, unless `--fresh`. `--plots`
+draws the plots of docs/lecture.md and `--gains` prints the figures of its tables, both from benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.ablation import Split, read_images, splits
-from benchmarks.lecture_table import RESULTS, read_results, write_page, write_results
+from benchmarks.common import RESULTS, Split, read_images, read_results, splits, write_results
+from benchmarks.lecture_gains import gains
+from benchmarks.lecture_plots import SIGNALS, draw
 from transferapp.backbones.feature_store import CENTER, FeatureStore
 from transferapp.backbones.registry import backbone_spec
 from transferapp.data.audit import DATASET_LIMITS
@@ -52,51 +55,43 @@ from transferapp.training.settings import TrainingSettings
 BACKBONE, OTHER_BACKBONE = "efficientnet_lite0", "efficientnet_lite2"
 BATCH = 64
 NEAR, MOST_PASSES = 0.1, 200
-"""An update rule has arrived where the objective is within a tenth of the optimum's; after so many passes it is given up."""
+"""An update rule has converged when the objective is within a tenth of the optimum; it gets at most `MOST_PASSES` passes."""
 
 SCHEDULED_PASSES, SCHEDULED_RATES = 40, (3e-3, 3e-2)
-"""A fit's rate for Adam and as many passes as it makes over few images; and ten times that rate."""
+"""Passes and rate of a fit with Adam on few images, and ten times that rate."""
 
 SHORT = 10
-"""Passes where a short run will do."""
+"""Passes of a short run."""
 
 CYCLES = 4
 TRIALS = 16
 WIDER = ("weight_decay=1e-6..1e-1", "label_smoothing=0..0.3")
-"""Searched beside rate and L2: settings that matter less, among which a grid spends its points."""
+"""Settings searched beside rate and L2, which matter less."""
 
 DRAWS = 200
 TIMED_IMAGES = 8
 DEEP, WIDTH = 10, 256
-SIGNALS: dict[str, tuple[str, str, float | None]] = {
-    "tanh, Xavier": ("tanh", "glorot", None),
-    "tanh, N(0, 0.01)": ("tanh", "glorot", 0.01),
-    "relu, He": ("relu", "he", None),
-    "relu, Xavier": ("relu", "glorot", None),
-}
-"""Activation, initializer, and the deviation that all weights are given instead."""
-
 FAULTS: dict[str, tuple[str, float, float | None, int, int]] = {
     "rate_too_high": ("sgd", 10.0, None, 0, 0),
     "rate_too_low": ("sgd", 1e-5, None, 0, 0),
     "under_fitting": ("momentum", 0.1, None, 0, 2),
     "over_fitting": ("momentum", 1e-2, 1e-6, 2, 0),
 }
-"""Faults made on purpose: update rule, rate, L2 (None: cross-validated), images of each class and features (0: all)."""
+"""Faults brought about on purpose: update rule, rate, L2 (None: cross-validated), images per class and features (0: all)."""
 
 FAULTY_PASSES = 24
 
 
 @dataclass(frozen=True)
 class Task:
-    """The linear classifier of one split: convex, its optimum known.
+    """The linear classifier of one split, with its optimum.
 
     Attributes:
         rows, held_rows: float32, shape (n, features + 1): standardized as the optimum has them, and a column of ones.
         labels, held_labels: int, shape (n,).
         num_classes: Width of the output.
         l2: The cross-validated strength.
-        optimum: What L-BFGS gives.
+        optimum: The solution of L-BFGS.
         split: The images.
     """
 
@@ -110,7 +105,7 @@ class Task:
     split: Split
 
     def objective(self, weights: np.ndarray, l2: float | None = None) -> float:
-        """Mean loss in nats and penalty, on all training images."""
+        """Mean loss in nats plus penalty, on all training images."""
         loss = judged(self.rows @ weights, self.labels)[1]
         return loss + (self.l2 if l2 is None else l2) / 2 * float(np.square(weights[:-1], dtype=np.float64).sum())
 
@@ -120,7 +115,7 @@ class Task:
         return self.objective(np.concatenate([self.optimum.kernel, self.optimum.bias[None]]))
 
     def held_out(self, weights: np.ndarray) -> tuple[float, float]:
-        """(accuracy, loss in nats) on the images that nothing was trained on."""
+        """Return (accuracy, loss in nats) on the held-out images."""
         return judged(self.held_rows @ weights, self.held_labels)
 
 
@@ -139,7 +134,7 @@ def make_task(features: np.ndarray, labels: np.ndarray, split: Split) -> Task:
 
 
 def with_ones(rows: np.ndarray) -> np.ndarray:
-    """A column of ones beside the features: the bias is then a row of the kernel."""
+    """Append a column of ones, so that the bias is a row of the kernel."""
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1).astype(np.float32)
 
 
@@ -147,9 +142,9 @@ def descend(task: Task, optimizer: str, rates: np.ndarray | float, l2: float | N
     """Train from zero by mini-batches: yields the weights, always the same array, after every pass over the images.
 
     Args:
-        task: What to train on.
+        task: The images and labels.
         optimizer: A key of `OPTIMIZERS`.
-        rates: Of every step, or one for all, and then it never ends.
+        rates: One for each step, or a single one for a run without end.
         l2: Strength of the penalty; None for the task's.
     """
     strength = np.float32(task.l2 if l2 is None else l2)
@@ -168,7 +163,7 @@ def descend(task: Task, optimizer: str, rates: np.ndarray | float, l2: float | N
 
 
 def slope(task: Task, weights: np.ndarray, chosen: np.ndarray, l2: np.float32) -> np.ndarray:
-    """The gradient of the objective on some of the images: float32, as the weights."""
+    """Gradient of the objective on some of the images, as float32."""
     x = task.rows[chosen]
     error = x @ weights
     error = np.exp(error - error.max(axis=1, keepdims=True))
@@ -180,18 +175,18 @@ def slope(task: Task, weights: np.ndarray, chosen: np.ndarray, l2: np.float32) -
 
 
 def after(passes: int, run: Iterator[np.ndarray]) -> np.ndarray:
-    """The weights after so many passes."""
+    """Return the weights after `passes` passes."""
     for _, weights in zip(range(passes), run, strict=False):
         last = weights
     return last
 
 
 Figures = dict[str, Any]
-"""By name: a number, or a list with one for each seed; None where there is none."""
+"""By name: a number, or a list with one for each seed; None for a run that did not converge."""
 
 
 def update_rules(task: Task) -> Figures:
-    """Passes over the images until the objective is near the optimum, each rule at its own first rate."""
+    """Passes over the images until the objective is near the optimum, each rule at its default rate."""
     figures: Figures = {"lbfgs iterations": task.optimum.iterations}
     for name, spec in OPTIMIZERS.items():
         if spec.keras_class:
@@ -202,7 +197,7 @@ def update_rules(task: Task) -> Figures:
 
 
 def schedules(task: Task) -> Figures:
-    """The objective above the optimum, in per cent of it, after a run of Adam on each schedule, by highest rate."""
+    """Per cent by which the objective exceeds the optimum after a run of Adam, by schedule and highest rate."""
     from transferapp.training.schedules import make_schedule
 
     figures: Figures = {}
@@ -220,7 +215,7 @@ def schedules(task: Task) -> Figures:
 
 
 def rate_finder(task: Task) -> Figures:
-    """What the range test suggests for Adam, and what the best rate of a sweep over six decades gains over it."""
+    """The rate that the range test suggests for Adam, compared with a sweep over six decades."""
     weights = np.zeros((task.rows.shape[1], task.num_classes), np.float32)
     update = make_update("adam")
     order = [c for epoch in range(60) for c, _ in batches(len(task.rows), 1, BATCH, epoch, task.split.seed)]
@@ -263,7 +258,7 @@ def preprocessing(task: Task, features: np.ndarray) -> Figures:
 
 
 def penalties(task: Task) -> Figures:
-    """Held-out accuracy of the solved classifier with the cross-validated L2, and with next to none."""
+    """Held-out accuracy of the solved classifier with the cross-validated L2 and with almost none."""
     features = task.rows[:, :-1]
     weak = fit_probe(features, task.labels, task.num_classes, 1e-6)
     chosen = fit_probe(features, task.labels, task.num_classes, task.l2)
@@ -275,7 +270,7 @@ def penalties(task: Task) -> Figures:
 
 
 def diagnosis(task: Task) -> Figures:
-    """Which faults that were made on purpose the curves are read right for: 1 or 0 each."""
+    """Whether the diagnosis of the curves names each fault brought about on purpose: 1 or 0."""
     figures: Figures = {}
     for code, (optimizer, rate, l2, per_class, width) in FAULTS.items():
         part = task
@@ -300,7 +295,7 @@ def diagnosis(task: Task) -> Figures:
 
 
 def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
-    """Loss on images that no search saw, of the best of as many trials: random, of a grid, in one phase, coarse to fine."""
+    """Held-out accuracy and loss of the best of equally many trials, by kind of search."""
     from transferapp.recipes.search.run import run
     from transferapp.recipes.search.settings import make_search
     from transferapp.recipes.search.study import Journal, Trainers
@@ -335,7 +330,7 @@ def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
 
 
 def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any, list[Any]]:
-    """A head with a hidden layer, trained on center views as a fit does: the session, its model, and its snapshots."""
+    """Train a head with a hidden layer on center views as a fit does; return the session, its model and its snapshots."""
     from transferapp.training.session import Session
     from transferapp.training.tail import CachedBatches, lone_head
 
@@ -359,13 +354,13 @@ def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any
 
 
 def head_scores(task: Task, features: np.ndarray, model: Any) -> np.ndarray:
-    """Probabilities of the held-out images."""
+    """Return the probabilities of the held-out images."""
     scores: np.ndarray = np.exp(log_softmax(np.asarray(model(features[task.split.held_out], training=False))))
     return scores
 
 
 def judged_scores(task: Task, scores: dict[str, np.ndarray]) -> Figures:
-    """Accuracy and loss in nats of probabilities of the held-out images, by name."""
+    """Accuracy and loss in nats of several sets of probabilities of the held-out images."""
     figures: Figures = {}
     for name, each in scores.items():
         accuracy, loss = judged(np.log(each + 1e-12), task.held_labels)
@@ -374,7 +369,7 @@ def judged_scores(task: Task, scores: dict[str, np.ndarray]) -> Figures:
 
 
 def averaging(task: Task, features: np.ndarray) -> Figures:
-    """A hidden layer at a constant rate: held-out figures of the last weights, and of their Polyak average."""
+    """Held-out figures of the last weights of a hidden layer at a constant rate, and of their Polyak average."""
     session, model, _ = trained(task, features, schedule="constant")
     last = head_scores(task, features, model)
     session.assign(session.averaged())
@@ -382,7 +377,7 @@ def averaging(task: Task, features: np.ndarray) -> Figures:
 
 
 def snapshots(task: Task, features: np.ndarray) -> Figures:
-    """A hidden layer with warm restarts: held-out figures of the last snapshot, and of all of them together."""
+    """Held-out figures of the last snapshot of a run with warm restarts, and of the average of all."""
     session, model, kept = trained(task, features, schedule="sgdr", cycles=CYCLES, average=0.0)
     scores = []
     for weights in kept:
@@ -399,9 +394,9 @@ def ensembles(task: Task, other: Task) -> Figures:
 
 
 def expectation(task: Task) -> Figures:
-    """How far training passes of the solved head are from its prediction: one of them, and the average of many.
+    """Distance of training passes of the solved head from its prediction: of one, and of the average of many.
 
-    In shares of the logits' own spread. Inverted dropout, and DropConnect: half is left out.
+    As a share of the standard deviation of the logits, for inverted dropout and DropConnect of one half.
     """
     from transferapp.training.tail import lone_head
 
@@ -423,7 +418,7 @@ def expectation(task: Task) -> Figures:
 
 
 def initializers(task: Task) -> Figures:
-    """How far images lie apart in the tenth hidden layer before training; in the features it is 1."""
+    """Standard deviation in the tenth hidden layer before training; in the features it is 1."""
     import keras
 
     from transferapp.training.signal import check_signal
@@ -446,7 +441,7 @@ def initializers(task: Task) -> Figures:
 
 
 def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
-    """One split's held-out images by 1, 10 and 50 views: whether each is right, and what an image costs."""
+    """Held-out images of one split by 1, 10 and 50 views: whether each is right, and milliseconds an image."""
     size = trunk.image_size
     needed = short_side_to_decode(MULTI_SCALE_SHORT_SIDES[-1], size)
     columns = trunk.row_slices[trunk.top.index]
@@ -476,7 +471,7 @@ def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
 
 
 def measured(data: str, options: argparse.Namespace) -> Figures:
-    """All figures of one folder; those of the splits are lists with one for each seed."""
+    """Measure one folder; figures of splits are lists with one entry for each seed."""
     name, records, classes = read_images(data, options.images)
     print(f"\n{name}: {len(records)} images, {len(classes)} classes", flush=True)
     labels = np.array([record.label for record in records])
@@ -501,9 +496,7 @@ def measured(data: str, options: argparse.Namespace) -> Figures:
         }
         for study, work in studies.items():
             started = time.perf_counter()
-            with threadpool_limits(
-                1, "blas"
-            ):  # small products: threads that wait for each other cost more than they gain
+            with threadpool_limits(1, "blas"):  # the products are too small for threads to pay
                 found = work()
             for key, value in found.items():
                 figures.setdefault(key, []).append(value)
@@ -516,7 +509,7 @@ def measured(data: str, options: argparse.Namespace) -> Figures:
 
 
 def load(backbone: str) -> Any:
-    """A trunk on OpenVINO, from the cache where it was converted before."""
+    """Load a trunk on OpenVINO, from the cache if it was converted before."""
     from transferapp.backbones.loading import load_backbone
     from transferapp.backbones.trunk import load_trunk
 
@@ -525,20 +518,28 @@ def load(backbone: str) -> Any:
 
 
 def top_features(trunk: Any, records: Sequence[Any]) -> np.ndarray:
-    """Averages of the top stage for the center view of each image: float32, shape (n, channels)."""
+    """Top-stage averages of the center view of each image: float32, shape (n, channels)."""
     rows = FeatureStore(trunk, workers=cpu_cores()).collect(records, [CENTER])[:, 0]
     return np.ascontiguousarray(rows[:, trunk.row_slices[trunk.top.index]], np.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, help="folders, or the word textile")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", nargs="+", help="folders to measure, or the word textile")
+    what.add_argument("--plots", action="store_true", help="draw the plots of docs/lecture.md")
+    what.add_argument("--gains", action="store_true", help="print the figures of docs/lecture.md")
     parser.add_argument("--seeds", type=int, default=5, help="splits, 2 or more (%(default)s)")
     parser.add_argument("--images", type=int, default=400, help="of each folder at most (%(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
+    parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
     parser.add_argument("--out", type=Path, default=RESULTS / "lecture.json", help="where the figures go")
-    parser.add_argument("--page", type=Path, help="the page to write them into; default: docs/lecture.md")
     options = parser.parse_args(arguments)
+    if options.plots:
+        print(*draw(), sep="\n")
+        return
+    if options.gains:
+        print(*(f"{idea:<48} {figure}" for idea, figure in gains().items()), sep="\n")
+        return
     if options.seeds < 2:
         parser.error("an interval needs two seeds or more")
     told = {"seeds": options.seeds, "images": options.images}
@@ -548,13 +549,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for data in options.data:
         name = Path(data).resolve().name
         if name in document["figures"]:
-            print(f"\n{name}: measured before")
+            print(f"\n{name}: already measured")
             continue
         started = time.perf_counter()
         document["figures"][name] = measured(data, options)
         document["seconds"][name] = round(time.perf_counter() - started, 1)
         write_results(options.out, document)
-    write_page(options.page) if options.page else write_page()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ablation benchmark: paired differences and their intervals worked out by hand, and a small run of every study."""
+"""The ablation benchmark: paired differences and intervals worked out by hand, and a small run of every study."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
-from benchmarks.ablation import Row, described, interval, line, main
+from benchmarks.ablation import Row, described, line, main
+from benchmarks.common import interval
 from tests.helpers.contest import draw_textures
 
 
@@ -35,7 +36,7 @@ def test_too_few_seeds_for_an_interval_are_refused(capsys: pytest.CaptureFixture
     assert "two seeds" in capsys.readouterr().err
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_studies_that_are_left(
+def test_an_interrupted_run_resumes_with_the_studies_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = []
@@ -57,7 +58,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_studies_that_are_left(
     main(words)
     assert ran == [("a", "heads"), ("a", "tails"), ("a", "tails"), ("b", "heads"), ("b", "tails")]
     main([*words, "--views", "1"])
-    assert len(ran) == 9, "with other options the figures before are none of this run's"
+    assert len(ran) == 9, "figures of other options are not reused"
     assert [row["data"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == ["a", "a", "b", "b"]
 
 

@@ -1,11 +1,13 @@
-"""docs/lecture.md: its options and tests exist, its figures are the newest; and what the benchmark behind it computes."""
+"""docs/lecture.md names existing options and tests and the newest figures; and the benchmark behind it."""
 
 from __future__ import annotations
 
 import ast
 import itertools
 import json
+import math
 import re
+import xml.etree.ElementTree as ElementTree
 from importlib import import_module
 from pathlib import Path
 
@@ -13,18 +15,17 @@ import click
 import numpy as np
 import pytest
 
-from benchmarks import lecture, lecture_table
-from benchmarks.lecture_table import PAGE, UNMEASURED, about, cells, filled
+from benchmarks import lecture, lecture_gains, lecture_plots
 from transferapp.cli.main import COMMANDS
 
-ROOT = Path(__file__).parents[2]
+PAGE = Path(__file__).parents[2] / "docs" / "lecture.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in TEXT.partition("## What each change")[0].splitlines()
+    for line in TEXT.splitlines()
     if line.startswith("| ") and not line.startswith("| idea |")
 ]
-"""Idea, option, figure, when it pays, test."""
+"""Idea, option, figure, test."""
 
 
 def options_of(command: str) -> dict[str, click.Option]:
@@ -33,11 +34,6 @@ def options_of(command: str) -> dict[str, click.Option]:
     found: click.Command = import_module(COMMANDS[command]).command
     options = [parameter for parameter in found.params if isinstance(parameter, click.Option)]
     return {name: option for option in options for name in (*option.opts, *option.secondary_opts)}
-
-
-def test_the_page_has_a_whole_row_for_each_idea() -> None:
-    assert len(ROWS) > 50
-    assert all(len(row) == 5 and all(row) for row in ROWS)
 
 
 def test_every_option_on_the_page_exists_and_takes_the_value_it_is_given() -> None:
@@ -60,52 +56,59 @@ def test_every_option_on_the_page_exists_and_takes_the_value_it_is_given() -> No
 
 def test_every_test_on_the_page_exists() -> None:
     for idea, *_, proof in ROWS:
-        named = re.findall(r"`(tests/[^`]+)::(\w+)`", proof)
-        assert named, f"{idea}: nothing proves it"
-        for file, name in named:
-            module = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-            assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}, (
-                f"no {file}::{name}"
-            )
+        link = re.fullmatch(r"\[(\w+)\]\(\.\./(tests/[\w/]+\.py)\)", proof)
+        assert link, f"{idea}: no test"
+        module = ast.parse((PAGE.parents[1] / link[2]).read_text(encoding="utf-8"))
+        assert link[1] in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}, f"no {link[0]}"
 
 
-def test_every_figure_on_the_page_is_measured_and_named() -> None:
-    asked = [re.match(r"<!-- (\w+) -->", row[2]) for row in ROWS]
-    assert all(asked)
-    names = {match[1] for match in asked if match}
-    assert names <= set(cells())
-    assert not set(cells()) - names, "a figure is measured and not shown"
+def test_every_figure_on_the_page_is_the_newest() -> None:
+    assert {idea: figure for idea, _, figure, _ in ROWS} == lecture_gains.gains()
 
 
-def test_the_page_shows_the_newest_results() -> None:
-    assert filled(TEXT) == TEXT, "run python benchmarks/lecture_table.py"
-    assert filled(filled(TEXT)) == filled(TEXT)
+def test_every_plot_on_the_page_is_a_small_valid_drawing() -> None:
+    plots = [PAGE.parent / name for name in re.findall(r"!\[.+\]\((.+\.svg)\)", TEXT)]
+    assert {path.name for path in plots} == {path.name for path in lecture_plots.IMAGES.iterdir()}
+    for path in plots:
+        ElementTree.parse(path)
+        assert path.stat().st_size < 60_000
 
 
-def test_without_results_the_page_says_so(tmp_path: Path) -> None:
-    assert set(cells(tmp_path).values()) == {UNMEASURED}
-    assert filled(TEXT, tmp_path).count(UNMEASURED) == len(ROWS) + 1
+def test_plots_of_results_are_those_on_the_page(tmp_path: Path) -> None:
+    for name, draw in (("curves", lecture_plots.training_curves), ("stages", lecture_plots.stages)):
+        draw(tmp_path / f"{name}.svg", lecture.RESULTS)
+        drawn, shown = ((folder / f"{name}.svg").read_text() for folder in (tmp_path, lecture_plots.IMAGES))
+        assert drawn == shown, "run python benchmarks/lecture.py --plots"
+
+
+@pytest.mark.slow
+def test_update_rules_leave_the_saddle_and_go_down_the_ravine() -> None:
+    def ravine(place: np.ndarray) -> np.ndarray:
+        return np.asarray(place * np.array([0.03, lecture_plots.STEEP]))
+
+    for rule, rate in lecture_plots.RAVINE_RATES.items():
+        path = lecture_plots.descend(rule, rate, (-9, 1.2), ravine, lecture_plots.RAVINE_STEPS)
+        assert math.hypot(*path[-1]) < 0.5 * math.hypot(*path[0]), rule
 
 
 def test_a_mean_comes_with_the_interval_of_student() -> None:
-    assert about([1.0, 2.0, 3.0]) == "2.0 ± 2.5"
-    assert about([-0.01, -0.03], 2, sign=True) == "−0.02 ± 0.13"
-    assert about([3.0, None]) == "never in 200"
+    assert lecture_gains.mean(np.array([1.0, 2.0, 3.0])) == "2.0 ± 2.5"
+    assert lecture_gains.mean(np.array([-0.01, -0.03]), 2, sign=True) == "−0.02 ± 0.13"
 
 
-def test_gains_of_the_ablation_are_paired_by_split() -> None:
+def test_gains_are_paired_by_split_and_pooled_over_the_sets(tmp_path: Path) -> None:
     rows = [
-        {"data": data, "study": "heads", "name": name, "against": against, "accuracy": 0.5, "accuracies": accuracies}
-        for data, name, against, accuracies in (
-            ("dogs", "base", "", [0.5, 0.9]),
-            ("dogs", "base, wide", "base", [0.52, 0.92]),
-            ("trash", "base", "", [0.1, 0.1]),
+        {"data": data, "study": "heads", "name": name, "accuracies": accuracies}
+        for data, name, accuracies in (
+            ("dogs", "base", [0.5, 0.9]),
+            ("dogs", "wide", [0.52, 0.92]),
+            ("trash", "base", [0.1, 0.1]),
+            ("trash", "wide", [0.1, 0.1]),
+            ("aerial", "base", [0.3, 0.3]),
         )
     ]
-    assert lecture_table.ablation_gains(rows, "heads", "base, wide", "base") == {"dogs": "+2.0 ± 0.0"}
-    lines = lecture_table.ablation_table(rows).splitlines()
-    assert lines[0] == "| change | of | dogs | trash |"
-    assert lines[2:] == ["| **base** | | 0.500 | 0.500 |", "| wide | base | +2.0 ± 0.0 |  |"]
+    differences = lecture_gains._ablation(rows, "heads", "wide", "base")
+    assert differences == pytest.approx([0.02, 0.02, 0.0, 0.0])
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def test_a_rule_that_never_arrives_has_no_figure(task: lecture.Task, monkeypatch
     assert figures["lbfgs iterations"] > 0
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def measured(data: str, _options: object) -> dict[str, list[float]]:
@@ -138,8 +141,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         return {"number": [1.0]}
 
     monkeypatch.setattr(lecture, "measured", measured)
-    (tmp_path / "page.md").write_text("nothing to fill in\n")
-    words = ["--data", "first", "second", "--out", str(tmp_path / "out.json"), "--page", str(tmp_path / "page.md")]
+    words = ["--data", "first", "second", "--out", str(tmp_path / "out.json")]
     with pytest.raises(KeyboardInterrupt):
         lecture.main(words)
     lecture.main(words)
