@@ -9,10 +9,12 @@ image of the ten crops is scikit-image's `chelsea` (CC0).
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -115,7 +117,7 @@ def update_rules(path: Path) -> None:
         for s in (-1, 1)
     ]
     paths: dict[Panel, list[Line]] = {ravine: [], saddle: []}
-    for color, (rule, name) in enumerate(RULES.items()):
+    for color, (rule, name) in zip((0, 1, 2, 3, 4, 6), RULES.items(), strict=True):
         down = descend(rule, RAVINE_RATES[rule], (-9, 1.2), lambda p: p * np.array([0.03, STEEP]), RAVINE_STEPS)
         paths[ravine].append(Line(name, down, color))
         off = descend(rule, SADDLE_RATES[rule], (0.01, 1.4), lambda p: p * np.array([-1.0, 1.0]), SADDLE_STEPS)
@@ -206,21 +208,20 @@ def training_curves(path: Path, results: Path) -> None:
 
 def ten_crops(path: Path) -> None:
     """The boxes of the ten crops on an image, and the crops as the network sees them."""
-    import skimage.data
-
     from transferapp.images.views import ten_crops as boxes_of
 
-    image = Image.fromarray(skimage.data.chelsea())
+    data: Any = importlib.import_module("skimage.data")  # it has no types
+    image = Image.fromarray(data.chelsea())
     width, height = image.size
     scale = 360 / width
     small = image.resize((360, round(height * scale)), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=72)
-    data = base64.b64encode(stream.getvalue()).decode()
+    encoded = base64.b64encode(stream.getvalue()).decode()
     views = boxes_of(small.size, (224, 224))
     marks = [
         Markup('<defs><image id="i" width="{}" height="{}" href="data:image/jpeg;base64,{}"/></defs>').format(
-            *small.size, data
+            *small.size, encoded
         ),
         text(12, 17, "Four corners and the center", "title"),
         Markup('<use href="#i" x="12" y="28"/>'),
