@@ -1,29 +1,32 @@
-"""How fast each engine runs a backbone: crops per second at batch 1 and 10, side by side in one run.
+"""Crops per second of each engine at batch 1 and 10, side by side in one run.
 
     python benchmarks/engines.py [--backbone NAME] [--seconds S]
 
-Contenders: `model.predict`, one compiled TensorFlow function, OpenVINO in f32, and in bf16 where the CPU has it. Rounds are
+Candidates: `model.predict`, one compiled TensorFlow function, OpenVINO in f32, and in bf16 on CPUs that have it. Rounds are
 interleaved, so that a noisy machine slows all of them alike. Results go to benchmarks/results/engines.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.common import RESULTS, write_results
+
 ROUNDS = 5
 
 
-def contenders(backbone: str) -> tuple[dict[str, Callable[[np.ndarray], object]], tuple[int, int]]:
-    """Functions from uint8 crops to features, by name, and the crops' (height, width)."""
+def candidates(backbone: str) -> tuple[dict[str, Callable[[np.ndarray], object]], tuple[int, int]]:
+    """Return functions from uint8 crops to features, by name, and the (height, width) of the crops."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
@@ -39,16 +42,14 @@ def contenders(backbone: str) -> tuple[dict[str, Callable[[np.ndarray], object]]
         "model.predict": lambda crops: model.predict(crops.astype(np.float32), verbose=0),
         "tf.function": lambda crops: compiled(tf.constant(crops, tf.float32)).numpy(),
     }
-    for precision in [
-        "f32",
-        *(["bf16"] if has_bfloat16() else []),
-    ]:  # whether or not it is faster: that is what is measured
+    # bf16 is measured wherever it exists, not only where it is faster.
+    for precision in ["f32", *(["bf16"] if has_bfloat16() else [])]:
         functions[f"openvino {precision}"] = OpenVINOEngine(converted, precision=precision)
     return functions, spec.image_size
 
 
 def rate(function: Callable[[np.ndarray], object], crops: np.ndarray, seconds: float) -> float:
-    """Crops per second."""
+    """Measure crops per second."""
     runs, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
         function(crops)
@@ -59,9 +60,9 @@ def rate(function: Callable[[np.ndarray], object], crops: np.ndarray, seconds: f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per contender, batch size and round")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per candidate, batch size and round")
     arguments = parser.parse_args()
-    functions, (height, width) = contenders(arguments.backbone)
+    functions, (height, width) = candidates(arguments.backbone)
     crops = np.random.default_rng(0).integers(0, 256, (10, height, width, 3), dtype=np.uint8)
     rates: dict[str, dict[int, list[float]]] = {name: {1: [], 10: []} for name in functions}
     for name, function in functions.items():
@@ -76,9 +77,8 @@ def main() -> None:
     print(f"{'engine':<16} {'batch 1':>9} {'batch 10':>9}   crops per second (times model.predict)")
     for name, row in table.items():
         print(f"{name:<16} {row[1]:9.0f} {row[10]:9.0f}   {row[1] / slowest[1]:.1f}, {row[10] / slowest[10]:.1f}")
-    RESULTS.mkdir(exist_ok=True)
     document = {"backbone": arguments.backbone, "cores": os.cpu_count(), "crops_per_second": table}
-    (RESULTS / "engines.json").write_text(json.dumps(document, indent=2) + "\n")
+    write_results(RESULTS / "engines.json", document)
 
 
 if __name__ == "__main__":

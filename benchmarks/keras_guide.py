@@ -22,13 +22,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, write_results
+
 EPOCHS = 15
 BATCH_SIZE = 32
-RESULTS = Path(__file__).parent / "results"
 
 
 def train_as_the_guide(data: Path, out: Path) -> None:
-    """The guide's recipe, in a process of its own."""
+    """Train by the guide's recipe; run in a process of its own."""
     import keras
 
     from transferapp.backbones.loading import load_backbone
@@ -99,7 +102,7 @@ def time_transferapp(data: Path, *options: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and test/")
-    parser.add_argument("--repeats", type=int, default=1, help="rounds; each runs every contender once")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds; each runs every candidate once")
     parser.add_argument("--as-the-guide", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.as_the_guide:
@@ -126,9 +129,8 @@ def main() -> None:
     print(f"{'':<20} {'seconds':>8} {'accuracy':>9} {'times faster':>13}")
     for name, row in summary.items():
         print(f"{name:<20} {row['seconds']:8.1f} {row['accuracy']:9.3f} {row['times_faster']:13.1f}")
-    RESULTS.mkdir(exist_ok=True)
     document = {"data": arguments.data.name, "cores": os.cpu_count(), "rounds": rounds, "summary": summary}
-    (RESULTS / "keras_guide.json").write_text(json.dumps(document, indent=2) + "\n")
+    write_results(RESULTS / "keras_guide.json", document)
 
 
 if __name__ == "__main__":

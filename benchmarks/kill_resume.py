@@ -1,11 +1,11 @@
-"""Kill a fit at random moments and run the same command again: does it end with the metrics of an undisturbed one?
+"""Metrics of fits that are killed at random moments and resumed, against those of an undisturbed fit.
 
     python benchmarks/kill_resume.py [--kills 20] [--backbone NAME] [--seed 0] [--json]
 
-Generates images, and a small network as backbone unless one is named, fits once undisturbed, and then for every kill: starts
-the same fit with an empty cache, kills it (SIGKILL, with all its threads) at a moment drawn evenly from the time that the
-first one took, looks whether what is there is whole, and runs the command again to its end. The fit fine-tunes twice: a tail
-on cached activations, and the whole network on fresh views. Exits with 1 if any ends otherwise than the first.
+Generates images, and a small network as backbone unless one is named, and fits once undisturbed. Then for every kill it starts
+the same fit with an empty cache, kills it (SIGKILL, with all its threads) at a moment drawn evenly from the duration of the
+first one, checks that no half-written bundle is left, and runs the command again to its end. The fit fine-tunes twice: a tail
+on cached activations, and the whole network on new views. Exits with 1 if any ends otherwise than the undisturbed one.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ TOLERANCE = 1e-6
 CLASSES = ("across", "down", "rings")
 SIDE = 32
 _TIMES = {"seconds", "milliseconds"}
-"""What two runs may differ in."""
+"""Keys in which two runs may differ."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill and what came of it.
+    """One kill and its outcome.
 
     Attributes:
         after: Seconds from the start of the fit.
-        found: What it left: generations of weights, and whether a bundle.
-        difference: The largest between a figure and that of the undisturbed fit; None where figures are missing.
-        same_network: Whether the exported weights are the same bit for bit.
-        problem: What went wrong; empty if nothing did.
+        found: The checkpoints and the bundle that it left, in words.
+        difference: Largest difference of a figure from the undisturbed fit; None if figures are missing.
+        same_network: Whether the exported weights are equal bit for bit.
+        problem: The failure; empty if there was none.
     """
 
     after: float
@@ -62,10 +62,10 @@ class Kill:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--kills", type=int, default=20, help="how many fits to kill (%(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="number of fits to kill (%(default)s)")
     parser.add_argument("--backbone", help="a backbone by name; default: a small network made here")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of each contender (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides the moments (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each candidate (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seeds the moments (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,14 +81,14 @@ def main() -> None:
 
 
 def run(folder: Path, kills: int, backbone: str | None, epochs: int, seed: int, talk: bool = False) -> list[Kill]:
-    """Fit undisturbed, then kill and resume as often as asked for.
+    """Fit undisturbed, then kill and resume.
 
     Args:
-        folder: Empty; everything is written here.
-        kills: How many fits to kill.
-        backbone: Its name; None for a small network made here.
-        epochs: Of each contender.
-        seed: Decides the moments.
+        folder: An empty folder for everything that is written.
+        kills: Number of fits to kill.
+        backbone: A name; None for a small network made here.
+        epochs: Epochs of each candidate.
+        seed: Seeds the moments.
         talk: Whether to print a line for each kill.
     """
     images = generate(folder / "images")
@@ -97,9 +97,8 @@ def run(folder: Path, kills: int, backbone: str | None, epochs: int, seed: int, 
         *("--size", "large", "--similarity", "different", "--rule-only", "--budget", "1h", "--epochs", str(epochs)),
         *("--batch-size", "16", "--val-fraction", "0.3", "--image-size", str(SIDE), "--learning-rate", "find"),
     ]
-    fit(
-        words, folder / "first" / "bundle", folder / "cache"
-    ).wait()  # converts the networks, which all others start with
+    # Converts the networks, with which all other fits start.
+    fit(words, folder / "first" / "bundle", folder / "cache").wait()
     networks = folder / "cache" / "networks"
     started = time.monotonic()
     shutil.rmtree(folder / "cache" / "features")
@@ -150,7 +149,7 @@ def killed(words: list[str], place: Path, undisturbed: Path, after: float) -> Ki
 
 
 def fit(words: list[str], out: Path, cache: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """The command, started."""
+    """Start the command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFERAPP_")}
     environment |= {"TRANSFERAPP_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
     streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
@@ -159,7 +158,7 @@ def fit(words: list[str], out: Path, cache: Path, **options: Any) -> subprocess.
 
 
 def left_behind(bundle: Path) -> str:
-    """What a killed fit has left, in words."""
+    """Describe the files of a killed fit."""
     run_folder = bundle.parent / ".bundle.run"
     if bundle.exists():
         return "the bundle was done"
@@ -170,7 +169,7 @@ def left_behind(bundle: Path) -> str:
 
 
 def figures(bundle: Path) -> dict[str, float]:
-    """Every number of the metrics and of the contenders, by where it stands."""
+    """Every number of the metrics and of the candidates, by its place in the manifest."""
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     return dict(_numbers({"metrics": manifest["metrics"], "contenders": manifest["contenders"]}, ""))
 
@@ -188,7 +187,7 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def generate(folder: Path, per_class: int = 30) -> Path:
-    """Class folders of stripes across, stripes down, and rings, under noise."""
+    """Draw class folders of horizontal stripes, vertical stripes and rings, with noise."""
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
@@ -202,7 +201,7 @@ def generate(folder: Path, per_class: int = 30) -> Path:
 
 
 def small_network(path: Path) -> Path:
-    """A residual network of some thousand parameters with four stages, saved as `path`."""
+    """Save a residual network of some thousand parameters and four stages as `path`."""
     with quiet_libraries():
         import keras
 

@@ -1,8 +1,8 @@
-"""How many labels that were made wrong on purpose does the doctor find within the first tenth of its list?
+"""Share of wrong labels that the doctor ranks in the first tenth of its list.
 
     python benchmarks/label_doctor.py DIR [--share 0.05] [--seeds 5]
 
-Flips the labels of a share of the images, each to another class at random, and asks the label doctor which labels are wrong, as
+Changes the labels of a share of the images, each to another class at random, and runs the label doctor on them, as
 `transferapp doctor` does. Every other label counts as right. Results go to benchmarks/results/label_doctor.json.
 """
 
@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 
+from benchmarks.common import RESULTS, write_results
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.recipes.label_doctor import judge_labels
 from transferapp.recipes.looking import Look, look
 from transferapp.system.progress import Silent
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def flipped(seen: Look, share: float, seed: int) -> tuple[Look, set[int]]:
-    """The same images with some labels wrong, and which."""
+    """Change a share of the labels; return the images and the positions of the changed ones."""
     rng = np.random.default_rng(seed)
     dataset = seen.dataset
     chosen = rng.choice(len(dataset), round(share * len(dataset)), replace=False)
@@ -41,9 +42,9 @@ def flipped(seen: Look, share: float, seed: int) -> tuple[Look, set[int]]:
 
 
 def trial(seen: Look, share: float, seed: int) -> dict[str, Any]:
-    """Flip, ask, count."""
-    sick, wrong = flipped(seen, share, seed)
-    diagnosis = judge_labels(sick, None, seed, Silent())
+    """Change labels with one seed and count those that are found."""
+    changed, wrong = flipped(seen, share, seed)
+    diagnosis = judge_labels(changed, None, seed, Silent())
     order = diagnosis.errors.order
     first = set(order[: round(0.1 * len(order))].tolist())
     suspected = set(np.flatnonzero(diagnosis.errors.suspected).tolist())
@@ -80,8 +81,7 @@ def main() -> None:
         mean = statistics.mean(t["found_in_first_tenth"] for t in trials)
         print(f"{folder.name:<12} mean: {mean:.3f} of the wrong labels within the first tenth of the list")
         document[folder.name] = {"backbone": options.backbone, "share": options.share, "mean": mean, "trials": trials}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "label_doctor.json").write_text(json.dumps(document, indent=2) + "\n")
+    write_results(RESULTS / "label_doctor.json", document)
 
 
 if __name__ == "__main__":

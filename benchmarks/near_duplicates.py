@@ -1,10 +1,10 @@
-"""How many copies does the audit find, by how they were made, and how many different images does it take for copies?
+"""Share of duplicates that the audit finds, by the way they were made, and its false alarms.
 
     python benchmarks/near_duplicates.py DIR [DIR ...]
 
-Makes copies of some images of each folder (saved again, scaled, cropped, turned, mirrored, ...), and compares them with
+Makes duplicates of some images of each folder (saved again, scaled, cropped, rotated, mirrored, ...) and compares them with
 their originals as the audit does: by signature, and by the cosine of the default backbone's last features. False alarms are
-pairs of the folder's own images; look at them, for most are copies indeed. Results go to
+pairs of the folder's own images; look at them, for most are duplicates. Results go to
 benchmarks/results/near_duplicates.json.
 """
 
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 from PIL import Image, ImageOps
 
+from benchmarks.common import RESULTS, spread, write_results
 from transferapp.backbones.feature_store import CENTER, view_pixels
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
@@ -30,7 +33,6 @@ from transferapp.images import decode_image
 from transferapp.recipes.looking import Look, look
 from transferapp.system.progress import Silent
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = 60
 BATCH = 16
 
@@ -42,20 +44,13 @@ def saved(image: Image.Image, quality: int) -> Image.Image:
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:
-    """Less so much of each side's length, half at either end."""
-    width, height = image.size
-    return image.crop(
-        (
-            int(width * share / 2),
-            int(height * share / 2),
-            width - int(width * share / 2),
-            height - int(height * share / 2),
-        )
-    )
+    """Remove a share of the length of each side, half at either end."""
+    across, down = int(image.width * share / 2), int(image.height * share / 2)
+    return image.crop((across, down, image.width - across, image.height - down))
 
 
-def turned(image: Image.Image, degrees: float) -> Image.Image:
-    """Turned, and cropped to what is left without corners."""
+def rotated(image: Image.Image, degrees: float) -> Image.Image:
+    """Rotate, and crop off the empty corners."""
     return cropped(image.rotate(degrees, Image.Resampling.BICUBIC), 0.02 * degrees)
 
 
@@ -74,13 +69,13 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "cropped 4 %": lambda image: cropped(image, 0.04),
     "cropped 8 %": lambda image: cropped(image, 0.08),
     "cropped 15 %": lambda image: cropped(image, 0.15),
-    "turned 2 degrees": lambda image: turned(image, 2),
-    "turned 5 degrees": lambda image: turned(image, 5),
+    "rotated 2 degrees": lambda image: rotated(image, 2),
+    "rotated 5 degrees": lambda image: rotated(image, 5),
 }
 
 
 def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> list[bool]:
-    """Whether each copy is found, compared with its own original alone."""
+    """Whether each duplicate is found, compared with its own original alone."""
     found = []
     for pair in zip(originals, copies, strict=True):
         signatures = [signature(image) for image in pair]
@@ -89,7 +84,7 @@ def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> lis
 
 
 def features(seen: Look, images: list[Image.Image]) -> np.ndarray:
-    """The last stage's features of the center views."""
+    """Features of the last stage for the center views."""
     trunk = seen.trunk
     assert trunk is not None
     columns = trunk.row_slices[trunk.top.index]
@@ -99,10 +94,10 @@ def features(seen: Look, images: list[Image.Image]) -> np.ndarray:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Recall by kind of copy, and the pairs that are found in the folder as it is."""
+    """Recall by kind of duplicate, and the pairs found in the folder as it is."""
     seen = look(make_config({"data": str(folder), "backbone": DEFAULT_BACKBONE}), Silent())
     records = seen.dataset.records
-    chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, IMAGES).astype(int))]
+    chosen = [records[i] for i in spread(len(records), IMAGES)]
     originals = [decode_image(r.path, limits=DATASET_LIMITS, min_short_side=256).image for r in chosen]
     own = features(seen, originals)
     recall = {}
@@ -135,14 +130,13 @@ def main() -> None:
     found = {folder.name: measured(folder) for folder in parser.parse_args().folders}
     for name, document in found.items():
         print(
-            f"{name}: {document['num_images']} images, {document['clusters_by_signature']} groups of copies by signature, "
+            f"{name}: {document['num_images']} images, {document['clusters_by_signature']} groups of duplicates by signature, "
             f"{document['further_pairs_by_features']} further pairs by features"
         )
         print(f"  {'copy':<20} {'signature':>9} {'features':>9} {'either':>7}")
         for kind, share in document["recall"].items():
             print(f"  {kind:<20} {share['signature']:>9.2f} {share['features']:>9.2f} {share['either']:>7.2f}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "near_duplicates.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_results(RESULTS / "near_duplicates.json", found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The service that one would write in an afternoon: the bundle's Keras model behind FastAPI, with the same ten crops.
+"""A plain service for comparison: the bundle's Keras model behind FastAPI, with the same ten crops.
 
     python benchmarks/plain_service.py BUNDLE PORT
 
@@ -28,7 +28,7 @@ def create_app(path: Path) -> FastAPI:
     model = keras.models.load_model(bundle.file("model.keras"), compile=False)
     size, names = bundle.image_size, bundle.class_names
     model.predict(np.zeros((10, *size, 3), np.float32), verbose=0)
-    turn = threading.Lock()  # predict is not made for several threads; each call uses every core
+    turn = threading.Lock()  # `predict` is not safe to call from several threads, and each call uses every core
     app = FastAPI()
 
     @app.post("/predict")

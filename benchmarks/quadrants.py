@@ -1,4 +1,4 @@
-"""What the rule decides for folders of images: D, the probes' accuracy by stage, the quadrant and the cut.
+"""Decisions of the rule for folders of images: D, accuracy by stage, the quadrant and the cut.
 
     python benchmarks/quadrants.py DIR [DIR ...]
 
@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, write_results
 
 
 def plan(data: Path) -> dict[str, Any]:
-    """The plan for a folder, as the command line prints it."""
+    """Return the plan for a folder, as the command prints it."""
     command = [sys.executable, "-m", "transferapp", "plan", "--data", str(data), "--json"]
     document: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return document
@@ -38,8 +40,7 @@ def main() -> None:
                 f"{name:<16} {document['divergence']:5.2f}  {document['quadrant']:<18}"
                 f"{mark}{candidate['backbone']:<19} {candidate['cut']:<9} {stages}"
             )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "quadrants.json").write_text(json.dumps(plans, indent=2) + "\n")
+    write_results(RESULTS / "quadrants.json", plans)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""What does the rule cost? The solved classifier against a tuned backbone, by the number of training images.
-
-For every number of images the real command runs twice, `transferapp fit --tune none` and `--tune PART --rule-only`, on the
-same training images, and both are measured on the same test images. Where tuning gains nothing, the rule should not propose
-it; where it gains much, it should. `transferapp.policy.size` has its thresholds from here.
+"""Gain of fine-tuning over the solved linear classifier, by the number of training images.
 
     python benchmarks/regret.py --data DIR --images 250 500 1000 2000 [--tune most] [--backbone efficientnet_lite0]
+
+For every number of images the real command runs twice, `transferapp fit --tune none` and `--tune PART --rule-only`, on the
+same training images, and both are measured on the same test images. The thresholds of `transferapp.policy.size` rest on it.
 
 A folder without train and test folders gives every fifth image for testing. The figures are added to
 benchmarks/results/regret.json, one entry for each folder.
@@ -22,14 +21,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, read_results, write_results
+
 TEST_EVERY = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="class folders, alone or within train/ and test/")
-    parser.add_argument("--name", help="what to call it; default: the folder's name")
+    parser.add_argument("--name", help="name in the results; default: the folder's name")
     parser.add_argument(
         "--images", type=int, nargs="+", required=True, help="training and validation images; 0 for all"
     )
@@ -43,17 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for count in options.images:
         with tempfile.TemporaryDirectory() as folder:
-            link(options.data, Path(folder, "images"), count)
+            link_with_test(options.data, Path(folder, "images"), count)
             rows.append(compare(Path(folder), options))
         print(line(rows[-1]), flush=True)
-    document = json.loads(options.out.read_text()) if options.out.exists() else {}
+    document = read_results(options.out)
     document[options.name or options.data.resolve().name] = rows
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(options.out, document)
 
 
-def link(data: Path, folder: Path, count: int) -> None:
-    """Links to all test images, and to `count` of the others, evenly spread over each class, as train/ and test/ folders."""
+def link_with_test(data: Path, folder: Path, count: int) -> None:
+    """Link all test images and `count` of the others, evenly spread over each class, into train/ and test/ folders."""
     given = (data / "train").is_dir() and (data / "test").is_dir()
     parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
     for place in [data / "train", data / "test"] if given else [data]:
@@ -76,12 +77,12 @@ def link(data: Path, folder: Path, count: int) -> None:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Both fits on the images in a folder, side by side."""
+    """Run both fits on the images in a folder."""
     solved = fit(folder, options, "--tune", "none")
     tuned = fit(folder, options, "--tune", options.tune, "--rule-only", "--epochs", str(options.epochs))
     test_solved, test_tuned = (manifest["metrics"]["test"]["accuracy"] for manifest in (solved, tuned))
     num_test = solved["metrics"]["test"]["num_images"]
-    # Of two proportions on the same images, as if they were independent: no smaller than the paired one.
+    # Treats the two proportions as independent, which is no smaller than the paired variance.
     variance = sum(p * (1 - p) for p in (test_solved, test_tuned)) / num_test
     contender = next(c for c in tuned["contenders"] if c["chosen"])
     return {
@@ -101,7 +102,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def fit(folder: Path, options: argparse.Namespace, *words: str) -> dict[str, Any]:
-    """One fit: its manifest."""
+    """Run a fit and return its manifest."""
     command = [
         sys.executable,
         "-m",

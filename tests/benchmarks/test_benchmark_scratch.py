@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from benchmarks.scratch import HEIGHT, WIDTH, Curve, epochs_to_match, link, main, plot, print_table, read_curve
+from benchmarks.scratch import Curve, epochs_to_match, link_part, main, print_table, read_curve
 from tests.helpers.fitted import draw_folders, environment
 from tests.helpers.networks import tiny_network
 
 ROOT = Path(__file__).parents[2]
-SVG = "{http://www.w3.org/2000/svg}"
 HISTORY = """contender,epoch,learning_rate,loss,accuracy,val_loss,val_accuracy,averaged_val_loss,averaged_val_accuracy,seconds
 whole network,1,0.001,0.9,0.5,0.8,0.6,0.7,0.7,2.5
 whole network,2,0.001,0.8,0.6,0.7,0.8,0.7,0.75,2
@@ -54,39 +52,12 @@ def test_the_table_has_a_row_for_each_epoch_of_the_longer_one(capsys: pytest.Cap
     ]
 
 
-def test_the_plot_is_valid_and_its_points_are_where_they_should_be() -> None:
-    svg = plot({"pretrained": [0.5, 1.0], "random": [0.0, 0.25, 0.5]}, "cats & <dogs>", 0.5)
-    root = ElementTree.fromstring(svg)
-    texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert "cats & <dogs>" in texts
-    assert {"pretrained", "random", "guessing", "epoch"} <= set(texts)
-    lines = [
-        [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
-        for line in root.iter(f"{SVG}polyline")
-    ]
-    first, second = lines
-    assert first[1][1] < first[0][1], "better is higher"
-    assert first[0][1] == second[2][1], "the same accuracy, the same height"
-    assert [x for x, _ in first] == [x for x, _ in second[:2]], "the same epoch, the same place"
-    rule = next(line for line in root.iter(f"{SVG}line") if line.attrib["class"] == "guess")
-    assert float(rule.attrib["y1"]) == first[0][1]
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for line in lines for x, y in line)
-
-
-@pytest.mark.parametrize("lengths", [(1, 1), (1, 40), (40, 40)])
-def test_curves_of_any_length_are_drawn_and_their_names_do_not_touch(lengths: tuple[int, int]) -> None:
-    curves = dict(zip(("pretrained", "random"), ([0.5] * length for length in lengths), strict=True))
-    root = ElementTree.fromstring(plot(curves, "x", 0.1))
-    heights = [float(t.attrib["y"]) for t in root.iter(f"{SVG}text") if t.text in curves]
-    assert abs(heights[0] - heights[1]) >= 16
-
-
 def test_a_part_of_the_images_is_the_same_share_of_every_folder(tmp_path: Path) -> None:
     for folder, count in (("train/cats", 30), ("train/dogs", 10), ("test/cats", 6), ("test/dogs", 2)):
         (tmp_path / "data" / folder).mkdir(parents=True)
         for index in range(count):
             (tmp_path / "data" / folder / f"{index:02}.png").touch()
-    link(tmp_path / "data", tmp_path / "part", 24)
+    link_part(tmp_path / "data", tmp_path / "part", 24)
     counts = {folder: len(list((tmp_path / "part" / folder).iterdir())) for folder in ("train/cats", "train/dogs")}
     assert counts == {"train/cats": 15, "train/dogs": 5}
     assert len(list((tmp_path / "part/test/dogs").iterdir())) == 2, "none is left with a single image"
@@ -117,4 +88,3 @@ def test_a_small_run_leaves_figures_and_a_plot(tmp_path: Path) -> None:
     for start in ("pretrained", "random"):
         assert len(document["starts"][start]["validation"]) == 2
     assert document["starts"]["pretrained"] != document["starts"]["random"]
-    ElementTree.parse(tmp_path / "results" / "scratch-drawings.svg")

@@ -1,4 +1,4 @@
-"""`benchmarks/tail_speed.py`: its arguments and its fairness; and one run of it, on drawings."""
+"""`benchmarks/tail_speed.py`: arguments, equal conditions for both candidates, and one small run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.tail_speed import frozen_below, main, quotients, read_images, render_all, train_in_turn
+from benchmarks.tail_speed import frozen_below, main, quotients, read_split, render_all, train_in_turn
 from tests.helpers.fitted import draw_folders, environment
 from transferapp.backbones.feature_store import WITHOUT_COLOR, FeatureStore, random_view_name
 
@@ -33,7 +33,7 @@ class Pixels:
 
 
 def test_both_are_given_the_same_views(drawings: Path, tmp_path: Path) -> None:
-    train = read_images(drawings, 100).part("train")
+    train = read_split(drawings, 100).part("train")
     views = [random_view_name(index, 0) for index in range(2)]
     stored = FeatureStore(Pixels(), folder=tmp_path / "store", chance=WITHOUT_COLOR).collect(train.records, views)
     rendered = render_all(train, views, Pixels.image_size, tmp_path)
@@ -77,8 +77,8 @@ def test_epochs_alternate_and_take_turns_in_going_first() -> None:
         def train_epoch(self, number: int) -> None:
             order.append((self.name, number))
 
-    contenders: Any = [Recorder("a"), Recorder("b")]
-    train_in_turn(contenders, 3)
+    candidates: Any = [Recorder("a"), Recorder("b")]
+    train_in_turn(candidates, 3)
     assert order == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
 
 
@@ -87,10 +87,10 @@ def test_the_first_epoch_is_not_counted() -> None:
 
 
 def test_a_part_of_the_images_has_every_class(drawings: Path) -> None:
-    dataset = read_images(drawings, 12)
+    dataset = read_split(drawings, 12)
     assert len(dataset) == 12
     assert dataset.counts() == [4, 4, 4]
-    assert len(read_images(drawings, 1000)) == 24
+    assert len(read_split(drawings, 1000)) == 24
 
 
 @pytest.mark.parametrize(("words", "said"), [(["--epochs", "1"], "2 or more"), (["--cut"], "expected one argument")])

@@ -1,4 +1,4 @@
-"""`benchmarks/regret.py` and `tuning_defaults.py`: who is compared on what, and how figures are read."""
+"""`benchmarks/regret.py`: the images that both fits train and test on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import regret, tuning_defaults
+from benchmarks import regret
 
 
 def folders(root: Path, *names: str, count: int) -> Path:
@@ -23,8 +23,8 @@ def contents(folder: Path) -> set[str]:
 
 def test_every_fifth_image_is_for_testing_however_many_are_trained_on(tmp_path: Path) -> None:
     data = folders(tmp_path / "data", "a", "b", count=20)
-    regret.link(data, tmp_path / "some", 16)
-    regret.link(data, tmp_path / "all", 0)
+    regret.link_with_test(data, tmp_path / "some", 16)
+    regret.link_with_test(data, tmp_path / "all", 0)
     for name in ("some", "all"):
         assert contents(tmp_path / name / "test") == {f"{c} {i}" for c in "ab" for i in (0, 5, 10, 15)}
     assert len(contents(tmp_path / "some" / "train")) == 16
@@ -34,27 +34,14 @@ def test_every_fifth_image_is_for_testing_however_many_are_trained_on(tmp_path: 
 
 def test_given_test_images_stay_what_they_are(tmp_path: Path) -> None:
     data = folders(tmp_path / "data", "train/a", "train/b", "test/a", "test/b", count=10)
-    regret.link(data, tmp_path / "linked", 4)
+    regret.link_with_test(data, tmp_path / "linked", 4)
     assert len(contents(tmp_path / "linked" / "test")) == 20
     assert {text.split("/")[0] for text in contents(tmp_path / "linked" / "train")} == {"train"}
     assert len(list((tmp_path / "linked" / "train" / "a").iterdir())) == 2
 
 
-def test_a_manifest_is_read() -> None:
-    solved = {"name": "solved classifier", "accuracy": 0.7, "chosen": False}
-    tuned = {"name": "last stage", "accuracy": 0.8, "loss": 0.5, "chosen": True, "history": [{"accuracy": 0.9}]}
-    manifest = {"contenders": [solved, tuned], "metrics": {"test": {"accuracy": 0.75}}}
-    figures = tuning_defaults.read_figures(manifest)
-    assert figures == {"solved": 0.7, "validation": 0.8, "loss": 0.5, "test": 0.75, "last_train": 0.9}
-    assert tuning_defaults.means([figures, {**figures, "test": 0.85}])["test"] == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize("module", [regret, tuning_defaults])
-def test_a_folder_that_is_not_there_is_named(
-    module: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--data", str(tmp_path / "nowhere")] + (["--images", "10"] if module is regret else [])
+def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        module.main(words)  # type: ignore[attr-defined]
+        regret.main(["--data", str(tmp_path / "nowhere"), "--images", "10"])
     assert caught.value.code == 2
     assert "nowhere" in capsys.readouterr().err
