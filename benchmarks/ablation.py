@@ -293,7 +293,7 @@ class Ablation:
 
     def _maps(self, cut: str, names: Sequence[str], folder: Path) -> np.ndarray:
         """Activations of a stage: float16, shape (n, views, height, width, channels)."""
-        from transferapp.backbones.activations import cut_trunk
+        from transferapp.backbones.trunk import cut_trunk
 
         self._backbone.set_weights(self._pristine)
         stage = stage_named(self._trunk.stages, cut)
@@ -316,9 +316,9 @@ class Ablation:
         multipliers: dict[str, float],
     ) -> None:
         """Train all epochs; the weights are those of the last."""
+        from transferapp.training.batches import CachedBatches
         from transferapp.training.mixing import soft
         from transferapp.training.session import Session
-        from transferapp.training.tail import CachedBatches
 
         labels = self._labels[split.train]
 

@@ -44,9 +44,9 @@ from transferapp.policy.budget import usual_epochs
 from transferapp.recipes.search.linear import make_update
 from transferapp.recipes.search.problem import Features, HeadSettings, Problem, batches, judged
 from transferapp.system.threads import cpu_cores
-from transferapp.training.diagnosis import Curves, diagnose
-from transferapp.training.finder import range_test
+from transferapp.training.curves import Curves, diagnose
 from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.learning_rate_finder import range_test
 from transferapp.training.optimizers import ADAMW_DECAY, OPTIMIZERS
 from transferapp.training.probe import LinearProbe, cross_validate, fit_probe, log_softmax
 from transferapp.training.schedules import SCHEDULES
@@ -331,8 +331,9 @@ def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
 
 def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any, list[Any]]:
     """Train a head with a hidden layer on center views as a fit does; return the session, its model and its snapshots."""
+    from transferapp.training.batches import CachedBatches
     from transferapp.training.session import Session
-    from transferapp.training.tail import CachedBatches, lone_head
+    from transferapp.training.tail import lone_head
 
     head = Head(HeadSpec(hidden=(WIDTH,)), task.optimum.mean, task.optimum.std, task.num_classes)
     model = lone_head(head, features.shape[1:], task.split.seed).model
@@ -421,7 +422,7 @@ def initializers(task: Task) -> Figures:
     """Standard deviation in the tenth hidden layer before training; in the features it is 1."""
     import keras
 
-    from transferapp.training.signal import check_signal
+    from transferapp.training.activation_statistics import check_signal
     from transferapp.training.tail import lone_head
 
     figures: Figures = {}

@@ -83,11 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train both and return the figures."""
-    from transferapp.backbones.activations import cut_trunk
     from transferapp.backbones.loading import load_backbone
-    from transferapp.backbones.trunk import load_trunk
+    from transferapp.backbones.trunk import cut_trunk, load_trunk
+    from transferapp.training.batches import CachedBatches, CachedCenters
     from transferapp.training.head_spec import Head
-    from transferapp.training.tail import CachedBatches, CachedCenters, build_tail
+    from transferapp.training.tail import build_tail
 
     size = (options.image_size, options.image_size)
     spec = backbone_spec(options.backbone)
@@ -197,7 +197,7 @@ class Candidate:
 
     def train_epoch(self, number: int) -> None:
         """Train epoch `number`, counted from 0."""
-        from transferapp.training.image_batches import FollowEpochs
+        from transferapp.training.batches import FollowEpochs
 
         started, used = time.perf_counter(), time.process_time()
         self.tail.model.fit(

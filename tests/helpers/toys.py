@@ -24,7 +24,7 @@ def points(count: int, seed: int, noise: float = 0.7) -> tuple[np.ndarray, np.nd
 
 def toy_data(count: int = 48, noise: float = 0.7) -> tuple[Any, Any, np.ndarray]:
     """(make_batches, validation, validation labels)."""
-    from transferapp.training.tail import CachedBatches, CachedCenters
+    from transferapp.training.batches import CachedBatches, CachedCenters
 
     rows, labels = points(count * VIEWS, 0, noise)
     positions = np.arange(count * VIEWS).reshape(VIEWS, count).T  # both views of an image are of its class

@@ -15,12 +15,11 @@ import pytest
 from tests.helpers.networks import draws_in_training
 from transferapp.backbones.stages import find_stages
 from transferapp.errors import UsageError
-from transferapp.training.classifiers import attach_head
+from transferapp.training.activation_statistics import check_signal, signal_findings
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
-from transferapp.training.heads import build_head
+from transferapp.training.heads import attach_head, build_head, head_layers
 from transferapp.training.probe import fit_probe, moments
-from transferapp.training.signal import check_signal, signal_findings
-from transferapp.training.tail import head_layers, lone_head, tuned_head
+from transferapp.training.tail import lone_head, tuned_head
 
 MAPS = (5, 6, 8)
 CLASSES = 3

@@ -10,9 +10,8 @@ import pytest
 from tests.helpers.toys import CLASSES, toy_data, toy_model
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import train
-from transferapp.training.mixing import SoftBatches, mixed, soft
+from transferapp.training.mixing import SoftBatches, mixed, soft, unwrapped
 from transferapp.training.settings import TrainingSettings
-from transferapp.training.wrapping import unwrapped
 
 
 def images(count: int = 8, size: int = 16) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.helpers.networks import enliven, noise_pixels, tiny_network
 from transferapp.backbones.stages import find_stages
-from transferapp.training.classifiers import attach_head
 from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.heads import attach_head
 from transferapp.training.residual import residual_sums
 from transferapp.training.tail import InferenceMode, TrainingMode, build_tail, plain_tail, tuned_head
 

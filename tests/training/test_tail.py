@@ -10,14 +10,14 @@ import pytest
 
 from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from transferapp.backbones.stages import Stage, cut, find_stages
-from transferapp.training.classifiers import attach_ensemble, attach_head
+from transferapp.training.batches import CachedBatches, CachedCenters
 from transferapp.training.head_spec import Head
+from transferapp.training.heads import attach_head
 from transferapp.training.probe import LinearProbe
 from transferapp.training.tail import (
-    CachedBatches,
-    CachedCenters,
     InferenceMode,
     Tail,
+    attach_ensemble,
     build_tail,
     plain_tail,
     tuned_head,

@@ -15,16 +15,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from transferapp.backbones.copies import independent_copy
 from transferapp.backbones.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
 from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
-from transferapp.backbones.stages import Stage, find_stages, pooled_taps
+from transferapp.backbones.stages import Stage, find_stages, pooled_taps, stage_tensor
 from transferapp.errors import BundleError
 from transferapp.system.storage import cache_directory, disk_errors, sha256_file, write_bytes
+
+if TYPE_CHECKING:
+    import keras
 
 _NETWORK = "taps.xml"
 _FACTS = "stages.json"
@@ -170,3 +173,71 @@ def _tap(model: Any) -> tuple[Any, dict[str, Any]]:
 def _assemble(name: str, key: str, image_size: tuple[int, int], facts: dict[str, Any], engine: Engine) -> Trunk:
     stages = tuple(Stage(**{**entry, "shape": tuple(entry["shape"])}) for entry in facts["stages"])
     return Trunk(name, key, stages, image_size, int(facts["num_logits"]), engine)
+
+
+@dataclass(frozen=True)
+class CutTrunk:
+    """A backbone up to a cut, ready to run.
+
+    Attributes:
+        name: Of the backbone and the cut, for people and for the cache.
+        key: Names the numbers that come out, as of `Trunk`.
+        image_size: (height, width) of its input.
+        shape: (height, width, channels) of the feature map.
+        engine: What runs it.
+    """
+
+    name: str
+    key: str
+    image_size: tuple[int, int]
+    shape: tuple[int, int, int]
+    engine: Engine
+
+    @property
+    def row_size(self) -> int:
+        """Numbers a view."""
+        height, width, channels = self.shape
+        return height * width * channels
+
+    def rows(self, batch: np.ndarray) -> np.ndarray:
+        """Feature maps of a batch, each flattened.
+
+        Args:
+            batch: uint8, shape (n, height, width, 3).
+
+        Returns:
+            float32, shape (n, row_size).
+        """
+        return self.engine(batch)
+
+
+def cut_trunk(
+    backbone: keras.Model,
+    stage: Stage,
+    key: str,
+    *,
+    image_size: tuple[int, int],
+    engine: str = "openvino",
+    precision: str = "auto",
+    streams: int = 1,
+) -> CutTrunk:
+    """Make the trunk below a cut.
+
+    Args:
+        backbone: With its pretrained weights; they are copied here and now, so that training may change them afterwards.
+        stage: The cut: its feature map is what comes out.
+        key: The key of the backbone's tapped trunk, which names weights, size and precision.
+        image_size: (height, width) of the input.
+        engine, precision, streams: As of `load_trunk`.
+    """
+    import keras
+
+    flat = keras.layers.Flatten(name="flat")(stage_tensor(backbone, stage))
+    model = keras.Model(backbone.inputs[0], flat)
+    digest = hashlib.sha256(json.dumps([key, stage.name]).encode()).hexdigest()[:16]
+    runner: Engine
+    if engine == "keras":
+        runner = KerasEngine(independent_copy(model))
+    else:
+        runner = OpenVINOEngine(convert(model), precision=resolve_precision(precision), streams=streams)
+    return CutTrunk(f"{backbone.name}-{stage.name}", digest, image_size, stage.shape, runner)

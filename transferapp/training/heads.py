@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
 import numpy as np
 
-from transferapp.training.head_spec import HeadSpec
+from transferapp.backbones.stages import Stage, stage_tensor
+from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.layers import DropConnect, FractionalMaxPooling2D, Maxout
 from transferapp.training.layers.fractional_pooling import evenly_pooled
 from transferapp.training.layers.maxout import PIECES, largest_of_pieces
+from transferapp.training.probe import LinearProbe
 
 BATCH_NORM_MOMENTUM = 0.9
 """A head trains for a few hundred steps: with Keras' .99 the statistics would still be half those it began with."""
@@ -91,3 +94,53 @@ def _activated(activation: str, x: Any, name: str, for_prediction: bool) -> Any:
     if activation != "maxout":
         return keras.layers.Activation(activation, name=name)(x)
     return largest_of_pieces(x, PIECES) if for_prediction else Maxout(PIECES, name=name)(x)
+
+
+def head_layers(model: keras.Model, below: Collection[keras.layers.Layer] = ()) -> tuple[keras.layers.Layer, ...]:
+    """The layers with weights of the head that `build_head` has put on a model, lowest first.
+
+    Args:
+        model: With a head.
+        below: Layers that are none of it, whatever their names: those of a backbone whose layers are the model's own.
+    """
+    others = set(below)
+    named = (layer for layer in model.layers if layer.name.startswith("head_") and layer not in others)
+    return tuple(layer for layer in named if layer.weights)
+
+
+def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Layer] = ()) -> None:
+    """Give the head of a model its weights; a new one keeps those that it was built with. Arguments as of `head_layers`."""
+    if not head.weights:
+        return
+    variables = [variable for layer in head_layers(model, below) for variable in layer.weights]
+    for variable, array in zip(variables, head.weights, strict=True):
+        variable.assign(array)
+
+
+def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temperature: float, name: str) -> keras.Model:
+    """`attach_head` for a solved linear classifier."""
+    return attach_head(backbone, stage, Head.of(probe), temperature, name)
+
+
+def attach_head(backbone: keras.Model, stage: Stage, head: Head, temperature: float, name: str) -> keras.Model:
+    """The whole classifier: backbone up to the cut, pooling, standardization, the head's layers, softmax.
+
+    Args:
+        backbone: From `load_backbone`.
+        stage: The cut.
+        head: Trained on that stage's pooled features; what regularized it is left out.
+        temperature: What the logits are divided by.
+        name: The model's name.
+
+    Returns:
+        A model from float32 pixels in [0, 255], shape (batch, height, width, 3), to probabilities, shape
+        (batch, num_classes).
+    """
+    maps = stage_tensor(backbone, stage)
+    x = build_head(head.spec, maps, head.num_classes, head.mean, head.std, for_prediction=True)
+    x = keras.layers.Rescaling(1 / temperature, name="head_temperature")(x)
+    outputs = keras.layers.Softmax(name="probabilities")(x)
+    model = keras.Model(backbone.inputs[0], outputs, name=name)
+    set_head(model, head, backbone.layers)
+    model.trainable = False
+    return model

@@ -8,13 +8,15 @@ each, follow from the seed, the epoch and the batch alone.
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import numpy as np
 
 from transferapp.training.settings import Batches, MakeBatches
-from transferapp.training.wrapping import WrappedBatches
 
 
-class SoftBatches(WrappedBatches):
+class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
     """Batches whose labels are probabilities, mixed in pairs where that is asked for.
 
     Items are (x, float32 (n, num_classes)); x is float32 and mixed, or what it was where nothing is.
@@ -29,8 +31,27 @@ class SoftBatches(WrappedBatches):
     """
 
     def __init__(self, batches: Batches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> None:
-        super().__init__(batches)
+        super().__init__(workers=1)
+        self.batches: Any = batches
         self._num_classes, self._mixup, self._cutmix, self._seed = num_classes, mixup, cutmix, seed
+
+    @property
+    def epoch(self) -> int:
+        """That of the batches."""
+        return int(self.batches.epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.batches.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def on_epoch_begin(self) -> None:
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.batches.on_epoch_end()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         x, labels = self.batches[index]
@@ -49,6 +70,11 @@ def soft(make_batches: MakeBatches, num_classes: int, *, mixup: float, cutmix: f
         return SoftBatches(make_batches(batch_size), num_classes, mixup=mixup, cutmix=cutmix, seed=seed)
 
     return make
+
+
+def unwrapped(batches: Any) -> Any:
+    """The batches that images or activations come from, within whatever has been put around them."""
+    return batches.batches if isinstance(batches, SoftBatches) else batches
 
 
 def mixed(

@@ -14,14 +14,14 @@ import keras
 import numpy as np
 
 from transferapp.errors import ResourceError, TransferAppError
+from transferapp.training.batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
 from transferapp.training.checkpoint import Generation
-from transferapp.training.finder import LOW, STEPS, RateFinding, find_learning_rate
-from transferapp.training.image_batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
+from transferapp.training.learning_rate_finder import LOW, STEPS, RateFinding, find_learning_rate
+from transferapp.training.mixing import unwrapped
 from transferapp.training.optimizers import averaged_weights, make_optimizer
 from transferapp.training.probe import log_softmax
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
-from transferapp.training.wrapping import unwrapped
 
 SMALLEST_BATCH = 4
 """Below this, halving the batch further would not make room for much."""

@@ -9,19 +9,19 @@ al., 2022, arXiv:2202.10054). BatchNorm runs in inference mode: batches are too 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from transferapp.backbones.copies import give_weights
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
 from transferapp.training.folding import run_folded, run_through
 from transferapp.training.head_spec import Head
-from transferapp.training.heads import build_head
+from transferapp.training.heads import build_head, head_layers, set_head
 from transferapp.training.layers import StochasticDepth
 from transferapp.training.residual import random_sums, residual_sums
 
@@ -218,27 +218,6 @@ def _with_head(inputs: Any, maps: Any, head: Head, seed: int, *, for_prediction:
     return model
 
 
-def head_layers(model: keras.Model, below: Collection[keras.layers.Layer] = ()) -> tuple[keras.layers.Layer, ...]:
-    """The layers with weights of the head that `build_head` has put on a model, lowest first.
-
-    Args:
-        model: With a head.
-        below: Layers that are none of it, whatever their names: those of a backbone whose layers are the model's own.
-    """
-    others = set(below)
-    named = (layer for layer in model.layers if layer.name.startswith("head_") and layer not in others)
-    return tuple(layer for layer in named if layer.weights)
-
-
-def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Layer] = ()) -> None:
-    """Give the head of a model its weights; a new one keeps those that it was built with. Arguments as of `head_layers`."""
-    if not head.weights:
-        return
-    variables = [variable for layer in head_layers(model, below) for variable in layer.weights]
-    for variable, array in zip(variables, head.weights, strict=True):
-        variable.assign(array)
-
-
 def _by_stage(body: keras.Model, stages: Sequence[Stage]) -> tuple[tuple[keras.layers.Layer, ...], ...]:
     """The body's layers that train, grouped by the stage that they end in."""
     ends = {stage.name for stage in stages}
@@ -257,73 +236,36 @@ def tuned_head(tail: Tail, head: Head) -> Head:
     return replace(head, weights=weights)
 
 
-class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Training data from cached activations: every image once an epoch, each time in the next of its views.
-
-    Order and views follow from the seed and the epoch alone. Items are (float32 (n, *shape), int32 (n,)).
+def attach_ensemble(
+    backbone: keras.Model,
+    stages: Sequence[Stage],
+    cut: Stage | None,
+    head: Head,
+    members: Sequence[Sequence[np.ndarray]],
+    temperature: float,
+    name: str,
+) -> keras.Model:
+    """Several tails on one trunk, their probabilities averaged: a snapshot ensemble (Huang et al., 2017).
 
     Args:
-        rows: float16 or float32, shape (num_rows, size of `shape`), memory-mapped or not: all cached views.
-        positions: int64, shape (n, views): where each image's views are in `rows`.
-        labels: int, shape (n,).
-        shape: (height, width, channels) of an activation; (channels,) where it is pooled.
-        batch_size: Images in a batch.
-        seed: Decides the order.
+        backbone: Its part below the cut is shared; the part above is copied for each member.
+        stages: Its stages, earliest first.
+        cut: The last frozen stage; None where the whole network was trained.
+        head: What the tails' heads began as; gives their form.
+        members: Weights of each, in the order of `Tail.model.weights`.
+        temperature: What each member's logits are divided by.
+        name: The model's name.
+
+    Returns:
+        As of `attach_probe`.
     """
-
-    def __init__(
-        self,
-        rows: np.ndarray,
-        positions: np.ndarray,
-        labels: np.ndarray,
-        shape: tuple[int, ...],
-        *,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        super().__init__(workers=1)
-        self._rows, self._positions, self._shape = rows, positions, shape
-        self._labels = np.asarray(labels, dtype=np.int32)
-        self._batch_size, self._seed = batch_size, seed
-        # Each image begins with another of its views, so that an epoch holds all kinds of them.
-        self._offset = np.random.default_rng([seed, 0]).permutation(len(labels)) % positions.shape[1]
-        self.epoch = 0
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose batches are handed out, counted from 0."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._labels))
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return math.ceil(len(self._labels) / self._batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, got index {index}.")
-        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        view = (self._epoch + self._offset[chosen]) % self._positions.shape[1]
-        batch = self._rows[self._positions[chosen, view]].astype(np.float32)
-        return batch.reshape(len(chosen), *self._shape), self._labels[chosen]
-
-
-class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
-    """Validation data from cached activations: the center view of every image, in order. Arguments as `CachedBatches`."""
-
-    def __init__(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], *, batch_size: int) -> None:
-        super().__init__(workers=1)
-        self._rows, self._positions, self._shape, self._batch_size = rows, positions, shape, batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._positions) / self._batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, got index {index}.")
-        chosen = self._positions[index * self._batch_size : (index + 1) * self._batch_size]
-        return (self._rows[chosen].astype(np.float32).reshape(len(chosen), *self._shape),)
+    start = backbone.inputs[0] if cut is None else stage_tensor(backbone, cut)
+    scores = []
+    for index, weights in enumerate(members):
+        member = plain_tail(backbone, stages, cut, head, f"member_{index}")
+        give_weights(member, weights)
+        logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
+        scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
+    model = keras.Model(backbone.inputs[0], keras.layers.Average(name="probabilities")(scores), name=name)
+    model.trainable = False
+    return model

@@ -23,7 +23,7 @@ from transferapp.images.views import center_view, render
 from transferapp.recipes.fit.export import PARITY_IMAGES, build_network, check_parity, measured_again
 from transferapp.recipes.fit.solve import Solved
 from transferapp.system.progress import Silent
-from transferapp.training.classifiers import attach_probe
+from transferapp.training.heads import attach_probe
 from transferapp.training.probe import LinearProbe
 
 HAS_BF16 = has_bfloat16()

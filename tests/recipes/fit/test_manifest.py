@@ -11,7 +11,7 @@ from typing import Any
 from transferapp.recipes.fit.bench import Contender
 from transferapp.recipes.fit.fine_tune import BakeOff
 from transferapp.recipes.fit.manifest import contender_json, history_table
-from transferapp.training.diagnosis import Finding
+from transferapp.training.curves import Finding
 from transferapp.training.settings import Epoch
 
 BROKEN = (

@@ -27,9 +27,9 @@ from transferapp.recipes.fit.solve import Solved
 from transferapp.recipes.fit.starts import blank_head, random_weights, solved_head
 from transferapp.system.hardware import detect
 from transferapp.system.progress import Progress
-from transferapp.training.diagnosis import Curves, Finding, diagnose
-from transferapp.training.finder import STEPS
+from transferapp.training.curves import Curves, Finding, diagnose
 from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.learning_rate_finder import STEPS
 from transferapp.training.settings import OUT_OF_MEMORY, PATIENCE, Epoch, MakeBatches, TrainingSettings
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ class Bench:
 
     def _head_alone(self, proposal: Proposal) -> _Subject:
         """A new head on the features of a stage, with what can be said of it before it is trained."""
-        from transferapp.training.signal import check_signal, signal_findings
+        from transferapp.training.activation_statistics import check_signal, signal_findings
         from transferapp.training.tail import lone_head
 
         config, spec = self._config, self._config.head_spec

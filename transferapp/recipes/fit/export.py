@@ -42,7 +42,8 @@ def build_network(
         tuned: The bake-off, if there was one.
         name: The model's name.
     """
-    from transferapp.training.classifiers import attach_ensemble, attach_head, attach_probe
+    from transferapp.training.heads import attach_head, attach_probe
+    from transferapp.training.tail import attach_ensemble
 
     if tuned is not None and tuned.head is not None and tuned.temperature is not None:
         if tuned.members:

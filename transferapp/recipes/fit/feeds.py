@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transferapp.backbones.activations import CutTrunk, cut_trunk
 from transferapp.backbones.engine import BATCH_SIZE, resolve_engine
 from transferapp.backbones.feature_store import CENTER, FeatureStore, random_view_name
 from transferapp.backbones.stages import Stage, stage_named
+from transferapp.backbones.trunk import CutTrunk, cut_trunk
 from transferapp.config import USUAL_BATCH_SIZE, FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.errors import ResourceError
@@ -228,8 +228,8 @@ class Feeds:
         return HeadFeed(feed, (channels,), *moments(rows), some=features[:_FEW, 0])
 
     def _images(self) -> Feed:
-        from transferapp.training.decoded import training_images
-        from transferapp.training.image_batches import CenterBatches, ImageBatches
+        from transferapp.training.batches import CenterBatches, ImageBatches
+        from transferapp.training.image_cache import training_images
 
         size, config = self._chosen.trunk.image_size, self._config
         chance = self._chosen.store.chance
@@ -271,7 +271,7 @@ class Feeds:
     def _cached(
         self, shape: tuple[int, ...], rows: np.ndarray, positions: np.ndarray, labels: np.ndarray
     ) -> MakeBatches:
-        from transferapp.training.tail import CachedBatches
+        from transferapp.training.batches import CachedBatches
 
         def make(batch_size: int) -> Batches:
             return CachedBatches(rows, positions, labels, shape, batch_size=batch_size, seed=self._config.seed)
@@ -279,7 +279,7 @@ class Feeds:
         return make
 
     def _centers(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> Any:
-        from transferapp.training.tail import CachedCenters
+        from transferapp.training.batches import CachedCenters
 
         return CachedCenters(rows, positions, shape, batch_size=USUAL_BATCH_SIZE)
 

@@ -340,7 +340,7 @@ def build_network(
     backbone: Any, chosen: Candidate, settings: HeadSettings, head: TrainedHead, temperature: float, name: str
 ) -> Any:
     """The whole classifier as a Keras model, pixels 0-255 to probabilities."""
-    from transferapp.training.classifiers import attach_head
+    from transferapp.training.heads import attach_head
 
     identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
     trained = Head(settings.head, head.mean, head.std, len(head.weights[-1]), tuple(head.weights))

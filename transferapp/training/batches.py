@@ -13,6 +13,7 @@ break one off before the first epoch, and from then on each epoch would be given
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,7 @@ from transferapp.data.dataset import Record
 from transferapp.errors import DataError, TransferAppError
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
 from transferapp.images.color_jitter import PCAColor
-from transferapp.training.decoded import DecodedCache, Pixels, center_views, training_images
+from transferapp.training.image_cache import DecodedCache, Pixels, center_views, training_images
 from transferapp.training.settings import Batches
 
 BATCHES_AHEAD = 2
@@ -297,3 +298,75 @@ def original_errors(*batches: ImageBatches | CenterBatches) -> Iterator[None]:
             if each.error is not None and each.error is not error:
                 raise each.error from error
         raise
+
+
+class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+    """Training data from cached activations: every image once an epoch, each time in the next of its views.
+
+    Order and views follow from the seed and the epoch alone. Items are (float32 (n, *shape), int32 (n,)).
+
+    Args:
+        rows: float16 or float32, shape (num_rows, size of `shape`), memory-mapped or not: all cached views.
+        positions: int64, shape (n, views): where each image's views are in `rows`.
+        labels: int, shape (n,).
+        shape: (height, width, channels) of an activation; (channels,) where it is pooled.
+        batch_size: Images in a batch.
+        seed: Decides the order.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        labels: np.ndarray,
+        shape: tuple[int, ...],
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(workers=1)
+        self._rows, self._positions, self._shape = rows, positions, shape
+        self._labels = np.asarray(labels, dtype=np.int32)
+        self._batch_size, self._seed = batch_size, seed
+        # Each image begins with another of its views, so that an epoch holds all kinds of them.
+        self._offset = np.random.default_rng([seed, 0]).permutation(len(labels)) % positions.shape[1]
+        self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose batches are handed out, counted from 0."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._labels))
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self._labels) / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        view = (self._epoch + self._offset[chosen]) % self._positions.shape[1]
+        batch = self._rows[self._positions[chosen, view]].astype(np.float32)
+        return batch.reshape(len(chosen), *self._shape), self._labels[chosen]
+
+
+class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
+    """Validation data from cached activations: the center view of every image, in order. Arguments as `CachedBatches`."""
+
+    def __init__(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], *, batch_size: int) -> None:
+        super().__init__(workers=1)
+        self._rows, self._positions, self._shape, self._batch_size = rows, positions, shape, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._positions) / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        chosen = self._positions[index * self._batch_size : (index + 1) * self._batch_size]
+        return (self._rows[chosen].astype(np.float32).reshape(len(chosen), *self._shape),)

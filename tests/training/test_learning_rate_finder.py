@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from transferapp.errors import TrainingError, UsageError
-from transferapp.training.finder import SAFETY, RateFinding, find_learning_rate, range_test
+from transferapp.training.learning_rate_finder import SAFETY, RateFinding, find_learning_rate, range_test
 from transferapp.training.optimizers import make_optimizer
 from transferapp.training.schedules import make_schedule
 

@@ -19,8 +19,8 @@ from transferapp.images import decode_image
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
 from transferapp.images.color_jitter import ColorJitter, PCAColor, fit_pca_color
 from transferapp.images.views import center_view, render
-from transferapp.training.decoded import DecodedCache, center_views, training_images
-from transferapp.training.image_batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
+from transferapp.training.batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
+from transferapp.training.image_cache import DecodedCache, center_views, training_images
 
 SIZE = (24, 16)
 COUNT, BATCH = 22, 4

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from transferapp.training.diagnosis import Finding
+from transferapp.training.curves import Finding
 
 VANISHED = 0.05
 """Features come with a standard deviation of 1. Where less than this of it is left, images look alike to the layer."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transferapp.errors import UsageError
-from transferapp.training.diagnosis import (
+from transferapp.training.curves import (
     BOUNCE_SIZE,
     CREEP,
     DIVERGED,
