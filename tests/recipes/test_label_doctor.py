@@ -7,7 +7,6 @@ import dataclasses
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from transferapp.data.dataset import Dataset, Record
 from transferapp.data.label_fixes import FIX_COLUMNS
 from transferapp.errors import BundleError, DataError
 from transferapp.recipes import looking
-from transferapp.recipes.audit import check_up
+from transferapp.recipes.audit import audit
 from transferapp.recipes.label_doctor import LISTED_SHARE, Diagnosis, diagnose, judge_labels
 from transferapp.recipes.looking import Look, look
 from transferapp.system.progress import Silent
@@ -126,29 +125,19 @@ def test_a_bundle_gives_backbone_and_cut_or_says_that_it_cannot(tmp_path: Path) 
 # The audit on its own
 
 
-def test_the_audit_looks_with_the_network_unless_it_is_to_be_fast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_audit_compares_the_features_of_images(tmp_path: Path) -> None:
     data, _ = hues(tmp_path / "hues", per_class=5)
-    slow = check_up(str(data))
-    assert slow.findings.alike is not None
-    assert slow.findings.num_alike > 0, "this network tells images of one hue hardly apart"
-    assert slow.refusal is None
-
-    def no_network(*_: Any) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(looking.Workshop, "_build", no_network)
-    fast = check_up(str(data), fast=True)
-    assert fast.findings.alike is None
-    assert fast.findings.counts == slow.findings.counts
+    found = audit(str(data))
+    assert found.findings.alike is not None
+    assert found.findings.num_alike > 0, "this network hardly tells images of one hue apart"
+    assert found.refusal is None
 
 
 def test_what_a_fit_would_refuse_is_shown_and_the_reason_kept(tmp_path: Path) -> None:
     data, _ = hues(tmp_path / "hues", per_class=5)
     for number in range(4):
         (data / "red" / f"bad {number}.png").write_bytes(b"no image")
-    found = check_up(str(data))
+    found = audit(str(data))
     assert found.findings.num_ignored == 4
     assert "4 of 19 images" in str(found.to_json()["refusal"])
 
@@ -159,4 +148,4 @@ def test_a_set_without_a_usable_image_needs_no_network(tmp_path: Path) -> None:
         (tmp_path / "data" / name / "x.jpg").write_bytes(b"")
     config = make_config({"data": str(tmp_path / "data"), "backbone": DEFAULT_BACKBONE})
     assert look(config, Silent(), refuse=False).trunk is None
-    assert check_up(str(tmp_path / "data")).refusal is not None
+    assert audit(str(tmp_path / "data")).refusal is not None

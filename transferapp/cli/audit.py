@@ -18,28 +18,27 @@ from transferapp.data.options import SourceOptions
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
 )
 @click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with images (HTML).")
-@click.option("--fast", is_flag=True, help="Leave out what needs the network: heavier crops and turns are then missed.")
 @click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
-def command(data: str, json_file: Path | None, page: Path | None, fast: bool, label_fixes: str, **source: str) -> None:
+def command(data: str, json_file: Path | None, page: Path | None, label_fixes: str, **source: str) -> None:
     """Find what is wrong with images before they are learned from."""
     from transferapp.cli.findings import show_findings
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.evaluation.audit_page import render_audit
     from transferapp.evaluation.pages import names_shown, thumbnails
-    from transferapp.recipes.audit import check_up
+    from transferapp.recipes.audit import audit
     from transferapp.system.storage import write_text
 
     with quiet_libraries() as console:
-        checkup = check_up(
-            data, source=SourceOptions(**source), fast=fast, label_fixes=label_fixes, progress=TerminalProgress(console)
+        result = audit(
+            data, source=SourceOptions(**source), label_fixes=label_fixes, progress=TerminalProgress(console)
         )
-    document = checkup.to_json()
+    document = result.to_json()
     if json_file:
         write_text(json_file, json.dumps(document, indent=2, ensure_ascii=True) + "\n")
     if page:
-        images = thumbnails(checkup.dataset.records, names_shown(document))
-        refusal = str(checkup.refusal or "")
+        images = thumbnails(result.dataset.records, names_shown(document))
+        refusal = str(result.refusal or "")
         write_text(page, render_audit(data, document, document["ignored"], images, refusal))
     show_findings(document)
-    if checkup.refusal is not None:  # all is shown first: this is what the command is for
-        raise checkup.refusal
+    if result.refusal is not None:  # all is shown first: this is what the command is for
+        raise result.refusal

@@ -25,7 +25,7 @@ def show_findings(document: Mapping[str, Any]) -> None:
     """Print the outcome of `transferapp audit`.
 
     Args:
-        document: `Checkup.to_json()`.
+        document: `Audit.to_json()`.
     """
     console = page_console()
     rows: list[tuple[str, RenderableType]] = [

@@ -1,4 +1,4 @@
-"""The audit on its own: look at every image, say what was found, and learn nothing."""
+"""Audit of a source without training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from transferapp.system.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
-class Checkup:
-    """What came of it.
+class Audit:
+    """Outcome of `audit`.
 
     Attributes:
-        dataset: Audited.
-        findings: What was found.
-        refusal: The error that a fit would end with; None where the set can be learned from.
+        dataset: Audited images.
+        findings: Duplicates, contradicting labels, odd images.
+        refusal: Error that a fit of these images would end with; None where they can be trained on.
     """
 
     dataset: Dataset
@@ -32,7 +32,7 @@ class Checkup:
     refusal: DataError | None
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         return {
             "data": self.dataset.origin,
             **self.findings.to_json(),
@@ -41,31 +41,25 @@ class Checkup:
         }
 
 
-def check_up(
-    data: str,
-    *,
-    source: SourceOptions | None = None,
-    fast: bool = False,
-    label_fixes: str = "",
-    progress: Progress | None = None,
-) -> Checkup:
-    """Audit what `--data` names.
+def audit(
+    data: str, *, source: SourceOptions | None = None, label_fixes: str = "", progress: Progress | None = None
+) -> Audit:
+    """Read every image of a source and report duplicates, contradicting labels and odd images.
 
     Args:
-        data: What `--data` names.
-        source: Columns and places that the person named.
-        fast: Leave out what needs the network: pairs that only their features show to be alike.
-        label_fixes: Corrections made so far: the path of a CSV, or nothing.
-        progress: Who is told.
+        data: Value of `--data`.
+        source: Options of the source.
+        label_fixes: Path of a CSV with corrected labels; empty for none.
+        progress: Receives progress updates.
 
     Raises:
-        DataError: There is nothing there that can be audited.
+        DataError: There is nothing that can be audited.
     """
     progress = progress or Silent()
     config = make_config(
         {**asdict(source or SourceOptions()), "data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
     )
-    seen = look(config, progress, with_network=not fast, refuse=False)
+    seen = look(config, progress, refuse=False)
     findings = summarize(seen.dataset)
     if seen.trunk is not None:
         with progress.task("comparing the images with each other", 0):
@@ -76,4 +70,4 @@ def check_up(
         check_usable(seen.source, seen.dataset)
     except DataError as error:
         refusal = error
-    return Checkup(seen.dataset, findings, refusal)
+    return Audit(seen.dataset, findings, refusal)

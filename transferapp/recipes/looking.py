@@ -28,7 +28,7 @@ class Look:
     Attributes:
         source: What the source delivered, its labels corrected.
         dataset: Audited, with clusters.
-        trunk: The network; None where it was not asked.
+        trunk: The network; None where no image is usable.
         rows: float32, shape (n, trunk.row_size): the center view's features, every stage beside the other.
     """
 
@@ -38,13 +38,12 @@ class Look:
     rows: np.ndarray
 
 
-def look(config: FitConfig, progress: Progress, *, with_network: bool = True, refuse: bool = True) -> Look:
-    """Read every image and, if asked, push it through the backbone.
+def look(config: FitConfig, progress: Progress, *, refuse: bool = True) -> Look:
+    """Read every image and push it through the backbone.
 
     Args:
         config: Which images, corrections of labels, and backbone.
         progress: Who is told.
-        with_network: Whether features are wanted.
         refuse: Whether a set that cannot be learned from is an error.
 
     Raises:
@@ -56,12 +55,11 @@ def look(config: FitConfig, progress: Progress, *, with_network: bool = True, re
         source = apply_label_fixes(source, Path(config.label_fixes))
     with workshop(config) as shop:
         spec = backbone_spec(config.backbone)
-        if with_network:
-            shop.peeked = peek_sizes(source)
-            shop.order(spec)
+        shop.peeked = peek_sizes(source)
+        shop.order(spec)
         with progress.task(f"reading {len(source)} images", len(source)) as advance:
             dataset = with_clusters(audit(source, workers=cpu_cores(), progress=advance, refuse=refuse))
-        if not with_network or not len(dataset):
+        if not len(dataset):
             return Look(source, dataset, None, np.empty((len(dataset), 0), np.float32))
         trunk = _trunk(shop, config, progress)
         trim_cache()
