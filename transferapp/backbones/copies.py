@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transferapp.backbones.keras_internals import all_layers
+
 if TYPE_CHECKING:
     import keras
 
@@ -29,6 +31,6 @@ def give_weights(copy: keras.Model, weights: Sequence[np.ndarray]) -> None:
     import keras
 
     copy.set_weights(list(weights))
-    for layer in copy._flatten_layers():  # those within layers, too
+    for layer in all_layers(copy):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()

@@ -20,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transferapp.backbones.keras_internals import graph_nodes, is_functional
 from transferapp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,12 +63,6 @@ class _Point:
     @property
     def channels(self) -> int:
         return int(self.tensor.shape[3])
-
-
-def graph_nodes(model: keras.Model) -> list[Any]:
-    """Every call of a layer, inputs first."""
-    depths = model._nodes_by_depth  # Keras has no public walk over nodes; this is what `Functional.call` itself follows
-    return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
 
 
 def _articulation_points(model: keras.Model) -> list[_Point]:
@@ -115,7 +110,7 @@ def find_stages(model: keras.Model) -> tuple[Stage, ...]:
     Raises:
         UsageError: The model is not of that kind or has no feature map to cut at.
     """
-    if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1 or len(model.outputs) != 1:
+    if not is_functional(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UsageError(
             f"{model.name} cannot be cut",
             expected="a functional Keras model with one input and one output",

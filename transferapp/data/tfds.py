@@ -139,7 +139,7 @@ def _offline(builder: Any) -> bool:
     hosts = {urllib.parse.urlsplit(url).hostname for url in getattr(builder, "url_infos", None) or ()} - {None}
     downloads = Path(str(builder.data_path)).parents[0]
     with contextlib.suppress(AttributeError):
-        downloads = Path(str(builder._data_dir_root))
+        downloads = Path(str(builder.data_dir_root))
     if not hosts or urllib.request.getproxies() or any((downloads / "downloads").glob("*.*")):
         return False
     for host in hosts:

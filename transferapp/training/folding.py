@@ -20,7 +20,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from transferapp.backbones.stages import graph_nodes
+from transferapp.backbones.keras_internals import graph_nodes, run_graph
 
 Pairs = dict[Any, Any]
 """From a convolution to the BatchNorm that follows it."""
@@ -78,8 +78,7 @@ def run_folded(
             return lambda x, **_: x  # Keras hands a `mask` to BatchNorm; there is none
         return _in_mode(layer, False)
 
-    # Keras has no public way to run a graph with other operations in the place of some; this is how it does so itself.
-    return network._run_through_graph(inputs, operation_fn=operation)
+    return run_graph(network, inputs, operation)
 
 
 def run_through(network: keras.Model, inputs: Any, replaced: Replacements, training: bool | None) -> Any:
@@ -88,7 +87,7 @@ def run_through(network: keras.Model, inputs: Any, replaced: Replacements, train
     def operation(layer: Any) -> Any:
         return replaced[layer] if layer in replaced else _in_mode(layer, training)
 
-    return network._run_through_graph(inputs, operation_fn=operation)
+    return run_graph(network, inputs, operation)
 
 
 def _in_mode(layer: Any, training: bool | None) -> Any:

@@ -9,12 +9,12 @@ The table needs no Keras; building an optimizer imports it.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transferapp.backbones.keras_internals import per_variable, weight_averages
 from transferapp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def make_optimizer(
     base = getattr(keras.optimizers, spec.keras_class)
     if not checked and average is None:
         return base(learning_rate, **settings)
-    optimizer = _extended(base)(learning_rate, **settings)
+    optimizer = per_variable(base)(learning_rate, **settings)
     optimizer.multipliers = checked
     return optimizer
 
@@ -165,54 +165,12 @@ def averaged_weights(optimizer: keras.Optimizer) -> list[np.ndarray]:
     import keras
 
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    averages = getattr(inner, "_model_variables_moving_average", None)
+    averages = weight_averages(inner)
     if averages is None:
         raise UsageError(
             "This optimizer holds no average of the weights", expected="one made with average=0.995, after a step"
         )
     return [keras.ops.convert_to_numpy(average) for average in averages]
-
-
-class _PerVariable:
-    """Put before a Keras optimizer class: multiplies rate and weight decay per variable, and leaves the raw weights alone.
-
-    `update_step` is where every backend comes through with one variable at a time. TensorFlow's hands over bare `tf.Variable`s,
-    which know no path, so multipliers are looked up by position among the variables the optimizer was built with.
-    """
-
-    multipliers: Mapping[str, float]
-
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        unknown = sorted(set(self.multipliers) - {variable.path for variable in variables})
-        if unknown:
-            raise UsageError(
-                f"A learning-rate multiplier names {unknown[0]}, which is not trained",
-                expected="paths of trainable variables",
-                hint=f"{len(variables)} variables are trained, among them {variables[0].path}" if variables else None,
-            )
-        self._rate_multipliers = tuple(float(self.multipliers.get(variable.path, 1.0)) for variable in variables)
-        super().build(variables)  # type: ignore[misc]
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        from keras import ops
-
-        this: Any = self
-        multiplier = self._rate_multipliers[this._get_variable_index(variable)]
-        rate = ops.cast(learning_rate, variable.dtype) * multiplier
-        if this.weight_decay and this._use_weight_decay(variable):
-            this.assign_sub(variable, variable * (this.weight_decay * rate))
-        super().update_step(gradient, variable, rate)  # type: ignore[misc]
-
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Nothing: Keras would decay all variables at one rate; `update_step` decays each at its own."""
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Nothing: Keras would put the average in the place of the raw weights at the end of `fit`."""
-
-
-@functools.cache
-def _extended(base: Any) -> Any:
-    return type(f"PerVariable{base.__name__}", (_PerVariable, base), {})
 
 
 def _buildable(name: str) -> OptimizerSpec:

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
-from transferapp.backbones.stages import graph_nodes
+from transferapp.backbones.keras_internals import graph_nodes, is_sum
 from transferapp.training.layers import StochasticDepth
-
-_PLUS = ops.add(keras.KerasTensor((1,)), keras.KerasTensor((1,)))._keras_history.operation
 
 Sums = dict[Any, int]
 """From an operation that adds two tensors to the position of the branch among them."""
@@ -33,18 +30,13 @@ def residual_sums(network: keras.Model) -> Sums:
     found: Sums = {}
     for node in nodes:
         inputs = [id(tensor) for tensor in node.input_tensors]
-        if _adds(node.operation) and uses[node.operation] == 1 and len(inputs) == 2:
+        if is_sum(node.operation) and uses[node.operation] == 1 and len(inputs) == 2:
             for branch, (own, other) in enumerate((inputs, inputs[::-1])):
                 if other in before.get(own, set()):
                     found[node.operation] = branch
         behind = set(inputs).union(*(before.get(tensor, set()) for tensor in inputs))
         before.update((id(tensor), behind) for tensor in node.outputs)
     return found
-
-
-def _adds(operation: Any) -> bool:
-    # `x + y` of symbolic tensors is an operation for which Keras has no public class.
-    return isinstance(operation, keras.layers.Add) or type(operation) is type(_PLUS)
 
 
 def random_sums(

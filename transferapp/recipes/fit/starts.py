@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transferapp.backbones.feature_store import CENTER
+from transferapp.backbones.keras_internals import all_layers
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.recipes.fit.class_weighting import Weighting
@@ -59,9 +60,7 @@ def random_weights(backbone: keras.Model, seed: int) -> Weights:
 
     keras.utils.set_random_seed(seed)
     clone = keras.models.clone_model(backbone)
-    for ours, theirs in zip(
-        clone._flatten_layers(), backbone._flatten_layers(), strict=True
-    ):  # those within layers, too
+    for ours, theirs in zip(all_layers(clone), all_layers(backbone), strict=True):
         if isinstance(theirs, keras.layers.Normalization):
             ours.set_weights(theirs.get_weights())
     weights: Weights = clone.get_weights()

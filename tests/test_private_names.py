@@ -1,0 +1,73 @@
+"""Private names of other libraries: used in one file per library, whose version has an upper bound."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOMES = {"transferapp/backbones/keras_internals.py": "keras"}
+"""The files that may use private names, and the library that they are of."""
+
+PUBLIC = {"_asdict", "_exit", "_fields", "_replace"}
+"""Names that only look private: of named tuples and of `os`."""
+
+
+def private_names(source: str) -> list[str]:
+    """Private attributes and modules in a source file that the file does not define itself, with their lines."""
+    nodes = list(ast.walk(ast.parse(source)))
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    own |= {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    own |= {
+        name.id for node in nodes if isinstance(node, ast.Assign) for name in node.targets if isinstance(name, ast.Name)
+    }
+    found = []
+    for node in nodes:
+        names = []
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif (
+            isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith(("transferapp", "service"))
+        ):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            names = [str(argument.value) for argument in node.args[1:2] if isinstance(argument, ast.Constant)]
+        for name in names:
+            if re.match(r"_[a-z]", name) and name not in own | PUBLIC:
+                found.append(f"{getattr(node, 'lineno', 0)}: {name}")
+    return found
+
+
+def test_private_names_of_libraries_are_used_in_one_file_each() -> None:
+    faults = []
+    for file in sorted((ROOT / "transferapp").rglob("*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        if name not in HOMES:
+            faults += [f"{name}:{found}" for found in private_names(file.read_text(encoding="utf-8"))]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("library", HOMES.values())
+def test_a_library_whose_private_names_are_used_has_an_upper_bound(library: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (requirement,) = [each for each in project["dependencies"] if re.split(r"[<>=]", each)[0] == library]
+    assert "<" in requirement, requirement
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("model._flatten_layers()", ["1: _flatten_layers"]),
+        ("getattr(model, '_nodes', None)", ["1: _nodes"]),
+        ("from library._impl import x", ["1: _impl"]),
+        ("self._own = 1\nother._own", []),
+        ("os._exit(0)\nself.__dict__", []),
+    ],
+)
+def test_the_search_finds_what_it_should(source: str, found: list[str]) -> None:
+    assert private_names(source) == found
