@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.corpus import CORPUS
 from tests.helpers.fitted import environment, transferapp
 from transferapp.backbones.registry import BACKBONES, EMBEDDED
 from transferapp.bundle.predictor import Predictor
@@ -64,6 +65,15 @@ def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colors: Path, 
         "notes": [],
     }
     assert len(document["predictions"]) == 3
+
+
+def test_predict_is_silent_about_damaged_tags(tiny: Path, tmp_path: Path) -> None:
+    cases = [case for case in CORPUS if case.accepted]
+    files = [tmp_path / case.name for case in cases]
+    for file, case in zip(files, cases, strict=True):
+        file.write_bytes(case.data)
+    done = transferapp("predict", tiny, *files)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_evaluate_as_json_has_the_figures(tiny: Path, colors: Path) -> None:

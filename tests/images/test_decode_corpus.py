@@ -180,6 +180,8 @@ def test_many_threads_decode_the_same_as_one() -> None:
 
 def test_decoding_prints_nothing_in_a_process_of_its_own() -> None:
     program = """
+import warnings
+warnings.filterwarnings("ignore", module=r"PIL\\.")  # as the command line does; a library leaves that to its user
 from tests.helpers.corpus import CORPUS
 from transferapp.errors import ImageError
 from transferapp.images import sniff

@@ -10,11 +10,13 @@ decimal, at twice the speed on some processors and two thirds of it on others), 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,11 +65,24 @@ class Engine(Protocol):
 _importing = threading.Lock()
 
 
+@contextlib.contextmanager
+def _import_failing(name: str) -> Iterator[None]:
+    """Let imports of a module that was not imported before fail within the block."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def import_openvino() -> Any:
     """Import OpenVINO without the package that reports its use to a third party over the network. Safe to call from threads."""
     with _importing:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes the import fail: a stub steps in
-        import openvino
+        with _import_failing("openvino_telemetry"):  # a stub takes its place
+            import openvino
 
         # The first call makes a table, and gives up Python's lock on the way; where two threads are at it, each then waits for
         # the other for good. Every inference calls this, so it is called here first, by one thread (seen with 2026.4).

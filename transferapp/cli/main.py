@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import FrameType
@@ -99,6 +100,9 @@ def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # `main` 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     prepare_streams()
+    # Pillow warns of each damaged tag; the result or the error says what matters, and a server logs no line of an uploader's
+    # choosing. A filter of the process, because `warnings.catch_warnings` is not safe in threads.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]  # welcome anywhere on the line

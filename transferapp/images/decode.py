@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -17,13 +16,6 @@ from transferapp.images.modes import to_rgb
 from transferapp.images.sniff import identify, reader_for
 from transferapp.images.source import DiskError, Stream, opened, printable, unreadable
 from transferapp.images.verdict import broken
-
-# Pillow prints a warning for each damaged tag and each large header. Here the verdict is the result or the exception, and a
-# line on stderr per hostile upload is noise a stranger controls. `warnings.catch_warnings` swaps process-wide state and so
-# is no use in threads; two filters, added once, are. (libtiff still prints its own; only redirecting the descriptor of the
-# whole process would stop it.)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 NOTES = {
     "first_frame": "the image is animated or has several pages; the first one was used",
