@@ -22,12 +22,12 @@ import numpy as np
 from benchmarks.common import RESULTS, write_results
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
+from transferapp.recipes.features import Featurized, featurize
 from transferapp.recipes.label_doctor import judge_labels
-from transferapp.recipes.looking import Look, look
 from transferapp.system.progress import Silent
 
 
-def flipped(seen: Look, share: float, seed: int) -> tuple[Look, set[int]]:
+def flipped(seen: Featurized, share: float, seed: int) -> tuple[Featurized, set[int]]:
     """Change a share of the labels; return the images and the positions of the changed ones."""
     rng = np.random.default_rng(seed)
     dataset = seen.dataset
@@ -41,7 +41,7 @@ def flipped(seen: Look, share: float, seed: int) -> tuple[Look, set[int]]:
     return dataclasses.replace(seen, dataset=dataset.with_records(records)), set(chosen.tolist())
 
 
-def trial(seen: Look, share: float, seed: int) -> dict[str, Any]:
+def trial(seen: Featurized, share: float, seed: int) -> dict[str, Any]:
     """Change labels with one seed and count those that are found."""
     changed, wrong = flipped(seen, share, seed)
     diagnosis = judge_labels(changed, None, seed, Silent())
@@ -71,7 +71,7 @@ def main() -> None:
         f"{'data':<12} {'seed':>4} {'flipped':>7} {'in first tenth':>14} {'suspected':>9} {'precision':>9} {'recall':>7}"
     )
     for folder in options.folders:
-        seen = look(make_config({"data": str(folder), "backbone": options.backbone}), Silent())
+        seen = featurize(make_config({"data": str(folder), "backbone": options.backbone}), Silent())
         trials = [trial(seen, options.share, seed) for seed in range(options.seeds)]
         for t in trials:
             print(

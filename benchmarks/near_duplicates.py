@@ -30,7 +30,7 @@ from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.duplicates import MIN_COSINE, near_copies, similar_rows
 from transferapp.data.signature import read_signatures, signature
 from transferapp.images import decode_image
-from transferapp.recipes.looking import Look, look
+from transferapp.recipes.features import Featurized, featurize
 from transferapp.system.progress import Silent
 
 IMAGES = 60
@@ -83,7 +83,7 @@ def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> lis
     return found
 
 
-def features(seen: Look, images: list[Image.Image]) -> np.ndarray:
+def features(seen: Featurized, images: list[Image.Image]) -> np.ndarray:
     """Features of the last stage for the center views."""
     trunk = seen.trunk
     assert trunk is not None
@@ -95,7 +95,7 @@ def features(seen: Look, images: list[Image.Image]) -> np.ndarray:
 
 def measured(folder: Path) -> dict[str, Any]:
     """Recall by kind of duplicate, and the pairs found in the folder as it is."""
-    seen = look(make_config({"data": str(folder), "backbone": DEFAULT_BACKBONE}), Silent())
+    seen = featurize(make_config({"data": str(folder), "backbone": DEFAULT_BACKBONE}), Silent())
     records = seen.dataset.records
     chosen = [records[i] for i in spread(len(records), IMAGES)]
     originals = [decode_image(r.path, limits=DATASET_LIMITS, min_short_side=256).image for r in chosen]

@@ -77,15 +77,17 @@ def random_against_grid(data: Path, seeds: int, place: Path) -> dict[str, Any]:
     """The best of as many trials, drawn at random and on grids."""
     os.environ["TRANSFERAPP_CACHE"] = str(place / "cache-search-0")
     from transferapp.config import make_config
-    from transferapp.recipes.fit.measure import measure, workshop
+    from transferapp.data.sources import open_source
+    from transferapp.recipes.fit.measure import backbone_loader, measure
     from transferapp.recipes.search.run import base_settings, gather, run
     from transferapp.recipes.search.settings import make_search
     from transferapp.recipes.search.study import Journal
     from transferapp.system.progress import Silent
 
     config = make_config({"data": str(data)})
-    with workshop(config) as shop:
-        problem = gather(measure(config, shop, Silent()), config, Silent())
+    source = open_source(config.data, options=config.source, progress=Silent())
+    with backbone_loader(config, source) as loader:
+        problem = gather(measure(config, source, loader, Silent()), config, Silent())
     outcome: dict[str, Any] = {}
     for grid in (False, True):
         accuracies, losses, counts = [], [], []

@@ -19,10 +19,10 @@ from transferapp.config import make_config
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.label_fixes import FIX_COLUMNS
 from transferapp.errors import BundleError, DataError
-from transferapp.recipes import looking
+from transferapp.recipes import features as looking
 from transferapp.recipes.audit import audit
+from transferapp.recipes.features import Featurized, featurize
 from transferapp.recipes.label_doctor import LISTED_SHARE, Diagnosis, diagnose, judge_labels
-from transferapp.recipes.looking import Look, look
 from transferapp.system.progress import Silent
 
 
@@ -80,7 +80,7 @@ def test_a_wrong_label_is_found_however_often_the_image_was_copied(tmp_path: Pat
     assert sum(row["path"].startswith("green/wrong 0") for row in rows[:8]) == 7
 
 
-def seen_by(counts: tuple[int, ...], flipped: int, seed: int) -> tuple[Look, np.ndarray]:
+def seen_by(counts: tuple[int, ...], flipped: int, seed: int) -> tuple[Featurized, np.ndarray]:
     """Features of points around one center a class with some labels wrong, and which those are."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(len(counts)), counts)
@@ -92,7 +92,7 @@ def seen_by(counts: tuple[int, ...], flipped: int, seed: int) -> tuple[Look, np.
     records = [Record(f"{i}", f"{i}", int(k), sha256=f"{i}") for i, k in enumerate(labels)]
     data = Dataset("points", tuple("abcdef"[: len(counts)]), tuple(records))
     trunk = dataclasses.replace(numeric_trunk("numeric"), stages=(Stage("top", 0, (1, 1, 12), True),), num_logits=0)
-    return Look(data, data, trunk, rows), wrong
+    return Featurized(data, data, trunk, rows), wrong
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -147,5 +147,5 @@ def test_a_set_without_a_usable_image_needs_no_network(tmp_path: Path) -> None:
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "x.jpg").write_bytes(b"")
     config = make_config({"data": str(tmp_path / "data"), "backbone": DEFAULT_BACKBONE})
-    assert look(config, Silent(), refuse=False).trunk is None
+    assert featurize(config, Silent(), refuse=False).trunk is None
     assert audit(str(tmp_path / "data")).refusal is not None

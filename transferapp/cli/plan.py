@@ -21,12 +21,12 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     from transferapp.cli.card import show_card
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.fit.fit import plan
-    from transferapp.recipes.fit.manifest import candidate_json
+    from transferapp.recipes.fit.report import backbone_json
     from transferapp.system.hardware import detect
 
     with quiet_libraries() as console:
         measurement = plan(config, TerminalProgress(console))
-    candidates = [candidate_json(c, c is measurement.chosen) for c in measurement.candidates]
+    candidates = [backbone_json(c, c is measurement.chosen) for c in measurement.backbones]
     ignored = [asdict(item) for item in measurement.dataset.ignored]
     findings, weights = measurement.findings.to_json(), measurement.weighting.to_json()
     document = {

@@ -13,7 +13,7 @@ from transferapp.data.duplicates import similar_rows
 from transferapp.data.findings import Findings, summarize, with_look_alikes
 from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
-from transferapp.recipes.looking import look
+from transferapp.recipes.features import featurize
 from transferapp.system.progress import Progress, Silent
 
 
@@ -59,7 +59,7 @@ def audit(
     config = make_config(
         {**asdict(source or SourceOptions()), "data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
     )
-    seen = look(config, progress, refuse=False)
+    seen = featurize(config, progress, refuse=False)
     findings = summarize(seen.dataset)
     if seen.trunk is not None:
         with progress.task("comparing the images with each other", 0):

@@ -21,7 +21,7 @@ from transferapp.bundle.format import Bundle, check_target, read_bundle, write_m
 from transferapp.errors import BundleError, UsageError
 from transferapp.evaluation.parity import Parity
 from transferapp.recipes.fit.export import served_precision
-from transferapp.recipes.fit.manifest import library_versions
+from transferapp.recipes.fit.report import library_versions
 from transferapp.system.storage import disk_errors
 
 if TYPE_CHECKING:

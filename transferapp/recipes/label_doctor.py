@@ -20,7 +20,7 @@ from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.evaluation.label_errors import LabelErrors, find_label_errors
 from transferapp.evaluation.metrics import fit_temperature
-from transferapp.recipes.looking import Look, look
+from transferapp.recipes.features import Featurized, featurize
 from transferapp.system.progress import Progress, Silent
 from transferapp.training.probe import CrossValidation, cross_validate
 
@@ -118,11 +118,11 @@ def diagnose(
     """
     progress = progress or Silent()
     config, cut = _settings(data, bundle, source or SourceOptions(), label_fixes)
-    seen = look(config, progress)
+    seen = featurize(config, progress)
     return judge_labels(seen, cut, seed, progress)
 
 
-def judge_labels(seen: Look, cut: str | None, seed: int, progress: Progress) -> Diagnosis:
+def judge_labels(seen: Featurized, cut: str | None, seed: int, progress: Progress) -> Diagnosis:
     """The second half of `diagnose`: from features to the ranking.
 
     Args:

@@ -13,7 +13,6 @@ from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.layers import DropConnect, FractionalMaxPooling2D, Maxout
 from transferapp.training.layers.fractional_pooling import evenly_pooled
 from transferapp.training.layers.maxout import PIECES, largest_of_pieces
-from transferapp.training.probe import LinearProbe
 
 BATCH_NORM_MOMENTUM = 0.9
 """A head trains for a few hundred steps: with Keras' .99 the statistics would still be half those it began with."""
@@ -115,11 +114,6 @@ def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Laye
     variables = [variable for layer in head_layers(model, below) for variable in layer.weights]
     for variable, array in zip(variables, head.weights, strict=True):
         variable.assign(array)
-
-
-def attach_probe(backbone: keras.Model, stage: Stage, probe: LinearProbe, temperature: float, name: str) -> keras.Model:
-    """`attach_head` for a solved linear classifier."""
-    return attach_head(backbone, stage, Head.of(probe), temperature, name)
 
 
 def attach_head(backbone: keras.Model, stage: Stage, head: Head, temperature: float, name: str) -> keras.Model:

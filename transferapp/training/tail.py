@@ -10,13 +10,14 @@ al., 2022, arXiv:2202.10054). BatchNorm runs in inference mode: batches are too 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from transferapp.backbones.copies import give_weights
+from transferapp.backbones.copies import give_weights, independent_copy
+from transferapp.backbones.keras_internals import all_layers
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
 from transferapp.training.folding import run_folded, run_through
@@ -140,16 +141,17 @@ def build_tail(
     """Put a head on the top stage and set free what lies above the cut.
 
     Args:
-        backbone: From `load_backbone`; shares its layers with the tail, so training changes it.
+        backbone: From `load_backbone`, with pretrained weights; it stays unchanged, for the tail has layers of its own.
         stages: Its stages, earliest first.
         cut: The last stage that stays frozen; None trains the whole network.
         head: Trained on the top stage's features, or new.
-        from_scratch: The backbone's weights are random: BatchNorm must learn its statistics, and so runs in training mode.
+        from_scratch: Start from random weights, drawn by `seed`: BatchNorm must learn its statistics, and so runs in training
+            mode.
         stochastic_depth: Probability that the highest residual branch is left out of a training step.
         seed: Decides what is left out, and the weights of a new head.
         pointwise: How 1 x 1 convolutions are computed, unless `from_scratch`: as of `run_folded`.
     """
-    body = tail_body(backbone, stages, cut)
+    body = _own_copy(tail_body(backbone, stages, cut), seed if from_scratch else None)
     inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
     run: Any
     if not from_scratch:
@@ -159,6 +161,22 @@ def build_tail(
         run = TrainingMode(body, stochastic_depth, seed, name="body") if stochastic_depth else body
     model = _with_head(inputs, run(inputs), head, seed)
     return Tail(model, head_layers(model), _by_stage(body, stages))
+
+
+def _own_copy(body: keras.Model, seed: int | None) -> keras.Model:
+    """Return a copy of a body with weights of its own: the same ones, or random ones drawn by a seed.
+
+    Weights by which a `Normalization` scales pixels stay: they belong to the input, and are not learned.
+    """
+    if seed is None:
+        return independent_copy(body)
+    keras.utils.set_random_seed(seed)
+    copy = keras.models.clone_model(body)
+    for ours, theirs in zip(all_layers(copy), all_layers(body), strict=True):
+        if isinstance(theirs, keras.layers.Normalization):
+            ours.set_weights(theirs.get_weights())
+            ours.finalize_state()
+    return copy
 
 
 def _follow_closely(network: keras.Model) -> None:
@@ -230,13 +248,7 @@ def _by_stage(body: keras.Model, stages: Sequence[Stage]) -> tuple[tuple[keras.l
     return tuple(tuple(group) for group in groups if group)
 
 
-def tuned_head(tail: Tail, head: Head) -> Head:
-    """The head as it is now. Arguments: the tail, and what it was built with."""
-    weights = tuple(np.asarray(array, dtype=np.float32) for layer in tail.head for array in layer.get_weights())
-    return replace(head, weights=weights)
-
-
-def attach_ensemble(
+def attach_tails(
     backbone: keras.Model,
     stages: Sequence[Stage],
     cut: Stage | None,
@@ -245,7 +257,9 @@ def attach_ensemble(
     temperature: float,
     name: str,
 ) -> keras.Model:
-    """Several tails on one trunk, their probabilities averaged: a snapshot ensemble (Huang et al., 2017).
+    """Return a network with fine-tuned tails on one trunk; of several, a snapshot ensemble, probabilities are averaged.
+
+    Huang et al., "Snapshot ensembles: train 1, get M for free", 2017 (arXiv:1704.00109).
 
     Args:
         backbone: Its part below the cut is shared; the part above is copied for each member.
@@ -257,7 +271,7 @@ def attach_ensemble(
         name: The model's name.
 
     Returns:
-        As of `attach_probe`.
+        As `attach_head`.
     """
     start = backbone.inputs[0] if cut is None else stage_tensor(backbone, cut)
     scores = []
@@ -266,6 +280,7 @@ def attach_ensemble(
         give_weights(member, weights)
         logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
         scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
-    model = keras.Model(backbone.inputs[0], keras.layers.Average(name="probabilities")(scores), name=name)
+    outputs = keras.layers.Average(name="probabilities")(scores) if len(scores) > 1 else scores[0]
+    model = keras.Model(backbone.inputs[0], outputs, name=name)
     model.trainable = False
     return model

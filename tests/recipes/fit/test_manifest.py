@@ -9,8 +9,9 @@ import math
 from typing import Any
 
 from transferapp.recipes.fit.bench import Contender
-from transferapp.recipes.fit.fine_tune import BakeOff
 from transferapp.recipes.fit.manifest import contender_json, history_table
+
+from transferapp.recipes.fit.fine_tune import BakeOff
 from transferapp.training.curves import Finding
 from transferapp.training.settings import Epoch
 

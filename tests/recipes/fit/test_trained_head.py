@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transferapp.recipes.fit.manifest import contender_json
 
 from tests.helpers.contest import Ring, draw_textures, ring
 from transferapp.backbones.engine import convert
@@ -19,7 +20,6 @@ from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.class_weighting import Weighting
 from transferapp.recipes.fit.export import build_network, measured_again
 from transferapp.recipes.fit.fine_tune import BakeOff, bake_off
-from transferapp.recipes.fit.manifest import contender_json
 from transferapp.recipes.fit.resume import RunFolder
 from transferapp.system.progress import Silent
 from transferapp.training.head_spec import HeadSpec
@@ -310,6 +310,7 @@ def test_tails_with_a_linear_head_go_on_from_the_solved_one(root: Path, tmp_path
 )
 def test_a_loss_that_bounces_by_mixing_is_no_fault_of_the_rate(losses: list[float], mixup: float, code: str) -> None:
     from transferapp.recipes.fit.bench import _findings
+
     from transferapp.training.settings import Epoch, TrainingSettings
 
     history = [Epoch(i, 1e-3, loss, 0.9, 0.3, 0.9, None, None, 1.0) for i, loss in enumerate(losses, start=1)]

@@ -1,100 +1,116 @@
-"""From a solved head to a network that can be served, checked against the Keras model on real images."""
+"""Export: from a candidate to the network that is served, checked against the Keras model on real images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
-from transferapp.backbones.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, resolve_precision
-from transferapp.backbones.feature_store import center_pixels
-from transferapp.backbones.stages import stage_named
-from transferapp.config import FitConfig
+from transferapp.backbones.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, convert, resolve_precision
+from transferapp.backbones.feature_store import CENTER, center_pixels
+from transferapp.backbones.stages import Stage, stage_named
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
-from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.evaluation.parity import Parity, compare
-from transferapp.recipes.fit.measure import Candidate, Measurement
-from transferapp.recipes.fit.solve import Solved
+from transferapp.evaluation.test_time_views import Scorer
+from transferapp.policy.cuts import INPUT
+from transferapp.recipes.fit.candidate import Classifier, head_function
+from transferapp.recipes.fit.measure import ProbedBackbone
 from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores, in_order
 
 if TYPE_CHECKING:
     import keras
 
-    from transferapp.recipes.fit.fine_tune import BakeOff
-
 PARITY_IMAGES = 16
 
 
-def build_network(
-    backbone: keras.Model, chosen: Candidate, solved: Solved, tuned: BakeOff | None, name: str
-) -> keras.Model:
-    """The whole classifier as a Keras model, pixels 0-255 to probabilities.
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A network in both forms that a bundle holds.
+
+    Attributes:
+        network: The Keras model.
+        converted: The same for OpenVINO.
+        parity: Agreement of the two on real images, by precision.
+        precision: The precision to serve in.
+    """
+
+    network: keras.Model
+    converted: Any
+    parity: dict[str, Parity]
+    precision: str
+
+
+def export(
+    classifier: Classifier, backbone: ProbedBackbone, network: keras.Model, name: str, dataset: Dataset, precision: str
+) -> Exported:
+    """Build the network of a classifier, convert it, and compare both forms on real images.
 
     Args:
-        backbone: The chosen one, with the weights that the bake-off left in it.
-        chosen: Has the stages and the cut.
-        solved: The solved classifier.
-        tuned: The bake-off, if there was one.
-        name: The model's name.
-    """
-    from transferapp.training.heads import attach_head, attach_probe
-    from transferapp.training.tail import attach_ensemble
-
-    if tuned is not None and tuned.head is not None and tuned.temperature is not None:
-        if tuned.members:
-            cut = next((s for s in chosen.trunk.stages if s.name == tuned.winner.cut), None)
-            return attach_ensemble(
-                backbone, chosen.trunk.stages, cut, tuned.head, tuned.members, tuned.temperature, _identifier(name)
-            )
-        stage = stage_named(chosen.trunk.stages, tuned.stage)
-        return attach_head(backbone, stage, tuned.head, tuned.temperature, _identifier(name))
-    return attach_probe(backbone, chosen.cut, solved.probe, solved.temperature, _identifier(name))
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
-
-
-def check_parity(
-    network: keras.Model, converted: Any, dataset: Dataset, chosen: Candidate, config: FitConfig
-) -> tuple[dict[str, Parity], str]:
-    """Compare the exported network with the Keras model on real images; returns the figures and the precision to serve.
+        classifier: The weights.
+        backbone: The backbone that it was trained on.
+        network: The Keras model of the backbone with pretrained weights, which stays unchanged.
+        name: Name of the model.
+        dataset: Has the images to compare on: validation images where there are any.
+        precision: The wanted precision: `f32`, `bf16` or `auto`.
 
     Raises:
-        TrainingError: The export differs by more than rounding.
+        TrainingError: In f32 the two forms differ by more than rounding.
     """
+    classifying = build_network(classifier, network, backbone.trunk.stages, name)
+    converted = convert(classifying)
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
     records = part.spread(PARITY_IMAGES).records
-    return served_precision(
-        network,
+    parity, served = served_precision(
+        classifying,
         converted,
-        np.stack([center_pixels(record, chosen.trunk.image_size) for record in records]),
-        config.precision,
+        np.stack([center_pixels(record, backbone.trunk.image_size) for record in records]),
+        precision,
         differs="The exported network differs from the trained one",
         report="the name of the backbone; --backbone efficientnet_lite0 is known to export well",
     )
+    return Exported(classifying, converted, parity, served)
+
+
+def build_network(classifier: Classifier, network: keras.Model, stages: Sequence[Stage], name: str) -> keras.Model:
+    """Return the whole classifier as a Keras model, from pixels 0-255 to probabilities.
+
+    Args:
+        classifier: The weights.
+        network: The Keras model of the backbone with pretrained weights, which stays unchanged.
+        stages: Its stages, earliest first.
+        name: Name of the model; characters that Keras does not take are replaced.
+    """
+    from transferapp.training.heads import attach_head
+    from transferapp.training.tail import attach_tails
+
+    identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
+    if classifier.frozen:
+        stage = stage_named(tuple(stages), classifier.stage)
+        return attach_head(network, stage, classifier.head, classifier.temperature, identifier)
+    cut = None if classifier.cut == INPUT else stage_named(tuple(stages), classifier.cut)
+    return attach_tails(network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier)
 
 
 def served_precision(
     network: keras.Model, converted: Any, pixels: np.ndarray, precision: str, *, differs: str, report: str
 ) -> tuple[dict[str, Parity], str]:
-    """How far an exported network is from the Keras model, and the precision to serve it in: what is wanted, if it agrees.
+    """Return the agreement of an exported network with the Keras model by precision, and the precision to serve in.
+
+    That is the wanted one if it agrees, otherwise f32.
 
     Args:
         network: The Keras model.
         converted: The same for OpenVINO.
         pixels: Images to compare on: uint8, shape (n, height, width, 3).
-        precision: What is wanted: `f32`, `bf16` or `auto`.
-        differs: How an error begins that says they do not agree.
-        report: What to report then.
-
-    Returns:
-        The figures by precision, and the name of one of them.
+        precision: The wanted one: `f32`, `bf16` or `auto`.
+        differs: Beginning of the error message where they do not agree.
+        report: Facts to report in that case, for the hint.
 
     Raises:
         TrainingError: In f32 they differ by more than rounding.
@@ -115,45 +131,42 @@ def served_precision(
     return parity, wanted if parity[wanted].acceptable else "f32"
 
 
-def measured_again(
-    solved: Solved, tuned: BakeOff, converted: Any, precision: str, measurement: Measurement, progress: Progress
-) -> Solved:
-    """The figures of a tuned network: on the validation images those of the bake-off, on the test images its own, anew.
+def predict_test(
+    classifier: Classifier, backbone: ProbedBackbone, exported: Exported, test: Dataset, progress: Progress
+) -> np.ndarray:
+    """Return the probabilities of the center views of the test images: float32, shape (n, num_classes).
 
-    Args:
-        solved: The classifier that it started from.
-        tuned: The bake-off that it won.
-        converted: The whole network, for OpenVINO.
-        precision: In which it is served.
-        measurement: Has the images.
-        progress: Who is told.
+    On a frozen backbone they come from cached features; a fine-tuned network is run as it is served.
     """
-    dataset, size = measurement.dataset, measurement.chosen.trunk.image_size
-    test = dataset.part("test")
-    assert tuned.temperature is not None
-    metrics, probabilities = None, solved.test_probabilities
-    if len(test):
-        workers = cpu_cores()
-        engine = OpenVINOEngine(converted, precision=precision, streams=workers)
-        with (
-            progress.task(f"{len(test)} test images", len(test)) as advance,
-            ThreadPoolExecutor(workers) as pool,
-        ):
+    if not len(test):
+        return np.empty((0, classifier.head.num_classes), np.float32)
+    with progress.task(f"{backbone.spec.name}: {len(test)} test images", len(test)) as advance:
+        if classifier.frozen and classifier.head.spec.pooling == "average":
+            rows = backbone.store.collect(test.records, [CENTER], advance)[:, 0]
+            return frozen_classifier(classifier, backbone)(rows)
+        workers, size = cpu_cores(), backbone.trunk.image_size
+        engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=workers)
 
-            def scores(records: Sequence[Record]) -> np.ndarray:
-                return engine(np.stack([center_pixels(record, size) for record in records]))
+        def scores(records: Sequence[Record]) -> np.ndarray:
+            return engine(np.stack([center_pixels(record, size) for record in records]))
 
-            batches = (test.records[i : i + BATCH_SIZE] for i in range(0, len(test), BATCH_SIZE))
-            parts = []
+        batches = (test.records[i : i + BATCH_SIZE] for i in range(0, len(test), BATCH_SIZE))
+        parts = []
+        with ThreadPoolExecutor(workers) as pool:
             for part in in_order(pool, scores, batches, 2 * workers):
                 parts.append(part)
                 advance(sum(map(len, parts)))
-        probabilities = np.concatenate(parts)
-        metrics = measure_scores(probabilities, test.labels, dataset.class_names)
-    return replace(
-        solved,
-        temperature=tuned.temperature,
-        validation=tuned.validation,
-        test=metrics,
-        test_probabilities=probabilities,
-    )
+        return np.concatenate(parts)
+
+
+def frozen_classifier(classifier: Classifier, backbone: ProbedBackbone) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a classifier on a frozen backbone as a function from rows of the trunk to probabilities, both float32."""
+    logits = head_function(classifier.head)
+    columns = backbone.trunk.row_slices[stage_named(backbone.trunk.stages, classifier.stage).index]
+    return lambda rows: np.asarray(softmax(logits(rows[:, columns]) / classifier.temperature, axis=1))
+
+
+def frozen_scorer(classifier: Classifier, backbone: ProbedBackbone) -> Scorer:
+    """Return a classifier on a frozen backbone as a function of crops; safe to call from several threads."""
+    probabilities = frozen_classifier(classifier, backbone)
+    return lambda crops: probabilities(backbone.trunk.rows(crops))

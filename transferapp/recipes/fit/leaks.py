@@ -1,8 +1,7 @@
-"""Did the test ask what had been learned by heart? Test images of which copies were trained on, and the figures without them.
+"""Overlap between the test images and those trained on, and the test figures without it.
 
-Splits that are made here have no such images, as far as signatures can tell. Those that data come with often have: the naive
-figure and the honest one then stand side by side. The network's own features look once more, for crops and turns that
-signatures miss.
+Splits made by a fit have no overlap as far as signatures can tell; splits that data come with often have. The network's own
+features are compared too, because they find crops and turns that signatures miss.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from transferapp.data.duplicates import similar_rows
 from transferapp.data.findings import Alike, Shared, member, shared_kinds
 from transferapp.evaluation.metrics import Metrics
 from transferapp.evaluation.metrics import measure as measure_scores
-from transferapp.recipes.fit.measure import Measurement
-from transferapp.recipes.fit.solve import Solved
+from transferapp.recipes.fit.measure import Measurement, ProbedBackbone
 from transferapp.system.progress import Progress
 
 COMPARED_AT_MOST = 2_000_000_000
-"""Pairs of a test image and one that was learned from, up to which their features are compared: half a minute or so."""
+"""Pairs of a test image and one that was trained on, up to which their features are compared: half a minute or so."""
 
 LISTED = 24
 _ROWS_AT_ONCE = 4096
@@ -32,11 +30,11 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Leaks:
-    """What the test images share with those that were learned from.
+    """Overlap between the test images and those trained on.
 
     Attributes:
         shared: By bytes, by signature, or by group.
-        num_alike: Further test images that look like one that was learned from, to the network; None where not compared.
+        num_alike: Further test images that look like one that was trained on, to the network; None where not compared.
         alike: Some of those pairs, the test image first.
         honest: Figures over the test images that share nothing; None where all do, or none does.
     """
@@ -51,13 +49,16 @@ class Leaks:
         return {**asdict(self), "honest": self.honest.to_json() if self.honest else None}
 
 
-def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> Leaks | None:
-    """Compare the test images with those that were learned from; None where there is no test split.
+def find_leaks(
+    measurement: Measurement, backbone: ProbedBackbone, test_probabilities: np.ndarray, progress: Progress
+) -> Leaks | None:
+    """Compare the test images with the training and validation images; return None where there is no test split.
 
     Args:
-        measurement: Has the images and their features.
-        solved: Has the probabilities that the test figures are from.
-        progress: Who is told.
+        measurement: Has the images.
+        backbone: Has their features.
+        test_probabilities: Predictions on the test images: float, shape (n, num_classes).
+        progress: Receives progress updates.
     """
     dataset = measurement.dataset
     test, learned = dataset.part("test"), dataset.part("train", "val")
@@ -68,14 +69,14 @@ def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> 
     shared = Shared("test", ("train", "val"), len(test), counted["exact"], counted["near"], counted["group"])
     pairs = None
     if len(test) * len(learned) <= COMPARED_AT_MOST:
-        with progress.task("comparing the test images with those that were learned from", 0):
-            pairs = similar_rows(_top_features(measurement, test), _top_features(measurement, learned))
+        with progress.task("comparing the test images with the training images", 0):
+            pairs = similar_rows(_top_features(backbone, test), _top_features(backbone, learned))
     beyond = [(i, j, cosine) for i, j, cosine in pairs or () if kinds[i] is None]
     alike = {i for i, _, _ in beyond}
     clean = np.array([kind is None and i not in alike for i, kind in enumerate(kinds)])
     honest = None
     if clean.any() and not clean.all():
-        honest = measure_scores(solved.test_probabilities[clean], test.labels[clean], dataset.class_names)
+        honest = measure_scores(test_probabilities[clean], test.labels[clean], dataset.class_names)
     nearest: dict[int, tuple[int, int, float]] = {}
     for pair in beyond:
         nearest.setdefault(pair[0], pair)
@@ -90,14 +91,10 @@ def find_leaks(measurement: Measurement, solved: Solved, progress: Progress) -> 
     )
 
 
-def _top_features(measurement: Measurement, part: Dataset) -> np.ndarray:
-    """The last stage's features of the center views: float32, shape (n, channels).
-
-    They are cached by now, but for a backbone that was tuned for want of time for the chosen one.
-    """
-    chosen = measurement.chosen
-    columns = chosen.trunk.row_slices[chosen.trunk.top.index]
-    rows, positions = chosen.store.locate(part.records, [CENTER])
+def _top_features(backbone: ProbedBackbone, part: Dataset) -> np.ndarray:
+    """Return the last stage's features of the center views: float32, shape (n, channels)."""
+    columns = backbone.trunk.row_slices[backbone.trunk.top.index]
+    rows, positions = backbone.store.locate(part.records, [CENTER])
     features = np.empty((len(part), columns.stop - columns.start), np.float32)
     for start in range(0, len(part), _ROWS_AT_ONCE):
         features[start : start + _ROWS_AT_ONCE] = rows[positions[start : start + _ROWS_AT_ONCE, 0]][:, columns]

@@ -5,36 +5,31 @@ This is the first half of a fit, and all of `transferapp plan`.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
 
-from transferapp.backbones.engine import resolve_engine
 from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore, trim_cache
+from transferapp.backbones.loader import BackboneLoader
 from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneSpec, backbone_spec
 from transferapp.backbones.stages import Stage, stage_named
-from transferapp.backbones.trunk import Trunk, load_trunk
+from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
 from transferapp.data.audit import audit, peek_sizes
 from transferapp.data.dataset import Dataset
 from transferapp.data.duplicates import with_clusters
 from transferapp.data.findings import Findings, summarize
 from transferapp.data.label_fixes import apply_label_fixes
-from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
-from transferapp.errors import DataError, UsageError
+from transferapp.errors import DataError
 from transferapp.images.color_jitter import PCAColor, fit_pca_color
-from transferapp.policy.input_size import InputSize, choose_input_size
+from transferapp.policy.input_size import InputSize
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import measure_size
@@ -42,9 +37,6 @@ from transferapp.recipes.fit.class_weighting import Weighting, weigh_classes
 from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores
 from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate
-
-if TYPE_CHECKING:
-    import keras
 
 CHEAPER_WITHIN = 0.005
 """A cheaper backbone is preferred while its cross-validated accuracy is within half a point of the best, ..."""
@@ -57,17 +49,18 @@ _CROPS = 10
 _TIMED_ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A backbone that was tried.
+@dataclass(frozen=True, eq=False)
+class ProbedBackbone:
+    """A backbone with a cross-validated linear classifier on each of its stages.
 
     Attributes:
-        spec: Which one.
+        spec: Its entry in the registry.
         trunk: Ready to run.
-        store: Its features.
-        input_size: How large its input is made for these images, and why.
-        validations: Cross-validation of every stage's probe on the training images, earliest first.
-        plan: What the rule makes of it.
+        store: Its cached features.
+        input_size: Size of its input for these images, with the reason.
+        validations: Cross-validation of the linear classifier on each stage, earliest first, with equal class weights.
+        scores: The figures that the policy looks at, in the same order.
+        plan: The rule applied to this backbone.
         milliseconds: One ten-crop request through the whole backbone.
     """
 
@@ -82,207 +75,130 @@ class Candidate:
 
     @property
     def cut(self) -> Stage:
+        """The stage that the solved classifier stands on."""
         return stage_named(self.trunk.stages, self.plan.cut)
 
     @property
     def accuracy(self) -> float:
-        """Cross-validated, at the cut that the plan chose."""
+        """Cross-validated accuracy at the cut, in [0, 1]."""
         return self.scores[self.cut.index].accuracy
 
     @property
     def loss(self) -> float:
-        """Cross-validated, in nats, at the cut that the plan chose."""
+        """Cross-validated loss at the cut, in nats."""
         return self.scores[self.cut.index].loss
 
     def features(self, rows: np.ndarray) -> np.ndarray:
-        """The cut's columns of rows from the store."""
+        """Return the columns of the cut from rows of the store."""
         return rows[..., self.trunk.row_slices[self.cut.index]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
-    """Everything that is known before training.
+    """All that is known before training.
 
     Attributes:
         dataset: Audited and split.
-        candidates: Backbones tried, in the order of their cost.
-        chosen: The one to go on with. Where classes are weighed, the cross-validation at its cut is with weights, unless others
-            were passed over for it.
-        findings: What the audit found.
-        weighting: How much each class counts in training.
-        passed_over: Names of those that were chosen before it, and could not be tuned in the time there was.
+        findings: The audit's findings.
+        backbones: The backbones that were tried, cheapest first.
+        chosen: The one that the solved classifier stands on.
+        weighting: The weight of each class in training, and the cross-validation at the cut with these weights.
     """
 
     dataset: Dataset
-    candidates: tuple[Candidate, ...]
-    chosen: Candidate
     findings: Findings
+    backbones: tuple[ProbedBackbone, ...]
+    chosen: ProbedBackbone
     weighting: Weighting
-    passed_over: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
         return self.chosen.plan
 
     @property
-    def cheaper(self) -> tuple[Candidate, ...]:
-        """Those that cost less than the chosen one, the dearest of them first."""
-        return self.candidates[: self.candidates.index(self.chosen)][::-1]
+    def cheaper(self) -> tuple[ProbedBackbone, ...]:
+        """Backbones that cost less than the chosen one, the most expensive of them first."""
+        return self.backbones[: self.backbones.index(self.chosen)][::-1]
 
-    def passing_over(self, candidate: Candidate) -> Measurement:
-        """The same with another candidate to go on with, for there is no time to tune the chosen one."""
-        return replace(self, chosen=candidate, passed_over=(*self.passed_over, self.chosen.spec.name))
+    def backbone(self, name: str) -> ProbedBackbone:
+        """Return the backbone of this name."""
+        return next(backbone for backbone in self.backbones if backbone.spec.name == name)
 
-
-@dataclass
-class Workshop:
-    """Backbones and their trunks, built in the background while images are being read.
-
-    One thread builds them one after the other: Keras' graph building is not made for several.
-    """
-
-    config: FitConfig
-    peeked: tuple[tuple[int, int], ...] = ()
-    models: dict[str, keras.Model] = field(default_factory=dict)
-    _trunks: dict[str, Future[Trunk]] = field(default_factory=dict)
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "backbones"))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def input_size(self, spec: BackboneSpec) -> InputSize:
-        """How large a backbone's input is made, from the sizes of the images that were `peeked` at.
-
-        A `.keras` file's own size may be the only one that it takes, so there only the person may choose another.
-        """
-        peeked = () if spec.source == "file" else self.peeked
-        return choose_input_size(peeked, spec.image_size, self.config.image_size)
-
-    def image_size(self, spec: BackboneSpec) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.input_size(spec).image_size
-
-    def model(self, spec: BackboneSpec) -> keras.Model:
-        """The Keras model of a backbone, built once, whichever thread asks first: what is tuned must be what is exported.
-
-        Raises:
-            UsageError: It is a file whose input has another size than asked for.
-        """
-        with self._lock:
-            if spec.name not in self.models:
-                from transferapp.backbones.loading import load_backbone
-
-                size = self.image_size(spec)
-                model = load_backbone(spec, image_size=size, weights=self._weights(spec))
-                if tuple(model.inputs[0].shape[1:3]) != size:
-                    raise UsageError(
-                        f"{spec.name} takes images of one size only",
-                        expected=f"--image-size {model.inputs[0].shape[1]}, or none",
-                        got=f"{size[0]}",
-                    )
-                self.models[spec.name] = model
-            return self.models[spec.name]
-
-    def order(self, spec: BackboneSpec) -> None:
-        """Start building a trunk."""
-        self._trunks[spec.name] = self._pool.submit(self._build, spec)
-
-    def trunk(self, spec: BackboneSpec) -> Trunk:
-        """The trunk, once it is built."""
-        return self._trunks[spec.name].result()
-
-    def in_background(self, work: Any, *arguments: Any) -> Future[Any]:
-        """Queue other work for the building thread."""
-        return self._pool.submit(work, *arguments)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _build(self, spec: BackboneSpec) -> Trunk:
-        return load_trunk(
-            spec,
-            lambda: self.model(spec),
-            image_size=self.image_size(spec),
-            weights=self._weights(spec),
-            engine=resolve_engine(self.config.engine),
-            precision=self.config.precision,
-            streams=cpu_cores(),
-        )
-
-    def _weights(self, spec: BackboneSpec) -> Path | None:
-        named = self.config.weights
-        return Path(named) if named and spec == backbone_spec(self.config.backbone) else None
+    def validation(self, backbone: ProbedBackbone, stage: Stage) -> CrossValidation:
+        """Return the cross-validation on a stage, with class weights where it was made with them."""
+        if backbone is self.chosen and stage.index == backbone.cut.index:
+            return self.weighting.validation
+        return backbone.validations[stage.index]
 
 
-@contextlib.contextmanager
-def workshop(config: FitConfig) -> Iterator[Workshop]:
-    """A workshop that is closed at the end, without waiting for what it is still building."""
-    shop = Workshop(config)
-    try:
-        yield shop
-    finally:
-        shop.close()
+def backbone_loader(config: FitConfig, source: Dataset) -> BackboneLoader:
+    """Return the loader of a fit: input sizes follow the images of the source."""
+    weights = {}
+    if config.weights:
+        weights[backbone_spec(config.backbone).name] = Path(config.weights)
+    return BackboneLoader(
+        peek_sizes(source),
+        image_size=config.image_size,
+        weights=weights,
+        engine=config.engine,
+        precision=config.precision,
+    )
 
 
-def measure(config: FitConfig, shop: Workshop, progress: Progress) -> Measurement:
-    """Audit, split, try the backbones, and apply the rule.
+def measure(config: FitConfig, source: Dataset, loader: BackboneLoader, progress: Progress) -> Measurement:
+    """Audit and split the images, try the backbones, and apply the rule.
+
+    Args:
+        config: Settings of the fit.
+        source: The images as their source delivers them.
+        loader: Builds the backbones.
+        progress: Receives progress updates.
 
     Raises:
-        DataError: The folder cannot be used; the message says why.
-        WeightsError: A backbone's weights are not to be had.
+        DataError: The images cannot be used.
+        WeightsError: The weights of a backbone are not available.
     """
-    tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
     reference = backbone_spec(DEFAULT_BACKBONE)
-    dataset = open_source(config.data, options=config.source, progress=progress)
-    shop.peeked = peek_sizes(dataset)
-    for spec in dict.fromkeys([reference, *tried]):
-        shop.order(spec)
-    dataset, findings = audit_and_split(dataset, config, progress)
+    tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
+    specs = list(dict.fromkeys([reference, *tried]))
+    for spec in specs:
+        loader.start(spec)
+    dataset, findings = audit_and_split(source, config, progress)
     trim_cache()
     train = dataset.part("train")
-    augmentation = config.augmentation_for(tiny=shop.input_size(reference).tiny)
-    chance = Chance(augmentation, _color_components(train) if augmentation.color.pca_std else None)
     sample = measured_sample(train)
-    divergence: float | None = None
-    candidates = []
-    for spec in dict.fromkeys([reference, *tried]):
+    augmentation = config.augmentation_for(tiny=loader.input_size(reference).tiny)
+    chance = Chance(augmentation, _color_components(train) if augmentation.color.pca_std else None)
+    probed: dict[BackboneSpec, tuple[FeatureStore, tuple[CrossValidation, ...]]] = {}
+    for spec in specs:
         with progress.task(f"waiting for {spec.name}", 0):
-            trunk = shop.trunk(spec)
+            trunk = loader.trunk(spec)
         store = FeatureStore(trunk, workers=cpu_cores(), chance=chance, note=progress.note)
         with progress.task(f"{spec.name}: {len(sample)} images", len(sample)) as advance:
             rows = store.collect(sample.records, [CENTER], advance)[:, 0]
-        if spec == reference and divergence is None:
+        if spec == reference:
             # D is always measured with the same network, so that it means the same whatever backbone is used.
-            source = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
-            divergence = label_divergence(source, sample.labels)
+            imagenet = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
+            divergence = label_divergence(imagenet, sample.labels)
         if spec in tried:
-            assert divergence is not None
-            candidates.append(
-                _try_backbone(
-                    spec,
-                    trunk,
-                    store,
-                    rows,
-                    sample,
-                    train,
-                    divergence,
-                    config,
-                    shop.input_size(spec),
-                    bool(len(dataset.part("val"))),
-                    progress,
-                )
-            )
-    times = _request_milliseconds([candidate.trunk for candidate in candidates])
-    candidates = [replace(c, milliseconds=t) for c, t in zip(candidates, times, strict=True)]
-    chosen = choose_candidate(candidates)
+            probed[spec] = store, _cross_validate_stages(trunk, rows, sample, config, progress)
+    trunks = {spec: loader.trunk(spec) for spec in probed}
+    milliseconds = _request_milliseconds(list(trunks.values()))
+    backbones = []
+    for (spec, (store, validations)), milliseconds_each in zip(probed.items(), milliseconds, strict=True):
+        scores = _stage_scores(trunks[spec], validations)
+        input_size = loader.input_size(spec)
+        plan = _plan(spec, scores, divergence, input_size, dataset, config)
+        backbones.append(
+            ProbedBackbone(spec, trunks[spec], store, input_size, validations, scores, plan, milliseconds_each)
+        )
+    chosen = choose_backbone(backbones)
     with progress.task(f"{chosen.spec.name}: weighing the classes", 0):
         weighting = _weigh(chosen, train, config)
-    at = candidates.index(chosen)
-    validations = list(chosen.validations)
-    validations[chosen.cut.index] = weighting.validation
-    candidates[at] = chosen = replace(chosen, validations=tuple(validations))
-    return Measurement(dataset, tuple(candidates), chosen, findings, weighting)
+    return Measurement(dataset, findings, tuple(backbones), chosen, weighting)
 
 
-def _weigh(chosen: Candidate, train: Dataset, config: FitConfig) -> Weighting:
+def _weigh(chosen: ProbedBackbone, train: Dataset, config: FitConfig) -> Weighting:
     sample = measured_sample(train)
     return weigh_classes(
         chosen.features(chosen.store.collect(sample.records, [CENTER])[:, 0]),
@@ -334,37 +250,27 @@ def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> 
     return dataset, findings
 
 
-def choose_candidate(candidates: list[Candidate]) -> Candidate:
-    """The most accurate backbone, or the cheapest that is as good (see `CHEAPER_WITHIN`).
+def choose_backbone(backbones: Sequence[ProbedBackbone]) -> ProbedBackbone:
+    """Return the most accurate backbone, or the cheapest that is as good (see `CHEAPER_WITHIN`).
 
     Args:
-        candidates: Cheapest first. What was timed is not asked: it would choose one today and another tomorrow.
+        backbones: Cheapest first. Measured times play no part: they would choose one today and another tomorrow.
     """
-    best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))
+    best = max(backbones, key=lambda backbone: (backbone.accuracy, -backbone.loss))
     return next(
-        candidate
-        for candidate in candidates
-        if candidate is best
-        or (candidate.accuracy >= best.accuracy - CHEAPER_WITHIN and candidate.loss <= best.loss * (1 + LOSS_WITHIN))
+        backbone
+        for backbone in backbones
+        if backbone is best
+        or (backbone.accuracy >= best.accuracy - CHEAPER_WITHIN and backbone.loss <= best.loss * (1 + LOSS_WITHIN))
     )
 
 
-def _try_backbone(
-    spec: BackboneSpec,
-    trunk: Trunk,
-    store: FeatureStore,
-    rows: np.ndarray,
-    sample: Dataset,
-    train: Dataset,
-    divergence: float,
-    config: FitConfig,
-    input_size: InputSize,
-    validated: bool,
-    progress: Progress,
-) -> Candidate:
-    labels, num_classes, kin = sample.labels, len(sample.class_names), sample.kin()
+def _cross_validate_stages(
+    trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitConfig, progress: Progress
+) -> tuple[CrossValidation, ...]:
     validations = []
-    with progress.task(f"{spec.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
+    labels, num_classes, kin = sample.labels, len(sample.class_names), sample.kin()
+    with progress.task(f"{trunk.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
         for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
             validations.append(
                 cross_validate(
@@ -372,7 +278,18 @@ def _try_backbone(
                 )
             )
             advance(stage.index + 1)
-    scores = tuple(_stage_score(s, v, validations[-1]) for s, v in zip(trunk.stages, validations, strict=True))
+    return tuple(validations)
+
+
+def _plan(
+    spec: BackboneSpec,
+    scores: Sequence[StageScore],
+    divergence: float,
+    input_size: InputSize,
+    dataset: Dataset,
+    config: FitConfig,
+) -> Plan:
+    train = dataset.part("train")
     tuning = config.tuning(len(train))
     rule = partial(
         make_plan,
@@ -393,15 +310,15 @@ def _try_backbone(
     new_head = NewHead(config.trained_head, config.new_head_learning_rate)
     overrides = Overrides(config.size, config.similarity, config.tune)
     plan = rule(overrides=overrides, head=new_head if config.trained_head and not config.scratch else None)
-    if plan.proposals and not validated:
+    if plan.proposals and not len(dataset.part("val")):
         if config.rule_only or config.scratch:
             raise DataError(
                 "There are no validation images, without which nothing can be fine-tuned",
                 expected="a val/ folder, or --val-fraction above 0",
             )
         reason = "Nothing is fine-tuned: there are no validation images to compare by."
-        plan = rule(overrides=replace(overrides, tune="none", tune_reason=reason))
-    return Candidate(spec, trunk, store, input_size, tuple(validations), scores, plan, milliseconds=0.0)
+        return rule(overrides=replace(overrides, tune="none", tune_reason=reason))
+    return plan
 
 
 def l2_path(config: FitConfig) -> tuple[float, ...]:
@@ -409,15 +326,14 @@ def l2_path(config: FitConfig) -> tuple[float, ...]:
     return L2_PATH if config.l2 == "auto" else (float(config.l2),)
 
 
-def _stage_score(stage: Stage, validation: CrossValidation, top: CrossValidation) -> StageScore:
-    difference = validation.correct.astype(float) - top.correct.astype(float)
-    return StageScore(
-        stage=stage.name,
-        accuracy=validation.accuracy,
-        loss=validation.loss,
-        gain_over_top=float(difference.mean()),
-        standard_error=float(difference.std(ddof=1) / np.sqrt(len(difference))),
-    )
+def _stage_scores(trunk: Trunk, validations: Sequence[CrossValidation]) -> tuple[StageScore, ...]:
+    top = validations[-1]
+    scores = []
+    for stage, validation in zip(trunk.stages, validations, strict=True):
+        difference = validation.correct.astype(float) - top.correct.astype(float)
+        error = float(difference.std(ddof=1) / math.sqrt(len(difference)))
+        scores.append(StageScore(stage.name, validation.accuracy, validation.loss, float(difference.mean()), error))
+    return tuple(scores)
 
 
 def _request_milliseconds(trunks: Sequence[Trunk]) -> list[float]:

@@ -1,4 +1,4 @@
-"""How many random views of each image does training gain from? Measured by cross-validation, not assumed."""
+"""The number of random views of each image to train on, chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transferapp.backbones.feature_store import random_view_name
+from transferapp.backbones.feature_store import CENTER, random_view_name
+from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
-from transferapp.recipes.fit.measure import Candidate
+from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, measured_sample
 from transferapp.system.progress import Progress
 from transferapp.training.probe import CrossValidation, cross_validate, log_softmax
 
@@ -45,51 +46,43 @@ class ViewChoice:
     reason: str
 
 
-def random_rows(candidate: Candidate, part: Dataset, views: int, seed: int, progress: Progress) -> np.ndarray:
-    """Features at the cut of the first `views` random views: float32, shape (n, views, channels)."""
+def random_rows(backbone: ProbedBackbone, part: Dataset, views: int, seed: int, progress: Progress) -> np.ndarray:
+    """Return the features at the cut of the first `views` random views: float32, shape (n, views, channels)."""
     names = [random_view_name(index, seed) for index in range(views)]
-    with progress.task(f"{candidate.spec.name}: {views} random views each", len(part) * views) as advance:
-        return candidate.features(candidate.store.collect(part.records, names, advance))
+    with progress.task(f"{backbone.spec.name}: {views} random views each", len(part) * views) as advance:
+        return backbone.features(backbone.store.collect(part.records, names, advance))
 
 
-def choose_views(
-    candidate: Candidate,
-    train: Dataset,
-    center: np.ndarray,
-    wanted: str,
-    seed: int,
-    progress: Progress,
-    class_weights: np.ndarray | None = None,
-) -> ViewChoice:
-    """Find how many random views to train on.
+def choose_views(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
+    """Choose the number of random views of each image that the linear classifier at the cut is solved on.
 
-    Args:
-        candidate: The backbone and cut.
-        train: Training images.
-        center: Features of their center views at the cut, shape (n, channels).
-        wanted: `auto`, or a number that is then used as it is.
-        seed: Seeds folds and views.
-        progress: Who is told.
-        class_weights: float, shape (num_classes,), those that the candidate was cross-validated with; None for equal ones.
+    They are tried on `measured_sample` of the training images. Where parts of the backbone will be tuned, none are tried:
+    the tuning sees random views, and the classifier that it starts from need not.
     """
-    labels, num_classes, kin = train.labels, len(train.class_names), train.kin()
+    backbone = measurement.chosen
+    best = measurement.weighting.validation
+    if measurement.plan.tails and config.train_views == "auto":
+        whose = "the classifier that it is compared with" if config.scratch else "the classifier that it starts from"
+        return ViewChoice(0, best, (), f"training in steps sees random views; {whose} need not")
+    sample = measured_sample(measurement.dataset.part("train"))
+    center = backbone.features(backbone.store.collect(sample.records, [CENTER])[:, 0])
+    labels, seed = sample.labels, config.seed
 
     def validate(views: int) -> CrossValidation:
-        extra = random_rows(candidate, train, views, seed, progress) if views else None
+        extra = random_rows(backbone, sample, views, seed, progress) if views else None
         return cross_validate(
             center,
             labels,
-            num_classes,
+            len(sample.class_names),
             extra=extra,
             seed=seed,
             path=best.path,
-            groups=kin,
-            class_weights=class_weights,
+            groups=sample.kin(),
+            class_weights=measurement.weighting.weights,
         )
 
-    best = candidate.validations[candidate.cut.index]
-    if wanted != "auto":
-        views = int(wanted)
+    if config.train_views != "auto":
+        views = int(config.train_views)
         chosen = validate(views) if views else best
         return ViewChoice(views, chosen, (ViewsTried(views, chosen.accuracy, chosen.loss),), "set by --train-views")
     tried = [ViewsTried(0, best.accuracy, best.loss)]

@@ -14,7 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transferapp.config import FitConfig
 from transferapp.errors import DataError
+from transferapp.recipes.fit.measure import Measurement
+from transferapp.system.backend import configured_backend
+from transferapp.system.hardware import detect
 from transferapp.system.storage import disk_errors, write_bytes
 from transferapp.training.checkpoint import CheckpointStore
 
@@ -110,3 +114,25 @@ class RunFolder:
             self._whole.mkdir(parents=True, exist_ok=True)
         document = {"identity": self._identity, "decisions": self._decisions}
         write_bytes(self._whole / _STATE, json.dumps(document, indent=1).encode())
+
+
+_PLACES = ("data", "out", "data_dir")
+"""Settings that say where things are. The fingerprint of the data identifies the images."""
+
+
+def run_identity(config: FitConfig, measurement: Measurement) -> dict[str, Any]:
+    """Return everything that the result of training depends on, as JSON values."""
+    settings = {name: value for name, value in config.to_json().items() if name not in _PLACES}
+    return {
+        **{name.replace("_", "-"): value for name, value in settings.items()},
+        "data": measurement.dataset.fingerprint(),
+        "chosen backbone": measurement.chosen.trunk.key,
+        "chosen cut": measurement.chosen.cut.name,
+        "hardware": _hardware(config),
+    }
+
+
+def _hardware(config: FitConfig) -> str:
+    """Return the hardware and precision of training: each way to compute rounds differently."""
+    hardware = detect(config.training_precision)
+    return f"{hardware.kind}, {hardware.dtype_policy}, 1 x 1 {hardware.pointwise}, Keras on {configured_backend()}"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transferapp.recipes.fit.solve import Solved
-from transferapp.recipes.search.problem import HeadSettings, TrainedHead
+from transferapp.recipes.fit.candidate import Candidate
+from transferapp.recipes.search.problem import HeadSettings
 from transferapp.recipes.search.settings import SearchSettings
 from transferapp.recipes.search.space import Edge, written
 from transferapp.recipes.search.study import Phase, Trial, ranked
@@ -51,16 +51,17 @@ def line(trial: Trial, settings: HeadSettings, total: int) -> str:
     )
 
 
-def head_json(found: Searched, head: TrainedHead, solved: Solved, train_views: int) -> dict[str, Any]:
+def head_json(found: Searched, searched: Candidate, train_views: int) -> dict[str, Any]:
     """What the manifest says of the head."""
+    assert searched.classifier is not None
     settings = found.settings
     return {
         "kind": "searched",
         "description": settings.head.describe(),
         "form": settings.head.to_json(),
         "l2": settings.head.l2,
-        "iterations": head.steps,
-        "temperature": solved.temperature,
+        "iterations": searched.steps,
+        "temperature": searched.classifier.temperature,
         "train_views": train_views,
         "settings": {name: value for name, value in settings.to_json().items() if name != "head"},
     }

@@ -7,7 +7,6 @@ images; the best settings are trained again on both together. The test images ar
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -15,33 +14,30 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from transferapp.backbones.engine import convert, save_converted
 from transferapp.backbones.feature_store import CENTER
-from transferapp.bundle.format import check_target, only_writer, write_manifest, writing
+from transferapp.bundle.format import check_target, only_writer
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
+from transferapp.data.sources import open_source
 from transferapp.errors import DataError, TrainingError, UsageError
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
-from transferapp.evaluation.test_time_views import Scorer
+from transferapp.policy.plan import Plan
 from transferapp.policy.reasons import Reason
-from transferapp.recipes.fit.export import check_parity
-from transferapp.recipes.fit.fit import FitResult, Stopwatch, background, try_crops, write_report
-from transferapp.recipes.fit.leaks import find_leaks
-from transferapp.recipes.fit.manifest import describe, split_table
-from transferapp.recipes.fit.measure import Candidate, Measurement, measure, measured_sample, workshop
+from transferapp.recipes.fit.candidate import Candidate, Classifier
+from transferapp.recipes.fit.fit import FitResult, Stopwatch, finish
+from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, backbone_loader, measure, measured_sample
 from transferapp.recipes.fit.random_views import ViewChoice, random_rows
-from transferapp.recipes.fit.solve import Solved
+from transferapp.recipes.fit.report import Fitted
 from transferapp.recipes.search.problem import Features, HeadSettings, Problem, TrainedHead, judged
 from transferapp.recipes.search.record import Searched, head_json, line, search_json, trials_table
 from transferapp.recipes.search.settings import COARSE_EPOCHS, FINE_EPOCHS, SearchSettings
 from transferapp.recipes.search.space import SCHEDULES, Edge, edges, narrow, written
-from transferapp.recipes.search.study import Journal, Phase, Trainers, Trial, in_numpy, promising, ranked
+from transferapp.recipes.search.study import Journal, Phase, Trainers, Trial, promising, ranked
 from transferapp.recipes.search.workers import run_phase
 from transferapp.system.progress import Progress, Silent
-from transferapp.system.storage import disk_errors
 from transferapp.training.head_spec import Head
-from transferapp.training.probe import LinearProbe, fit_probe
+from transferapp.training.probe import fit_probe
 
 HEAD_OPTIONS = (
     "hidden",
@@ -92,64 +88,44 @@ def search(
     target = config.bundle_path
     check_target(target)
     storage = settings.storage or target.parent / f".{target.name}.search"
-    with only_writer(target), workshop(config) as shop, Journal(storage) as journal:
+    with only_writer(target), Journal(storage) as journal:
         if fresh:
             journal.discard()
-        measurement = measure(_measured_as(config), shop, progress)
-        dataset, chosen = measurement.dataset, measurement.chosen
-        if not len(dataset.part("val")):
-            raise DataError(
-                "There are no validation images, by which a search could choose",
-                expected="a val/ folder, or --val-fraction above 0",
-            )
-        backbone = shop.in_background(shop.model, chosen.spec)
-        watch.lap("measure")
-        problem = gather(measurement, config, progress)
-        watch.lap("features")
-        found = run(journal, settings, problem, base, identity(config, settings, measurement), progress, say)
-        watch.lap("search")
-        at_cut = chosen.validations[chosen.cut.index]
-        choice = ViewChoice(
-            problem.train.rows.shape[1] - 1, at_cut, (), "not measured: a search trains on what it is told"
-        )
-        optimum = solved_optimum(problem, chosen)
-        head, solved, scorer = refit(measurement, config, found, problem, progress)
-        watch.lap("refit")
-        with background() as pool:
-            # As in a fit, where neither the trunk nor the head needs Keras for it.
-            beside = chosen.trunk.engine.name == "openvino" and in_numpy(found.settings.head)
-            crops = pool.submit(try_crops, measurement, scorer, choice) if beside else None
-            with progress.task("building the network", 0):
-                network = build_network(
-                    backbone.result(), chosen, found.settings, head, solved.temperature, target.name
+        source = open_source(config.data, options=config.source, progress=progress)
+        with backbone_loader(config, source) as loader:
+            measurement = measure(_measured_as(config), source, loader, progress)
+            dataset, chosen = measurement.dataset, measurement.chosen
+            if not len(dataset.part("val")):
+                raise DataError(
+                    "There are no validation images, by which a search could choose",
+                    expected="a val/ folder, or --val-fraction above 0",
                 )
-                converted = convert(network)
-                parity, served = check_parity(network, converted, dataset, chosen, config)
-            leaks = find_leaks(measurement, solved, progress)
-            watch.lap("network")
-            with progress.task("trying crops", 0):
-                test_views = crops.result() if crops else try_crops(measurement, scorer, choice)
-        watch.lap("crops")
-        with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
-            network.save(staging / "model.keras")
-            save_converted(converted, staging / "model.xml")
-            (staging / "search.csv").write_text(trials_table(found), encoding="utf-8")
-            (staging / "split.csv").write_text(split_table(dataset), encoding="utf-8")
-            replanned = _replanned(chosen, found)
-            candidates = tuple(replanned if each is chosen else each for each in measurement.candidates)
-            searched = replace(measurement, chosen=replanned, candidates=candidates)
-            manifest = describe(config, searched, choice, solved, None, leaks, parity, served, test_views)
-            manifest["head"] = head_json(found, head, solved, choice.views)
-            manifest["search"] = search_json(
-                found, settings, optimum, len(dataset.part("val")), len(dataset.part("test"))
+            loader.submit(loader.model, chosen.spec)
+            watch.lap("measure")
+            problem = gather(measurement, config, progress)
+            watch.lap("features")
+            found = run(journal, settings, problem, base, identity(config, settings, measurement), progress, say)
+            watch.lap("search")
+            optimum = solved_optimum(problem, measurement)
+            searched = refit(measurement, config, found, problem, progress)
+            watch.lap("refit")
+            views = ViewChoice(
+                problem.train.rows.shape[1] - 1,
+                measurement.weighting.validation,
+                (),
+                "not measured: a search trains on what it is told",
             )
-            watch.lap("write")
-            manifest["seconds"] = watch.seconds
-            write_report(staging, manifest, dataset, solved)
-            write_manifest(staging, manifest)
+            assert searched.classifier is not None
+            extra = {
+                "head": head_json(found, searched, views.views),
+                "search": search_json(found, settings, optimum, len(dataset.part("val")), len(dataset.part("test"))),
+            }
+            files = {"search.csv": trials_table(found)}
+            fitted = Fitted(measurement, views, (searched,), searched, _replanned(chosen, found), extra, files)
+            result = finish(fitted, config, loader, watch, progress)
         if settings.storage is None:
             journal.remove()
-    return FitResult(target, manifest)
+    return result
 
 
 def base_settings(config: FitConfig) -> HeadSettings:
@@ -198,7 +174,7 @@ def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> P
 
 
 def features_of(
-    chosen: Candidate, part: Dataset, views: int, config: FitConfig, progress: Progress, label: str
+    chosen: ProbedBackbone, part: Dataset, views: int, config: FitConfig, progress: Progress, label: str
 ) -> Features:
     """Features at the cut: of the center view, and of so many random ones."""
     with progress.task(f"{chosen.spec.name}: {len(part)} {label} images", len(part)) as advance:
@@ -289,9 +265,10 @@ def _beyond(phase: Phase, edge: Edge) -> str:
     return wider.written()
 
 
-def solved_optimum(problem: Problem, chosen: Candidate) -> dict[str, float]:
-    """What L-BFGS reaches on the same images, at the strength that cross-validation has chosen."""
-    l2 = chosen.validations[chosen.cut.index].l2
+def solved_optimum(problem: Problem, measurement: Measurement) -> dict[str, float]:
+    """Return the figures of the L-BFGS optimum on the same images, at the cross-validated strength."""
+    chosen = measurement.chosen
+    l2 = measurement.validation(chosen, chosen.cut).l2
     probe = fit_probe(problem.train.center, problem.train.labels, problem.num_classes, l2)
     accuracy, loss = judged(probe.logits(problem.val.center), problem.val.labels)
     return {"accuracy": accuracy, "loss": loss, "l2": l2}
@@ -299,56 +276,41 @@ def solved_optimum(problem: Problem, chosen: Candidate) -> dict[str, float]:
 
 def refit(
     measurement: Measurement, config: FitConfig, found: Searched, problem: Problem, progress: Progress
-) -> tuple[TrainedHead, Solved, Scorer]:
-    """Train with the best settings on training and validation images together, calibrate, and look at the test images.
+) -> Candidate:
+    """Train with the best settings on training and validation images together; return the result as a candidate.
 
-    Returns:
-        The head that ships, its figures, and a classifier that has not seen the validation images.
+    The temperature and the validation figures are those of the same head trained without the validation images.
     """
     dataset, chosen, settings = measurement.dataset, measurement.chosen, found.settings
-    trainer = Trainers(problem).of(settings)
     val = problem.val
+    trainer = Trainers(problem).of(settings)
     held_out = trainer.train(settings)
     logits = trainer.logits(settings, held_out, val.center)
     temperature = fit_temperature(logits, val.labels)
-    validation = measure_scores(softmax(logits / temperature, axis=1), val.labels, dataset.class_names)
     views = problem.train.rows.shape[1] - 1
     together = features_of(chosen, dataset.part("train", "val"), views, config, progress, "training and validation")
-    final = replace(problem, train=together)
-    finisher = Trainers(final).of(settings)
-    head = finisher.train(settings)
-    test = dataset.part("test")
-    metrics, probabilities = None, np.empty((0, problem.num_classes), np.float32)
-    if len(test):
-        shown = features_of(chosen, test, 0, config, progress, "test")
-        probabilities = softmax(finisher.logits(settings, head, shown.center) / temperature, axis=1)
-        metrics = measure_scores(probabilities, test.labels, dataset.class_names)
-    kernel, bias = head.weights[-2:]
-    probe = LinearProbe(head.mean, head.std, kernel, bias, settings.head.l2, head.steps)
-    lock = threading.Lock()
+    trained = Trainers(replace(problem, train=together)).of(settings).train(settings)
 
-    def score(crops: np.ndarray) -> np.ndarray:
-        rows = chosen.features(chosen.trunk.rows(crops))
-        with lock:  # Keras' predict function is not made for several threads
-            scores: np.ndarray = softmax(trainer.logits(settings, held_out, rows) / temperature, axis=1)
-        return scores
+    def classifier(head: TrainedHead) -> Classifier:
+        weights = Head(settings.head, head.mean, head.std, problem.num_classes, tuple(head.weights))
+        return Classifier(chosen.cut.name, weights, temperature, chosen.cut.name)
 
-    return head, Solved(probe, temperature, validation, metrics, probabilities), score
+    return Candidate(
+        "searched head",
+        chosen.spec.name,
+        chosen.cut.name,
+        head_only=True,
+        classifier=classifier(trained),
+        held_out=classifier(held_out),
+        metrics=measure_scores(softmax(logits / temperature, axis=1), val.labels, dataset.class_names),
+        epochs=trained.epochs,
+        learning_rate=settings.learning_rate,
+        steps=trained.steps,
+    )
 
 
-def build_network(
-    backbone: Any, chosen: Candidate, settings: HeadSettings, head: TrainedHead, temperature: float, name: str
-) -> Any:
-    """The whole classifier as a Keras model, pixels 0-255 to probabilities."""
-    from transferapp.training.heads import attach_head
-
-    identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
-    trained = Head(settings.head, head.mean, head.std, len(head.weights[-1]), tuple(head.weights))
-    return attach_head(backbone, chosen.cut, trained, temperature, identifier)
-
-
-def _replanned(chosen: Candidate, found: Searched) -> Candidate:
-    """The plan as it was carried out: the head was not solved but found by trial."""
+def _replanned(chosen: ProbedBackbone, found: Searched) -> Plan:
+    """Return the plan as it was carried out: the head was found by trial instead of solved."""
     settings = found.settings
     form = (
         "linear classifier" if settings.head.linear else f"head with hidden layers of {written(settings.head.hidden)}"
@@ -356,7 +318,7 @@ def _replanned(chosen: Candidate, found: Searched) -> Candidate:
     text = f"The learning rate is {settings.learning_rate:.3g}, found by {len(found.trials)} trials on the validation images."
     rate = Reason("rate", text, {"learning_rate": settings.learning_rate, "trials": len(found.trials)})
     reasons = [reason for reason in chosen.plan.reasons if reason.topic not in ("rate", "tune")]
-    plan = replace(
+    return replace(
         chosen.plan,
         method=f"{form}, {settings.optimizer} by search",
         head_learning_rate=settings.learning_rate,
@@ -364,4 +326,3 @@ def _replanned(chosen: Candidate, found: Searched) -> Candidate:
         batch_size=settings.batch_size,
         reasons=(*reasons, rate),
     )
-    return replace(chosen, plan=plan)

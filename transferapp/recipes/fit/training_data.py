@@ -1,4 +1,4 @@
-"""What a contender of the bake-off is fed with: cached activations above a cut, or fresh views of the images themselves."""
+"""Training data of a candidate: cached activations above a cut, or fresh views of the images themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transferapp.data.dataset import Dataset
 from transferapp.errors import ResourceError
 from transferapp.policy.budget import MAX_CACHED_VIEWS
 from transferapp.policy.cuts import INPUT
-from transferapp.recipes.fit.measure import Candidate
+from transferapp.recipes.fit.measure import ProbedBackbone
 from transferapp.recipes.fit.resume import RunFolder
 from transferapp.system.progress import Progress
 from transferapp.system.storage import free_bytes
@@ -44,18 +44,18 @@ _TIMED_IMAGES = 24
 
 
 _FEW = 256
-"""Features that a look at an untrained head takes."""
+"""Features on which an untrained head is inspected."""
 
 _POOLED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Feed:
+class TrainingData:
     """Data to train and to validate on.
 
     Attributes:
-        make_batches: From a batch size to the training data.
-        validation: The center views of the validation images, in order: what `model.predict` takes.
+        make_batches: From a batch size to the training batches.
+        validation: The center views of the validation images, in order, for `model.predict`.
     """
 
     make_batches: MakeBatches
@@ -64,11 +64,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Sample:
-    """A little of a feed, to time a training step on.
+    """A few images to time a training step on.
 
     Attributes:
-        make_batches: As of a `Feed`, of fewer images.
-        seconds_per_view: What it takes to bring one view of one image through the trunk; 0 where there is none.
+        make_batches: From a batch size to the batches.
+        seconds_per_view: Seconds to bring one view of one image through the trunk; 0 where there is none.
     """
 
     make_batches: MakeBatches
@@ -76,58 +76,58 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadFeed:
-    """What a head alone is trained on: features of the frozen backbone.
+class HeadData:
+    """Training data of a head alone: features of the frozen backbone.
 
     Attributes:
-        feed: Features, or where pooling is random, feature maps.
+        data: Features, or where pooling is random, feature maps.
         shape: Of one: (channels,) or (height, width, channels).
         mean, std: float32, shape (channels,), of the pooled training features.
         some: A few of them, float32, shape (n, *shape).
     """
 
-    feed: Feed
+    data: TrainingData
     shape: tuple[int, ...]
     mean: np.ndarray
     std: np.ndarray
     some: np.ndarray
 
 
-class Feeds:
-    """The feeds of all cuts. The backbone must have its pretrained weights whenever a cut is asked for the first time.
+class DataProvider:
+    """Provides the training data of each cut of a backbone.
 
     Args:
-        chosen: The backbone that was chosen.
+        backbone: The probed backbone.
         dataset: Audited and split.
-        config: Has the augmentation, the seed, and what runs the trunk.
-        backbone: The Keras model.
-        run: Where activations are kept.
-        progress: Who is told.
+        config: Settings of the fit, with epochs and batch size filled in.
+        network: The Keras model of the backbone with pretrained weights.
+        run: Its folder holds the activations.
+        progress: Receives progress updates.
     """
 
     def __init__(
         self,
-        chosen: Candidate,
+        backbone: ProbedBackbone,
         dataset: Dataset,
         config: FitConfig,
-        backbone: keras.Model,
+        network: keras.Model,
         run: RunFolder,
         progress: Progress,
     ) -> None:
-        self._chosen, self._config, self._backbone = chosen, config, backbone
+        self._backbone, self._config, self._network = backbone, config, network
         self._train, self._val = dataset.part("train"), dataset.part("val")
         self._run, self._progress = run, progress
         self._stores: dict[str, tuple[CutTrunk, FeatureStore]] = {}
-        self._full: dict[str, Feed] = {}
+        self._full: dict[str, TrainingData] = {}
 
     def stage(self, cut: str) -> Stage | None:
-        """The last frozen stage of a cut; None for `INPUT`."""
-        return None if cut == INPUT else stage_named(self._chosen.trunk.stages, cut)
+        """Return the last frozen stage of a cut; None for `INPUT`."""
+        return None if cut == INPUT else stage_named(self._backbone.trunk.stages, cut)
 
     def max_views(self, cut: str) -> int:
-        """Views of each image that are cached at most, as far as there is room on the disk; 0 where nothing is.
+        """Return the most views of each image to cache, limited by the room on the disk; 0 where nothing is cached.
 
-        Measured once a run: when it goes on, its own activations have taken room that they no longer need.
+        Decided once a run: when it goes on, its own activations have taken room that they no longer need.
 
         Raises:
             ResourceError: There is no room for a single one.
@@ -137,8 +137,8 @@ class Feeds:
         return int(self._run.decide_by(f"{cut}/room", lambda: self._room(cut)))
 
     def _room(self, cut: str) -> int:
-        """`max_views`, as there is room on the disk now."""
-        stage = stage_named(self._chosen.trunk.stages, cut)
+        """Return `max_views` for the room on the disk now."""
+        stage = stage_named(self._backbone.trunk.stages, cut)
         image = math.prod(stage.shape) * np.dtype(_CACHED_AS).itemsize
         free = free_bytes(self._run.path)
         room = int(free * _DISK_SHARE - image * len(self._val)) // (image * len(self._train))
@@ -153,14 +153,14 @@ class Feeds:
             )
         return min(room, MAX_CACHED_VIEWS)
 
-    def full(self, cut: str, views: int) -> Feed:
-        """Everything, with so many cached views of each image."""
+    def full(self, cut: str, views: int) -> TrainingData:
+        """Return all training data of a cut, with this many cached views of each image."""
         if cut not in self._full:
             self._full[cut] = self._images() if cut == INPUT else self._activations(cut, views)
         return self._full[cut]
 
     def sample(self, cut: str) -> Sample:
-        """A little, and how long the trunk takes."""
+        """Return a few images above a cut, and the time of the trunk."""
         if cut == INPUT:
             return Sample(self.full(cut, 0).make_batches, 0.0)
         trunk, store = self._store(cut)
@@ -177,8 +177,8 @@ class Feeds:
         labels = np.repeat([record.label for record in records], positions.shape[1])
         return Sample(self._cached(trunk.shape, rows, positions.reshape(-1, 1), labels), seconds)
 
-    def head(self, cut: str, pooling: str, views: int) -> HeadFeed:
-        """The features of a stage: the center view of every image and, to train on, some random ones beside it.
+    def head(self, cut: str, pooling: str, views: int) -> HeadData:
+        """Return the features of a stage: the center view of every image and, to train on, some random views beside it.
 
         Averages are in the feature cache already. Other poolings need the stage's feature maps, which are cached and, unless
         pooling is random, pooled once.
@@ -203,36 +203,36 @@ class Feeds:
             mean, std = moments(features)
             some = rows[positions[:_FEW, 0]].astype(np.float32).reshape(-1, *trunk.shape)
             validation = self._centers(val_rows, val_positions[:, 0], trunk.shape)
-            feed = Feed(self._cached(trunk.shape, rows, positions, self._train.labels), validation)
-            return HeadFeed(feed, trunk.shape, mean, std, some)
+            data = TrainingData(self._cached(trunk.shape, rows, positions, self._train.labels), validation)
+            return HeadData(data, trunk.shape, mean, std, some)
         val_features = _pooled(pooling, val_rows, val_positions[:, 0], trunk.shape)
         return self._vectors(features.reshape(*positions.shape, -1), val_features)
 
-    def _averages(self, cut: str, views: int) -> HeadFeed:
-        columns = self._chosen.trunk.row_slices[stage_named(self._chosen.trunk.stages, cut).index]
+    def _averages(self, cut: str, views: int) -> HeadData:
+        columns = self._backbone.trunk.row_slices[stage_named(self._backbone.trunk.stages, cut).index]
         names = [CENTER, *self._view_names(views)]
-        label = f"{self._chosen.spec.name}: {len(names)} view{'s' if views else ''} each"
+        label = f"{self._backbone.spec.name}: {len(names)} view{'s' if views else ''} each"
         with self._progress.task(label, len(names) * len(self._train)) as advance:
-            rows = self._chosen.store.collect(self._train.records, names, advance)[..., columns]
-        return self._vectors(rows, self._chosen.store.collect(self._val.records, [CENTER])[:, 0, columns])
+            rows = self._backbone.store.collect(self._train.records, names, advance)[..., columns]
+        return self._vectors(rows, self._backbone.store.collect(self._val.records, [CENTER])[:, 0, columns])
 
-    def _vectors(self, features: np.ndarray, val_features: np.ndarray) -> HeadFeed:
-        """Of pooled features: float32, shapes (n, views, channels) and (n_val, channels)."""
+    def _vectors(self, features: np.ndarray, val_features: np.ndarray) -> HeadData:
+        """Return the data of pooled features: float32, shapes (n, views, channels) and (n_val, channels)."""
         count, views, channels = features.shape
         rows = features.reshape(-1, channels)
         positions = np.arange(count * views).reshape(count, views)
-        feed = Feed(
+        data = TrainingData(
             self._cached((channels,), rows, positions, self._train.labels),
             self._centers(val_features, np.arange(len(val_features)), (channels,)),
         )
-        return HeadFeed(feed, (channels,), *moments(rows), some=features[:_FEW, 0])
+        return HeadData(data, (channels,), *moments(rows), some=features[:_FEW, 0])
 
-    def _images(self) -> Feed:
+    def _images(self) -> TrainingData:
         from transferapp.training.batches import CenterBatches, ImageBatches
         from transferapp.training.image_cache import training_images
 
-        size, config = self._chosen.trunk.image_size, self._config
-        chance = self._chosen.store.chance
+        size, config = self._backbone.trunk.image_size, self._config
+        chance = self._backbone.store.chance
         cache = training_images(size, chance.augmentation)
 
         def make(batch_size: int) -> Batches:
@@ -248,7 +248,7 @@ class Feeds:
                 workers=cpu_cores(),
             )
 
-        return Feed(
+        return TrainingData(
             make,
             CenterBatches(
                 self._val.records,
@@ -259,14 +259,14 @@ class Feeds:
             ),
         )
 
-    def _activations(self, cut: str, views: int) -> Feed:
+    def _activations(self, cut: str, views: int) -> TrainingData:
         trunk, store = self._store(cut)
         count = len(self._train) * views
         with self._progress.task(f"{trunk.name}: {views} random views each", count) as advance:
             rows, positions = store.locate(self._train.records, self._view_names(views), advance)
         val_rows, val_positions = store.locate(self._val.records, [CENTER])
         validation = self._centers(val_rows, val_positions[:, 0], trunk.shape)
-        return Feed(self._cached(trunk.shape, rows, positions, self._train.labels), validation)
+        return TrainingData(self._cached(trunk.shape, rows, positions, self._train.labels), validation)
 
     def _cached(
         self, shape: tuple[int, ...], rows: np.ndarray, positions: np.ndarray, labels: np.ndarray
@@ -285,10 +285,10 @@ class Feeds:
 
     def _store(self, cut: str) -> tuple[CutTrunk, FeatureStore]:
         if cut not in self._stores:
-            stage, whole, config = self.stage(cut), self._chosen.trunk, self._config
+            stage, whole, config = self.stage(cut), self._backbone.trunk, self._config
             assert stage is not None
             trunk = cut_trunk(
-                self._backbone,
+                self._network,
                 stage,
                 whole.key,
                 image_size=whole.image_size,
@@ -300,7 +300,7 @@ class Feeds:
                 trunk,
                 workers=cpu_cores(),
                 dtype=_CACHED_AS,
-                chance=self._chosen.store.chance,
+                chance=self._backbone.store.chance,
                 folder=self._run.path / f"activations-{cut}",
             )
             self._stores[cut] = trunk, store
@@ -311,7 +311,7 @@ class Feeds:
 
 
 def _pooled(pooling: str, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Feature maps pooled as in prediction: float32, shape (len(positions), channels)."""
+    """Return feature maps pooled as in prediction: float32, shape (len(positions), channels)."""
     import keras
 
     from transferapp.training.heads import pooled
