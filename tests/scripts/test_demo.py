@@ -38,7 +38,7 @@ def demo() -> ModuleType:
 
 
 def start(bundle: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """The demo as a process, and leader of a group, so that a test can press Ctrl-C."""
+    """Start the demo as the leader of a process group, so that a test can press Ctrl-C."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(SCRIPT), str(bundle), *arguments],
         env={**os.environ, **environment},
@@ -50,7 +50,7 @@ def start(bundle: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 
 def nothing_left(bundle: Path) -> bool:
-    """Whether no process names the bundle any more."""
+    """Return whether no process names the bundle."""
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "ps -eo args" in listing
     return str(bundle) not in listing
@@ -78,7 +78,7 @@ def test_without_the_package_it_says_how_to_get_it(demo: ModuleType, monkeypatch
     assert caught.value.exit_code == 5
 
 
-def test_the_image_asked_about_was_kept_from_training(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_predicted_image_was_held_out(demo: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("1.jpg", "2, or so.jpg"):
         (tmp_path / "a" / name).write_bytes(b"")
@@ -87,13 +87,15 @@ def test_the_image_asked_about_was_kept_from_training(demo: ModuleType, tmp_path
     assert demo.held_out_image(tmp_path / "bundle") == (tmp_path / "a" / "2, or so.jpg", "a")
 
 
-def test_without_a_test_image_validation_serves_and_training_never(demo: ModuleType, tmp_path: Path) -> None:
+def test_without_test_images_it_takes_a_validation_image_and_never_a_training_image(
+    demo: ModuleType, tmp_path: Path
+) -> None:
     for name in ("1.jpg", "2.jpg"):
         (tmp_path / name).write_bytes(b"")
     write_split(tmp_path / "both", tmp_path, [("train", "a", "1.jpg"), ("val", "b", "2.jpg")])
     assert demo.held_out_image(tmp_path / "both") == (tmp_path / "2.jpg", "b")
     write_split(tmp_path / "none", tmp_path, [("train", "a", "1.jpg")])
-    with pytest.raises(demo.DemoError, match="kept from training"):
+    with pytest.raises(demo.DemoError, match="no held-out image"):
         demo.held_out_image(tmp_path / "none")
 
 
@@ -130,7 +132,7 @@ def test_a_wrong_folder_ends_it_with_the_commands_own_line_and_code(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes that anything can tell apart."""
+    """Two classes of solid color with noise."""
     folder = tmp_path_factory.mktemp("data") / "two, classes"
     random = np.random.default_rng(0)
     for name, color in (("red", (220, 60, 60)), ("blue", (60, 60, 220))):
