@@ -69,6 +69,27 @@ def test_a_healthy_run_yields_only_that() -> None:
     assert "90" in finding.sentence or "89" in finding.sentence
 
 
+def test_validation_above_training_is_said_to_be_above() -> None:
+    (finding,) = diagnose(healthy_but(train_accuracy=(0.781,) * 16, val_accuracy=(0.92,) * 16))
+    assert finding.evidence["gap"] == pytest.approx(-0.139)
+    assert "validation accuracy is 92.0%, 13.9 points above training" in finding.sentence
+    (finding,) = diagnose(healthy_but(train_accuracy=(0.93,) * 16, val_accuracy=(0.92,) * 16))
+    assert "1.0 points below training" in finding.sentence
+    (finding,) = diagnose(healthy_but(train_accuracy=(0.92,) * 16, val_accuracy=(0.92,) * 16))
+    assert "the same as in training" in finding.sentence
+
+
+def test_only_a_loss_that_no_longer_falls_has_settled() -> None:
+    assert "has settled" in diagnose(HEALTHY)[0].sentence
+    short = Curves((0.9, 0.5, 0.45), (0.7, 0.8, 0.82), (0.5, 0.4, 0.41), (0.85, 0.92, 0.91))
+    (finding,) = diagnose(short)
+    assert finding.code == "healthy"
+    assert finding.sentence.startswith("The training loss ends at 0.45")
+    assert finding.sentence.endswith("epoch 2 of 3 was the best.")
+    falling = healthy_but(train_loss=line(2.3, 0.2, 16))
+    assert diagnose(falling)[0].sentence.startswith("The training loss ends at 0.2;")
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_healthy_run_stays_healthy_under_the_noise_of_batches_and_of_a_thousand_validation_images(
     seed: int,

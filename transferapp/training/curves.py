@@ -1,9 +1,9 @@
-"""What the curves of a training run say, in words: each finding with its evidence and one piece of advice.
+"""Findings from the curves of a training run: over-fitting, under-fitting, learning rates too high or too low.
 
 CS231n, "Training Neural Networks II", reads them off by eye: a big gap between training and validation accuracy is
-over-fitting, no gap at low accuracy is under-fitting, a loss that explodes or bounces means too high a rate, one that falls
-slowly in a straight line too low a one, accuracy still going up means train longer. These are those readings as a pure
-function, with every threshold named. They are rules of thumb: each names its numbers, so that a person can disagree.
+over-fitting; no gap at low accuracy is under-fitting; a loss that explodes or bounces means too high a rate, and one that falls
+slowly in a straight line too low a rate. `diagnose` does the same as a pure function with named thresholds. These are rules of
+thumb: each finding states its numbers, so that a person can disagree.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from transferapp.errors import UsageError
 
 FEWEST_EPOCHS = 3
-"""Two points make a line, and nothing can be read off a line."""
+"""Epochs from which a course can be seen, and over which the end of a curve is averaged."""
 
 NEGLIGIBLE = 0.05
-"""Nats. A loss that rises by less than this has not broken out, whatever the ratio: it was next to nothing before."""
+"""Nats. A rise of the loss by less than this is not counted, whatever the ratio: the loss was near zero before."""
 
 DIVERGED = 1.5
-"""The loss has broken out where it ends this many times above its best, and ..."""
+"""The loss has diverged where it ends at more than this many times its best, and ..."""
 DIVERGED_OF_FIRST = 0.1
-"""... this share of the first epoch's loss above it: from 0.001 to 0.003 is noise of a fitted network, not a breakout."""
+"""... by more than this share of the first epoch's loss: from 0.001 to 0.003 is noise of a fitted network."""
 
 BOUNCE_SHARE = 0.5
 """The loss bounces where it rises at least half as much as it falls, over the whole run, and ..."""
@@ -36,50 +36,49 @@ RESTART = 1.5
 """Where the learning rate rose by this factor (warm restarts), a rise of the loss is expected and not counted."""
 
 GAP = 0.1
-"""Training accuracy less validation accuracy: the lecture's "big gap", put into a number. Augmentation and dropout only ever
-make it look smaller, for they handicap the training side."""
+"""Training accuracy less validation accuracy from which a gap is big. Augmentation and dropout make it look smaller."""
 STALLED = 0.01
-"""Validation accuracy that rose by less than a point over the second half of the run no longer gains from training."""
+"""Rise of validation accuracy over the second half of the run below which it no longer gains from training."""
 FALLING = 0.02
-"""Validation accuracy that fell by this much over the second half of the run is being lost, however small the gap."""
+"""Fall of validation accuracy over the second half of the run that counts as over-fitting, however small the gap."""
 OVERCONFIDENT = 1.25
-"""Validation loss a quarter above its best: where it is wrong, the network has become surer of it."""
+"""Validation loss, as a multiple of its best, from which the network is over-confident of its wrong answers."""
 
 POOR = 0.7
-"""A network that ends below this accuracy on its own training images has not fitted them."""
+"""Training accuracy below which a network has not fitted its images."""
 NO_GAP = 0.05
-"""Below this gap, what holds accuracy back is not the difference between the two sets of images."""
+"""Gap below which over-fitting does not explain a low accuracy."""
 FLAT = 0.02
-"""Accuracy, or share of the first loss, won over the second half of the run, below which a curve is called flat."""
+"""Change over the second half of the run, of accuracy or as a share of the first loss, below which a curve is flat."""
 UNLEARNED = 0.7
-"""Where there are no accuracies: a loss that ends above this share of its first value has learned little, unless it was good
-from the start: `POOR` is then held against exp(-loss), the probability given to the right class."""
+"""Without accuracies: a loss above this share of its first value counts as not learned, unless exp(-loss), the probability of
+the right class, is `POOR` or more."""
 
 STRAIGHT = 0.95
-"""R squared of a straight line through the training loss, from which it is called straight."""
+"""R squared of a straight line through the training loss, from which it is straight."""
 CREEP = 0.03
-"""A straight loss that falls by less than this share of its first value an epoch creeps: thirty epochs would be needed."""
+"""Share of its first value that a straight loss must fall by per epoch: below it, thirty epochs would be needed."""
 FITTED = 0.95
-"""From this training accuracy on, slow progress is no reproach: there is hardly anything left to learn."""
+"""Training accuracy from which slow progress is not a finding: hardly anything is left to learn."""
 
 IMPROVING = 0.01
 """Share of its first value by which the loss must still fall per epoch for more epochs to be worth their time. Ten of them
 must also be worth `NEGLIGIBLE` nats."""
 
 SWING = 0.02
-"""Mean back-and-forth of validation accuracy from epoch to epoch: chance alone gives a third of this on 1000 images."""
+"""Mean swing of validation accuracy from epoch to epoch that is noise: chance alone gives a third of this on 1000 images."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The course of a run, one number an epoch; every series is as long as `train_loss`, or empty where there is none.
+    """The curves of a run, one number per epoch; each series is as long as `train_loss`, or empty where it is missing.
 
     Attributes:
         train_loss: Mean loss over the epoch's batches, in nats.
-        train_accuracy: In [0, 1], likewise.
-        val_loss: After the epoch, on the validation images.
-        val_accuracy: In [0, 1], likewise.
-        learning_rate: In the middle of the epoch.
+        train_accuracy: Mean accuracy over the epoch's batches, in [0, 1].
+        val_loss: Loss on the validation images after the epoch, in nats.
+        val_accuracy: Accuracy on the validation images after the epoch, in [0, 1].
+        learning_rate: Learning rate in the middle of the epoch.
     """
 
     train_loss: tuple[float, ...]
@@ -93,7 +92,7 @@ class Curves:
             length = len(getattr(self, field.name))
             if length not in (0, len(self.train_loss)):
                 raise UsageError(
-                    f"The curves are not of one length: {field.name}",
+                    f"The curves differ in length: {field.name}",
                     expected=f"{len(self.train_loss)} epochs, or none",
                     got=str(length),
                 )
@@ -101,14 +100,14 @@ class Curves:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the curves say.
+    """One thing that the curves show.
 
     Attributes:
-        code: Stable: `rate_too_high`, `over_fitting`, `under_fitting`, `rate_too_low`, `noisy_validation`,
-            `still_improving`, `too_short` or `healthy`.
-        sentence: What is to be seen, for people.
-        evidence: The numbers it rests on, by name; all finite. Epochs are counted from 1.
-        advice: What to try first.
+        code: `rate_too_high`, `over_fitting`, `under_fitting`, `rate_too_low`, `noisy_validation`, `still_improving`,
+            `too_short` or `healthy`.
+        sentence: The observation, for people.
+        evidence: The numbers behind it, by name; all finite. Epochs are counted from 1.
+        advice: The first thing to try.
     """
 
     code: str
@@ -132,12 +131,11 @@ def diagnose(history: Curves) -> tuple[Finding, ...]:
         return (broken,)
     if not history.train_loss:
         return (Finding("too_short", "No epoch was trained.", {"epochs": 0}, "Train for some epochs."),)
-    history = Curves(
-        history.train_loss,
-        _finite_or_none(history.train_accuracy),
-        history.val_loss,
-        _finite_or_none(history.val_accuracy),
-        _finite_or_none(history.learning_rate),
+    history = replace(
+        history,
+        train_accuracy=_finite_or_none(history.train_accuracy),
+        val_accuracy=_finite_or_none(history.val_accuracy),
+        learning_rate=_finite_or_none(history.learning_rate),
     )
     epochs = len(history.train_loss)
     diverging = _diverging(history)
@@ -152,7 +150,7 @@ def diagnose(history: Curves) -> tuple[Finding, ...]:
     return tuple(finding for finding in found if finding) or (_healthy(history),)
 
 
-# --- the readings, gravest first ---
+# --- findings, gravest first ---
 
 
 def _not_finite(history: Curves) -> Finding | None:
@@ -164,7 +162,7 @@ def _not_finite(history: Curves) -> Finding | None:
                     evidence["last_finite_loss"] = losses[epoch - 2]
                 return Finding(
                     "rate_too_high",
-                    f"The {name} loss is no longer a finite number in epoch {epoch}: the weights have blown up.",
+                    f"The {name} loss is no longer finite in epoch {epoch}: training has diverged.",
                     evidence,
                     "Divide the learning rate by ten; if that does not help, clip the gradients and look for damaged images.",
                 )
@@ -215,11 +213,10 @@ def _over_fitting(history: Curves) -> Finding | None:
         if not falls and (gap < GAP or (won >= STALLED and not overconfident)):
             return None
         best = val.index(max(val)) + 1
-        course = "falls" if falls else "no longer rises" if won < STALLED else "rises, but its loss does too"
+        course = "falls" if falls else "no longer rises" if won < STALLED else "rises, but so does its loss"
         return Finding(
             "over_fitting",
-            f"Training accuracy ends at {_end(train):.1%}, validation accuracy at {_end(val):.1%}, and that {course}: "
-            "the network learns these images by heart.",
+            f"Training accuracy ends at {_end(train):.1%}; validation accuracy ends at {_end(val):.1%} and {course}.",
             {"gap": gap, "val_change": won, "val_loss_rise": rise, "best_epoch": float(best)},
             advice,
         )
@@ -228,8 +225,8 @@ def _over_fitting(history: Curves) -> Finding | None:
     best = val_loss.index(lowest)
     return Finding(
         "over_fitting",
-        f"Validation loss has risen from {lowest:.3g} in epoch {best + 1} to {val_loss[-1]:.3g}, "
-        "while training loss fell on.",
+        f"The validation loss rises from {lowest:.3g} in epoch {best + 1} to {val_loss[-1]:.3g}, "
+        "while the training loss falls.",
         {"val_loss_rise": rise, "best_epoch": best + 1.0, "train_loss": history.train_loss[-1]},
         advice,
     )
@@ -239,17 +236,15 @@ def _under_fitting(history: Curves) -> Finding | None:
     loss, accuracy, val = history.train_loss, history.train_accuracy, history.val_accuracy
     if -_won(loss) >= FLAT * loss[0] > 0:
         return None
-    advice = (
-        "Train more layers, or a larger backbone; take regularization back; see that labels and images belong together."
-    )
+    advice = "Train more layers, or a larger backbone; regularize less; check that labels and images belong together."
     if accuracy:
         gap = _end(accuracy) - _end(val) if val else 0.0
         if _end(accuracy) >= POOR or gap >= NO_GAP or _won(accuracy) >= FLAT:
             return None
-        beside = f", with validation accuracy beside it at {_end(val):.1%}" if val else ""
+        validation = f", validation accuracy at {_end(val):.1%}" if val else ""
         return Finding(
             "under_fitting",
-            f"Training accuracy stays at {_end(accuracy):.1%}{beside}: the network cannot fit even the images it trains on.",
+            f"Training accuracy stays at {_end(accuracy):.1%}{validation}: the network does not fit its training images.",
             {"train_accuracy": _end(accuracy), "gap": gap, "train_change": _won(accuracy), "loss_change": _won(loss)},
             advice,
         )
@@ -257,7 +252,7 @@ def _under_fitting(history: Curves) -> Finding | None:
         return None
     return Finding(
         "under_fitting",
-        f"The training loss stays at {loss[-1]:.3g}, from {loss[0]:.3g} at first: little is learned.",
+        f"The training loss stays at {loss[-1]:.3g}, from {loss[0]:.3g} in the first epoch.",
         {"first_loss": loss[0], "last_loss": loss[-1], "loss_change": _won(loss)},
         advice,
     )
@@ -277,7 +272,7 @@ def _rate_too_low(history: Curves) -> Finding | None:
         return None
     return Finding(
         "rate_too_low",
-        f"The training loss creeps down in a straight line, by {-slope / loss[0]:.2%} of its first value an epoch.",
+        f"The training loss falls slowly in a straight line, by {-slope / loss[0]:.2%} of its first value per epoch.",
         {"fall_per_epoch": float(-slope), "straightness": 1 - residual / spread, "last_loss": float(loss[-1])},
         "Multiply the learning rate by three to ten.",
     )
@@ -295,7 +290,8 @@ def _noisy(history: Curves) -> Finding | None:
         return None
     return Finding(
         "noisy_validation",
-        f"Validation accuracy swings by {swing:.1%} from epoch to epoch, between {min(accuracy):.1%} and {max(accuracy):.1%}.",
+        f"Validation accuracy swings by {100 * swing:.1f} points from epoch to epoch, between {min(accuracy):.1%} and "
+        f"{max(accuracy):.1%}.",
         {"swing": swing, "lowest": min(accuracy), "highest": max(accuracy)},
         "Average the weights (Polyak) or lower the rate towards the end; with few validation images, do not trust one epoch.",
     )
@@ -303,15 +299,14 @@ def _noisy(history: Curves) -> Finding | None:
 
 def _still_improving(history: Curves) -> Finding | None:
     name, loss = ("validation", history.val_loss) if history.val_loss else ("training", history.train_loss)
-    since = (
-        FEWEST_EPOCHS - 1
-    )  # measured from the best of all before, lest the way back from a restart count as progress
+    since = FEWEST_EPOCHS - 1
+    # Measured from the best of all epochs before: the way back from a restart is not progress.
     fall = (min(loss[:-since]) - loss[-1]) / since
     if loss[-1] > min(loss) or loss[0] <= 0 or fall < max(IMPROVING * loss[0], NEGLIGIBLE / 10):
         return None
     return Finding(
         "still_improving",
-        f"The {name} loss still falls at the end, by {fall / loss[0]:.1%} of its first value an epoch.",
+        f"The {name} loss still falls at the end, by {fall / loss[0]:.1%} of its first value per epoch.",
         {"fall_per_epoch": fall, "last_loss": loss[-1]},
         "Train longer.",
     )
@@ -327,29 +322,37 @@ def _too_short(epochs: int) -> Finding:
 
 
 def _healthy(history: Curves) -> Finding:
-    evidence = {"train_loss": history.train_loss[-1]}
-    sentence = f"The training loss has settled at {history.train_loss[-1]:.3g}"
-    if history.val_accuracy:
-        evidence["val_accuracy"] = _end(history.val_accuracy)
-        sentence += f", validation accuracy at {_end(history.val_accuracy):.1%}"
+    loss, val = history.train_loss, history.val_accuracy
+    epochs = len(loss)
+    evidence = {"train_loss": loss[-1]}
+    settled = epochs >= 2 * FEWEST_EPOCHS and abs(_won(loss)) < FLAT * loss[0]
+    sentence = f"The training loss {'has settled' if settled else 'ends'} at {loss[-1]:.3g}"
+    if val:
+        evidence["val_accuracy"] = _end(val)
+        sentence += f"; over the last {FEWEST_EPOCHS} epochs validation accuracy is {_end(val):.1%}"
         if history.train_accuracy:
-            evidence["gap"] = _end(history.train_accuracy) - _end(history.val_accuracy)
-            sentence += f", {evidence['gap']:.1%} below training"
-    return Finding("healthy", f"{sentence}.", evidence, "Nothing to mend.")
+            evidence["gap"] = gap = _end(history.train_accuracy) - _end(val)
+            side = "below" if gap > 0 else "above"
+            points = f"{100 * abs(gap):.1f}"
+            sentence += ", the same as in training" if points == "0.0" else f", {points} points {side} training"
+        best = max(range(epochs), key=lambda epoch: (val[epoch], -history.val_loss[epoch] if history.val_loss else 0))
+        if best + 1 < epochs:
+            sentence += f"; epoch {best + 1} of {epochs} was the best"
+    return Finding("healthy", f"{sentence}.", evidence, "Nothing to change.")
 
 
 # --- measures ---
 
 
 def _end(values: Sequence[float]) -> float:
-    """Where a series ends: the mean of its last three epochs, lest one lucky epoch decides."""
+    """Return the mean of the last three epochs: one lucky epoch must not decide."""
     return float(np.mean(values[-FEWEST_EPOCHS:]))
 
 
 def _won(values: Sequence[float], errors: float = 1.0) -> float:
-    """Change over the second half of the run (at least three epochs), along the straight line that fits it best.
+    """Return the change over the second half of the run (at least three epochs), along the least-squares line.
 
-    0 where the slope of that line is within so many of its own standard errors: swings are not progress, nor loss.
+    It is 0 where the slope is within `errors` of its own standard errors: swings count neither as progress nor as loss.
     """
     tail = np.array(values[-max(FEWEST_EPOCHS, math.ceil(len(values) / 2)) :])
     epochs = np.arange(len(tail)) - (len(tail) - 1) / 2
