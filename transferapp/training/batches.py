@@ -1,13 +1,10 @@
-"""The input of whole-network training: fresh random views of every image each epoch, through Keras' own `PyDataset`.
+"""Training and validation data as Keras datasets: views of images, or cached activations of the trunk.
 
-Which images make a batch, and every pixel of it, follow from the seed, the number of the epoch, the image's content and
-its place in the list, never from the order of threads or of earlier calls. So a resumed run sees what the interrupted one
-would have seen.
+Order and pixels of a batch follow from the seed, the epoch, and the content and position of the images, never from the order
+of threads or of earlier calls. A resumed run therefore sees what the interrupted one would have seen.
 
-Views are made in threads of this module, a few batches ahead (Pillow lets other threads run while it decodes and resizes).
-Keras could do so too, with `PyDataset(workers=n)`, but in Keras 3.15 its queue begins to fill before it says that an epoch
-begins, and what is left in it when an iteration is broken off is handed out in the next one. JAX and distribution strategies
-break one off before the first epoch, and from then on each epoch would be given the views of the one before.
+Threads of this module decode images a few batches ahead. Those of Keras, `PyDataset(workers=n)`, do not suit: in Keras 3.15
+their queue fills before an epoch begins, and what an abandoned iteration leaves in it is returned by the next one.
 """
 
 from __future__ import annotations
@@ -18,27 +15,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from transferapp.backbones.feature_store import Chance
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, TransferAppError
-from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import PCAColor
+from transferapp.images.augment import augmented_pixels, seeded_generator
 from transferapp.training.image_cache import DecodedCache, Pixels, center_views, training_images
-from transferapp.training.settings import Batches
 
 BATCHES_AHEAD = 2
-"""Batches in preparation beside the one that is asked for."""
+"""Batches that are prepared while the model works on the one before them."""
 
 Labels = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _PendingBatch:
     """A batch that threads are filling."""
 
     pixels: Pixels
@@ -59,62 +56,54 @@ class _Batch:
             part.cancel()
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """What `ImageBatches` and `CenterBatches` share: threads, looking ahead, and keeping the error that stopped them.
+class _DecodedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+    """Batches that are decoded by threads, a few ahead.
 
     Attributes:
-        error: What stopped a batch, where that was a fault of data or machine; see `original_errors`.
+        error: The error of data or machine that stopped a batch; see `original_errors`.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
-        labels: Sequence[int] | np.ndarray,
         image_size: tuple[int, int],
         batch_size: int,
         cache: DecodedCache,
         workers: int,
     ) -> None:
-        super().__init__(workers=1)  # no threads of Keras' own: see the top of this module
+        super().__init__(workers=1)
         if not records:
             raise DataError("There are no images to make batches of")
-        if len(records) != len(labels):
-            raise ValueError(f"There are {len(records)} images and {len(labels)} labels.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.error: TransferAppError | None = None
         self._records = tuple(records)
-        self._labels = np.asarray(labels, dtype=np.int32)
-        self._image_size = image_size
-        self._batch_size = batch_size
-        self._cache = cache
+        self._labels = np.array([record.label for record in records], dtype=np.int32)
+        self._image_size, self._batch_size, self._cache = image_size, batch_size, cache
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="images")
         self._lock = threading.RLock()
-        self._ahead: dict[int, _Batch] = {}
+        self._pending: dict[int, _PendingBatch] = {}
         self._order = np.arange(len(self._records))
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        return (len(self._records) + self._batch_size - 1) // self._batch_size
+        """Return the number of batches in an epoch."""
+        return math.ceil(len(self._records) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Pixels, Labels]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        _check_index(index, len(self))
         with self._lock:
             near = range(index, min(index + 1 + BATCHES_AHEAD, len(self)))
-            for i in set(self._ahead) - set(near):
-                self._ahead.pop(i).cancel()
+            for i in set(self._pending) - set(near):
+                self._pending.pop(i).cancel()
             for i in near:
-                if i not in self._ahead:
-                    self._ahead[i] = self._start(i)
-            batch = self._ahead.pop(index)
+                if i not in self._pending:
+                    self._pending[i] = self._start(i)
+            batch = self._pending.pop(index)
         try:
             return batch.wait()
         except TransferAppError as error:
             self.error = error
             raise
 
-    def _start(self, index: int) -> _Batch:
+    def _start(self, index: int) -> _PendingBatch:
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         pixels = np.empty((len(chosen), *self._image_size, 3), np.uint8)
         view = self._view()
@@ -123,35 +112,33 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
             pixels[row] = view(position)
 
         parts = [self._threads.submit(fill, row, position) for row, position in enumerate(chosen.tolist())]
-        return _Batch(pixels, self._labels[chosen], parts)
+        return _PendingBatch(pixels, self._labels[chosen], parts)
 
     def _view(self) -> Callable[[int], Pixels]:
-        """What makes the view of the image at a position; called later, in other threads."""
+        """Return a function from an image's position to its pixels, to be called in other threads."""
         raise NotImplementedError
 
 
-class CenterBatches(_Batches):
-    """The center view of every image, in the order given: what validation is measured on.
+class CenterBatches(_DecodedBatches):
+    """The center view of every image, in the order given: the validation data of whole-network training.
 
-    Item i is (uint8 (n, height, width, 3), values 0 to 255; int32 (n,) labels), where n is `batch_size` but for the last
-    batch, which may be smaller. Good for `fit(validation_data=...)`, `evaluate` and `predict`.
+    Items are (uint8 (n, height, width, 3), values 0 to 255; int32 (n,) labels), where n is `batch_size`, or less for the last
+    batch.
 
     Args:
         records: Audited images, one or more.
-        labels: A class index for each.
         image_size: (height, width) of the network's input.
         batch_size: Images in a batch.
         cache: From `center_views`; None makes one.
         workers: Threads.
 
     Raises:
-        DataError: There are no images; or, of an item, one cannot be read any more.
+        DataError: There are no images; or, for an item, one cannot be read any more.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
-        labels: Sequence[int] | np.ndarray,
         *,
         image_size: tuple[int, int],
         batch_size: int,
@@ -159,159 +146,89 @@ class CenterBatches(_Batches):
         workers: int = 2,
     ) -> None:
         cache = center_views(image_size) if cache is None else cache
-        super().__init__(records, labels, image_size, batch_size, cache, workers)
+        super().__init__(records, image_size, batch_size, cache, workers)
 
     def _view(self) -> Callable[[int], Pixels]:
         return lambda position: self._cache.get(self._records[position])
 
 
-class ImageBatches(_Batches):
-    """A fresh random view of every image each epoch, in a fresh order.
+class ImageBatches(_DecodedBatches):
+    """A new random view of every image each epoch, in a new order: the training data of whole-network training.
 
-    Items as of `CenterBatches`. Give it to `fit` with `shuffle=False` (Keras' default would reorder the batches by a
-    generator that no seed of ours reaches; that is noticed and refused), with `FollowEpochs` among the callbacks, and within
-    `original_errors`. Left alone, it goes on to the next epoch when Keras reports the end of one in which the last batch
-    was handed out.
+    Items as of `CenterBatches`. Call `fit` with `shuffle=False` (otherwise Keras reorders the batches by a generator of its
+    own), with `FollowEpochs` among the callbacks, and within `original_errors`.
 
     Args:
         records: Audited images, one or more.
-        labels: A class index for each.
         image_size: (height, width) of the network's input.
         batch_size: Images in a batch.
-        seed: Decides order and views.
-        augmentation: What varies.
-        pca: The training set's color components (`fit_pca_color`); needed unless `pca_std` is 0.
+        seed: Determines order and views.
+        chance: The distribution of random views.
         cache: From `training_images`; None makes one.
         workers: Threads.
-        epoch: The epoch to begin with, counted from 0 as by `fit(initial_epoch=...)`.
+
+    Attributes:
+        epoch: The epoch whose batches are returned, counted from 0.
 
     Raises:
-        DataError: There are no images; or, of an item, one cannot be read any more.
-        ValueError: `pca` is missing; or, of an item, the batches of an epoch are not taken in their order.
+        DataError: There are no images; or, for an item, one cannot be read any more.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
-        labels: Sequence[int] | np.ndarray,
         *,
         image_size: tuple[int, int],
         batch_size: int,
         seed: int,
-        augmentation: Augmentation = LECTURE_AUGMENTATION,
-        pca: PCAColor | None = None,
+        chance: Chance,
         cache: DecodedCache | None = None,
         workers: int = 2,
-        epoch: int = 0,
     ) -> None:
-        if augmentation.color.pca_std and pca is None:
-            raise ValueError("Offsets along principal components need the components: see fit_pca_color.")
-        cache = training_images(image_size, augmentation) if cache is None else cache
-        super().__init__(records, labels, image_size, batch_size, cache, workers)
-        self._augmentation = augmentation
-        self._pca = pca
-        self._seed = seed
-        self._within_epoch = False
-        self.epoch = epoch
+        cache = training_images(image_size, chance.augmentation) if cache is None else cache
+        super().__init__(records, image_size, batch_size, cache, workers)
+        self._chance, self._seed = chance, seed
+        self.epoch = 0
 
     @property
     def epoch(self) -> int:
-        """The epoch whose batches are handed out, counted from 0."""
         return self._epoch
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         with self._lock:
             self._epoch = epoch
-            self._last = -1
             self._order = seeded_generator("order", self._seed, epoch).permutation(len(self._records))
-            while self._ahead:
-                self._ahead.popitem()[1].cancel()
-
-    def __getitem__(self, index: int) -> tuple[Pixels, Labels]:
-        with self._lock:
-            if self._within_epoch:
-                if index not in (0, self._last + 1):
-                    raise ValueError(
-                        f"Batch {index} was asked for after batch {self._last} of an epoch. An epoch takes all batches in "
-                        "their order: call fit(shuffle=False), without steps_per_epoch."
-                    )
-                self._last = index
-        return super().__getitem__(index)
-
-    def on_epoch_begin(self) -> None:
-        """Keras: an epoch begins. Also called before the first one, by JAX and distribution strategies."""
-        self._within_epoch = True
-        self._last = -1
-
-    def on_epoch_end(self) -> None:
-        """Keras: an epoch is over. Also called before the first one, by every backend."""
-        if self._within_epoch and self._last == len(self) - 1:
-            self.epoch += 1
-        self._within_epoch = False
+            while self._pending:
+                self._pending.popitem()[1].cancel()
 
     def _view(self) -> Callable[[int], Pixels]:
-        epoch = self._epoch  # as it is now, not when a thread comes to it
+        epoch = self._epoch  # read now: a thread may run the function after the epoch has changed
 
         def view(position: int) -> Pixels:
             record = self._records[position]
             rng = seeded_generator("view", self._seed, epoch, position, record.sha256)
             image = Image.fromarray(self._cache.get(record))
-            return augmented_pixels(image, rng, self._image_size, self._augmentation, self._pca)
+            return augmented_pixels(image, rng, self._image_size, self._chance.augmentation, self._chance.pca)
 
         return view
 
 
-class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Keeps batches at the epoch that `fit` is in: exact also with `initial_epoch`, and where Keras' hooks fire in between.
+class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Cached activations: every image once an epoch, each time in the next of its views.
 
-    Args:
-        batches: The training data of the same call of `fit`.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-        self._batches.epoch = epoch
-
-
-@contextlib.contextmanager
-def original_errors(*batches: ImageBatches | CenterBatches) -> Iterator[None]:
-    """Within it, an image's error that a backend has wrapped in its own comes out as it was.
-
-    TensorFlow turns whatever goes wrong in an input thread into an error of its own with a traceback for text.
-
-    Args:
-        batches: The training and validation data in use.
-
-    Raises:
-        TransferAppError: In place of whatever came out, where one of the batches met it.
-    """
-    for each in batches:
-        each.error = None
-    try:
-        yield
-    except Exception as error:
-        for each in batches:
-            if each.error is not None and each.error is not error:
-                raise each.error from error
-        raise
-
-
-class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Training data from cached activations: every image once an epoch, each time in the next of its views.
-
-    Order and views follow from the seed and the epoch alone. Items are (float32 (n, *shape), int32 (n,)).
+    Items are (float32 (n, *shape), int32 (n,) labels).
 
     Args:
         rows: float16 or float32, shape (num_rows, size of `shape`), memory-mapped or not: all cached views.
-        positions: int64, shape (n, views): where each image's views are in `rows`.
-        labels: int, shape (n,).
-        shape: (height, width, channels) of an activation; (channels,) where it is pooled.
+        positions: int64, shape (num_images, views): the row of each view of each image.
+        labels: int, shape (num_images,).
+        shape: (height, width, channels) of an activation, or (channels,) of a pooled one.
         batch_size: Images in a batch.
-        seed: Decides the order.
+        seed: Determines the order.
+
+    Attributes:
+        epoch: The epoch whose batches are returned, counted from 0.
     """
 
     def __init__(
@@ -328,13 +245,12 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
         self._rows, self._positions, self._shape = rows, positions, shape
         self._labels = np.asarray(labels, dtype=np.int32)
         self._batch_size, self._seed = batch_size, seed
-        # Each image begins with another of its views, so that an epoch holds all kinds of them.
+        # Images begin with different views, so that an epoch holds views of all kinds.
         self._offset = np.random.default_rng([seed, 0]).permutation(len(labels)) % positions.shape[1]
         self.epoch = 0
 
     @property
     def epoch(self) -> int:
-        """The epoch whose batches are handed out, counted from 0."""
         return self._epoch
 
     @epoch.setter
@@ -343,12 +259,11 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
         self._order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._labels))
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return math.ceil(len(self._labels) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        _check_index(index, len(self))
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         view = (self._epoch + self._offset[chosen]) % self._positions.shape[1]
         batch = self._rows[self._positions[chosen, view]].astype(np.float32)
@@ -356,7 +271,12 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has n
 
 
 class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
-    """Validation data from cached activations: the center view of every image, in order. Arguments as `CachedBatches`."""
+    """Cached activations of the center view of every image, in order: validation data, as items (float32 (n, *shape),).
+
+    Args:
+        rows, shape, batch_size: As of `CachedBatches`.
+        positions: int64, shape (num_images,): the row of each image.
+    """
 
     def __init__(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], *, batch_size: int) -> None:
         super().__init__(workers=1)
@@ -366,7 +286,51 @@ class CachedCenters(keras.utils.PyDataset):  # type: ignore[misc]
         return math.ceil(len(self._positions) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, got index {index}.")
+        _check_index(index, len(self))
         chosen = self._positions[index * self._batch_size : (index + 1) * self._batch_size]
         return (self._rows[chosen].astype(np.float32).reshape(len(chosen), *self._shape),)
+
+
+def _check_index(index: int, num_batches: int) -> None:
+    if not 0 <= index < num_batches:
+        raise IndexError(f"There are {num_batches} batches, got index {index}.")
+
+
+class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]
+    """Callback that sets the epoch of training data to the one that `fit` begins, with `initial_epoch` too.
+
+    Args:
+        batches: The training data of the same call of `fit`: an object with a settable `epoch`.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        self._batches.epoch = epoch
+
+
+@contextlib.contextmanager
+def original_errors(*batches: Any) -> Iterator[None]:
+    """Raise an image's error as it was where the backend has wrapped it in its own.
+
+    TensorFlow turns every error of an input thread into one of its own whose message is a traceback.
+
+    Args:
+        batches: The training and validation data in use; `SoftBatches` stand for the batches in them.
+
+    Raises:
+        TransferAppError: In place of the exception, where one of the batches met it.
+    """
+    sources = [getattr(each, "batches", each) for each in batches]
+    decoded = [source for source in sources if isinstance(source, _DecodedBatches)]
+    for source in decoded:
+        source.error = None
+    try:
+        yield
+    except Exception as error:
+        for source in decoded:
+            if source.error is not None and source.error is not error:
+                raise source.error from error
+        raise

@@ -1,9 +1,8 @@
-"""Images and labels mixed in pairs while training: mixup and CutMix; and labels as probabilities.
+"""mixup, CutMix, and labels as probabilities.
 
 mixup (Zhang et al., ICLR 2018, arXiv:1710.09412) takes lambda of one image and 1 - lambda of another, and the same of their
-labels. CutMix (Yun et al., ICCV 2019, arXiv:1905.04899) pastes a box of one into the other and mixes labels by area. Both act
-on whatever is trained on: pixels, or cached activations, which are maps of the image too. Which pairs, and how much of
-each, follow from the seed, the epoch and the batch alone.
+labels. CutMix (Yun et al., ICCV 2019, arXiv:1905.04899) pastes a box of one into the other and mixes labels by area. Both
+apply to pixels and to cached feature maps alike. Pairs and shares follow from the seed, the epoch and the batch alone.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from transferapp.training.settings import Batches, MakeBatches
 
 
 class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Batches whose labels are probabilities, mixed in pairs where that is asked for.
+    """Batches whose labels are probabilities, mixed in pairs where asked for.
 
-    Items are (x, float32 (n, num_classes)); x is float32 and mixed, or what it was where nothing is.
+    Items are (x, float32 (n, num_classes)); x is float32 where it is mixed, and otherwise as it was.
 
     Args:
-        batches: Of (x, int labels (n,)).
-        num_classes: Classes.
-        mixup: Alpha of the Beta distribution that lambda is drawn from; 0 for no mixup.
-        cutmix: Likewise, of the share of the area that stays. With both, every batch draws one of the two. Features without
-            place, x of shape (n, channels), are averages over an image: there it comes to mixup.
-        seed: Decides what is mixed.
+        batches: Batches of (x, int labels (n,)).
+        num_classes: Number of classes.
+        mixup: Alpha of the Beta distribution of lambda; 0 for no mixup.
+        cutmix: The same for the share of the area that stays. With both, each batch draws one of the two. Pooled features, of
+            shape (n, channels), have no area: there CutMix is mixup.
+        seed: Determines the pairs and shares.
     """
 
     def __init__(self, batches: Batches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> None:
@@ -37,7 +36,7 @@ class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
 
     @property
     def epoch(self) -> int:
-        """That of the batches."""
+        """Epoch of the batches, counted from 0."""
         return int(self.batches.epoch)
 
     @epoch.setter
@@ -46,12 +45,6 @@ class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
 
     def __len__(self) -> int:
         return len(self.batches)
-
-    def on_epoch_begin(self) -> None:
-        self.batches.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self.batches.on_epoch_end()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         x, labels = self.batches[index]
@@ -64,7 +57,7 @@ class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no 
 
 
 def soft(make_batches: MakeBatches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> MakeBatches:
-    """The same batches as `SoftBatches`. Arguments as there."""
+    """Return a function that makes `SoftBatches` of the batches that another makes. Arguments as of `SoftBatches`."""
 
     def make(batch_size: int) -> Batches:
         return SoftBatches(make_batches(batch_size), num_classes, mixup=mixup, cutmix=cutmix, seed=seed)
@@ -72,42 +65,37 @@ def soft(make_batches: MakeBatches, num_classes: int, *, mixup: float, cutmix: f
     return make
 
 
-def unwrapped(batches: Any) -> Any:
-    """The batches that images or activations come from, within whatever has been put around them."""
-    return batches.batches if isinstance(batches, SoftBatches) else batches
-
-
 def mixed(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator, alpha: float, *, cut: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch in which every image has something of another: one share for all, partners by a permutation.
+    """Mix each image of a batch with another: one share for all, partners by a permutation.
 
     Args:
         x: Shape (n, height, width, channels) or (n, channels), any number type.
         y: float32, shape (n, num_classes): rows sum to 1.
-        rng: Decides everything.
-        alpha: Positive: the share that is kept follows Beta(alpha, alpha).
-        cut: Whether a box is pasted (CutMix); otherwise, and where x has no place, everything is blended (mixup).
+        rng: Source of all random numbers.
+        alpha: Positive: the share of the image itself follows Beta(alpha, alpha).
+        cut: Whether a box is pasted (CutMix). Otherwise, and where x has no area, images are blended (mixup).
 
     Returns:
         float32 arrays of the same shapes.
     """
-    kept = float(rng.beta(alpha, alpha))
+    own = float(rng.beta(alpha, alpha))
     partners = rng.permutation(len(x))
     x = x.astype(np.float32)
     if cut and x.ndim == 4:
-        rows, columns = _box(rng, x.shape[1], x.shape[2], 1 - kept)
+        rows, columns = _box(rng, x.shape[1], x.shape[2], 1 - own)
         pasted = x.copy()
         pasted[:, rows, columns] = x[partners][:, rows, columns]
-        kept = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (x.shape[1] * x.shape[2])
+        own = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (x.shape[1] * x.shape[2])
         x = pasted
     else:
-        x = kept * x + np.float32(1 - kept) * x[partners]
-    return x, np.float32(kept) * y + np.float32(1 - kept) * y[partners]
+        x = own * x + np.float32(1 - own) * x[partners]
+    return x, np.float32(own) * y + np.float32(1 - own) * y[partners]
 
 
 def _box(rng: np.random.Generator, height: int, width: int, area: float) -> tuple[slice, slice]:
-    """A box of a share of the area, about a random point, cut off at the borders: the paper's."""
+    """Return a box of a share of the area around a random point, clipped at the borders, as the CutMix paper has it."""
     sides = []
     for size in (height, width):
         half = size * np.sqrt(area) / 2

@@ -14,10 +14,9 @@ import keras
 import numpy as np
 
 from transferapp.errors import ResourceError, TransferAppError
-from transferapp.training.batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
+from transferapp.training.batches import FollowEpochs, original_errors
 from transferapp.training.checkpoint import Generation
 from transferapp.training.learning_rate_finder import LOW, STEPS, RateFinding, find_learning_rate
-from transferapp.training.mixing import unwrapped
 from transferapp.training.optimizers import averaged_weights, make_optimizer
 from transferapp.training.probe import log_softmax
 from transferapp.training.schedules import make_schedule, restart_steps
@@ -60,8 +59,6 @@ class Session:
         self.model = model
         self._batches = make_batches(batch_size)
         self._validation = validation
-        fed = map(unwrapped, (self._batches, validation))
-        self._watched = [batches for batches in fed if isinstance(batches, ImageBatches | CenterBatches)]
         self._steps = len(self._batches)
         total = self._steps * settings.epochs
         warmup = min(round(WARMUP_FRACTION * total), total - 1)
@@ -84,7 +81,7 @@ class Session:
 
     def fit_epoch(self, number: int) -> dict[str, float]:
         """One pass; `number` counts from 1. Returns the epoch's mean `loss` and `accuracy`."""
-        with original_errors(*self._watched):
+        with original_errors(self._batches, self._validation):
             history = self.model.fit(
                 self._batches,
                 initial_epoch=number - 1,
@@ -102,7 +99,7 @@ class Session:
             ResourceError: There is not enough memory for a batch of them.
         """
         try:
-            with original_errors(*self._watched):
+            with original_errors(self._batches, self._validation):
                 logits = np.asarray(self.model.predict(self._validation, verbose=0), dtype=np.float32)
         except Exception as error:
             if not _is_out_of_memory(error):

@@ -238,12 +238,10 @@ class DataProvider:
         def make(batch_size: int) -> Batches:
             return ImageBatches(
                 self._train.records,
-                self._train.labels,
                 image_size=size,
                 batch_size=batch_size,
                 seed=config.seed,
-                augmentation=chance.augmentation,
-                pca=chance.pca,
+                chance=chance,
                 cache=cache,
                 workers=cpu_cores(),
             )
@@ -252,7 +250,6 @@ class DataProvider:
             make,
             CenterBatches(
                 self._val.records,
-                self._val.labels,
                 image_size=size,
                 batch_size=USUAL_BATCH_SIZE,
                 workers=cpu_cores(),
