@@ -1,12 +1,12 @@
-// Asks the service. Whatever goes wrong is thrown as a Trouble with the members of the service's problem document.
+// Requests to the service. Every failure is thrown as a ServiceError with the members of the service's problem document.
 
 const KEY = "transferapp-key";
-const PATIENCE = 10; // seconds of Retry-After that are waited for without being asked
+const MAX_WAIT = 10; // longest Retry-After, in seconds, after which a request is repeated
 const ATTEMPTS = 4;
 const WAIT_FOR = new Set(["overloaded", "rate_limited", "not_ready", "timeout"]);
 
-/** What went wrong: `problem` has `code`, `title`, `detail`, `hint`, `retryAfter` in seconds. */
-export class Trouble extends Error {
+/** A failed request: `problem` has `code`, `title`, `detail`, `hint`, `retryAfter` in seconds. */
+export class ServiceError extends Error {
   constructor(problem) {
     super(problem.title);
     this.problem = problem;
@@ -19,19 +19,19 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** The address of a path of the service, also where a proxy has put it below a prefix. */
+/** Return the address of a path of the service, below a proxy's prefix if there is one. */
 export function address(path, query = {}) {
   const url = new URL(path, document.baseURI);
   for (const [name, value] of Object.entries(query)) if (value != null) url.searchParams.set(name, value);
   return url.href;
 }
 
-/** GET as JSON. */
+/** Get JSON. */
 export const read = (path, query, signal) => ask(address(path, query), { signal });
 
 /**
- * POST an image; JSON. Where the service asks for a little patience it gets it.
- * `onWait(seconds)` is told of each wait.
+ * Post an image and return the JSON answer. A busy service is asked again after its Retry-After.
+ * `onWait(seconds)` is called before each wait.
  */
 export async function send(path, query, image, signal, onWait = () => {}) {
   for (let attempt = 1; ; attempt++) {
@@ -39,19 +39,19 @@ export async function send(path, query, image, signal, onWait = () => {}) {
       return await ask(address(path, query), {
         method: "POST",
         body: image,
-        headers: { "Content-Type": "application/octet-stream" }, // the bytes say what it is, the name's ending may not
+        headers: { "Content-Type": "application/octet-stream" }, // the bytes decide the format; a file name may be wrong
         signal,
       });
     } catch (error) {
       const { code, retryAfter } = error.problem ?? {};
-      if (!WAIT_FOR.has(code) || !retryAfter || retryAfter > PATIENCE || attempt === ATTEMPTS) throw error;
+      if (!WAIT_FOR.has(code) || !retryAfter || retryAfter > MAX_WAIT || attempt === ATTEMPTS) throw error;
       onWait(retryAfter);
       await pause(retryAfter * 1000, signal);
     }
   }
 }
 
-/** The bytes of a page, as a Blob, with the key. */
+/** Get a page as a Blob, with the key. */
 export async function download(path, query) {
   return (await respond(address(path, query), {})).blob();
 }
@@ -62,7 +62,7 @@ async function ask(url, options) {
     return await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Trouble({ code: "network", title: "The service's answer broke off", detail: String(error.message) });
+    throw new ServiceError({ code: "network", title: "The service's answer was incomplete", detail: String(error.message) });
   }
 }
 
@@ -74,23 +74,23 @@ async function respond(url, options) {
     response = await fetch(url, { ...options, headers, credentials: "same-origin", cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Trouble({ code: "network", title: "The service cannot be reached", detail: String(error.message) });
+    throw new ServiceError({ code: "network", title: "The service cannot be reached", detail: String(error.message) });
   }
   if (response.ok) return response;
   let problem;
   try {
     problem = await response.json();
   } catch {
-    problem = {}; // a proxy's page, say
+    problem = {}; // such as a proxy's page
   }
   if (typeof problem?.code !== "string") {
     problem = { code: BY_STATUS[response.status] ?? "internal", title: response.statusText, status: response.status };
   }
   const retryAfter = Number(response.headers.get("Retry-After")) || 0;
-  throw new Trouble({ ...problem, retryAfter });
+  throw new ServiceError({ ...problem, retryAfter });
 }
 
-// What a proxy in front may answer by itself.
+// Codes for answers that a proxy makes itself.
 const BY_STATUS = { 401: "unauthorized", 413: "body_too_large", 429: "rate_limited", 502: "network", 503: "overloaded", 504: "timeout" };
 
 function pause(milliseconds, signal) {

@@ -1,6 +1,6 @@
-// Starts Swagger UI, the file before this one, on the service's own description.
+// Start of Swagger UI with the service's own description.
 
-// Where the service begins: "/", or what a proxy has put before it. The description's paths know of no prefix.
+// Address of the service, below a proxy's prefix if there is one. The paths in the description have none.
 const BASE = new URL(".", document.baseURI).href;
 const ORIGIN = `${location.origin}/`;
 
@@ -9,7 +9,7 @@ SwaggerUIBundle({
   dom_id: "#docs",
   deepLinking: true,
   tryItOutEnabled: true,
-  validatorUrl: null, // otherwise somebody else's server is asked what it thinks of the description
+  validatorUrl: null, // the default sends the description to another server
   requestInterceptor(request) {
     if (!request.url.startsWith(BASE)) request.url = request.url.replace(ORIGIN, BASE);
     return request;

@@ -1,14 +1,14 @@
-// Draws: the light on what the model looked at, and the crops cut out of the image.
+// Drawing of the occlusion map over an image, and of crops.
 
-const SHADE = 0.68; // how dark the parts are that did not matter
-const LEVEL = 0.5; // of the largest effect: where the outline runs
-const FADE = 0.12; // of the box: how far beyond it the light fades
-const SOFTNESS = 0.55; // cells: standard deviation of the kernel that makes a surface of the grid
+const SHADE = 0.68; // opacity of the shade over parts that did not matter
+const LEVEL = 0.5; // level of the outline, as a fraction of the largest effect
+const FADE = 0.12; // width of the fade outside the box, as a fraction of it
+const SOFTNESS = 0.55; // standard deviation of the smoothing kernel, in cells
 
 /**
- * Light up where the model looked and shade the rest.
+ * Shade the parts of an image that did not matter, and outline those that did.
  *
- * canvas: over the image, of its size on the screen. size: [width, height] of the image that `box` is in pixels of.
+ * canvas: over the image, of its size on the screen. size: [width, height] of the image, in whose pixels `box` is.
  * grid: rows from the top, 0 to 1, covering `box` (left, top, right, bottom).
  */
 export function drawLook(canvas, size, box, grid) {
@@ -26,7 +26,7 @@ export function drawLook(canvas, size, box, grid) {
       const at = 4 * (y * width + x);
       const across = (x + 0.5 - left) / (right - left);
       const down = (y + 0.5 - top) / (bottom - top);
-      // Outside the box nothing was tried: what was found at its edge fades away there.
+      // Nothing was measured outside the box; the values at its edge fade there.
       const outside = Math.hypot(Math.max(-across, 0, across - 1), Math.max(-down, 0, down - 1));
       let value = sample(surface, across, down) * Math.max(0, 1 - outside / FADE);
       let edge = 0;
@@ -36,7 +36,7 @@ export function drawLook(canvas, size, box, grid) {
         edge = slope > 1e-5 ? Math.max(0, 1 - Math.abs(value - LEVEL) / slope / line) : 0;
       }
       const dark = SHADE * (1 - rise(value));
-      // The outline is amber over whatever shade lies there, so that it shows on dark images as well.
+      // The outline is amber over the shade, so that it is visible on dark images as well.
       const alpha = edge + dark * (1 - edge);
       pixels[at] = (255 * edge + 8 * dark * (1 - edge)) / alpha;
       pixels[at + 1] = (196 * edge + 14 * dark * (1 - edge)) / alpha;
@@ -47,13 +47,13 @@ export function drawLook(canvas, size, box, grid) {
   context.putImageData(shade, 0, 0);
 }
 
-/** From dark to lit: little effect stays dark, half of the largest is fully lit. */
+/** Return the brightness for an effect: small ones stay dark, half of the largest is fully bright. */
 function rise(value) {
   const t = Math.min(Math.max((value - 0.08) / 0.5, 0), 1);
   return t * t * (3 - 2 * t);
 }
 
-/** A grid of cells as a smooth surface of `side` by `side` values whose largest is 1 (0 where the grid is). */
+/** Return a grid of cells as a smooth surface of `side` by `side` values with maximum 1 (or all 0). */
 function smooth(grid, side) {
   const rows = grid.length;
   const columns = grid[0].length;
@@ -72,7 +72,7 @@ function smooth(grid, side) {
   return largest > 0 ? surface.map((row) => row.map((value) => value / largest)) : surface;
 }
 
-/** The surface at a place between 0 and 1, linearly between its values. */
+/** Interpolate the surface linearly at a position between 0 and 1. */
 function sample(surface, across, down) {
   const side = surface.length;
   const x = Math.min(Math.max(across * side - 0.5, 0), side - 1);
@@ -83,7 +83,7 @@ function sample(surface, across, down) {
   return (first[column] * (1 - fx) + first[column + 1] * fx) * (1 - fy) + (second[column] * (1 - fx) + second[column + 1] * fx) * fy;
 }
 
-/** One crop, as the model saw it, onto a small canvas. `image` null: an empty frame with the place of the crop in it. */
+/** Draw a crop onto a small canvas; without an image, a frame with the position of the crop. */
 export function drawCrop(canvas, image, size, crop) {
   const side = (canvas.width = canvas.height = 128);
   const context = canvas.getContext("2d");

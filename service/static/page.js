@@ -1,28 +1,28 @@
-// The page: what it knows, and what happens when. Shown by view.js, asked for by api.js, said by words.js.
+// State and events of the page. view.js displays, api.js sends requests, words.js makes sentences.
 
-import { address, download, key, read, send, Trouble } from "./api.js";
+import { address, download, key, read, send, ServiceError } from "./api.js";
 import { filesOf, fitting, load, nameOf } from "./images.js";
 import { $, announce, element, showEntry, showFrame, showKnown, showLook, showPart, showStatus, showStrip } from "./view.js";
 import { className, passes, percent, problemWords, sureness } from "./words.js";
 
-const AT_ONCE = 2; // images being asked about
-const KEPT = 24; // images in the row
-const RETRY = new Set(["unauthorized", "model_not_found", "not_ready"]); // may be mended when the page finds a model
-const LOOK_AGAIN = 1500; // milliseconds between two looks for a model that is not ready
+const AT_ONCE = 2; // requests in flight
+const MAX_ENTRIES = 24; // photos in the row
+const RETRY = new Set(["unauthorized", "model_not_found", "not_ready"]); // may be solved once the page has a model
+const POLL = 1500; // milliseconds between two checks for a model that is not ready
 
 const state = {
   models: [],
-  model: null, // the name of the one being asked
-  info: null, // what GET /info says of it
+  model: null, // name of the model in use
+  info: null, // its answer to GET /info
   entries: [], // newest first
   selected: null,
   running: 0,
-  keyed: false, // whether the service has asked for a key
+  keyed: false, // whether the service needs a key
 };
 let number = 0;
 let timer = 0;
 
-// Which models there are
+// Models
 
 async function start() {
   clearTimeout(timer);
@@ -31,15 +31,15 @@ async function start() {
     const known = (name) => state.models.find((model) => model.name === name && model.version);
     const chosen = known(state.model) ?? state.models.find((model) => model.default && model.version) ?? state.models.find((model) => model.version);
     showChooser(chosen);
-    if (!chosen) return state.entries.length ? void (timer = setTimeout(start, LOOK_AGAIN)) : unready();
+    if (!chosen) return state.entries.length ? void (timer = setTimeout(start, POLL)) : unready();
     await choose(chosen);
-    if (state.models.some(coming)) timer = setTimeout(start, LOOK_AGAIN);
+    if (state.models.some(coming)) timer = setTimeout(start, POLL);
   } catch (error) {
-    if (!(error instanceof Trouble)) throw error;
+    if (!(error instanceof ServiceError)) throw error;
     const { problem } = error;
     if (problem.code === "unauthorized") return askForKey();
     if (!state.entries.length) showStatus(...problemWords({ ...problem, retryAfter: 0 }), true);
-    timer = setTimeout(start, LOOK_AGAIN * 2);
+    timer = setTimeout(start, POLL * 2);
   }
 }
 
@@ -47,10 +47,10 @@ const coming = (model) => model.phase === "loading" || model.phase === "warming"
 
 function unready() {
   const refused = state.models.find((model) => model.refused)?.refused;
-  if (state.models.some(coming)) showStatus("The model is being loaded", "This takes a moment. The page goes on by itself.", true);
+  if (state.models.some(coming)) showStatus("The model is being loaded", "This takes a moment.", true);
   else if (refused) showStatus("The model could not be loaded", refused.detail, false);
-  else showStatus("No model is served yet", "Fit one with “transferapp fit”, and put it where the service looks. The page goes on by itself.", true);
-  timer = setTimeout(start, LOOK_AGAIN);
+  else showStatus("No model is served yet", "Fit one with “transferapp fit” and put it into the service's folder of models.", true);
+  timer = setTimeout(start, POLL);
 }
 
 function showChooser(chosen) {
@@ -73,7 +73,7 @@ async function choose({ name, version }) {
   if (!state.entries.length) return showPart("start");
   showPart("result");
   for (const entry of state.entries) if (entry.asked !== name || RETRY.has(entry.problem?.code)) reset(entry);
-  select(state.selected); // and find out what the answer rests on, if that was kept from it
+  select(state.selected); // also requests its explanation, if it has none yet
   work();
 }
 
@@ -83,17 +83,17 @@ function askForKey() {
   key.forget();
   $("key-text").textContent = wrong
     ? "That key is not one of the service's. Check it and enter it again."
-    : "Whoever runs the service gives them out. It is kept in this tab, until you close it.";
+    : "Ask the operator of the service for one. It is kept in this tab until you close it.";
   showPart("key");
   $("key").focus();
   if (wrong) announce($("key-text").textContent);
 }
 
-// Images, from the moment they are chosen to their answer
+// Photos, from their choice to their answer
 
 function add(files) {
   if (!files.length) return;
-  const added = files.slice(0, KEPT).map((file) => {
+  const added = files.slice(0, MAX_ENTRIES).map((file) => {
     const entry = { id: String(++number), file, name: nameOf(file), url: URL.createObjectURL(file), image: null, loaded: false };
     entry.loading = load(entry.url).then((image) => {
       Object.assign(entry, { image, loaded: true });
@@ -103,12 +103,12 @@ function add(files) {
     return reset(entry);
   });
   state.entries = [...added, ...state.entries];
-  for (const entry of state.entries.splice(KEPT)) discard(entry);
+  for (const entry of state.entries.splice(MAX_ENTRIES)) discard(entry);
   const lost = $("start").contains(document.activeElement);
   if (!$("start").hidden || !$("result").hidden) showPart("result");
   select(added[0]);
   if (lost) $("again").focus({ preventScroll: true });
-  if (files.length > KEPT) announce(`The first ${KEPT} of ${files.length} images are looked at.`);
+  if (files.length > MAX_ENTRIES) announce(`Only the first ${MAX_ENTRIES} of ${files.length} photos are classified.`);
   work();
 }
 
@@ -132,9 +132,9 @@ function select(entry) {
   if (entry.answer) explain(entry, entry.label);
 }
 
-/** Ask about what has not been asked about, the selected image first. */
+/** Request answers for new photos, the selected one first. */
 function work() {
-  if (!state.info) return; // once it is known which model to ask, it goes on
+  if (!state.info) return; // called again once the model is known
   const waiting = state.entries.filter((entry) => !entry.answer && !entry.problem && !entry.controller);
   waiting.sort((a, b) => (b === state.selected) - (a === state.selected));
   for (const entry of waiting.slice(0, AT_ONCE - state.running)) {
@@ -151,7 +151,7 @@ async function ask(entry) {
   const model = (entry.asked = state.model);
   const { limits } = state.info;
   const onWait = (seconds) => {
-    entry.waiting = `The service is busy; asking again in ${Math.ceil(seconds)} s …`;
+    entry.waiting = `The service is busy; trying again in ${Math.ceil(seconds)} s …`;
     refresh(entry);
   };
   try {
@@ -160,7 +160,7 @@ async function ask(entry) {
     try {
       entry.answer = await send("predict", { model }, entry.blob, signal, onWait);
     } catch (error) {
-      // Its pixels are known once it is decoded, which an ordinary image is not made to wait for.
+      // The number of pixels is known only once the photo is decoded, and ordinary ones need not wait for that.
       if (error.problem?.code !== "too_many_pixels" || entry.note) throw error;
       await shrink(entry, { ...limits, ...error.problem.limit });
       if (!entry.note) throw error;
@@ -183,8 +183,8 @@ async function shrink(entry, limits) {
 }
 
 function failed(entry, error) {
-  if (!(error instanceof Trouble)) console.error(error);
-  entry.problem = error.problem ?? { code: "internal", title: "That did not work", detail: String(error) };
+  if (!(error instanceof ServiceError)) console.error(error);
+  entry.problem = error.problem ?? { code: "internal", title: "This did not work", detail: String(error) };
   if (entry.problem.code === "unauthorized") return askForKey();
   if (entry.problem.code === "model_not_found") start();
   if (entry === state.selected) announce(problemWords(entry.problem).join(". "));
@@ -196,9 +196,9 @@ function said(entry) {
   announce(`${className(best.label)}, ${percent(best.score)}. ${sureness(entry.answer.predictions).text}`);
 }
 
-/** Find out where the model looked for a class, unless that is known. */
+/** Request the explanation of a class, unless it is there. */
 async function explain(entry, label) {
-  if (entry.label === label && entry.looking && !entry.looking.signal.aborted) return; // it is being found out
+  if (entry.label === label && entry.looking && !entry.looking.signal.aborted) return; // it is being requested
   entry.looking?.abort();
   Object.assign(entry, { label, lookProblem: null });
   refresh(entry);
@@ -219,7 +219,7 @@ async function explain(entry, label) {
   refresh(entry);
 }
 
-// What is seen
+// Display
 
 function refresh(entry) {
   if (!entry.gone && state.entries.includes(entry)) show();
@@ -233,19 +233,19 @@ function show() {
   const url = address("predict", byDefault ? {} : { model: state.model });
   showEntry(entry, { info: state.info, url, keyed: state.keyed }, { explain: (label) => explain(entry, label) });
   const best = entry.answer?.predictions[0];
-  document.title = best ? `${className(best.label)} ${percent(best.score)}` : "What does the image show?";
+  document.title = best ? `${className(best.label)} ${percent(best.score)}` : "What is in the photo?";
 }
 
 function clear() {
   for (const entry of state.entries) discard(entry);
   Object.assign(state, { entries: [], selected: null });
   $("image").removeAttribute("src");
-  document.title = "What does the image show?";
+  document.title = "What is in the photo?";
   showPart("start");
   $("choose").focus();
 }
 
-// What people do
+// Events
 
 for (const id of ["choose", "photograph"]) {
   $(id).addEventListener("change", (event) => {
@@ -271,7 +271,7 @@ document.addEventListener("paste", (event) => {
   add(files);
 });
 
-let depth = 0; // dragenter and dragleave come for every element that is crossed
+let depth = 0; // dragenter and dragleave occur for every element on the way
 const carries = (event) => event.dataTransfer?.types.includes("Files");
 addEventListener("dragenter", (event) => {
   if (!carries(event)) return;
@@ -302,12 +302,12 @@ $("key-form").addEventListener("submit", (event) => {
   const given = $("key").value.trim();
   $("key").value = "";
   key.set(given);
-  if (/[^\x21-\x7e]/.test(given)) askForKey(); // no header carries it, so it is none of the service's
+  if (/[^\x21-\x7e]/.test(given)) askForKey(); // it fits no header, so it cannot be a valid key
   else start();
 });
 
 $("report").addEventListener("click", async (event) => {
-  if (!key.get()) return; // a link brings no key, so the page fetches it and hands it over as a file
+  if (!key.get()) return; // a link sends no key, so the page fetches the report and offers it as a file
   event.preventDefault();
   try {
     const url = URL.createObjectURL(await download("report", { model: state.model }));
@@ -350,12 +350,12 @@ async function copy(source) {
     await navigator.clipboard.writeText(source.textContent);
     return true;
   } catch {
-    getSelection().selectAllChildren(source); // without HTTPS there is no clipboard but this
+    getSelection().selectAllChildren(source); // the clipboard API needs HTTPS
     return document.execCommand("copy");
   }
 }
 
-// Whoever comes back to the tab finds the models as they are by then.
+// Update the models when the tab becomes visible again.
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible" && $("key-card").hidden) start();
 });

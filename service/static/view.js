@@ -1,4 +1,4 @@
-// Puts the state onto the page. Reads it, never changes it; text goes in as text, so no name can become markup.
+// Display of the state, which is only read here. Text is inserted as text, so no name can become markup.
 
 import { drawCrop, drawLook } from "./drawing.js";
 import { className, cropWords, curlCommand, lookWords, passes, percent, problemWords, recordWords, sureness } from "./words.js";
@@ -7,20 +7,20 @@ const MAX_KNOWN = 24;
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with properties and children. */
+/** Create an element with properties and children. */
 export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 }
 
-/** Say something to a screen reader. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   $("live").textContent = "";
   requestAnimationFrame(() => ($("live").textContent = text));
 }
 
-/** Which of the page's parts are seen: "start", "key", "status" or "result". */
+/** Show one part of the page: "start", "key", "status" or "result". */
 export function showPart(part) {
   $("start").hidden = part !== "start";
   $("key-card").hidden = part !== "key";
@@ -35,11 +35,11 @@ export function showStatus(title, text, busy) {
   showPart("status");
 }
 
-/** The classes that the model was taught, so that one knows what to ask it. */
+/** Show the model's classes. */
 export function showKnown(info) {
   const names = info?.class_names ?? [];
   $("known").hidden = !names.length;
-  $("known-title").textContent = `This model tells ${names.length} classes apart:`;
+  $("known-title").textContent = `This model knows ${names.length} classes:`;
   const items = names.map((name) => element("li", { textContent: className(name) }));
   const list = $("known-list");
   list.replaceChildren(...items.slice(0, MAX_KNOWN));
@@ -54,7 +54,7 @@ export function showKnown(info) {
   list.append(element("li", { className: "bare" }, more));
 }
 
-/** The row of images, seen where there are several. */
+/** Show the row of images where there are several. */
 export function showStrip(entries, selected, onSelect) {
   const strip = $("strip");
   strip.hidden = entries.length < 2;
@@ -62,7 +62,7 @@ export function showStrip(entries, selected, onSelect) {
   strip.replaceChildren(
     ...entries.map((entry) => {
       const best = entry.answer?.predictions[0];
-      const text = best ? className(best.label) : entry.problem ? problemWords(entry.problem)[0] : "Looking …";
+      const text = best ? className(best.label) : entry.problem ? problemWords(entry.problem)[0] : "Classifying …";
       const thumb = entry.image ? element("img", { src: entry.url, alt: "" }) : element("span", { className: "blank" });
       const button = element("button", { type: "button", title: entry.name }, thumb);
       button.append(element("span", { className: "what", textContent: text }));
@@ -77,7 +77,7 @@ export function showStrip(entries, selected, onSelect) {
   if (focused) strip.querySelector(`[data-entry="${focused}"]`)?.focus();
 }
 
-/** The selected image, and all that is known of it. */
+/** Show the selected image and its answer. */
 export function showEntry(entry, context, actions) {
   showImage(entry);
   $("problem").hidden = !entry.problem;
@@ -96,9 +96,9 @@ function showImage(entry) {
   placeholder.hidden = !unseen;
   if (unseen) {
     placeholder.firstElementChild.textContent = entry.answer
-      ? `This browser cannot show ${entry.answer.format} images. The service can read them: the answer is about yours.`
+      ? `This browser cannot show ${entry.answer.format} files. The service can read them, and the answer is for yours.`
       : entry.problem
-        ? "No image to show"
+        ? "No photo to show"
         : "This browser cannot show this file; the service may be able to read it.";
   } else if (image.src !== entry.url) {
     image.src = entry.url;
@@ -113,7 +113,7 @@ function showProblem(problem) {
   const [title, text] = problemWords(problem);
   $("problem-title").textContent = title;
   $("problem-text").textContent = text;
-  $("retry").textContent = passes(problem) ? "Try again" : "Choose another image";
+  $("retry").textContent = passes(problem) ? "Try again" : "Choose another photo";
   const shown = { code: problem.code, detail: problem.detail, status: problem.status, request_id: problem.request_id };
   $("problem-details").textContent = Object.entries(shown)
     .filter(([, value]) => value != null)
@@ -125,7 +125,7 @@ function showAnswer(entry, { info, url, keyed }, actions) {
   const { answer } = entry;
   const [headline, bars] = [$("answer"), $("bars")];
   if (!answer) {
-    headline.replaceChildren(entry.waiting || "Looking …");
+    headline.replaceChildren(entry.waiting || "Classifying …");
     $("sure").textContent = $("rest").textContent = $("record").textContent = $("timing").textContent = "";
     $("notes").replaceChildren();
     bars.replaceChildren(...[1, 2, 3].map(() => element("li", { className: "ghost" })));
@@ -179,7 +179,7 @@ function sentence(text) {
   return /[.!?]$/.test(first) ? first : `${first}.`;
 }
 
-/** The light on the image, and what it says. */
+/** Show the occlusion map and its description. */
 export function showLook(entry) {
   const found = entry.explanations.get(entry.label);
   const [overlay, look, text] = [$("overlay"), $("look"), $("look-text")];
@@ -195,9 +195,9 @@ export function showLook(entry) {
   const said = found
     ? lookWords(found)
     : entry.lookProblem
-      ? `Where it looked is not known: ${problemWords(entry.lookProblem).join(". ")}`
+      ? `The occlusion map is not available: ${problemWords(entry.lookProblem).join(". ")}`
       : waits
-        ? `Finding out where it looked for ${className(entry.label)} …`
+        ? `Finding out where the model looked for ${className(entry.label)} …`
         : "";
   if (text.textContent !== said) text.textContent = said;
   $("stage").classList.toggle("searching", Boolean(waits));
@@ -241,7 +241,7 @@ function showCrops(entry) {
   if (focused) list.children[tabbed]?.focus();
 }
 
-/** Show on the image where a crop was cut; null for none. */
+/** Show the position of a crop on the image; null for none. */
 export function showFrame(frame) {
   const shown = $("crop-frame");
   shown.hidden = !frame;

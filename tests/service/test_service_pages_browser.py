@@ -226,7 +226,7 @@ def test_several_images_make_a_row_to_choose_from(service: Served, tab: Callable
     opened.give(paint("red"), paint("green"), paint("blue"), b"no image")
     strip = opened.page.locator("#strip button")
     api.expect(strip).to_have_count(4)
-    for index, text in enumerate(("red", "green", "blue", "This is not an image that can be read")):
+    for index, text in enumerate(("red", "green", "blue", "This file is not a photo that can be read")):
         api.expect(strip.nth(index)).to_contain_text(text)
     api.expect(strip.first).to_have_attribute("aria-current", "true")
     strip.nth(2).click()
@@ -239,10 +239,10 @@ def test_several_images_make_a_row_to_choose_from(service: Served, tab: Callable
 @pytest.mark.parametrize(
     ("image", "title", "advice"),
     [
-        (b"<html>", "This is not an image that can be read", "JPEG, PNG, WebP"),
+        (b"<html>", "This file is not a photo that can be read", "JPEG, PNG, WebP"),
         (b"", "The file is empty", "Choose it again"),
-        (paint()[:500], "The image is cut off", "Copy or download it again"),
-        (paint(size=(8, 8)), "The image is too small", "Choose a larger one"),
+        (paint()[:500], "The photo is cut off", "Copy or download it again"),
+        (paint(size=(8, 8)), "The photo is too small", "Choose a larger one"),
     ],
 )
 def test_what_is_wrong_is_said_in_plain_words(
@@ -253,7 +253,7 @@ def test_what_is_wrong_is_said_in_plain_words(
     api.expect(opened.page.locator("#problem-title")).to_have_text(title)
     api.expect(opened.page.locator("#problem-text")).to_contain_text(advice)
     api.expect(opened.page.locator("#live")).to_contain_text(title)
-    api.expect(opened.page.locator("#retry")).to_have_text("Choose another image")
+    api.expect(opened.page.locator("#retry")).to_have_text("Choose another photo")
     opened.give(paint("green"))
     assert opened.answered()[0][0] == "green"
     api.expect(opened.page.locator("#problem")).to_be_hidden()
@@ -268,7 +268,7 @@ def test_too_many_images_and_no_network_are_said_with_what_to_do(
     opened.answered()
     opened.explained("red")
     opened.give(paint())
-    api.expect(opened.page.locator("#problem-title")).to_have_text("That was a lot of images in a short time")
+    api.expect(opened.page.locator("#problem-title")).to_have_text("Too many photos in a short time")
     api.expect(opened.page.locator("#problem-text")).to_contain_text("minutes")
     opened.context.set_offline(True)
     opened.page.locator("#retry").click()
@@ -281,11 +281,11 @@ def test_a_image_over_the_limits_is_made_smaller_first(serve: Callable[..., Serv
     assert len(heavy) > 200_000
     opened.give(heavy, name="noise.png", kind="image/png")
     assert opened.answered()[0][0] == "red"
-    api.expect(opened.page.locator("#notes")).to_contain_text("Made smaller before sending")
+    api.expect(opened.page.locator("#notes")).to_contain_text("Scaled down before sending")
     many = tab(serve(max_pixels=150_000))
     many.give(paint("blue", size=(800, 600)))
     assert many.answered()[0][0] == "blue"
-    api.expect(many.page.locator("#notes")).to_contain_text("Made smaller before sending")
+    api.expect(many.page.locator("#notes")).to_contain_text("Scaled down before sending")
 
 
 def test_a_image_that_the_browser_cannot_show_is_answered_all_the_same(
