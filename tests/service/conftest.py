@@ -1,4 +1,4 @@
-"""A real server for the tests: sockets, uvicorn, the service's own protocol, in a thread of this process."""
+"""A real server for the tests: sockets and uvicorn in a thread of this process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.helpers.tiny_bundle import make_tiny_bundle
 COLORS = {"red": (250, 20, 30), "green": (10, 240, 20), "blue": (20, 30, 250)}
 
 PATIENCE = 60.0
-"""Seconds after which a test gives up on something that takes a moment: many, for the machine may be busy with other work."""
+"""Seconds after which a test gives up waiting. Long, since the machine may be busy with other work."""
 
 Paint = Callable[..., bytes]
 
 
 def paint(color: str = "red", *, size: tuple[int, int] = (320, 240), form: str = "JPEG", **options: Any) -> bytes:
-    """An image of one color, encoded."""
+    """Return an encoded image of one color."""
     stream = io.BytesIO()
     Image.new("RGB", size, COLORS[color]).save(stream, form, **options)
     return stream.getvalue()
@@ -70,7 +70,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Poll until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.005)
 
 
@@ -81,7 +81,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def service(bundle: Path) -> Iterator[Served]:
-    """One service with ordinary settings, for tests that leave it as it is."""
+    """A service with default settings, for tests that do not change it."""
     served = Served(Settings(models=bundle))
     served.until(Phase.READY)
     yield served
@@ -90,7 +90,7 @@ def service(bundle: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def serve(bundle: Path) -> Iterator[Callable[..., Served]]:
-    """Start a service with settings of the test's own; it is ready when this returns unless `wait` is False."""
+    """Start a service with given settings, and wait until it is ready unless `wait` is False."""
     started: list[Served] = []
 
     def start(*, wait: bool = True, prepare: Callable[[FastAPI], None] | None = None, **settings: Any) -> Served:
@@ -106,7 +106,7 @@ def serve(bundle: Path) -> Iterator[Callable[..., Served]]:
 
 
 class Gate:
-    """Stands in for a predictor's `predict`: notes each call and holds it until opened."""
+    """Replacement for a predictor's `predict` that records each call and blocks it until opened."""
 
     def __init__(self, predict: Callable[..., Any]) -> None:
         self._predict = predict
@@ -124,7 +124,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Served], Gate]]:
-    """Put a gate in front of a service's predictor."""
+    """Install a gate in front of a service's predictor."""
     gates: list[Gate] = []
 
     def install(served: Served) -> Gate:

@@ -1,4 +1,4 @@
-"""API keys and rate limits: judged before the body is read."""
+"""API keys and rate limits."""
 
 from __future__ import annotations
 

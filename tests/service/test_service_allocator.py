@@ -1,4 +1,4 @@
-"""What is freed goes back to the system, whatever lies beside it."""
+"""Return of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def resident():
 
 if sys.argv[1] == "flat":
     keep_memory_flat()
-bytearray(4_000_000)  # from here on glibc would take images from its heap
+bytearray(4_000_000)  # from now on glibc takes images from its heap
 before = resident()
 images = [(bytearray(2_000_000), bytearray(20_000)) for _ in range(100)]
-kept = [small for _, small in images]  # what lies between the images pins the heap
+kept = [small for _, small in images]  # small objects between the images keep the heap from shrinking
 del images
 print(resident() - before)
 """
 
 
 def growth(how: str) -> int:
-    """Bytes that stay resident when a hundred images have been freed."""
+    """Return the bytes that stay resident after a hundred images have been freed."""
     return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, check=True, text=True).stdout)
 
 

@@ -1,4 +1,4 @@
-"""Bodies that are too large, too slow or too many, and connections that say nothing."""
+"""Bodies that are too large, too slow or too many, and silent connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.service.test_service_problems import check
 
 MIB = 1 << 20
 NEVER: dict[str, Any] = {"header_seconds": 600, "body_seconds": 600, "keep_alive_seconds": 600}
-"""Deadlines out of reach: what ends a connection is the one that a test sets shorter."""
+"""Deadlines out of reach, except for the one that a test sets."""
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
@@ -25,7 +25,7 @@ def connect(served: Served) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+    """Return the bytes that arrive until the other side closes."""
     parts = []
     try:
         while part := connection.recv(65536):
@@ -36,7 +36,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def ask_ready(connection: socket.socket) -> bool:
-    """Whether a request on this connection is answered with 200; leaves it open."""
+    """Return whether a request on this connection is answered with 200; leave it open."""
     connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
@@ -132,7 +132,7 @@ def test_slow_headers_of_a_later_request_are_cut(serve: Callable[..., Served]) -
     served = serve(**{**NEVER, "header_seconds": 1})
     with connect(served) as connection:
         assert ask_ready(connection)
-        time.sleep(1.3)  # a quiet connection is none of its business
+        time.sleep(1.3)  # an idle connection has no deadline for headers
         assert ask_ready(connection)
         started = time.monotonic()
         connection.sendall(b"GET /")

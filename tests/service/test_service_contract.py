@@ -1,4 +1,4 @@
-"""What others build on: the OpenAPI description, request ids, log lines, settings."""
+"""OpenAPI description, request ids, log lines, settings."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_one_log_line_a_request(service: Served) -> None:
         service.predict(paint(), views=1)
         service.client.post("/predict", files={"file": ('evil"\r\nname.jpg', b"")})
         service.client.get("/no%0d%0ainjected")
-        service.client.get("/readyz")  # asked every few seconds: told only to those who debug
+        service.client.get("/readyz")  # logged at level debug only
     finally:
         logger.removeHandler(keep)
         logger.setLevel(level)
@@ -113,7 +113,7 @@ def test_a_setting_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UsageError, match="--queue-size"):
         read_settings(port=1, queue_size=-1)
     with pytest.raises(UsageError, match="--max-pixels"):
-        read_settings(port=1, max_pixels=255)  # no image is that small
+        read_settings(port=1, max_pixels=255)  # smaller than any accepted image
 
 
 def test_every_setting_is_described() -> None:

@@ -1,4 +1,4 @@
-"""docs/service.md and the container files say what the code does."""
+"""Agreement of docs/service.md and the container files with the code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.settings import ENV_PREFIX, Settings, settings_table
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 OTHERS = {"TRANSFERAPP_CACHE", "TRANSFERAPP_DEBUG", "TRANSFERAPP_USER"}
-"""Variables that are no settings of the service; the last one is compose.yaml's own."""
+"""Variables that are not settings of the service; the last one belongs to compose.yaml."""
 
 
 @pytest.mark.parametrize("table", [settings_table(), problems_table()], ids=["settings", "problems"])

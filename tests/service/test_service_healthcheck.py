@@ -1,4 +1,4 @@
-"""`python -m service.healthcheck`: what a container's health check runs."""
+"""`python -m service.healthcheck`, the health check of the container."""
 
 from __future__ import annotations
 

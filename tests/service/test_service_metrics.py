@@ -1,4 +1,4 @@
-"""`GET /metrics`: what it counts, that clients cannot make labels up, and spans for OpenTelemetry."""
+"""`GET /metrics` and OpenTelemetry spans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.service.conftest import Gate, Served, paint, wait_for
 
 
 def figures(served: Served) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample by its name and labels."""
+    """Return every sample by its name and labels."""
     answer = served.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     return {

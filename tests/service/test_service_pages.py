@@ -1,4 +1,4 @@
-"""The pages at `/` and `/docs` as files: what is sent with them, what is in them, and the bundle's report beside them."""
+"""The pages at `/`, `/docs` and `/report`: headers and content."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_is_no_file_of_the_page_is_not_found(service: Served) -> None:
 
 
 class _Markup(HTMLParser):
-    """Collects what a policy is about."""
+    """Collector of references, inline code and ids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def test_the_html_has_nothing_inline_and_refers_to_nothing_outside(name: str) ->
     assert markup.inline == []
     served = {path.removeprefix("/") for path in PATHS}
     others = {"openapi.json", "report"}
-    assert set(markup.references) <= served | others  # relative: a proxy may have put all below a prefix
+    assert set(markup.references) <= served | others  # relative, for proxies with a prefix
     assert f"page/{name.replace('index', 'page')}.js" in markup.references
     assert len(markup.ids) == len(set(markup.ids))
 
@@ -128,10 +128,10 @@ def test_styles_and_scripts_load_nothing_from_outside_and_make_no_markup_of_text
 def test_the_api_page_is_swagger_ui_that_asks_nobody_else() -> None:
     version = re.search(rb'PACKAGE_VERSION:"(\d+)', (SWAGGER_UI / "swagger-ui-bundle.js").read_bytes())
     assert version
-    assert int(version[1]) >= 5  # older ones do not know OpenAPI 3.1
+    assert int(version[1]) >= 5  # older versions do not support OpenAPI 3.1
     loaded = re.findall(rb"url\(.{6}|@import", (SWAGGER_UI / "swagger-ui.css").read_bytes())
     assert {part.strip(b"url(\"'")[:5] for part in loaded} == {b"data:"}
-    assert "validatorUrl: null" in SOURCES["docs.js"]  # the one address that the script would ask by itself
+    assert "validatorUrl: null" in SOURCES["docs.js"]  # by default the script calls another server
 
 
 def test_scripts_name_only_elements_that_there_are() -> None:
@@ -148,7 +148,7 @@ def test_the_wheel_takes_every_file_along() -> None:
     assert set(FOLDER.iterdir()) <= packed
 
 
-def test_every_problem_of_a_image_has_plain_words() -> None:
+def test_every_problem_of_an_image_has_plain_words() -> None:
     table = SOURCES["words.js"].partition("const ADVICE = {")[2].partition("};")[0]
     worded = set(re.findall(r"^  (\w+): \[", table, re.MULTILINE))
     assert worded - {"network"} <= set(PROBLEMS)

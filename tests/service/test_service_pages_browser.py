@@ -1,4 +1,4 @@
-"""The pages in a real browser: headless Chromium, driven over its DevTools protocol. Skipped where there is none."""
+"""The pages in headless Chromium. Skipped without it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """One tab on a service's page; it notes every complaint of the browser."""
+    """A tab on a service's page, which records the browser's errors and warnings."""
 
     def __init__(self, browser: Any, served: Served, path: str = "", prefix: str = "", **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
@@ -49,14 +49,14 @@ class Tab:
         self.base = f"{str(served.client.base_url).rstrip('/')}/"
         self.requested: list[str] = []
         self.page.on("request", lambda request: self.requested.append(request.url))
-        if prefix:  # as a proxy would, that has put the service below it
+        if prefix:  # like a proxy that serves the pages below a prefix
             self.page.route(
                 f"{self.base}{prefix}**", lambda route: route.continue_(url=route.request.url.replace(prefix, "", 1))
             )
         self.page.goto(self.base + path)
 
     def _note(self, message: Any) -> None:
-        # Chromium writes a line for every answer of 4xx and 5xx; those that a test provokes are no complaint.
+        # Chromium logs every answer of 4xx and 5xx; those that a test provokes are expected.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.complaints.append(message.text)
 
@@ -66,7 +66,7 @@ class Tab:
         self.page.locator("#choose").set_input_files(files)
 
     def answered(self) -> list[tuple[str, float]]:
-        """The bars, once they are there: (label, score) of each."""
+        """Wait for the bars and return (label, score) of each."""
         api.expect(self.page.locator(".bar").first).to_be_visible()
         return [
             (bar.get_attribute("data-label"), float(bar.get_attribute("data-score")))
@@ -74,20 +74,20 @@ class Tab:
         ]
 
     def explained(self, label: str) -> np.ndarray:
-        """The overlay's pixels, once it shows where the model looked for a class: uint8, shape (height, width, 4)."""
+        """Wait for the occlusion map of a class and return its pixels: uint8, shape (height, width, 4)."""
         api.expect(self.page.locator("#look")).to_be_enabled()
         api.expect(self.page.locator("#overlay")).to_have_attribute("data-label", label)
         url = self.page.evaluate("document.getElementById('overlay').toDataURL()")
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
 
     def fits(self) -> bool:
-        """Whether nothing sticks out sideways."""
+        """Return whether the page fits the window's width."""
         return bool(self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Callable[..., Tab]]:
-    """Open tabs; at the end none may have complained."""
+    """Open tabs; check at the end that the browser reported no error."""
     opened: list[Tab] = []
 
     def open_tab(served: Served, **options: Any) -> Tab:
@@ -102,7 +102,7 @@ def tab(browser: Any) -> Iterator[Callable[..., Tab]]:
 
 
 def halves(left: str = "red", right: str = "blue", form: str = "PNG", **options: Any) -> bytes:
-    """An image of two colors, two thirds the left one."""
+    """Return an image of two colors, two thirds the left one."""
     image = Image.new("RGB", (360, 300), COLORS[right])
     image.paste(COLORS[left], (0, 0, 240, 300))
     stream = io.BytesIO()
@@ -111,7 +111,7 @@ def halves(left: str = "red", right: str = "blue", form: str = "PNG", **options:
 
 
 def noise(side: int) -> bytes:
-    """An image that no format makes small."""
+    """Return an image that no format compresses."""
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     pixels[..., 1:] //= 2
     stream = io.BytesIO()
@@ -119,7 +119,7 @@ def noise(side: int) -> bytes:
     return stream.getvalue()
 
 
-def test_a_image_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Served, tab: Callable[..., Tab]) -> None:
+def test_an_image_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Served, tab: Callable[..., Tab]) -> None:
     opened = tab(service)
     page = opened.page
     api.expect(page.locator("#known-list li")).to_have_text(["red", "green", "blue"])
@@ -201,7 +201,7 @@ def test_every_control_is_reached_by_tab_and_shows_it(service: Served, tab: Call
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_image_can_be_pasted_and_dropped(service: Served, tab: Callable[..., Tab], way: str) -> None:
+def test_an_image_can_be_pasted_and_dropped(service: Served, tab: Callable[..., Tab], way: str) -> None:
     opened = tab(service)
     api.expect(opened.page.locator("#start")).to_be_visible()
     opened.page.evaluate(
@@ -275,7 +275,7 @@ def test_too_many_images_and_no_network_are_said_with_what_to_do(
     api.expect(opened.page.locator("#problem-title")).to_have_text("The service cannot be reached")
 
 
-def test_a_image_over_the_limits_is_made_smaller_first(serve: Callable[..., Served], tab: Callable[..., Tab]) -> None:
+def test_an_image_over_the_limits_is_made_smaller_first(serve: Callable[..., Served], tab: Callable[..., Tab]) -> None:
     heavy = noise(400)
     opened = tab(serve(max_body_bytes=200_000))
     assert len(heavy) > 200_000
@@ -288,7 +288,7 @@ def test_a_image_over_the_limits_is_made_smaller_first(serve: Callable[..., Serv
     api.expect(many.page.locator("#notes")).to_contain_text("Scaled down before sending")
 
 
-def test_a_image_that_the_browser_cannot_show_is_answered_all_the_same(
+def test_an_image_that_the_browser_cannot_show_is_answered_all_the_same(
     service: Served, tab: Callable[..., Tab]
 ) -> None:
     opened = tab(service)

@@ -1,4 +1,4 @@
-"""`POST /predict` when all goes well: both kinds of body, the answer's content, and that it never varies."""
+"""`POST /predict` with valid images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_bytes_and_not_the_content_type_decide_the_format(service: Served, k
     assert answer.json()["format"] == "PNG"
 
 
-def test_bytes_without_a_content_type_are_a_image(service: Served) -> None:
+def test_bytes_without_a_content_type_are_an_image(service: Served) -> None:
     answer = service.client.post("/predict", content=paint("blue"))
     assert "content-type" not in answer.request.headers
     assert answer.json()["predictions"][0]["label"] == "blue"

@@ -1,4 +1,4 @@
-"""Every error is an RFC 9457 document with a stable code, and each code has its HTTP status."""
+"""Errors as RFC 9457 documents, with code and status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transferapp.errors import ImageError, ResourceError, TransferAppError, Usag
 
 
 def check(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The problem document, after what holds for all of them has been checked."""
+    """Check what all problem documents have in common and return the document."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     document: dict[str, Any] = answer.json()
     assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
@@ -35,7 +35,7 @@ def check(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+    """Return a PNG that claims a size and has no pixels."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
@@ -87,8 +87,10 @@ def test_a_form_without_the_field_names_what_came(service: Served) -> None:
     assert "curl" in document["hint"]
 
 
-def test_many_parts(service: Served) -> None:
-    files = [(f"field{i}", b"x") for i in range(100)]
+@pytest.mark.parametrize("count", [100, 5000])
+@pytest.mark.parametrize("filename", ["x", None])
+def test_many_parts(service: Served, count: int, filename: str | None) -> None:
+    files = [(f"field{i}", (filename, b"x")) for i in range(count)]
     check(service.client.post("/predict", files=files), 400, "malformed_body")
 
 

@@ -1,4 +1,4 @@
-"""The queue: refused beyond it at once, left by clients that go, given up after a time."""
+"""The bounded queue: refusal, disconnected clients, timeouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many models, and new bundles in the place of old ones while requests go on."""
+"""Several models, and their replacement by new bundles during requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def version(path: Path) -> str:
 
 
 def metric(served: Served, line: str) -> float:
-    """The value of a metric, 0 if it is not there."""
+    """Return the value of a metric, 0 if it is missing."""
     for candidate in served.client.get("/metrics").text.splitlines():
         if candidate.startswith(f"{line} "):
             return float(candidate.rpartition(" ")[2])
@@ -54,7 +54,7 @@ def metric(served: Served, line: str) -> float:
 
 @pytest.fixture
 def events() -> Iterator[list[logging.LogRecord]]:
-    """What the service's model modules log."""
+    """Log records of the registry."""
     records: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
@@ -125,7 +125,7 @@ def test_one_bad_bundle_does_not_keep_the_others_from_serving(serve: Callable[..
     assert served.predict(paint()).status_code == 200
     found = state(served, "german")
     assert (found["phase"], found["version"], found["refused"]["code"]) == ("failed", None, "checksum_mismatch")
-    assert str(folder) not in json.dumps(found)  # where bundles lie on the disk is nobody's business
+    assert str(folder) not in json.dumps(found)  # the bundle's path stays private
     check(served.client.post("/models/german/predict", content=paint()), 503, "not_ready")
 
 
@@ -269,7 +269,7 @@ def test_models_come_and_go(serve: Callable[..., Served], folder: Path) -> None:
 
 
 def swap_under_load(served: Served, path: Path, swaps: int) -> None:
-    """Swap so many times under eight clients; every request must be answered, by one model or the other and no mixture."""
+    """Swap models under eight clients; every request must be answered by exactly one of them."""
     versions: dict[str, str] = {}
     predictors: list[weakref.ref[Predictor]] = []
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The OpenAPI description holds for whatever is sent: schemathesis makes up requests from it and compares the answers."""
+"""Agreement of the answers with the OpenAPI description, by schemathesis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests.service.conftest import PATIENCE, Served, paint
 
 EXAMPLES = 40
-"""Requests a route and mode."""
+"""Requests per route and mode."""
 
 images = st.sampled_from([paint(), paint("blue", form="PNG"), paint()[:500], b"", b"<html>"])
 for media_type in ("image/*", "application/octet-stream"):

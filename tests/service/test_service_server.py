@@ -1,4 +1,4 @@
-"""The service as a process of its own: what it imports, how it ends, what keeps it from starting."""
+"""The service in its own process: imports, shutdown, failures at the start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Start = Callable[..., "Process"]
 
 
 class Process:
-    """A service in a process of its own."""
+    """A service in its own process."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         root = str(Path(__file__).parents[2])
@@ -51,7 +51,7 @@ class Process:
         )
 
     def url(self) -> str:
-        """Where it listens, once its model is ready."""
+        """Wait for the model and return the address."""
         assert self.popen.stderr
         listening = json.loads(self.popen.stderr.readline())
         ready = json.loads(self.popen.stderr.readline())

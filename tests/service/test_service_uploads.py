@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.service.conftest import Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
@@ -33,7 +36,7 @@ def encoded(image: bytes) -> str:
 # Several images
 
 
-def test_a_repeated_field_gets_one_entry_a_image_in_order(service: Served) -> None:
+def test_a_repeated_field_gets_one_entry_per_image_in_order(service: Served) -> None:
     colors = ["red", "blue", "green", "blue"]
     answer = send(service, *(("file", paint(color)) for color in colors), views=1, top_k=1)
     assert answer.status_code == 200
@@ -57,6 +60,28 @@ def test_the_list_field_gets_a_list_for_one_image_too(service: Served) -> None:
     assert len(send(service, ("files", paint())).json()["results"]) == 1
     assert "results" not in send(service, ("file", paint())).json()
     assert len(send(service, ("files", paint()), ("file", paint())).json()["results"]) == 2
+
+
+@pytest.mark.parametrize("filename", ["image.bmp", None])
+def test_a_large_form_never_touches_the_disk(
+    service: Served, monkeypatch: pytest.MonkeyPatch, filename: str | None
+) -> None:
+    def rollover(file: tempfile.SpooledTemporaryFile[bytes]) -> None:
+        raise AssertionError("written to disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rollover)
+    image = paint("green", size=(1200, 1000), form="BMP")  # 3.6 MB
+    answer = service.client.post("/predict", files={"file": (filename, image)})
+    assert answer.json()["predictions"][0]["label"] == "green"
+
+
+def test_a_part_without_a_file_name_keeps_every_byte(service: Served) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((100, 100), 90).convert("RGB").save(stream, "PNG")
+    named, unnamed = (
+        service.client.post("/predict", files={"file": (name, stream.getvalue())}).json() for name in ("x", None)
+    )
+    assert unnamed["predictions"] == named["predictions"]
 
 
 def test_too_many_images(serve: Callable[..., Served]) -> None:
