@@ -3,12 +3,12 @@
 #   docker build -t transferapp .                       serve (the default): HTTP only, no TensorFlow in it
 #   docker build -t transferapp-fit --target fit .      every command: fit, plan, evaluate, ...
 #
-# docs/service.md shows how to run them; compose.yaml does it with the locks on.
+# docs/service.md shows how to run them; compose.yaml runs them locked down.
 
 FROM python:3.11-slim-bookworm AS base
-# First on the path even before it is filled: every later stage means this environment by `python`.
+# First on the path even while empty: `python` means this environment in every later stage.
 ENV PATH=/opt/venv/bin:$PATH
-# A fixed number, so that a host can give that user rights without knowing any name.
+# A fixed number, so that a host can grant rights to that user without a name.
 RUN groupadd --gid 10001 transferapp \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin transferapp \
  && install --directory --owner=10001 --group=10001 /models
@@ -23,14 +23,14 @@ COPY service service
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 
-# What each image needs of others; rebuilt only when its lock file changes. Bytecode is compiled here and never looked at
-# again (unchecked-hash): the finished images run as a user who may not write it, and would compile at every start.
+# Third-party packages, rebuilt only when the lock file changes. Bytecode is compiled here and never checked again
+# (unchecked-hash): the finished images run as a user who may not write it, and would compile at every start.
 FROM base AS serve-packages
 COPY requirements/serve.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes -r /tmp/serve.txt
-# Of OpenVINO the service uses the CPU plug-in and the reader of its own format. Other devices' plug-ins, the readers of
-# other frameworks' files and the C++ headers are more than a third of it.
+# The service uses only OpenVINO's CPU plug-in and the reader of its own format. Plug-ins for other devices, readers of other
+# frameworks' files and the C++ headers are more than a third of the package.
 RUN cd /opt/venv/lib/python3.11/site-packages/openvino \
  && rm -rf include libs/cache.json libs/libopenvino_intel_gpu_plugin.so libs/libopenvino_intel_npu_plugin.so \
  && for reader in gguf jax onnx paddle pytorch tensorflow tensorflow_lite; do \
@@ -42,7 +42,7 @@ FROM base AS fit-packages
 COPY requirements/fit.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes -r /tmp/fit.txt
-# The headers of TensorFlow, Arrow, NumPy and OpenVINO serve those who compile against them.
+# C++ headers of TensorFlow, Arrow and OpenVINO are needed only for compiling against them.
 RUN cd /opt/venv/lib/python3.11/site-packages \
  && rm -rf tensorflow/include pyarrow/include openvino/include openvino/libs/cache.json \
       openvino/libs/libopenvino_intel_gpu_plugin.so openvino/libs/libopenvino_intel_npu_plugin.so \
@@ -66,8 +66,8 @@ CMD ["--help"]
 
 FROM base AS serve
 COPY --from=serve-packages /opt/venv /opt/venv
-# The import leaves the bytecode of the standard library, which the base image comes without, and fails the build where
-# the lock file lacks something.
+# The import compiles the standard library, for which the base image has no bytecode, and fails the build if the lock file
+# lacks a package.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/venv/bin/python install --no-cache-dir --no-deps /wheels/*.whl \
  && python -c "import openvino, service.healthcheck, service.server, transferapp.cli.main, transferapp.cli.serve"

@@ -1,9 +1,9 @@
-"""How soon the service is ready, what memory it takes, and whether the same image always gets the same scores.
+"""Start-up time and memory of the service, and whether the same image always gets the same scores.
 
     python benchmarks/service_start.py BUNDLE IMAGE [--starts N]
 
-Starts `transferapp serve` N times, waits for /readyz from the moment the process is made, posts the image ten times with ten
-views each, and reads the resident memory (Linux). Results go to benchmarks/results/service_start.json.
+Starts `transferapp serve` N times, measures the seconds until /readyz answers 200, posts the image ten times with ten crops,
+and reads the resident memory (Linux). Results go to benchmarks/results/service_start.json.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,18 +21,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, free_port, write_results
+
 REQUESTS = 10
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def get(url: str, body: bytes | None = None) -> Any:
-    """The JSON answer; None while nobody answers or the service is not ready."""
+    """Return the JSON answer; None if there is none or the service is not ready."""
     request = urllib.request.Request(url, data=body, headers={"content-type": "image/jpeg"} if body else {})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -48,7 +44,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 def one_start(bundle: Path, image: bytes) -> dict[str, Any]:
-    """Seconds until ready, megabytes after the requests, and how many different answers there were."""
+    """Return the seconds until ready, the megabytes after the requests, and the number of different answers."""
     base = f"http://127.0.0.1:{(port := free_port())}"
     started = time.perf_counter()
     command = [sys.executable, "-m", "transferapp", "serve", str(bundle), "--port", str(port)]
@@ -56,7 +52,7 @@ def one_start(bundle: Path, image: bytes) -> dict[str, Any]:
     try:
         while get(f"{base}/readyz") is None:
             if server.poll() is not None:
-                sys.exit(f"the service ended with {server.returncode}")
+                sys.exit(f"the service exited with {server.returncode}")
             time.sleep(0.01)
         ready = time.perf_counter() - started
         answers = {json.dumps(get(f"{base}/predict", image)["predictions"]) for _ in range(REQUESTS)}
@@ -80,8 +76,7 @@ def main() -> None:
         "different_answers": max(start["different_answers"] for start in starts),
     }
     print(json.dumps(summary, indent=2))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "service_start.json").write_text(json.dumps({"summary": summary, "starts": starts}, indent=2) + "\n")
+    write_results(RESULTS / "service_start.json", {"summary": summary, "starts": starts})
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""The service under load: its speed against the bare engine and a plain service, and how it behaves beyond its limits.
+"""The service under load: its rate against the bare engine and a plain service, and its behavior beyond its limits.
 
     python benchmarks/serving.py BUNDLE IMAGES throughput [--seconds S] [--rounds N] [--clients N]
     python benchmarks/serving.py BUNDLE IMAGES overload   [--seconds S] [--clients N]
     python benchmarks/serving.py BUNDLE IMAGES mixed      [--requests N] [--clients N]
     python benchmarks/serving.py BUNDLE IMAGES sigterm    [--seconds S] [--clients N]
 
-IMAGES is a folder, searched for JPEGs. The load comes from processes on the same machine, over 127.0.0.1. What is
-compared runs in one run, in turns. Results go to benchmarks/results/serving_*.json.
+IMAGES is a folder, searched for JPEGs. The load comes from the same machine. Candidates are compared in one run, in turns.
+Results go to benchmarks/results/serving_*.json.
 
-`throughput`: requests a second with ten crops, of (1) the bare engine on ready-made crops, the better of one caller on all
-cores and one on each; (2) `transferapp serve`, decoding and HTTP included; (3) a plain service: FastAPI, Pillow, the same
-crops, and Keras' `model.predict`. `overload`: a queue of eight images and more clients than that, while /livez is asked
-from a process of its own. `mixed`: requests good and bad, large and small; memory, threads and open files before and after.
-`sigterm`: stopped in full swing.
+`throughput`: requests per second with ten crops, of (1) the bare engine on ready-made crops, the better of one caller on all
+cores and one per core; (2) `transferapp serve`, decoding and HTTP included; (3) a plain service: FastAPI, Pillow, the same
+crops, and Keras' `model.predict`. `overload`: a queue of eight images and more clients than that, while another process asks
+/livez. `mixed`: valid and invalid requests, large and small; memory, threads and open files before and after. `sigterm`:
+SIGTERM under load.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -41,7 +40,10 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, free_port, write_results
+
 ROOT = Path(__file__).resolve().parents[1]
 OVERLOAD_QUEUE = 8
 START_SECONDS = 90.0
@@ -49,12 +51,6 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 
 # Servers
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Served:
 def serving(
     command: Sequence[str], ready: str, flag: Sequence[str] = ("--port",), **environment: str
 ) -> Iterator[Served]:
-    """Start a server that takes its port last, behind `flag`, wait until `ready` answers 200, and end it."""
+    """Start a server with its port as last argument, wait until `ready` answers 200, and stop it at the end."""
     port = free_port()
     quiet = {"TRANSFERAPP_LOG_LEVEL": "warning", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([*command, *flag, str(port)], env={**os.environ, **quiet, **environment}, cwd=ROOT)
@@ -113,7 +109,7 @@ def plain_service(bundle: Path) -> contextlib.AbstractContextManager[Served]:
 def ask(
     port: int, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """One request on a connection of its own."""
+    """Send one request on its own connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body, headers or {})
@@ -125,7 +121,7 @@ def ask(
 
 @dataclass
 class Tally:
-    """What clients saw."""
+    """Statuses and times seen by clients."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -133,7 +129,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Shot:
-    """One request that may be sent."""
+    """A request and the statuses that it may get."""
 
     path: str
     body: bytes | None
@@ -143,7 +139,7 @@ class Shot:
 
 
 def client(port: int, shots: Sequence[Shot], until: Callable[[], bool], tally: Tally, start: int) -> None:
-    """Send one request after the other over a kept connection, until told to stop."""
+    """Send one request after the other on one connection, until `until` is true."""
     connection: http.client.HTTPConnection | None = None
     number = start
     while not until():
@@ -175,7 +171,7 @@ def client(port: int, shots: Sequence[Shot], until: Callable[[], bool], tally: T
 
 
 def load(port: int, shots: Sequence[Shot], clients: int, until: Callable[[], bool]) -> Tally:
-    """Several clients at once, each beginning at another place of the list."""
+    """Run several clients at once, each starting at another position of the list."""
     tallies = [Tally() for _ in range(clients)]
     step = max(1, len(shots) // clients)
     threads = [
@@ -220,11 +216,11 @@ def form(*fields: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
     return b"".join([*parts, b"--B--\r\n"]), {"Content-Type": "multipart/form-data; boundary=B"}
 
 
-# What is measured
+# Measurements
 
 
 def bare_engine(bundle: Path, orders: Any, answers: Any) -> None:
-    """In a process of its own: on each order (streams, seconds), the ten-crop batches a second."""
+    """Answer each order (streams, seconds) with the ten-crop batches per second. Runs in its own process."""
     from transferapp.bundle.format import read_bundle
     from transferapp.bundle.predictor import Predictor
 
@@ -251,7 +247,7 @@ def bare_engine(bundle: Path, orders: Any, answers: Any) -> None:
 
 
 def throughput(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
-    """Requests a second of the three, round by round."""
+    """Measure the requests per second of the three candidates, round by round."""
     context = multiprocessing.get_context("spawn")
     orders, answers = context.Queue(), context.Queue()
     bare = context.Process(target=bare_engine, args=(arguments.bundle, orders, answers), daemon=True)
@@ -289,7 +285,7 @@ def throughput(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[s
 
 
 def probe(port: int, stop: Any, found: Any) -> None:
-    """In a process of its own: ask /livez twenty times a second on one connection, and note how long each answer took."""
+    """Ask /livez twenty times per second on one connection and record the seconds. Runs in its own process."""
     seconds = []
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     while not stop.wait(0.05):
@@ -301,7 +297,7 @@ def probe(port: int, stop: Any, found: Any) -> None:
 
 
 def overload(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
-    """Only 200 and 503, and a service that goes on answering /livez."""
+    """Measure statuses and the response time of /livez with more clients than the queue holds."""
     context = multiprocessing.get_context("spawn")
     stop, found = context.Event(), context.Queue()
     with transferapp_service(arguments.bundle, TRANSFERAPP_QUEUE_SIZE=str(OVERLOAD_QUEUE)) as served:
@@ -323,7 +319,7 @@ def overload(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str
 
 
 def mixture(images: Sequence[bytes]) -> list[Shot]:
-    """Requests of every kind, each with the statuses it may get."""
+    """Return requests of every kind, each with the statuses that it may get."""
     image, other = images[0], images[1]
     json_header = {"Content-Type": "application/json"}
     encoded = json.dumps({"image": base64.b64encode(image).decode(), "views": 1}).encode()
@@ -353,7 +349,7 @@ def mixture(images: Sequence[bytes]) -> list[Shot]:
 
 
 def mixed(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
-    """Nothing unexpected, and nothing that grows."""
+    """Count unexpected statuses, and compare memory, threads and files before and after."""
     with transferapp_service(arguments.bundle) as served:
 
         def send(count: int) -> Tally:
@@ -366,7 +362,7 @@ def mixed(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, A
 
             return load(served.port, mixture(images), arguments.clients, spent)
 
-        send(max(arguments.requests // 10, 100))  # every kind has come once; what is kept for good is there
+        send(max(arguments.requests // 10, 100))  # warm-up with every kind of request
         before = served.figures()
         tally = send(arguments.requests)
         time.sleep(1)
@@ -383,7 +379,7 @@ def mixed(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, A
 
 
 def sigterm(arguments: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
-    """Every request that was accepted is answered: what clients see is answers, then a port that refuses."""
+    """Count requests that were accepted and not answered; clients may see answers, and then refused connections."""
     with transferapp_service(arguments.bundle) as served:
         timer = threading.Timer(arguments.seconds, served.process.send_signal, [signal.SIGTERM])
         timer.start()
@@ -406,11 +402,11 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("part", choices=list(DEFAULTS))
-    parser.add_argument("--seconds", type=float, help="of load: for each contender and round, or in all")
-    parser.add_argument("--rounds", type=int, default=5, help="of throughput")
+    parser.add_argument("--seconds", type=float, help="seconds of load, for each candidate and round of throughput")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of throughput")
     parser.add_argument("--clients", type=int)
-    parser.add_argument("--requests", type=int, default=5000, help="of mixed")
-    parser.add_argument("--no-plain", action="store_true", help="leave out the plain service, which is slow to start")
+    parser.add_argument("--requests", type=int, default=5000, help="requests of mixed")
+    parser.add_argument("--no-plain", action="store_true", help="omit the plain service, which starts slowly")
     arguments = parser.parse_args()
     part, defaults = DEFAULTS[arguments.part]
     for name, value in defaults.items():
@@ -418,8 +414,7 @@ def main() -> None:
             setattr(arguments, name, value)
     result = part(arguments, images_in(arguments.images))
     print(json.dumps(result, indent=2))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"serving_{arguments.part}.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_results(RESULTS / f"serving_{arguments.part}.json", result)
 
 
 if __name__ == "__main__":

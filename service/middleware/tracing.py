@@ -2,7 +2,7 @@
 
 `pip install transferapp[otel]` and `OTEL_EXPORTER_OTLP_ENDPOINT` switch them on; the SDK reads its other settings from the
 environment, too. Spans are made here and not by `opentelemetry-instrumentation-asgi`, which names them by the raw path and
-knows no route (docs/decisions).
+knows no route (docs/decisions/0017-service-libraries.md).
 """
 
 from __future__ import annotations

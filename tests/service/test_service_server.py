@@ -18,7 +18,8 @@ import pytest
 from service.server import listen
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, paint, wait_for
-from transferapp.errors import ResourceError
+from transferapp.cli.serve import command
+from transferapp.errors import ResourceError, UsageError
 
 PROGRAM = """
 import sys
@@ -213,6 +214,12 @@ def test_the_command_needs_no_argument_where_the_environment_says_all(bundle: Pa
         process.terminate()
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
+
+
+def test_another_package_of_that_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "service.registry", None)
+    with pytest.raises(UsageError, match="Another package named `service`"):
+        command.main(["models"], standalone_mode=False)
 
 
 def test_the_factory_serves_by_the_environment_alone(start: Start, bundle: Path) -> None:

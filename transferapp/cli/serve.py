@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from transferapp.errors import UsageError
+
 
 @click.command("serve")
 @click.argument("models", type=click.Path(path_type=Path), required=False)
@@ -18,10 +20,18 @@ def command(models: Path | None, host: str | None, port: int | None, workers: in
     What is not given here, and every further setting, comes from TRANSFERAPP_* environment variables (docs/service.md). With
     neither MODELS nor TRANSFERAPP_MODELS it is the folder models/.
     """
-    from service.registry import find_bundles
-    from service.server import run
-    from service.settings import read_settings
+    try:
+        from service.registry import find_bundles
+        from service.server import run
+        from service.settings import read_settings
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("service"):
+            raise
+        raise UsageError(
+            "Another package named `service` hides the one of transferapp",
+            hint="Run `transferapp serve` in another folder, or without that package on PYTHONPATH",
+        ) from error
 
     settings = read_settings(models=models, host=host, port=port, workers=workers)
-    find_bundles(settings.models)  # a wrong path is said before anything listens
+    find_bundles(settings.models)  # reports a wrong path before anything listens
     run(settings)
