@@ -22,7 +22,7 @@ MOST_EPOCHS = 40
 BATCH_SIZES = (16, 32, 64)
 """Images in a step, for small sets to large ones. On a CPU an image costs as much in a small batch as in a large one, and more
 steps train further: 1,280 images of textile, fine-tuned above block6 of Lite2, reached .958 on the test images after three
-epochs in batches of 16, and .731 on the validation images after three in batches of 64 (docs/decisions/0014-steps.md)."""
+epochs in batches of 16, and .731 on the validation images after three in batches of 64 (docs/decisions/0014-batch-size.md)."""
 
 STEPS_IN_AN_EPOCH = 100
 """Steps in an epoch above which the batch grows."""

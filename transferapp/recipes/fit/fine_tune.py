@@ -3,7 +3,7 @@
 Every candidate starts from the pretrained weights of its backbone and the linear classifier solved on them. Cut at a stage, it
 trains on activations that the trunk computed once; cut at the input, on fresh views of the images. Where the budget is too
 short for any of them, the next cheaper backbone is tuned: a small network that is tuned may well beat a large one that is not
-(docs/decisions/0016-no-time.md).
+(docs/decisions/0016-cheaper-backbone.md).
 """
 
 from __future__ import annotations
