@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SAID = {
-    signal.SIGINT: "Interrupted; what was there before is unchanged.",
-    signal.SIGTERM: "Stopped by a signal; what was there before is unchanged.",
+    signal.SIGINT: "Interrupted; existing files are unchanged.",
+    signal.SIGTERM: "Stopped by a signal; existing files are unchanged.",
 }
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 

@@ -1,14 +1,19 @@
-"""What `--help` says, how wide it is, and what is imported to say it."""
+"""Text, width and imports of `--help`."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.fitted import ROOT, environment, transferapp
+from tests.helpers.golden import check_golden
 from transferapp.cli.main import COMMANDS
+from transferapp.config import COMMON, GROUPS, FitConfig
 
 HEAVY = ("tensorflow", "keras", "torch", "jax", "openvino", "scipy")
 PAGES = [(), *((name,) for name in COMMANDS)]
@@ -41,10 +46,19 @@ def test_a_bare_command_line_shows_the_help() -> None:
         assert f"\n  {name} " in done.stdout
 
 
-def test_every_setting_is_an_option_and_says_its_default() -> None:
-    text = " ".join(transferapp("fit", "--help").stdout.replace("\N{NO-BREAK SPACE}", " ").split())
-    for words in ("--seed INTEGER", "[default: 0.2]", "--backbone NAME", "[auto|small|large]", "[default: auto]"):
-        assert words in text
+def test_every_setting_is_an_option_below_the_heading_of_its_group() -> None:
+    first, *sections = re.split(r"\n\n(?=\S)", transferapp("fit", "--help").stdout.split("\n\n", 2)[2])
+    assert len(first.splitlines()) <= 30, "the most used options fit on one screen"
+    assert [section.partition(":")[0] for section in sections] == list(GROUPS)
+    for spec in dataclasses.fields(FitConfig):
+        heading = "Options" if spec.name in COMMON else spec.metadata["group"]
+        (section,) = (text for text in (first, *sections) if text.startswith(f"{heading}:"))
+        assert re.search(rf"^  --{spec.name.replace('_', '-')}\b", section, re.MULTILINE), spec.name
+
+
+def test_the_text_of_all_pages() -> None:
+    pages = [transferapp(*page, "--help").stdout for page in PAGES]
+    check_golden(Path(__file__).parent / "golden" / "help.txt", "\n\n".join(pages))
 
 
 def test_the_version() -> None:

@@ -107,7 +107,7 @@ def ring(root: Path, **changes: Any) -> Ring:
     trunk = load_trunk(spec, lambda: shop.model(spec), image_size=TINY_SIZE, precision=config.precision)
     dataset = _audited(config.data, config.val_fraction, config.test_fraction)
     train = dataset.part("train")
-    store = FeatureStore(trunk, chance=Chance(config.augmentation))
+    store = FeatureStore(trunk, chance=Chance(config.augmentation_for(tiny=False)))
     rows = store.collect(train.records, [CENTER])[:, 0]
     validations = tuple(
         cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.kin())

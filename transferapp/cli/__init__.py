@@ -1,1 +1,1 @@
-"""The `transferapp` command: thin, and quick to say `--help` (nothing heavy is imported before a command runs)."""
+"""The `transferapp` command. Heavy modules are imported only when a command runs, so that `--help` is fast."""

@@ -1,4 +1,4 @@
-"""`transferapp audit`: are the images all right?"""
+"""`transferapp audit`: find faults in a set of images."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import click
 
-from transferapp.cli.options import source_options
+from transferapp.cli.options import GroupedCommand, source_options
 from transferapp.data.options import SourceOptions
 
 
-@click.command("audit")
-@click.option("--data", required=True, metavar="PATH", help="The images, as for fit.")
+@click.command("audit", cls=GroupedCommand)
+@click.option("--data", required=True, metavar="PATH", help="Images, as for fit.")
 @source_options
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="File for the findings as JSON."
 )
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with images (HTML).")
-@click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="File for a page with images (HTML).")
+@click.option("--label-fixes", default="", metavar="PATH", help="Corrected labels, as for fit.")
 def command(data: str, json_file: Path | None, page: Path | None, label_fixes: str, **source: str) -> None:
-    """Find what is wrong with images before they are learned from."""
+    """Find unreadable, odd, duplicate and mislabeled images."""
     from transferapp.cli.findings import show_findings
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.evaluation.audit_page import render_audit
@@ -40,5 +40,5 @@ def command(data: str, json_file: Path | None, page: Path | None, label_fixes: s
         refusal = str(result.refusal or "")
         write_text(page, render_audit(data, document, document["ignored"], images, refusal))
     show_findings(document)
-    if result.refusal is not None:  # all is shown first: this is what the command is for
+    if result.refusal is not None:  # after everything has been shown
         raise result.refusal

@@ -1,4 +1,4 @@
-"""`transferapp backbones`: what there is to start from."""
+"""`transferapp backbones`: list the pretrained networks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from transferapp.cli.streams import print_json
 
 
 @click.command("backbones")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="The list as JSON.")
 def command(as_json: bool) -> None:
-    """List the pretrained networks there are to start from."""
+    """List the pretrained networks to start from."""
     from transferapp.backbones.registry import BACKBONES, availability
 
     rows = [
@@ -29,4 +29,4 @@ def command(as_json: bool) -> None:
     for row, spec in zip(rows, BACKBONES.values(), strict=True):
         height, width = spec.image_size
         click.echo(f"{spec.name:<20} {row['availability']:<18} {spec.parameters:>8} M  {height}×{width}")
-    click.echo("\nEmbedded ones need no network. Any functional .keras file works too: --backbone path.keras")
+    click.echo("\nEmbedded weights need no download. Any functional .keras file works too: --backbone path.keras")

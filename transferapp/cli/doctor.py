@@ -1,4 +1,4 @@
-"""`transferapp doctor`: which labels are probably wrong?"""
+"""`transferapp doctor`: list labels that are probably wrong."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from pathlib import Path
 
 import click
 
-from transferapp.cli.options import source_options
+from transferapp.cli.options import GroupedCommand, source_options
 from transferapp.cli.streams import print_json
 from transferapp.data.options import SourceOptions
 
 
-@click.command("doctor")
-@click.option("--data", required=True, metavar="PATH", help="The images, as for fit.")
+@click.command("doctor", cls=GroupedCommand)
+@click.option("--data", required=True, metavar="PATH", help="Images, as for fit.")
 @source_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("labels.csv"),
     metavar="FILE",
-    help="The list to look at and fill in; a page with images goes beside it. [default:\N{NO-BREAK SPACE}labels.csv]",
+    help="The list to fill in; a page with images goes beside it.  [default:\N{NO-BREAK SPACE}labels.csv]",
 )
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), metavar="PATH", help="Judge by this bundle's backbone and cut."
+    "--bundle", type=click.Path(path_type=Path), metavar="PATH", help="Bundle whose backbone and cut are used."
 )
-@click.option("--label-fixes", default="", metavar="PATH", help="Labels corrected so far, as for fit.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--label-fixes", default="", metavar="PATH", help="Corrected labels, as for fit.")
+@click.option("--json", "as_json", is_flag=True, help="The list as JSON.")
 def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json: bool, **source: str) -> None:
-    """Find labels that are probably wrong, for a person to look at.
+    """List labels that are probably wrong, for a person to check.
 
-    Fill in the fix column of the list: the right class, `drop` to leave the image out, or nothing to keep it. Then give it
-    to `transferapp fit --label-fixes`.
+    Fill in the fix column of the list: the right class, `drop` to leave the image out, or nothing to keep the label. Then
+    pass the list to `transferapp fit --label-fixes`.
     """
     from transferapp.cli.findings import show_diagnosis
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries

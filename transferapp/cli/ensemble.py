@@ -1,4 +1,4 @@
-"""`transferapp ensemble`: several bundles as one."""
+"""`transferapp ensemble`: average several bundles."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transferapp.cli.streams import printable
 
 @click.command("ensemble")
 @click.argument("bundles", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where the bundle goes.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Folder of the new bundle.")
 def command(bundles: tuple[Path, ...], out: Path) -> None:
     """Average several bundles into one.
 
-    They must know the same classes; what comes out is served like any other bundle.
-    A request then costs as much as all of them together; `transferapp evaluate` says whether it is worth it.
+    They must have the same classes. The result is served like any other bundle; a request costs as much as all of them
+    together. `transferapp evaluate` measures the gain.
     """
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.ensemble import ensemble

@@ -1,4 +1,4 @@
-"""`transferapp evaluate`: how good is a bundle on these images?"""
+"""`transferapp evaluate`: measure a bundle on labeled images."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from transferapp.cli.options import source_options
+from transferapp.cli.options import GroupedCommand, source_options
 from transferapp.cli.streams import print_json
 from transferapp.data.options import SourceOptions
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=GroupedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", required=True, metavar="PATH", help="Whatever fit takes; of train/val/test splits, test.")
+@click.option("--data", required=True, metavar="PATH", help="Images, as for fit; of given splits, test.")
 @source_options
-@click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's]")
-@click.option("--include-seen", is_flag=True, help="Count images too that the bundle was trained on.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: as in the bundle]")
+@click.option("--include-seen", is_flag=True, help="Include images that the bundle was trained on.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool, **source: str) -> None:
     """Measure a bundle on labeled images. Images that it was trained on are left out and counted."""
     from transferapp.cli.card import show_evaluation

@@ -1,4 +1,4 @@
-"""`transferapp fit`: from a folder of images to a bundle."""
+"""`transferapp fit`: train a classifier and write a bundle."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from transferapp.cli.options import config_from, fit_options
+from transferapp.cli.options import GroupedCommand, config_from, fit_options
 from transferapp.cli.streams import print_json
 
 
-@click.command("fit")
+@click.command("fit", cls=GroupedCommand)
 @fit_options()
-@click.option("--fresh", is_flag=True, help="Forget an unfinished fit and begin anew, instead of going on with it.")
-@click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest instead of the card.")
+@click.option("--fresh", is_flag=True, help="New start, instead of resuming an unfinished fit.")
+@click.option("--json", "as_json", is_flag=True, help="The bundle's manifest as JSON, instead of the card.")
 def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) -> None:
     """Train a classifier on images and write it as a bundle."""
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Entry point: commands, and what becomes of every error and signal."""
+"""Entry point: commands, and the exit code of every error and signal."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ COMMANDS = {
 INTERNAL_ERROR = 1
 OUT_OF_RESOURCES = ResourceError.exit_code
 SIGNAL_BASE = 128
-"""What shells add to a signal's number: Ctrl-C (SIGINT, 2) ends with 130, SIGTERM (15) with 143."""
+"""Added to a signal's number, as shells do: Ctrl-C (SIGINT, 2) exits with 130, SIGTERM (15) with 143."""
 _AGAIN_AFTER = 0.02
-"""Seconds after which a signal is sent again that came where it could not be raised."""
+"""Seconds until a signal is sent again that arrived where it could not be raised."""
 
 _COMPLETION = "_TRANSFERAPP_COMPLETE"
-"""Set by the shell when it asks for completions; Click's documentation says how to install them."""
+"""Environment variable with which the shell asks for completions (see Click's documentation)."""
 
 _MAKE_ROOM, _CHOOSE_ANOTHER = "Free some space there", "Choose another place, or get the right to write there"
 _UNUSABLE = {
@@ -51,11 +51,11 @@ _UNUSABLE = {
     errno.EPERM: _CHOOSE_ANOTHER,
     errno.EROFS: _CHOOSE_ANOTHER,
 }
-"""What the system may say of a place, and how to mend it."""
+"""Hints for the errors of an unusable path."""
 
 
 class Stopped(BaseException):
-    """A signal asked the command to stop. Not a `KeyboardInterrupt`, which libraries on the way take for their own."""
+    """A signal asked the command to stop. It is not a `KeyboardInterrupt`, which libraries catch themselves."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -63,7 +63,7 @@ class Stopped(BaseException):
 
 
 class _LazyGroup(click.Group):
-    """Imports a command's module only when that command is asked for."""
+    """A group that imports a command's module only when that command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -83,15 +83,15 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="transferapp", message="%(package)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages.")
 @click.pass_context
-def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # `main` has taken --debug from the line already
-    """Turn a folder of images into an image classifier that you can trust, and serve it.
+def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # `main` has already removed --debug from the arguments
+    """Train an image classifier on a folder of images, measure it, explain it and serve it.
 
     \b
-    transferapp audit --data ./dogs        are the images all right?
-    transferapp plan --data ./dogs         what would be done, and why
-    transferapp fit --data ./dogs          do it: writes the bundle models/dogs
-    transferapp predict models/dogs a.jpg  what is on this image?
-    transferapp serve models/dogs          answer POST /predict over HTTP
+    transferapp audit --data ./dogs        find faults in the images
+    transferapp plan --data ./dogs         show what would be trained, and why
+    transferapp fit --data ./dogs          train, and write the bundle models/dogs
+    transferapp predict models/dogs a.jpg  classify an image
+    transferapp serve models/dogs          serve the bundle over HTTP
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]  # welcome anywhere on the line
+    words = [word for word in words if word != "--debug"]  # allowed anywhere among the arguments
     if debug:
         os.environ["TRANSFERAPP_DEBUG"] = "1"
     _stop_on_signals()
@@ -115,38 +115,38 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except OSError as error:
         code = code or _judge(error, debug)
-    # Threads that still build a network nobody needs any more would hold an orderly exit back for seconds.
+    # Threads that still build a network would delay a regular exit by seconds.
     os._exit(code)
 
 
 def _run(words: list[str], debug: bool) -> int:
-    """Run a command; every way in which it can end becomes an exit code and at most one line on standard error."""
+    """Run a command and return its exit code; errors print at most one line on standard error."""
     try:
         if instruction := os.environ.get(_COMPLETION):
             return shell_complete(cli, {}, "transferapp", _COMPLETION, instruction)
-        # Not `cli.main`, which turns a broken pipe into exit code 1 and puts blank lines round an interruption.
+        # `cli.main` would turn a broken pipe into exit code 1 and print blank lines around an interruption.
         with cli.make_context("transferapp", words) as context:
             outcome = cli.invoke(context)
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
-    except SystemExit as error:  # Rich's answer to a pipe whose reader has left
+    except SystemExit as error:  # raised by Rich when the reader of a pipe has left
         return 0 if isinstance(error.__context__, BrokenPipeError) else INTERNAL_ERROR
     except BaseException as error:
         return _judge(error, debug)
 
 
 def _judge(error: BaseException, debug: bool) -> int:
-    """Say what went wrong, and give the exit code for it."""
+    """Print an error and return its exit code."""
     if isinstance(error, BrokenPipeError):
-        return 0  # as with `| head`: who asked has seen enough
+        return 0  # the reader has seen enough, as with `| head`
     if debug and not isinstance(error, click.ClickException):
         traceback.print_exception(error)
     if isinstance(error, Stopped):
-        said = "Interrupted" if error.number == signal.SIGINT else "Stopped by a signal"
-        return _say(f"{said}; what was there before is unchanged.", SIGNAL_BASE + error.number)
+        cause = "Interrupted" if error.number == signal.SIGINT else "Stopped by a signal"
+        return _say(f"{cause}; existing files are unchanged.", SIGNAL_BASE + error.number)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return _say("Interrupted; what was there before is unchanged.", SIGNAL_BASE + signal.SIGINT)
+        return _say("Interrupted; existing files are unchanged.", SIGNAL_BASE + signal.SIGINT)
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "transferapp"
         return _say(f"Error: {error.format_message()} See `{command} --help`.", error.exit_code)
@@ -173,19 +173,19 @@ def _judge(error: BaseException, debug: bool) -> int:
 def _say(message: str, code: int) -> int:
     try:
         if code > SIGNAL_BASE and sys.stderr.isatty():
-            sys.stderr.write("\n")  # below the ^C that the terminal has shown
+            sys.stderr.write("\n")  # below the ^C that the terminal prints
         sys.stderr.write(f"{printable(message)}\n")
         sys.stderr.flush()
     except OSError:
-        pass  # nobody is left to be told
+        pass  # standard error is closed
     return code
 
 
 def _stop_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM raise `Stopped`, so that what was begun is tidied up; a second one ends at once.
+    """Make Ctrl-C and SIGTERM raise `Stopped`, so that unfinished work is cleaned up; a second signal exits at once.
 
-    An exception that comes up inside a finalizer or a callback of C code goes no further: Python prints it and carries on.
-    A signal that strikes just there is therefore sent again, a moment later, instead of being printed and lost.
+    Python prints an exception raised inside a finalizer or a C callback and continues. A signal that arrives there is therefore
+    sent again a moment later, so that it is not lost.
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -206,7 +206,7 @@ def _stop_on_signals() -> None:
 
 
 def _send_to_main_thread(number: int) -> None:
-    if sys.platform != "win32":  # which also ends a wait in the system
+    if sys.platform != "win32":  # which also interrupts a blocking system call
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
         _thread.interrupt_main(number)
@@ -218,7 +218,5 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        if (
-            signal.getsignal(number) is not signal.SIG_IGN
-        ):  # so a script's shell starts its background jobs; it stays so
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background job, which keeps ignoring it
             signal.signal(number, handler)

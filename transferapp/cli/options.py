@@ -1,82 +1,113 @@
-"""Command-line options made from `FitConfig`, so that flags, YAML file and bundle never drift apart."""
+"""Command-line options made from `FitConfig`, in groups, so that options, YAML file and bundle hold the same settings."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from transferapp.config import FitConfig, make_config, read_config_file
-from transferapp.data.options import TABLE_OPTIONS, SourceOptions
+from transferapp.config import COMMON, GROUPS, FitConfig, make_config, read_config_file
+from transferapp.data.options import SourceOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_METAVARS = {
-    "data": "PATH",
-    "out": "PATH",
-    "weights": "PATH",
-    "label_fixes": "PATH",
-    "backbone": "NAME",
-    "train_views": "[auto|0-64]",
-    "data_dir": "PATH",
-    **dict.fromkeys(TABLE_OPTIONS, "NAME"),
-    "hidden": "UNITS",
-    "l2": "[auto|NUMBER]",
-}
 _TYPES = {int: click.INT, float: click.FLOAT}
+_COMMON = "Options"
+_HEADINGS = (_COMMON, *GROUPS)
+
+
+class Option(click.Option):
+    """An option with the heading that it stands under in `--help`."""
+
+    def __init__(self, *arguments: Any, heading: str = _COMMON, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.heading = heading
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` lists the most used options first and the others in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        common = [option for name in COMMON for option in options if option.name == name]
+        for option in dict.fromkeys([*common, *options]):
+            if record := option.get_help_record(ctx):
+                sections[getattr(option, "heading", _COMMON)].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records, col_max=26)
 
 
 def fit_options(*leave_out: str) -> Callable[[F], F]:
-    """A decorator that adds one option a field of `FitConfig`, and `--config` for a YAML file with the same fields."""
+    """Return a decorator that adds an option for each field of `FitConfig`, and `--config`.
+
+    Args:
+        leave_out: Fields without an option.
+    """
 
     def decorate(function: F) -> F:
-        for spec in reversed(dataclasses.fields(FitConfig)):
-            if spec.name in leave_out:
-                continue
-            choices = spec.metadata["choices"]
-            if isinstance(spec.default, bool):
-                dashed = spec.name.replace("_", "-")
-                names = f"--{dashed}/--no-{dashed}" if spec.default else f"--{dashed}"
-                function = click.option(
-                    names, spec.name, is_flag=True, flag_value=True, default=None, help=spec.metadata["help"]
-                )(function)
-                continue
-            default = "" if spec.default == "" else f" [default:\N{NO-BREAK SPACE}{spec.default}]"
-            function = click.option(
-                f"--{spec.name.replace('_', '-')}",
-                spec.name,
-                type=click.Choice(choices) if choices else _TYPES.get(type(spec.default)),
-                default=None,
-                metavar=_METAVARS.get(spec.name),
-                help=spec.metadata["help"] + default,
-            )(function)
-        return click.option(
+        decorator = click.option(
             "--config",
             "config_file",
+            cls=Option,
             type=click.Path(path_type=Path),
             metavar="PATH",
-            help="A YAML file of these settings; flags win.",
-        )(function)
+            help="YAML file of these settings; options take precedence.",
+        )
+        for spec in reversed(dataclasses.fields(FitConfig)):
+            if spec.name not in leave_out:
+                function = _option(spec)(function)
+        return decorator(function)
 
     return decorate
 
 
+def _option(spec: dataclasses.Field[Any]) -> Callable[[F], F]:
+    """Return the decorator that adds the option of one field; without a value it gives None."""
+    dashed, metadata = spec.name.replace("_", "-"), spec.metadata
+    settings: dict[str, Any] = {
+        "cls": Option,
+        "default": None,
+        "metavar": metadata["metavar"],
+        "help": metadata["help"],
+    }
+    settings["heading"] = _COMMON if spec.name in COMMON else metadata["group"]
+    if isinstance(spec.default, bool):
+        flags = f"--{dashed}/--no-{dashed}" if spec.default else f"--{dashed}"
+        return click.option(flags, spec.name, is_flag=True, flag_value=True, **settings)
+    if spec.default != "":
+        default = f"{spec.default:g}" if isinstance(spec.default, float) else spec.default
+        settings["help"] += f"  [default:\N{NO-BREAK SPACE}{default}]"
+    settings["type"] = click.Choice(metadata["choices"]) if metadata["choices"] else _TYPES.get(type(spec.default))
+    return click.option(f"--{dashed}", spec.name, **settings)
+
+
 def source_options(function: F) -> F:
-    """A decorator that adds the options about a source, without the settings of a fit."""
+    """Add the options of a source, without the settings of a fit."""
     names = {spec.name for spec in dataclasses.fields(SourceOptions)}
     for spec in reversed(dataclasses.fields(FitConfig)):
         if spec.name in names:
-            flag, help_text = f"--{spec.name.replace('_', '-')}", spec.metadata["help"]
-            metavar = _METAVARS.get(spec.name)
-            function = click.option(flag, spec.name, default="", metavar=metavar, help=help_text)(function)
+            flag = f"--{spec.name.replace('_', '-')}"
+            metadata = spec.metadata
+            function = click.option(
+                flag,
+                spec.name,
+                cls=Option,
+                heading=metadata["group"],
+                default="",
+                metavar=metadata["metavar"],
+                help=metadata["help"],
+            )(function)
     return function
 
 
-def config_from(config_file: Path | None, flags: dict[str, Any]) -> FitConfig:
-    """Settings from the file, overruled by the flags that were given."""
+def config_from(config_file: Path | None, options: Mapping[str, Any]) -> FitConfig:
+    """Return the settings of a file, overruled by the options that were given."""
     values = read_config_file(config_file) if config_file else {}
-    values.update({name: value for name, value in flags.items() if value is not None})
+    values.update({name: value for name, value in options.items() if value is not None})
     return make_config(values)

@@ -1,4 +1,4 @@
-"""`transferapp plan`: the decision, without training."""
+"""`transferapp plan`: show the decision without training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from transferapp.cli.options import config_from, fit_options
+from transferapp.cli.options import GroupedCommand, config_from, fit_options
 from transferapp.cli.streams import print_json
 
 
-@click.command("plan")
+@click.command("plan", cls=GroupedCommand)
 @fit_options("out", "train_views")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the card.")
+@click.option("--json", "as_json", is_flag=True, help="The decision as JSON, instead of the card.")
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Measure images, show what would be trained, and why."""
+    """Measure images and show what would be trained, and why."""
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries

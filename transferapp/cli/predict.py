@@ -1,4 +1,4 @@
-"""`transferapp predict`: what is on these images?"""
+"""`transferapp predict`: classify images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transferapp.errors import ImageError
 @click.command("predict")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: the bundle's]")
-@click.option("--top-k", type=int, default=5, show_default=True, help="Classes to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image, a line each.")
+@click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: as in the bundle]")
+@click.option("--top-k", type=int, default=5, show_default=True, help="Number of classes to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per image and line.")
 def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int, as_json: bool) -> int:
-    """Classify images with a bundle. An image that cannot be used is reported and the others go on (exit 3)."""
+    """Classify images with a bundle. Unusable images are reported, and the exit code is then 3."""
     from transferapp.bundle.predictor import Predictor
     from transferapp.cli.card import show_prediction
 

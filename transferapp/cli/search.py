@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from transferapp.cli.options import config_from, fit_options
+from transferapp.cli.options import GroupedCommand, config_from, fit_options
 from transferapp.cli.streams import print_json, printable
 
 _OF_FINE_TUNING = (
@@ -31,7 +31,7 @@ _OF_FINE_TUNING = (
 """Settings of a fit that mean nothing to a search: it freezes the backbone, and finds the rate itself."""
 
 
-@click.command("search")
+@click.command("search", cls=GroupedCommand)
 @click.option("--trials", type=int, default=100, show_default=True, help="Trials in all.")
 @click.option(
     "--coarse",

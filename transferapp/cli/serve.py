@@ -1,4 +1,4 @@
-"""`transferapp serve`: answer POST /predict over HTTP."""
+"""`transferapp serve`: serve bundles over HTTP."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from transferapp.errors import UsageError
 
 @click.command("serve")
 @click.argument("models", type=click.Path(path_type=Path), required=False)
-@click.option("--host", help="Address to listen on; 0.0.0.0 for every one.  [default: 127.0.0.1]")
+@click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default:\N{NO-BREAK SPACE}127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one.  [default: 8000]")
-@click.option("--workers", type=click.IntRange(1), help="Threads that classify.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1), help="Inference threads.  [default: one per core]")
 def command(models: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve a bundle, or every bundle in a folder, over HTTP.
 
-    What is not given here, and every further setting, comes from TRANSFERAPP_* environment variables (docs/service.md). With
-    neither MODELS nor TRANSFERAPP_MODELS it is the folder models/.
+    All other settings come from TRANSFERAPP_* environment variables (docs/service.md). Without MODELS and TRANSFERAPP_MODELS,
+    the folder models/ is served.
     """
     try:
         from service.registry import find_bundles
@@ -33,5 +33,5 @@ def command(models: Path | None, host: str | None, port: int | None, workers: in
         ) from error
 
     settings = read_settings(models=models, host=host, port=port, workers=workers)
-    find_bundles(settings.models)  # reports a wrong path before anything listens
+    find_bundles(settings.models)  # reports a wrong path before the server listens
     run(settings)

@@ -305,9 +305,8 @@ def _training_reasons(
         yield Reason("tune", text, {"tune": overrides.tune})
     if not tails:
         if not head:
-            yield Reason(
-                "rate", "There is none to choose: L-BFGS solves a linear classifier, a convex problem, to its optimum."
-            )
+            text = "There is no learning rate to choose: a linear classifier is convex, and L-BFGS solves it to its optimum."
+            yield Reason("rate", text)
         return
     names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
     steps = f"training takes up to {tuning.epochs} epochs in batches of {tuning.batch_size}"
