@@ -27,8 +27,7 @@ from transferapp.backbones.feature_store import CENTER, view_pixels
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.data.audit import DATASET_LIMITS
-from transferapp.data.duplicates import MIN_COSINE, near_copies, similar_rows
-from transferapp.data.signature import read_signatures, signature
+from transferapp.data.near_duplicates import MIN_COSINE, near_duplicates, read_signatures, signature, similar_rows
 from transferapp.images import decode_image
 from transferapp.recipes.features import Featurized, featurize
 from transferapp.system.progress import Silent
@@ -79,7 +78,7 @@ def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> lis
     found = []
     for pair in zip(originals, copies, strict=True):
         signatures = [signature(image) for image in pair]
-        found.append(all(signatures) and bool(list(near_copies(read_signatures(signatures)))))
+        found.append(all(signatures) and bool(list(near_duplicates(read_signatures(signatures)))))
     return found
 
 
@@ -114,13 +113,13 @@ def measured(folder: Path) -> dict[str, Any]:
         }
     trunk = seen.trunk
     assert trunk is not None
-    kin = seen.dataset.kin()
+    groups = seen.dataset.groups()
     pairs = similar_rows(seen.rows[:, trunk.row_slices[trunk.top.index]])
     return {
         "num_images": len(records),
         "recall": recall,
         "clusters_by_signature": len({record.cluster for record in records} - {""}),
-        "further_pairs_by_features": sum(bool(kin[i] != kin[j]) for i, j, _ in pairs),
+        "further_pairs_by_features": sum(bool(groups[i] != groups[j]) for i, j, _ in pairs),
     }
 
 

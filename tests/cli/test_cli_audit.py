@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_cli_errors import complaint
-from tests.data.test_duplicates import photo
+from tests.data.test_near_duplicates import photo
 from tests.helpers.fitted import BACKBONE, ROOT, draw_folders, transferapp
 from transferapp.evaluation.pages import names_shown
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.data.test_duplicates import photo
+from tests.data.test_near_duplicates import photo
 from transferapp.data.audit import audit, check_usable
 from transferapp.data.dataset import Dataset, Record, Split
-from transferapp.data.duplicates import with_clusters
 from transferapp.data.findings import (
     CLUSTERS_LISTED,
     MEMBERS_LISTED,
@@ -21,6 +20,7 @@ from transferapp.data.findings import (
     with_look_alikes,
 )
 from transferapp.data.folder import read_folder
+from transferapp.data.near_duplicates import with_clusters
 from transferapp.errors import DataError
 
 

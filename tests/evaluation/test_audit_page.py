@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.test_duplicates import photo
+from tests.data.test_near_duplicates import photo
 from tests.evaluation.test_report import HOSTILE, Page, make_manifest
 from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.data.findings import summarize, with_look_alikes

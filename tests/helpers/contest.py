@@ -110,7 +110,7 @@ def ring(root: Path, **changes: Any) -> Ring:
     store = FeatureStore(trunk, chance=Chance(config.augmentation_for(tiny=False)))
     rows = store.collect(train.records, [CENTER])[:, 0]
     validations = tuple(
-        cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.kin())
+        cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.groups())
         for columns in trunk.row_slices[: len(trunk.stages)]
     )
     scores = tuple(

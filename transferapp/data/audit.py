@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from transferapp.data.dataset import Dataset, Ignored, Record
-from transferapp.data.signature import signature
+from transferapp.data.near_duplicates import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import ImageLimits, decode_image
 from transferapp.system.threads import in_order

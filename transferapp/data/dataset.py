@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -32,7 +34,7 @@ class Record:
         form: What its bytes are, such as `JPEG`, whatever its name says; empty until the audit has read it.
         notes: Codes of what is odd about it: from `transferapp.images.NOTES`, what had to be done to make plain RGB of it, or
             `featureless`.
-        signature: From `transferapp.data.signature`; empty where it has none, and once its copies are found.
+        signature: From `transferapp.data.near_duplicates`; empty where it has none, and once duplicates are found.
         cluster: Names the copies and near copies that it is one of; empty where it is alone.
         group: What the person says must stay together, such as a patient; empty where nothing is said.
     """
@@ -65,31 +67,21 @@ class Ignored:
     reason: str
 
 
-class UnionFind:
-    """Sets that are joined: who belongs together, directly or through others.
+def connected_groups(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return which of `count` items belong together, directly or through others: int64, shape (count,).
+
+    Items of one group have the same number: the position of the first of them.
 
     Args:
-        count: Members, each at first in a set of its own.
+        count: Number of items.
+        pairs: Positions of two items that belong together.
     """
-
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
-
-    def join(self, left: int, right: int) -> None:
-        """Make one set of the sets of two members."""
-        left, right = self._root(left), self._root(right)
-        self._parent[max(left, right)] = min(left, right)
-
-    def roots(self) -> np.ndarray:
-        """The first member of each member's set: int64, shape (count,)."""
-        return np.array([self._root(member) for member in range(len(self._parent))], dtype=np.int64)
-
-    def _root(self, member: int) -> int:
-        parent = self._parent
-        while parent[member] != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
+    left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(count, count))
+    labels = connected_components(graph, directed=False)[1]
+    _, first = np.unique(labels, return_index=True)
+    groups: np.ndarray = first[labels]
+    return groups
 
 
 @dataclass(frozen=True)
@@ -127,18 +119,19 @@ class Dataset:
         counted = Counter(record.label for record in self.records)
         return [counted[label] for label in range(len(self.class_names))]
 
-    def kin(self) -> np.ndarray:
-        """Which images must stay together: int64, shape (n,), the same number for images of one content, cluster or group.
+    def groups(self) -> np.ndarray:
+        """Return which images must stay together: int64, shape (n,), one number for one content, cluster or group.
 
         The number is the position of the first of them.
         """
-        kin = UnionFind(len(self))
         first: dict[tuple[str, str], int] = {}
-        for position, record in enumerate(self.records):
-            for kind in ("sha256", "cluster", "group"):
-                if value := getattr(record, kind):
-                    kin.join(first.setdefault((kind, value), position), position)
-        return kin.roots()
+        pairs = [
+            (first.setdefault((kind, value), position), position)
+            for position, record in enumerate(self.records)
+            for kind in ("sha256", "cluster", "group")
+            if (value := getattr(record, kind))
+        ]
+        return connected_groups(len(self), pairs)
 
     def spread(self, count: int) -> Dataset:
         """At most `count` of the images, evenly spread over their order, which goes by class."""

@@ -173,7 +173,7 @@ def summarize(dataset: Dataset) -> Findings:
     """
     clusters = _clusters(dataset)
     contents = len({record.sha256 for record in dataset.records})
-    kin = len({record.cluster or record.sha256 for record in dataset.records})
+    distinct = len({record.cluster or record.sha256 for record in dataset.records})
     counts = dataset.counts()
     learned: list[tuple[Split, tuple[Split, ...]]] = [("val", ("train",)), ("test", ("train", "val"))]
     shared = [
@@ -190,7 +190,7 @@ def summarize(dataset: Dataset) -> Findings:
         forms=dict(Counter(record.form for record in dataset.records).most_common()),
         odd=_oddities(dataset.records),
         exact_copies=len(dataset) - contents,
-        near_copies=contents - kin,
+        near_copies=contents - distinct,
         conflicts=sum(cluster.num_labels > 1 for cluster in clusters),
         num_clusters=len(clusters),
         clusters=tuple(clusters[:CLUSTERS_LISTED]),
@@ -200,8 +200,8 @@ def summarize(dataset: Dataset) -> Findings:
 
 def with_look_alikes(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:
     """The findings with pairs from `similar_rows`, less those that are of one cluster."""
-    kin = dataset.kin()
-    beyond = [(i, j, cosine) for i, j, cosine in pairs if kin[i] != kin[j]]
+    groups = dataset.groups()
+    beyond = [(i, j, cosine) for i, j, cosine in pairs if groups[i] != groups[j]]
     alike = tuple(
         Alike(member(dataset, i), member(dataset, j), round(cosine, 4)) for i, j, cosine in beyond[:CLUSTERS_LISTED]
     )
@@ -216,9 +216,9 @@ def member(dataset: Dataset, position: int) -> Member:
 
 def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
     """For each image of a split, in order: whether it, a near copy, or another of its group is in the other splits too."""
-    kin = dataset.kin()
+    groups = dataset.groups()
     learned = [
-        (record, root) for record, root in zip(dataset.records, kin.tolist(), strict=True) if record.split in others
+        (record, root) for record, root in zip(dataset.records, groups.tolist(), strict=True) if record.split in others
     ]
     contents = {record.sha256 for record, _ in learned}
     clusters = {record.cluster for record, _ in learned} - {""}
@@ -232,7 +232,9 @@ def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> l
         return "group" if root in roots else None
 
     return [
-        kind(record, root) for record, root in zip(dataset.records, kin.tolist(), strict=True) if record.split == split
+        kind(record, root)
+        for record, root in zip(dataset.records, groups.tolist(), strict=True)
+        if record.split == split
     ]
 
 

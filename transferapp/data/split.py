@@ -39,7 +39,7 @@ def assign_splits(
     not on names or order: of the images that were there before others were added, few change their split (two in a hundred
     when classes of 100 grow by a tenth, five when they double).
 
-    What `Dataset.kin` says belongs together moves as one, in the order of its member that comes first. A class of few large
+    What `Dataset.groups` says belongs together moves as one, in the order of its member that comes first. A class of few large
     families can miss its share; it gives one family to each split all the same, if it has enough of them.
 
     Args:
@@ -81,9 +81,9 @@ def assign_splits(
 def _families(dataset: Dataset, seed: int) -> list[_Family]:
     """The images that are still to be divided, by what must stay together, in the order that content and seed give."""
     members: dict[int, list[int]] = defaultdict(list)
-    for position, kin in enumerate(dataset.kin().tolist()):
+    for position, group in enumerate(dataset.groups().tolist()):
         if dataset.records[position].split in (None, "train"):
-            members[kin].append(position)
+            members[group].append(position)
     families = []
     for positions in members.values():
         records = [dataset.records[position] for position in positions]

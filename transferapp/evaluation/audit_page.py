@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transferapp.data.duplicates import MIN_COSINE
+from transferapp.data.near_duplicates import MIN_COSINE
 from transferapp.evaluation.pages import harmless, page_environment
 from transferapp.evaluation.wording import data_sentences
 

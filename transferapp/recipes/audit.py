@@ -9,8 +9,8 @@ from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.data.audit import check_usable
 from transferapp.data.dataset import Dataset
-from transferapp.data.duplicates import similar_rows
 from transferapp.data.findings import Findings, summarize, with_look_alikes
+from transferapp.data.near_duplicates import similar_rows
 from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.recipes.features import featurize

@@ -13,8 +13,8 @@ from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
-from transferapp.data.duplicates import with_clusters
 from transferapp.data.label_fixes import apply_label_fixes
+from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.sources import open_source
 from transferapp.recipes.fit.measure import backbone_loader
 from transferapp.system.progress import Progress

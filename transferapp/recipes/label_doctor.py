@@ -134,8 +134,8 @@ def judge_labels(seen: Featurized, cut: str | None, seed: int, progress: Progres
     dataset, trunk = seen.dataset, seen.trunk
     assert trunk is not None
     labels, num_classes = dataset.labels, len(dataset.class_names)
-    kin = dataset.kin()
-    if min(len({kin[i] for i in np.flatnonzero(labels == label)}) for label in range(num_classes)) < 2:
+    groups = dataset.groups()
+    if min(len({groups[i] for i in np.flatnonzero(labels == label)}) for label in range(num_classes)) < 2:
         raise DataError(
             f"A class in {dataset.origin} has nothing but copies of one image, so none can be held back",
             expected="at least two different images in every class",
@@ -145,7 +145,7 @@ def judge_labels(seen: Featurized, cut: str | None, seed: int, progress: Progres
     with progress.task(f"{trunk.name}: judging every image by the others", len(stages)) as advance:
         for done, stage in enumerate(stages, start=1):
             features = seen.rows[:, trunk.row_slices[stage.index]]
-            found = cross_validate(features, labels, num_classes, seed=seed, groups=kin)
+            found = cross_validate(features, labels, num_classes, seed=seed, groups=groups)
             if best is None or found.loss < best[0].loss:
                 best = found, stage.name
             advance(done)

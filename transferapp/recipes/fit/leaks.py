@@ -14,8 +14,8 @@ import numpy as np
 
 from transferapp.backbones.feature_store import CENTER
 from transferapp.data.dataset import Dataset
-from transferapp.data.duplicates import similar_rows
 from transferapp.data.findings import Alike, Shared, member, shared_kinds
+from transferapp.data.near_duplicates import similar_rows
 from transferapp.evaluation.metrics import Metrics
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone

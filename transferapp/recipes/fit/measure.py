@@ -23,9 +23,9 @@ from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
 from transferapp.data.audit import audit, peek_sizes
 from transferapp.data.dataset import Dataset
-from transferapp.data.duplicates import with_clusters
 from transferapp.data.findings import Findings, summarize
 from transferapp.data.label_fixes import apply_label_fixes
+from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
 from transferapp.images.color_jitter import PCAColor, fit_pca_color
@@ -206,7 +206,7 @@ def _weigh(chosen: ProbedBackbone, train: Dataset, config: FitConfig) -> Weighti
         train.counts(),
         chosen.validations[chosen.cut.index],
         config.class_weights,
-        groups=sample.kin(),
+        groups=sample.groups(),
         seed=config.seed,
     )
 
@@ -269,12 +269,12 @@ def _cross_validate_stages(
     trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitConfig, progress: Progress
 ) -> tuple[CrossValidation, ...]:
     validations = []
-    labels, num_classes, kin = sample.labels, len(sample.class_names), sample.kin()
+    labels, num_classes, groups = sample.labels, len(sample.class_names), sample.groups()
     with progress.task(f"{trunk.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
         for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
             validations.append(
                 cross_validate(
-                    rows[:, columns], labels, num_classes, seed=config.seed, path=l2_path(config), groups=kin
+                    rows[:, columns], labels, num_classes, seed=config.seed, path=l2_path(config), groups=groups
                 )
             )
             advance(stage.index + 1)

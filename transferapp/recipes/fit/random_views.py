@@ -77,7 +77,7 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
             extra=extra,
             seed=seed,
             path=best.path,
-            groups=sample.kin(),
+            groups=sample.groups(),
             class_weights=measurement.weighting.weights,
         )
 

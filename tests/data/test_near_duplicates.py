@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,19 @@ import pytest
 from PIL import Image, ImageOps
 
 from transferapp.data.audit import audit
-from transferapp.data.dataset import Dataset
-from transferapp.data.duplicates import MIN_COSINE, near_copies, similar_rows, with_clusters
+from transferapp.data.dataset import Dataset, connected_groups
 from transferapp.data.folder import read_folder
-from transferapp.data.neighbors import hamming_distance
-from transferapp.data.signature import SIGNATURE_BYTES, read_signatures, signature
+from transferapp.data.near_duplicates import (
+    MAX_HASH_DISTANCE,
+    MIN_COSINE,
+    SIGNATURE_BYTES,
+    near_duplicates,
+    near_pairs,
+    read_signatures,
+    signature,
+    similar_rows,
+    with_clusters,
+)
 
 
 def photo(seed: int, side: int = 160) -> Image.Image:
@@ -50,7 +58,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def pairs(images: list[Image.Image]) -> set[tuple[int, int]]:
-    return set(near_copies(read_signatures([signature(image) for image in images])))
+    return set(near_duplicates(read_signatures([signature(image) for image in images])))
 
 
 @pytest.mark.parametrize("how", COPIES)
@@ -75,9 +83,9 @@ def test_what_is_all_of_one_color_has_no_signature() -> None:
 
 def test_the_hash_of_a_mirror_image_is_the_mirrored_hash() -> None:
     one, mirrored = (read_signatures([signature(image)]) for image in (photo(5), ImageOps.mirror(photo(5))))
-    assert hamming_distance(one.mirrored().hashes, mirrored.hashes)[0] <= 1  # a frequency that is all but absent
-    assert hamming_distance(one.hashes, mirrored.hashes)[0] > 20
-    np.testing.assert_allclose(one.mirrored().glances.astype(int), mirrored.glances, atol=1)
+    assert np.bitwise_count(one.mirrored().hashes ^ mirrored.hashes)[0] <= 1  # a frequency that is all but absent
+    assert np.bitwise_count(one.hashes ^ mirrored.hashes)[0] > 20
+    np.testing.assert_allclose(one.mirrored().thumbnails.astype(int), mirrored.thumbnails, atol=1)
     assert one.mirrored().mirrored().hashes.tolist() == one.hashes.tolist()
 
 
@@ -110,9 +118,9 @@ def test_copies_of_copies_are_one_cluster_whatever_their_class(folder: Path) -> 
         frozenset(["dogs/3.png", "dogs/same.png"]),
     }
     assert all(record.signature == b"" for record in dataset.records)
-    kin = dict(zip((record.name for record in dataset.records), dataset.kin().tolist(), strict=True))
-    assert kin["cats/0.png"] == kin["dogs/copy.bmp"] == kin["cats/mirrored.png"] != kin["dogs/3.png"]
-    assert len(set(kin.values())) == 6
+    groups = dict(zip((record.name for record in dataset.records), dataset.groups().tolist(), strict=True))
+    assert groups["cats/0.png"] == groups["dogs/copy.bmp"] == groups["cats/mirrored.png"] != groups["dogs/3.png"]
+    assert len(set(groups.values())) == 6
 
 
 def test_plain_images_are_copies_only_of_the_same_bytes(tmp_path: Path) -> None:
@@ -139,3 +147,59 @@ def test_rows_that_point_the_same_way_are_found_most_alike_first(count: int) -> 
     assert [pair[:2] for pair in found] == [(2, 7), (11, 30)]
     assert found[0][2] == pytest.approx(1)
     assert MIN_COSINE < found[1][2] < 1
+
+
+# Hashes
+
+
+def hashes_with_near_ones(count: int, seed: int, flips: int) -> np.ndarray:
+    """Random hashes, and as many with up to `flips` bits of those changed."""
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, 2**64, count // 2, dtype=np.uint64)
+    second = first.copy()
+    for flip in range(flips):
+        bits = np.left_shift(np.uint64(1), rng.integers(0, 64, len(second)).astype(np.uint64))
+        second[flip * len(second) // flips :] ^= bits[flip * len(second) // flips :]
+    return np.concatenate([first, second])
+
+
+def one_by_one(queries: np.ndarray, hashes: np.ndarray, radius: int) -> list[tuple[int, int]]:
+    return [
+        (i, j)
+        for i, query in enumerate(queries.tolist())
+        for j, other in enumerate(hashes.tolist())
+        if i < j and (query ^ other).bit_count() <= radius
+    ]
+
+
+def listed(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, int]]:
+    return [pair for i, j in blocks for pair in zip(i.tolist(), j.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("radius", [0, 5, MAX_HASH_DISTANCE])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 4096), (7, 16), (64, 5), (400, 400)])
+def test_every_near_pair_is_found_once_and_no_other(radius: int, rows: int, columns: int) -> None:
+    hashes = hashes_with_near_ones(300, seed=1, flips=12)
+    expected = one_by_one(hashes, hashes, radius)
+    assert (len(expected) > 20) == (radius > 0)
+    assert sorted(listed(near_pairs(hashes, hashes, radius, rows=rows, columns=columns))) == expected
+
+
+def test_other_hashes_than_those_that_are_held_can_be_asked_for() -> None:
+    hashes = hashes_with_near_ones(200, seed=2, flips=9)
+    queries = hashes[::-1].copy()
+    found = listed(near_pairs(queries, hashes, MAX_HASH_DISTANCE, rows=16, columns=32))
+    assert sorted(found) == one_by_one(queries, hashes, MAX_HASH_DISTANCE)
+
+
+def test_thousands_of_equal_hashes_are_connected_without_all_their_pairs() -> None:
+    equal = np.full(3000, 7, np.uint64)
+    found = listed(near_pairs(equal, equal, MAX_HASH_DISTANCE))
+    assert len(found) <= 3000 * 256
+    assert set(connected_groups(3000, found)) == {0}
+
+
+def test_what_is_connected_through_others_is_one_group() -> None:
+    assert connected_groups(7, [(4, 2), (2, 6), (5, 5)]).tolist() == [0, 1, 2, 3, 2, 5, 2]
+    assert connected_groups(3, []).tolist() == [0, 1, 2]
+    assert connected_groups(0, []).tolist() == []
