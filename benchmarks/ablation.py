@@ -128,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if min(options.seeds, options.tail_seeds) < 2:
         parser.error("an interval needs two seeds or more")
-    told = {name: getattr(options, name) for name in COMPARABLE}
-    document: dict[str, Any] = {"options": told, "seconds": {}, "rows": []}
-    if not options.fresh and (before := read_results(options.out)).get("options") == told:
+    asked = {name: getattr(options, name) for name in COMPARABLE}
+    document: dict[str, Any] = {"options": asked, "seconds": {}, "rows": []}
+    if not options.fresh and (before := read_results(options.out)).get("options") == asked:
         document = before
     for data in options.data:
         done = {row["study"] for row in document["rows"] if row["data"] == set_name(data)}

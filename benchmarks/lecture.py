@@ -337,15 +337,15 @@ def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any
 
     head = Head(HeadSpec(hidden=(WIDTH,)), task.optimum.mean, task.optimum.std, task.num_classes)
     model = lone_head(head, features.shape[1:], task.split.seed).model
-    told = TrainingSettings(epochs=usual_epochs(len(task.labels), BATCH), **settings)
+    asked = TrainingSettings(epochs=usual_epochs(len(task.labels), BATCH), **settings)
 
     def make(batch_size: int) -> Any:
         positions, seed = task.split.train[:, None], task.split.seed
         return CachedBatches(features, positions, task.labels, features.shape[1:], batch_size=batch_size, seed=seed)
 
-    session = Session(model, make, None, told, multipliers={}, batch_size=BATCH)
+    session = Session(model, make, None, asked, multipliers={}, batch_size=BATCH)
     images, kept = make(BATCH), []
-    for epoch in range(told.epochs):
+    for epoch in range(asked.epochs):
         images.epoch = epoch
         for index in range(len(images)):
             model.train_on_batch(*images[index])
@@ -543,9 +543,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.seeds < 2:
         parser.error("an interval needs two seeds or more")
-    told = {"seeds": options.seeds, "images": options.images}
-    document: dict[str, Any] = {"options": told, "seconds": {}, "figures": {}}
-    if not options.fresh and (before := read_results(options.out)).get("options") == told:
+    asked = {"seeds": options.seeds, "images": options.images}
+    document: dict[str, Any] = {"options": asked, "seconds": {}, "figures": {}}
+    if not options.fresh and (before := read_results(options.out)).get("options") == asked:
         document = before
     for data in options.data:
         name = Path(data).resolve().name

@@ -302,7 +302,7 @@ def print_table(document: dict[str, Any]) -> None:
         f"{document['num_train']} training images, {document['backbone']} cut at {document['cut']}, "
         f"{document['trained_parameters']:,} parameters trained"
     )
-    print(f"{'fed with':<20} {'seconds an epoch':>16} {'accuracy before':>16} {'and after':>10}")
+    print(f"{'input':<20} {'seconds an epoch':>16} {'accuracy before':>16} {'and after':>10}")
     for key, label in (("cached", "cached activations"), ("whole", "pixels, whole net")):
         print(
             f"{label:<20} {document['seconds_per_epoch'][key]:16.2f} {document['val_accuracy_before'][key]:16.3f} "
