@@ -13,7 +13,7 @@ from PIL import Image
 from tests.cli.test_cli_errors import complaint
 from tests.data.test_near_duplicates import photo
 from tests.helpers.fitted import BACKBONE, ROOT, draw_folders, transferapp
-from transferapp.evaluation.pages import names_shown
+from transferapp.evaluation.report.pages import names_shown
 
 TRASH = ROOT.parent / "shared" / "data" / "trash"
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferapp.evaluation import charts, pages, report
 from transferapp.evaluation.metrics import Metrics, measure
-from transferapp.evaluation.pages import Thumbnail, thumbnail
-from transferapp.evaluation.report import render_report
+from transferapp.evaluation.report import charts, fit_report, pages
+from transferapp.evaluation.report.fit_report import render_report
+from transferapp.evaluation.report.pages import Thumbnail, thumbnail
 from transferapp.policy.reasons import Reason
 
 HOSTILE = (
@@ -413,7 +413,7 @@ def test_options_are_kept_in_one_piece_and_the_rest_is_escaped() -> None:
 def test_classes_hardest_first_and_the_unseen_last() -> None:
     names = ["sure", "hard", "absent", "never said"]
     figures = metrics_of([0, 0, 1, 1, 1, 3], [0, 0, 1, 0, 0, 0], names).to_json()
-    rows = report._class_rows({"class_names": names}, figures)
+    rows = fit_report._class_rows({"class_names": names}, figures)
     assert [row.name for row in rows] == ["never said", "hard", "sure", "absent"]
     never, hard, sure, absent = rows
     assert (never.recall, never.precision, never.taken_for, never.taken_count) == (0.0, None, "sure", 1)
@@ -432,14 +432,14 @@ def test_confusion_matrix_shows_counts_and_the_list_is_sorted() -> None:
     assert document.row("ant", "1", "2")[1:] == ["1", "2", ""]
     assert document.row("bee", "1", "1")[1:] == ["1", "1", ""]
     assert document.row("wasp", "", "")[1:] == ["", "", "3"]
-    pairs = report._confusions({"class_names": names}, figures, 9)
+    pairs = fit_report._confusions({"class_names": names}, figures, 9)
     assert [(p.true, p.predicted, p.count, p.num_images) for p in pairs] == [("ant", "bee", 2, 3), ("bee", "ant", 1, 2)]
     assert "2 of 3 ant taken for bee" in document.words()
 
 
 def test_shade_by_share_of_the_row() -> None:
-    assert [report._heat(n, 10) for n in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 3, 5, 5]
-    assert report._heat(0, 0) == 0
+    assert [fit_report._heat(n, 10) for n in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 3, 5, 5]
+    assert fit_report._heat(0, 0) == 0
 
 
 @pytest.mark.parametrize(("count", "matrix"), [(2, True), (30, True), (31, False), (200, False)])
@@ -448,7 +448,7 @@ def test_any_number_of_classes(count: int, matrix: bool) -> None:
     document = page(make_manifest(names))
     assert bool(document.named("table", "matrix")) == matrix
     assert ("the commonest mix-ups" in document.words()) == (not matrix)
-    assert len(document.named("details")) == (2 if count > report.ROWS_SHOWN else 0)
+    assert len(document.named("details")) == (2 if count > fit_report.ROWS_SHOWN else 0)
     assert all(any(row[0] == name and len(row) == 7 for row in document.rows) for name in names)
 
 
@@ -537,11 +537,11 @@ def test_numbers() -> None:
 
 
 def test_places_on_a_scale() -> None:
-    assert report.DIVERGENCE_SCALE.position(0.55) == pytest.approx(0.55)
-    assert report.DIVERGENCE_SCALE.position(1.3) == 1.0
-    assert report.SIZE_SCALE.position(1000) == pytest.approx(0.4)  # 10 to 1,000,000: a fifth each factor of ten
-    assert report.SIZE_SCALE.position(0) == 0.0
-    assert 'x1="40.00%"' in charts.scale_chart(report.SIZE_SCALE, 300, "300 images", "small")  # log10(100) / 5
+    assert fit_report.DIVERGENCE_SCALE.position(0.55) == pytest.approx(0.55)
+    assert fit_report.DIVERGENCE_SCALE.position(1.3) == 1.0
+    assert fit_report.SIZE_SCALE.position(1000) == pytest.approx(0.4)  # 10 to 1,000,000: a fifth each factor of ten
+    assert fit_report.SIZE_SCALE.position(0) == 0.0
+    assert 'x1="40.00%"' in charts.scale_chart(fit_report.SIZE_SCALE, 300, "300 images", "small")  # log10(100) / 5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.evaluation.test_report import HOSTILE, make_manifest, page
-from transferapp.evaluation import charts
+from transferapp.evaluation.report import charts
 
 EPOCHS = (
     {"loss": 1.0, "accuracy": 0.5, "val_loss": 0.9, "val_accuracy": 0.6, "averaged": (1.0, 0.5)},

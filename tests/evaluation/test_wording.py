@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from transferapp.evaluation.wording import backbone_reason, by_topic
+from transferapp.evaluation.report.wording import backbone_reason, by_topic
 
 
 def test_neighboring_reasons_are_grouped_by_topic() -> None:

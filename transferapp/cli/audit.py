@@ -23,8 +23,8 @@ def command(data: str, json_file: Path | None, page: Path | None, label_fixes: s
     """Find unreadable, odd, duplicate and mislabeled images."""
     from transferapp.cli.findings import show_findings
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.evaluation.audit_page import render_audit
-    from transferapp.evaluation.pages import names_shown, thumbnails
+    from transferapp.evaluation.report.audit_report import render_audit
+    from transferapp.evaluation.report.pages import names_shown, thumbnails
     from transferapp.recipes.audit import audit
     from transferapp.system.storage import write_text
 

@@ -24,8 +24,8 @@ from transferapp.cli.found import found
 from transferapp.cli.layout import grid, page_console, show
 from transferapp.cli.streams import printable
 from transferapp.cli.terminal import duration
-from transferapp.evaluation.charts import percent
-from transferapp.evaluation.wording import backbone_reason, by_topic, data_sentences, leak_sentences
+from transferapp.evaluation.report.charts import percent
+from transferapp.evaluation.report.wording import backbone_reason, by_topic, data_sentences, leak_sentences
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transferapp.cli.streams import printable
-from transferapp.evaluation.charts import points
+from transferapp.evaluation.report.charts import points
 
 
 def crops(test_views: Mapping[str, Any]) -> RenderableType:

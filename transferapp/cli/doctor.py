@@ -35,8 +35,8 @@ def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json
     from transferapp.cli.findings import show_diagnosis
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.data.label_fixes import check_list_target
-    from transferapp.evaluation.audit_page import labels_shown, render_doctor
-    from transferapp.evaluation.pages import thumbnails
+    from transferapp.evaluation.report.audit_report import labels_shown, render_doctor
+    from transferapp.evaluation.report.pages import thumbnails
     from transferapp.recipes.label_doctor import diagnose
     from transferapp.system.storage import write_text
 

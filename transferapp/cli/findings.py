@@ -12,7 +12,7 @@ from rich.text import Text
 from transferapp.cli.card import show_ignored
 from transferapp.cli.layout import grid, page_console, show
 from transferapp.cli.streams import printable
-from transferapp.evaluation.wording import data_sentences
+from transferapp.evaluation.report.wording import data_sentences
 
 _CLASSES_SHOWN = 30
 _CLUSTERS_SHOWN = 10

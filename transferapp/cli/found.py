@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transferapp.cli.streams import printable
-from transferapp.evaluation.wording import search_best, search_course
+from transferapp.evaluation.report.wording import search_best, search_course
 
 
 def found(search: Mapping[str, Any]) -> RenderableType:

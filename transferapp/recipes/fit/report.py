@@ -21,8 +21,8 @@ from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import SPLITS, Dataset, Record
 from transferapp.errors import ImageError
 from transferapp.evaluation.metrics import Metrics, measure
-from transferapp.evaluation.pages import Thumbnail, names_shown, thumbnail, thumbnails
-from transferapp.evaluation.report import render_report
+from transferapp.evaluation.report.fit_report import render_report
+from transferapp.evaluation.report.pages import Thumbnail, names_shown, thumbnail, thumbnails
 from transferapp.evaluation.test_time_views import CropChoice
 from transferapp.images import decode_image
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode

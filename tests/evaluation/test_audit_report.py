@@ -12,11 +12,11 @@ from tests.data.test_near_duplicates import photo
 from tests.evaluation.test_report import HOSTILE, Page, make_manifest
 from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.data.findings import summarize, with_look_alikes
-from transferapp.evaluation.audit_page import labels_shown, render_audit, render_doctor
 from transferapp.evaluation.metrics import measure
-from transferapp.evaluation.pages import CLUSTERS_SHOWN, MEMBERS_SHOWN, names_shown, thumbnail, thumbnails
-from transferapp.evaluation.report import render_report
-from transferapp.evaluation.wording import data_sentences, leak_sentences
+from transferapp.evaluation.report.audit_report import labels_shown, render_audit, render_doctor
+from transferapp.evaluation.report.fit_report import render_report
+from transferapp.evaluation.report.pages import CLUSTERS_SHOWN, MEMBERS_SHOWN, names_shown, thumbnail, thumbnails
+from transferapp.evaluation.report.wording import data_sentences, leak_sentences
 
 URI = thumbnail(photo(0))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from transferapp.data.near_duplicates import MIN_COSINE
-from transferapp.evaluation.pages import harmless, page_environment
-from transferapp.evaluation.wording import data_sentences
+from transferapp.evaluation.report.pages import harmless, page_environment
+from transferapp.evaluation.report.wording import data_sentences
 
 LABELS_SHOWN = 120
 """Images with doubtful labels that the page shows, of those suspected and of the others: the CSV has all of the list."""

@@ -1,8 +1,8 @@
-"""How figures look in the report: numbers as text, and small charts as inline SVG.
+"""Numbers as text, and small charts as inline SVG.
 
-Positions in a chart are per cent of its width, so that it fits any screen and its type keeps its size. Colors and
-strokes come from classes in the report's style sheet, so light, dark and print need no second drawing. Text from
-outside is escaped by `Markup.format`.
+Positions in a chart are percentages of its width, so that it fits any screen and its text keeps its size. Colors and strokes
+come from classes in the style sheet, so light mode, dark mode and print share one drawing. `Markup.format` escapes text from
+outside.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from markupsafe import Markup
 
 UNITS_SHOWN = 400
-"""Up to so many images, the unit chart draws one square each; beyond, a hundred squares stand for a per cent each."""
+"""Largest number of images that the unit chart draws as one square each; above it, each of 100 squares stands for 1 %."""
 
 _COLUMNS = 25
 _ROUNDING = 1e-9
 _NEAR = 0.13
-"""Share of the width within which two labels of an axis would touch on a phone."""
+"""Share of the width within which two labels of an axis would overlap on a phone."""
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a percentage. What is not quite all never reads 100%, and what is not quite nothing never reads 0%."""
+    """Format a share as a percentage; only 1 reads 100%, and only 0 reads 0%."""
     if share is None or not math.isfinite(share):
         return "–"
     least = 10.0**-digits
@@ -37,20 +37,20 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def span(interval: Sequence[float]) -> str:
-    """An interval of shares: `89.0–96.8%`."""
+    """Format an interval of shares: `89.0–96.8%`."""
     low, high = interval
     return f"{percent(low).removesuffix('%')}–{percent(high)}"
 
 
 def decimal(value: Any, digits: int = 3) -> str:
-    """A number to read: a whole one with its thousands apart, another to so many decimals; – where there is none."""
+    """Format an integer with thousands separators, or another number with some decimals; – for anything else."""
     if not _is_number(value):
         return "–"
     return (f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}").replace("-", "−")
 
 
 def significant(value: Any, digits: int = 2) -> str:
-    """A number whose magnitude matters, to so many digits, as engineers write it: `1.2e-07`."""
+    """Format a number with some significant digits: `1.2e-07`."""
     return f"{value:.{digits}g}" if _is_number(value) else "–"
 
 
@@ -59,14 +59,14 @@ def _is_number(value: Any) -> bool:
 
 
 def points(difference: float | None, *, signed: bool = True) -> str:
-    """A difference of shares in percentage points."""
+    """Format a difference of shares in percentage points."""
     if difference is None or not math.isfinite(difference):
         return "–"
     return (f"{100 * difference:+.1f}" if signed else f"{100 * difference:.1f}").replace("-", "−")
 
 
 def unit_chart(right: int, total: int) -> Markup:
-    """Every image as a square: filled if the classifier was right, an outlined cross if it was wrong."""
+    """Draw a square for every image: filled if the classifier was right, a crossed box if it was wrong."""
     squares = total if total <= UNITS_SHOWN else 100
     filled = right if squares == total else math.floor(100 * right / total + 0.5)
     if right < total:
@@ -86,7 +86,7 @@ def _unit(index: int, right: bool) -> Markup:
 
 
 def bar(share: float) -> Markup:
-    """A bar from 0 to `share` of its cell; the figure stands beside it, so it is hidden from screen readers."""
+    """Draw a bar over a share of its cell; it is hidden from screen readers, for the number stands beside it."""
     return Markup(
         '<svg class="bar" aria-hidden="true" width="100%" height="10">'
         '<rect class="rail" width="100%" height="10" rx="2"/><rect class="hit" width="{}" height="10" rx="2"/></svg>'
@@ -94,7 +94,7 @@ def bar(share: float) -> Markup:
 
 
 def interval_chart(share: float, interval: Sequence[float], guess: float) -> Markup:
-    """Accuracy and its interval on 0 to 100 %, against what always naming the commonest class would reach."""
+    """Draw accuracy and its interval from 0 to 100 %, with a mark at the accuracy of always naming the most common class."""
     low, high = interval
     label = Markup("{:.1f}%, between {:.1f}% and {:.1f}%; guessing: {:.1f}%").format(
         100 * share, 100 * low, 100 * high, 100 * guess
@@ -116,12 +116,13 @@ def interval_chart(share: float, interval: Sequence[float], guess: float) -> Mar
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis with a threshold that divides it in two named zones.
+    """An axis with a threshold that divides it into two named zones.
 
     Attributes:
-        low, high: Ends of the axis.
-        threshold: Where the zones meet.
-        threshold_label: What is written below it.
+        low: Left end of the axis.
+        high: Right end of the axis.
+        threshold: Border of the zones.
+        threshold_label: Text below the threshold.
         zones: Names of the zones, left and right.
         ticks: (value, label), besides the threshold; a label is left out where it would touch the threshold's.
         logarithmic: Whether equal ratios are equal distances.
@@ -136,24 +137,24 @@ class Scale:
     logarithmic: bool = False
 
     def position(self, value: float) -> float:
-        """Where a value lies, from 0 to 1; values beyond the ends lie at the ends."""
+        """Return the position of a value from 0 to 1; values beyond the ends lie at the ends."""
         low, high, at = self.low, self.high, max(value, self.low)
         if self.logarithmic:
             low, high, at = math.log(low), math.log(high), math.log(at)
         return min(1.0, max(0.0, (at - low) / (high - low)))
 
 
-def scale_chart(scale: Scale, value: float, label: str, verdict: str) -> Markup:
-    """A value on a scale; the zone named by `verdict` is shaded, which need not be the one that the value lies in."""
+def scale_chart(scale: Scale, value: float, label: str, zone_on: str) -> Markup:
+    """Draw a value on a scale with one zone shaded, which need not be the one that the value lies in."""
     border, at = scale.position(scale.threshold), scale.position(value)
     marks = [_text(at, 15, label, "strong"), _pointer(at)]
     for start, end, zone in ((0.0, border, scale.zones[0]), (border, 1.0, scale.zones[1])):
         marks.append(
             Markup('<rect class="zone{}" x="{}" y="32" width="{}" height="28"/>').format(
-                " on" if zone == verdict else "", _percent(start), _percent(end - start)
+                " on" if zone == zone_on else "", _percent(start), _percent(end - start)
             )
         )
-        marks.append(_text((start + end) / 2, 51, zone, "strong" if zone == verdict else "", anchor="middle"))
+        marks.append(_text((start + end) / 2, 51, zone, "strong" if zone == zone_on else "", anchor="middle"))
     marks.append(Markup('<line class="cutoff" x1="{0}" x2="{0}" y1="26" y2="66"/>').format(_percent(border)))
     marks.append(_text(border, 80, scale.threshold_label, "strong", anchor="middle"))
     for tick, text in scale.ticks:
@@ -161,19 +162,19 @@ def scale_chart(scale: Scale, value: float, label: str, verdict: str) -> Markup:
         marks.append(Markup('<line class="tick" x1="{0}" x2="{0}" y1="60" y2="64"/>').format(_percent(place)))
         if abs(place - border) > _NEAR:
             marks.append(_text(place, 80, text, "small"))
-    return _figure(86, f"{label}: {verdict}; the border is at {scale.threshold_label}", marks)
+    return _figure(86, f"{label}: {zone_on}; the threshold is {scale.threshold_label}", marks)
 
 
 @dataclass(frozen=True)
 class DotAxis:
-    """The shared axis of dots in table cells: accuracies from `low` to `high`, both multiples of a tenth."""
+    """A shared axis of dots in table cells: accuracies from `low` to `high`, both multiples of a tenth."""
 
     low: float
     high: float
 
     @classmethod
     def around(cls, values: Sequence[float]) -> DotAxis:
-        """The smallest axis that shows every value, but no shorter than a fifth."""
+        """Return the smallest axis that shows every value and is at least a fifth long."""
         low = max(0.0, math.floor(10 * min(values, default=0.0) + 1e-9) / 10)
         high = min(1.0, math.ceil(10 * max(values, default=1.0) - 1e-9) / 10)
         low = min(low, round(high - 0.2, 1))
@@ -183,7 +184,7 @@ class DotAxis:
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
     def ticks(self) -> Markup:
-        """The axis' labels, for the head of the table's column."""
+        """Draw the labels of the axis, for the head of a table column."""
         middle = round((self.low + self.high) / 2, 1)
         shown = [v for v in (self.low, middle, self.high) if v != middle or abs(self.position(v) - 0.5) < 0.01]
         texts = [
@@ -195,7 +196,7 @@ class DotAxis:
         )
 
     def dot(self, value: float, error: float, reference: float, emphasized: bool) -> Markup:
-        """A value with a whisker of `error` to both sides, and a line at `reference` that runs on from row to row."""
+        """Draw a value with a whisker of `error` to both sides, and a line at `reference` that continues from row to row."""
         marks = [
             Markup('<line class="reference" x1="{0}" x2="{0}" y1="-9" y2="49"/>').format(
                 _percent(self.position(reference))
@@ -217,9 +218,9 @@ class Curve:
     """A line over the epochs of a run.
 
     Attributes:
-        label: For people.
-        kind: Its class in the style sheet: `train`, `val` or `averaged`.
-        values: One an epoch; None where there was none.
+        label: Name for people.
+        kind: Class in the style sheet: `train`, `val` or `averaged`.
+        values: One per epoch; None where there was none.
     """
 
     label: str
@@ -229,10 +230,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class CurveAxis:
-    """The shared vertical axis of several charts, from `low` to `high`; what lies beyond is drawn at the edge.
+    """A shared vertical axis of several charts, from `low` to `high`; values beyond are drawn at the edge.
 
     Attributes:
-        low, high: Its ends.
+        low: Lower end.
+        high: Upper end.
         per_cent: Whether values are shares.
     """
 
@@ -242,36 +244,36 @@ class CurveAxis:
 
     @classmethod
     def of_shares(cls, values: Sequence[float]) -> CurveAxis:
-        """The smallest axis of whole tenths that shows every share."""
+        """Return the smallest axis of whole tenths that shows every share."""
         dots = DotAxis.around(values)
         return cls(dots.low, dots.high, per_cent=True)
 
     @classmethod
     def of_losses(cls, values: Sequence[float]) -> CurveAxis:
-        """From 0 to the largest loss, or so far that those of a run that blew up do not flatten all others."""
+        """Return an axis from 0 to the largest loss, or to four times the median where a run has diverged."""
         usual = sorted(values)[len(values) // 2] if values else 1.0
         highest = min(max(values, default=1.0), 4 * usual) or 1.0
         step = 10.0 ** math.floor(math.log10(highest))
         return cls(0.0, next(step * m for m in (1, 1.5, 2, 3, 4, 5, 7.5, 10) if step * m >= highest * (1 - _ROUNDING)))
 
     def write(self, value: float) -> str:
-        """A number on this axis as text."""
+        """Format a number on this axis."""
         return f"{100 * value:.0f}%" if self.per_cent else f"{value:.3g}"
 
 
 _CURVES_TOP, _CURVES_BOTTOM = 10, 118
 _CURVES_LEFT = 0.13
-"""Share of the width that the numbers of the vertical axis stand in."""
+"""Share of the width left of the vertical axis, for its numbers."""
 
 
 def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int | None = None) -> Markup:
-    """Lines over the epochs of a run.
+    """Draw lines over the epochs of a run.
 
     Args:
-        title: What is drawn.
-        curves: Of one length, at least one epoch.
-        axis: What they are drawn on.
-        best: The epoch that was kept, counted from 1; marked by a line.
+        title: Subject of the chart.
+        curves: Curves of one length, at least one epoch.
+        axis: Their vertical axis.
+        best: Epoch that was selected, counted from 1; a line marks it.
     """
     epochs = max(len(curve.values) for curve in curves)
 
@@ -323,6 +325,75 @@ def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int
     return _figure(140, f"{title} over {epochs} epochs: {said}", marks)
 
 
+Trial = tuple[float, float, float]
+"""A trial of a search: learning rate, L2 strength, accuracy."""
+
+_TRIALS_TOP, _TRIALS_BOTTOM = 12, 188
+_TRIALS_LEFT, _TRIALS_RIGHT = 0.14, 0.97
+_FAINTEST = 0.12
+_FADED = 0.1
+"""Accuracy below the best at which a point is faintest."""
+
+
+def search_chart(trials: Sequence[Trial], best: Trial) -> Markup:
+    """Draw a point for each trial of a search on logarithmic axes, darker for higher accuracy, with a ring around the best.
+
+    Args:
+        trials: All trials; those without regularization lie at the bottom.
+        best: The trial that ships.
+    """
+    rates, strengths = ([trial[axis] for trial in trials if trial[axis] > 0] for axis in (0, 1))
+    if not rates:
+        return Markup("")
+    across, up = _Decades.around(rates), _Decades.around(strengths or [1e-3, 1.0])
+
+    def x(rate: float) -> str:
+        return _percent(_TRIALS_LEFT + across.position(rate) * (_TRIALS_RIGHT - _TRIALS_LEFT))
+
+    def y(strength: float) -> float:
+        return round(_TRIALS_BOTTOM - up.position(strength) * (_TRIALS_BOTTOM - _TRIALS_TOP), 1)
+
+    marks = []
+    for tick in up.ticks():
+        line = Markup('<line class="grid" x1="{}" x2="100%" y1="{y}" y2="{y}"/>')
+        marks.append(line.format(_percent(_TRIALS_LEFT), y=y(tick)))
+        marks.append(Markup('<text class="small" x="0" y="{}">{:.0e}</text>').format(y(tick) + 4, tick))
+    for tick in across.ticks():
+        number = Markup('<text class="small" x="{}" y="206" text-anchor="middle">{:.0e}</text>')
+        marks.append(number.format(x(tick), tick))
+    for rate, strength, accuracy in sorted(trials, key=lambda trial: trial[2]):
+        opacity = min(1.0, max(_FAINTEST, 1 - (best[2] - accuracy) / _FADED))
+        point = Markup('<circle class="point val" cx="{}" cy="{}" r="4" fill-opacity="{:.2f}"/>')
+        marks.append(point.format(x(rate), y(strength), opacity))
+    marks.append(Markup('<circle class="curve val" cx="{}" cy="{}" r="8"/>').format(x(best[0]), y(best[1])))
+    label = f"{len(trials)} trials; the best at learning rate {best[0]:.2e}, regularization {best[1]:.2e}"
+    return _figure(212, label, marks)
+
+
+@dataclass(frozen=True)
+class _Decades:
+    """A logarithmic axis from one power of ten to another."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def around(cls, values: Sequence[float]) -> _Decades:
+        low = math.floor(math.log10(min(values)) + _ROUNDING)
+        return cls(low, max(math.ceil(math.log10(max(values)) - _ROUNDING), low + 1))
+
+    def position(self, value: float) -> float:
+        """Return the position of a value from 0 to 1; values of 0 or less lie at 0."""
+        if value <= 0:
+            return 0.0
+        return min(1.0, max(0.0, (math.log10(value) - self.low) / (self.high - self.low)))
+
+    def ticks(self) -> list[float]:
+        """Return about five powers of ten."""
+        step = max(1, (self.high - self.low) // 4)
+        return [10.0**exponent for exponent in range(self.low, self.high + 1, step)]
+
+
 def _figure(height: int, label: str, marks: Sequence[Markup]) -> Markup:
     return Markup('<svg class="chart" role="img" width="100%" height="{}" aria-label="{}">{}</svg>').format(
         height, label, Markup("").join(marks)
@@ -336,7 +407,7 @@ def _pointer(at: float) -> Markup:
 
 
 def _text(at: float, y: int, text: str, kind: str, anchor: str = "") -> Markup:
-    """Text at a position; near the ends it is anchored so that it stays inside."""
+    """Draw text at a position; near the ends it is anchored so that it stays inside."""
     side = anchor or ("start" if at < _NEAR else "end" if at > 1 - _NEAR else "middle")
     x = {"start": max(0.0, at - 0.02), "end": min(1.0, at + 0.02), "middle": at}[side]
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(kind, _percent(x), y, side, text)

@@ -17,11 +17,10 @@ from typing import Any
 from jinja2 import Template
 from markupsafe import Markup
 
-from transferapp.evaluation import charts
-from transferapp.evaluation.pages import Thumbnail, harmless, page_environment
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
-from transferapp.evaluation.scatter import search_chart
-from transferapp.evaluation.wording import backbone_reason, by_topic, leak_sentences, search_sentences
+from transferapp.evaluation.report import charts
+from transferapp.evaluation.report.pages import Thumbnail, harmless, page_environment
+from transferapp.evaluation.report.wording import backbone_reason, by_topic, leak_sentences, search_sentences
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -255,7 +254,7 @@ def _search_plot(search: Mapping[str, Any] | None) -> Markup:
     if search is None:
         return Markup("")
     points = [(rate, strength, accuracy) for rate, strength, accuracy, _ in search["points"]]
-    return search_chart(points, points[search["best"]["trial"]])
+    return charts.search_chart(points, points[search["best"]["trial"]])
 
 
 def _names(quantity: str) -> tuple[str, str, str]:

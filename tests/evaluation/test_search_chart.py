@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from transferapp.evaluation.scatter import search_chart
+from transferapp.evaluation.report.charts import search_chart
 
 TOP, BOTTOM, LEFT, RIGHT = 12.0, 188.0, 14.0, 97.0
 """The drawing area: pixels from the top, per cent of the width."""

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import ImageError
-from transferapp.evaluation import charts
+from transferapp.evaluation.report import charts
 from transferapp.images import decode_image
 
 CLUSTERS_SHOWN = 24
@@ -60,7 +60,7 @@ def page_environment() -> Environment:
     """Where the templates are, and the filters that they use."""
     # autoescape=True, not select_autoescape: that goes by the file's ending and would leave a .j2 unescaped.
     environment = Environment(
-        loader=PackageLoader("transferapp.evaluation", ""),
+        loader=PackageLoader("transferapp.evaluation.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
