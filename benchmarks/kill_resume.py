@@ -171,7 +171,7 @@ def left_behind(bundle: Path) -> str:
 def figures(bundle: Path) -> dict[str, float]:
     """Every number of the metrics and of the candidates, by its place in the manifest."""
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    return dict(_numbers({"metrics": manifest["metrics"], "contenders": manifest["contenders"]}, ""))
+    return dict(_numbers({"metrics": manifest["metrics"], "candidates": manifest["candidates"]}, ""))
 
 
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:

@@ -131,7 +131,7 @@ def _transfer(results: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str
     plans, regret = read_results(results / "quadrants.json"), read_results(results / "regret.json")
 
     def best_earlier(name: str) -> str:
-        stages = next(c["stages"] for c in plans[name]["candidates"] if c["chosen"])
+        stages = next(c["stages"] for c in plans[name]["backbones"] if c["chosen"])
         stage = max(stages[:-1], key=lambda stage: stage["gain_over_top"])
         return _signed(stage["gain_over_top"], stage["standard_error"])
 

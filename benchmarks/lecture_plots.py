@@ -323,7 +323,7 @@ def stages(path: Path, results: Path) -> None:
     """Cross-validated accuracy of a linear classifier on each stage of the backbone."""
     lines = []
     for color, (name, plan) in enumerate(read_results(results / "quadrants.json").items()):
-        candidate = next(c for c in plan["candidates"] if c["backbone"] == "efficientnet_lite0")
+        candidate = next(c for c in plan["backbones"] if c["backbone"] == "efficientnet_lite0")
         points = [(number, stage["accuracy"]) for number, stage in enumerate(candidate["stages"], 1)]
         label = f"{'textile' if name == 'simulated' else name}, D {plan['divergence']:.2f}"
         lines.append(Line(label, points, color, dots=True))

@@ -33,7 +33,7 @@ def main() -> None:
     plans = {folder.name: plan(folder) for folder in parser.parse_args().folders}
     print(f"{'data':<16} {'D':>5}  {'quadrant':<18} {'backbone':<19} {'cut':<9} cross-validated accuracy by stage")
     for name, document in plans.items():
-        for candidate in document["candidates"]:
+        for candidate in document["backbones"]:
             stages = "  ".join(f"{stage['accuracy']:.3f}" for stage in candidate["stages"])
             mark = "▶" if candidate["chosen"] else " "
             print(

@@ -84,7 +84,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     num_test = solved["metrics"]["test"]["num_images"]
     # Treats the two proportions as independent, which is no smaller than the paired variance.
     variance = sum(p * (1 - p) for p in (test_solved, test_tuned)) / num_test
-    contender = next(c for c in tuned["contenders"] if c["chosen"])
+    candidate = next(c for c in tuned["candidates"] if c["chosen"])
     return {
         "num_train": solved["plan"]["num_images"],
         "num_classes": solved["plan"]["num_classes"],
@@ -95,9 +95,9 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "tuned": test_tuned,
         "gain": test_tuned - test_solved,
         "standard_error": math.sqrt(variance),
-        "validation": {"solved": solved["metrics"]["validation"]["accuracy"], "tuned": contender["accuracy"]},
+        "validation": {"solved": solved["metrics"]["validation"]["accuracy"], "tuned": candidate["accuracy"]},
         "seconds": {"solved": sum(solved["seconds"].values()), "tuned": sum(tuned["seconds"].values())},
-        "findings": [finding["code"] for finding in contender["findings"]],
+        "findings": [finding["code"] for finding in candidate["findings"]],
     }
 
 

@@ -14,7 +14,7 @@ from tests.helpers.fitted import draw_folders, environment
 from tests.helpers.networks import tiny_network
 
 ROOT = Path(__file__).parents[2]
-HISTORY = """contender,epoch,learning_rate,loss,accuracy,val_loss,val_accuracy,averaged_val_loss,averaged_val_accuracy,seconds
+HISTORY = """candidate,epoch,learning_rate,loss,accuracy,val_loss,val_accuracy,averaged_val_loss,averaged_val_accuracy,seconds
 whole network,1,0.001,0.9,0.5,0.8,0.6,0.7,0.7,2.5
 whole network,2,0.001,0.8,0.6,0.7,0.8,0.7,0.75,2
 """

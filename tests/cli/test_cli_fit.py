@@ -122,7 +122,7 @@ def test_plan_prints_the_decision_and_trains_nothing(fit: Fitted, tmp_path: Path
     assert document["similarity"] in ("similar", "different")
     assert 0 < document["divergence"] < 1.5
     assert (document["num_images"], document["num_classes"]) == (27, 3)
-    assert document["cut"] in {stage["stage"] for stage in document["candidates"][0]["stages"]}
+    assert document["cut"] in {stage["stage"] for stage in document["backbones"][0]["stages"]}
     assert all(reason.keys() == {"topic", "text", "values"} for reason in document["reasons"])
     assert list(tmp_path.iterdir()) == []
     manifest = read_bundle(fit.bundle).manifest

@@ -166,7 +166,7 @@ def make_manifest(class_names: Sequence[str] = ("ant", "bee", "wasp"), **changes
             "reasons": [reason("size", "few images: small"), reason("cut", "top, the last stage")],
             "would_change": [reason("size", "More training images would make the set large.")],
         },
-        "candidates": [
+        "backbones": [
             candidate("efficientnet_lite0", 0.933, 30.0, chosen=True),
             candidate("efficientnet_lite2", 0.937, 66.0, chosen=False),
         ],

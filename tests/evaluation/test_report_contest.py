@@ -76,7 +76,7 @@ LEFT_OUT = contender(
 
 def tuned_manifest(**changes: Any) -> dict[str, Any]:
     contenders = [PROBE, contender("last two stages", chosen=True), LEFT_OUT]
-    return make_manifest(contenders=contenders, **changes)
+    return make_manifest(candidates=contenders, **changes)
 
 
 def test_every_contender_is_in_the_table_with_what_came_of_it() -> None:
@@ -116,7 +116,7 @@ def test_what_ships_decides_the_words() -> None:
     assert "fitted on the validation images" in tuned
     assert "classifier 0.001, backbone 0.0001; 3 epochs" in tuned
     probe = {**PROBE, "chosen": True, "reason": "nothing that was tuned does better on the validation images"}
-    kept = page(make_manifest(contenders=[probe, contender("last two stages"), LEFT_OUT])).words()
+    kept = page(make_manifest(candidates=[probe, contender("last two stages"), LEFT_OUT])).words()
     assert "Here that is the solved classifier: nothing that was tuned does better" in kept
     assert "Validation figures are of the same recipe trained without the validation images" in kept
     assert "fitted on cross-validated predictions" in kept
@@ -126,7 +126,7 @@ def test_what_ships_decides_the_words() -> None:
 
 def test_a_trained_head_is_said_to_have_begun_at_random_whatever_it_is_called() -> None:
     head = contender("efficientnet_lite0: trained head", head_only=True)
-    text = page(make_manifest(contenders=[PROBE, head, contender("last two stages", chosen=True)])).words()
+    text = page(make_manifest(candidates=[PROBE, head, contender("last two stages", chosen=True)])).words()
     assert "but for the trained head, whose weights were random" in text
 
 
@@ -146,7 +146,7 @@ def test_a_run_without_averages_and_one_that_blew_up_are_drawn() -> None:
     blown_up = history(averaged=False)
     blown_up[2] = {**blown_up[2], "loss": None, "val_loss": None}
     contenders = [PROBE, contender("last two stages", history=blown_up, chosen=True)]
-    text = page(make_manifest(contenders=contenders))
+    text = page(make_manifest(candidates=contenders))
     assert "averaged weights" not in text.words()
     labels = [attrs["aria-label"] or "" for attrs in text.named("svg", "chart")]
     assert "Loss of last two stages over 3 epochs: training from 1 to 0.6; validation from 0.9 to 0.5" in labels
@@ -156,7 +156,7 @@ def test_a_run_without_averages_and_one_that_blew_up_are_drawn() -> None:
 def test_names_and_reasons_from_outside_are_text() -> None:
     contenders = [PROBE, *(contender(f"{i} {text}", cut=text, reason=text) for i, text in enumerate(HOSTILE))]
     contenders[1]["chosen"] = True
-    text = page(make_manifest(contenders=contenders))
+    text = page(make_manifest(candidates=contenders))
     assert not text.named("script")
     assert all("onerror" not in attrs and "onmouseover" not in attrs for _, attrs in text.tags)
 

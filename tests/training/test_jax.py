@@ -31,7 +31,7 @@ def fit_under(backend: str, out: Path, *words: object) -> tuple[dict[str, Any], 
     )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
-    return json.loads(done.stdout), [{k: float(v) for k, v in row.items() if k != "contender"} for row in rows]
+    return json.loads(done.stdout), [{k: float(v) for k, v in row.items() if k != "candidate"} for row in rows]
 
 
 @pytest.mark.parametrize(

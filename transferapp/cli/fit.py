@@ -32,9 +32,9 @@ def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) 
     manifest = result.manifest
     show_card(
         manifest["plan"],
-        manifest["candidates"],
+        manifest["backbones"],
         manifest["data"]["ignored"],
-        manifest["contenders"],
+        manifest["candidates"],
         manifest["hardware"],
         manifest["data"]["findings"],
         manifest["class_weights"],

@@ -31,7 +31,7 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     findings, weights = measurement.findings.to_json(), measurement.weighting.to_json()
     document = {
         **measurement.plan.to_json(),
-        "candidates": candidates,
+        "backbones": candidates,
         "ignored": ignored,
         "findings": findings,
         "class_weights": weights,

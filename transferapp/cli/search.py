@@ -95,6 +95,6 @@ def command(
     if as_json:
         print_json(manifest)
         return
-    show_card(manifest["plan"], manifest["candidates"], manifest["data"]["ignored"], (), manifest["hardware"])
+    show_card(manifest["plan"], manifest["backbones"], manifest["data"]["ignored"], (), manifest["hardware"])
     show_search(manifest["search"])
     show_outcome(manifest, result.path, time.perf_counter() - started)

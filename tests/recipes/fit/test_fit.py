@@ -148,7 +148,7 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     progress = Recorder()
     result = recipes.fit(config(tmp_path / "tuned", rule_only=True, **TUNED), progress)
     manifest = read_bundle(tmp_path / "tuned").manifest
-    probe, tuned = manifest["contenders"]
+    probe, tuned = manifest["candidates"]
     assert (probe["name"], tuned["name"], tuned["cut"]) == ("solved classifier", "last stage", "block14")
     assert tuned["chosen"]
     assert manifest["head"]["kind"] == "fine-tuned"
@@ -157,7 +157,7 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     assert manifest["plan"]["proposals"] == [{"name": "last stage", "cut": "block14", "head_only": False}]
     with (tmp_path / "tuned" / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [(row["contender"], row["epoch"]) for row in rows] == [("last stage", "1"), ("last stage", "2")]
+    assert [(row["candidate"], row["epoch"]) for row in rows] == [("last stage", "1"), ("last stage", "2")]
     for row, epoch in zip(rows, tuned["history"], strict=True):
         for name in ("loss", "val_accuracy", "averaged_val_loss"):
             assert float(row[name]) == pytest.approx(epoch[name], rel=1e-5)
@@ -189,11 +189,11 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     assert names == [["last stage"], ["efficientnet_lite0: last stage"]]
     manifest = result.manifest
     assert manifest["backbone"]["name"] == manifest["plan"]["backbone"] == "efficientnet_lite0"
-    assert [c["chosen"] for c in manifest["candidates"]] == [True, False]
-    assert [c["passed_over"] for c in manifest["candidates"]] == [False, True]
+    assert [c["chosen"] for c in manifest["backbones"]] == [True, False]
+    assert [c["passed_over"] for c in manifest["backbones"]] == [False, True]
     why = "The solved classifier does better on efficientnet_lite2, but there was too little time to tune that"
     assert why in (result.path / "report.html").read_text(encoding="utf-8")
-    assert manifest["contenders"][-1]["chosen"]
+    assert manifest["candidates"][-1]["chosen"]
     evaluation = evaluate(result.path, str(images()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
@@ -203,8 +203,8 @@ def test_where_tuning_loses_the_solved_classifier_ships_as_if_nothing_had_been_t
     recipes.fit(config(tmp_path / "lost", learning_rate="10", **TUNED))
     recipes.fit(config(tmp_path / "plain", **{**TUNED, "tune": "none"}, train_views="0"))
     lost, plain = (read_bundle(tmp_path / name) for name in ("lost", "plain"))
-    assert [c["chosen"] for c in lost.manifest["contenders"]] == [True, False]
-    assert plain.manifest["contenders"] == []
+    assert [c["chosen"] for c in lost.manifest["candidates"]] == [True, False]
+    assert plain.manifest["candidates"] == []
     assert lost.manifest["metrics"] == plain.manifest["metrics"]
     assert lost.file("model.bin").read_bytes() == plain.file("model.bin").read_bytes()
 
@@ -235,7 +235,7 @@ def test_without_validation_images_nothing_is_tuned_and_that_is_said(tmp_path: P
     settings = {**TUNED, "val_fraction": 0.0}
     recipes.fit(config(tmp_path / "blind", **settings), progress)
     manifest = read_bundle(tmp_path / "blind").manifest
-    assert manifest["contenders"] == []
+    assert manifest["candidates"] == []
     plan = manifest["plan"]
     topics = [reason["topic"] for reason in plan["reasons"]]
     assert "tune" in topics

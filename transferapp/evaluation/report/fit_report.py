@@ -100,11 +100,11 @@ def render_report(
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),
         reasons=by_topic(manifest["plan"]["reasons"]),
-        backbone_reason=backbone_reason(manifest["candidates"]),
-        contest=_contest(manifest.get("contenders") or (), manifest["config"]),
+        backbone_reason=backbone_reason(manifest["backbones"]),
+        contest=_contest(manifest.get("candidates") or (), manifest["config"]),
         search_plot=_search_plot(manifest.get("search")),
         search_sentences=search_sentences(manifest["search"]) if "search" in manifest else [],
-        axis=_stage_axis(manifest["candidates"]),
+        axis=_stage_axis(manifest["backbones"]),
         counts=_counts(manifest),
         ignored=Counter(item["code"] for item in manifest["data"]["ignored"]).most_common(),
         charts=charts,
@@ -145,7 +145,7 @@ def _headline(manifest: Mapping[str, Any]) -> dict[str, Any]:
                 "guess": support[common],
                 "guess_name": manifest["class_names"][common],
             }
-    chosen = next((c for c in manifest["candidates"] if c["chosen"]), None)
+    chosen = next((c for c in manifest["backbones"] if c["chosen"]), None)
     return {"source": "cross-validation", "accuracy": chosen["accuracy"] if chosen else None}
 
 

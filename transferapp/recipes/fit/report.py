@@ -129,8 +129,8 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
         "head": _head(fitted),
         "color": chance.pca.to_json() if chance.pca else None,
         "plan": fitted.plan.to_json(),
-        "contenders": candidates_json(fitted.candidates, winner),
-        "candidates": [
+        "candidates": candidates_json(fitted.candidates, winner),
+        "backbones": [
             backbone_json(each, each is backbone, each.spec.name in fitted.passed_over)
             for each in measurement.backbones
         ],
@@ -276,7 +276,7 @@ def _epochs_table(candidates: Sequence[Candidate]) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     names = [each.name for each in fields(Epoch)]
-    writer.writerow(["contender", *names])
+    writer.writerow(["candidate", *names])
     for candidate in candidates:
         for epoch in candidate.history:
             values = [getattr(epoch, name) for name in names]
