@@ -37,8 +37,7 @@ from benchmarks.common import RESULTS, Split, interval, read_images, read_result
 from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore, random_view_name
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
-from transferapp.images.augment import Augmentation
-from transferapp.images.color_jitter import ColorJitter, fit_pca_color
+from transferapp.images.augment import Augmentation, ColorJitter, fit_pca_color
 from transferapp.system.threads import cpu_cores
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.probe import cross_validate, fit_probe, moments

@@ -12,8 +12,7 @@ import pytest
 
 from transferapp.config import COMMON, GROUPS, FitConfig, make_config, parse_duration, read_config_file
 from transferapp.errors import UsageError
-from transferapp.images.augment import LECTURE_AUGMENTATION
-from transferapp.images.color_jitter import ColorJitter
+from transferapp.images.augment import LECTURE_AUGMENTATION, ColorJitter
 from transferapp.training.head_spec import HeadSpec
 
 

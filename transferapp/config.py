@@ -19,8 +19,7 @@ from typing import Any
 from transferapp.backbones.engine import ENGINES, PRECISIONS
 from transferapp.data.options import SourceOptions
 from transferapp.errors import UsageError
-from transferapp.images.augment import Augmentation
-from transferapp.images.color_jitter import ColorJitter
+from transferapp.images.augment import Augmentation, ColorJitter
 from transferapp.images.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES

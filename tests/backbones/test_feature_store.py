@@ -38,8 +38,7 @@ from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
 from transferapp.images import decode_image
-from transferapp.images.augment import Augmentation
-from transferapp.images.color_jitter import PCAColor
+from transferapp.images.augment import Augmentation, PCAColor
 from transferapp.images.views import SHORT_SIDE, TRAINING_SHORT_SIDES, center_view, render, short_side_to_decode
 from transferapp.system.storage import sha256_file
 

@@ -32,7 +32,7 @@ from transferapp.bundle.format import (
     writing,
 )
 from transferapp.errors import BundleError, DataError, ResourceError
-from transferapp.images.color_jitter import fit_pca_color
+from transferapp.images.augment import fit_pca_color
 
 ROOT = Path(__file__).parents[2]
 

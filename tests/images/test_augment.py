@@ -7,8 +7,15 @@ import pytest
 from PIL import Image
 
 from transferapp.errors import UsageError
-from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import ColorJitter, PCAColor, jitter
+from transferapp.images.augment import (
+    LECTURE_AUGMENTATION,
+    Augmentation,
+    ColorJitter,
+    PCAColor,
+    augmented_pixels,
+    jitter,
+    seeded_generator,
+)
 from transferapp.images.views import center_view, render, ten_crops, training_view
 
 SIZE = (32, 32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from transferapp.errors import UsageError
-from transferapp.images.color_jitter import ColorJitter, PCAColor, color_table, fit_pca_color, jitter
+from transferapp.images.augment import ColorJitter, PCAColor, color_table, fit_pca_color, jitter
 
 NONE = ColorJitter(contrast=0, brightness=0, pca_std=0)
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from tests.helpers.corpus import BY_NAME, CORPUS, OK, Case
 from transferapp.errors import ImageError
-from transferapp.images import NOTES, DecodedImage, decode_image, sniff
+from transferapp.images import NOTES, DecodedImage, decode_image, formats
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's; pytest undoes the decoder's own filter
 
@@ -92,7 +92,7 @@ def test_a_image_does_not_keep_its_reader_and_with_it_the_whole_file(name: str) 
 @cases(*(case for case in CORPUS if case.header_only))
 def test_a_hungry_file_is_refused_before_any_pixel_is_decoded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    for reader in (ImageFile.ImageFile, *sniff._READERS.values()):
+    for reader in (ImageFile.ImageFile, *formats._READERS.values()):
         monkeypatch.setattr(reader, "load", lambda image: asked.append("load"))
     assert outcome(case) == case.outcomes[0]
     assert asked == []
@@ -104,7 +104,7 @@ def test_a_hungry_file_is_refused_before_any_pixel_is_decoded(case: Case, monkey
 def test_a_reader_that_allocates_as_it_opens_is_not_even_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     for form in ("GIF", "WEBP"):
-        monkeypatch.setitem(sniff._READERS, form, lambda *arguments: opened.append("reader"))
+        monkeypatch.setitem(formats._READERS, form, lambda *arguments: opened.append("reader"))
     assert outcome(BY_NAME[name]) == "too_many_pixels"
     assert opened == []
 
@@ -112,8 +112,8 @@ def test_a_reader_that_allocates_as_it_opens_is_not_even_opened(name: str, monke
 @cases(*(case for case in CORPUS if case.outcomes == ("unsupported_format",)))
 def test_what_is_no_image_meets_no_reader_and_no_program(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     touched: list[str] = []
-    for form in sniff._READERS:
-        monkeypatch.setitem(sniff._READERS, form, lambda *arguments: touched.append("reader"))
+    for form in formats._READERS:
+        monkeypatch.setitem(formats._READERS, form, lambda *arguments: touched.append("reader"))
     monkeypatch.setattr(Image, "open", lambda *arguments: touched.append("Image.open"))
     monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: touched.append("program"))
     assert outcome(case) == "unsupported_format"
@@ -163,7 +163,7 @@ def test_other_media_in_the_container_of_avif_are_told_apart(
     monkeypatch: pytest.MonkeyPatch, brand: bytes, looks_like: str, hint: str
 ) -> None:
     if brand == b"heic":
-        monkeypatch.setattr(sniff, "_heif_reader", lambda: None)
+        monkeypatch.setattr(formats, "_heif_reader", lambda: None)
     with pytest.raises(ImageError) as caught:
         decode_image(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(64))
     assert caught.value.code == "unsupported_format"
@@ -184,7 +184,7 @@ import warnings
 warnings.filterwarnings("ignore", module=r"PIL\\.")  # as the command line does; a library leaves that to its user
 from tests.helpers.corpus import CORPUS
 from transferapp.errors import ImageError
-from transferapp.images import sniff
+from transferapp.images import formats
 from transferapp.images import decode_image
 for case in CORPUS:
     try:

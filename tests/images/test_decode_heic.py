@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from tests.helpers.scenes import TURNS, encode, half_on_white, scene, with_hole
 from transferapp.errors import ImageError
-from transferapp.images import ImageLimits, decode_image, sniff
+from transferapp.images import ImageLimits, decode_image, formats
 
 pillow_heif = pytest.importorskip("pillow_heif")
 
@@ -90,12 +90,12 @@ def test_its_size_is_judged_before_its_pixels() -> None:
 
 def test_without_the_package_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    sniff._heif_reader.cache_clear()
+    formats._heif_reader.cache_clear()
     try:
         with pytest.raises(ImageError, match=r"looks like HEIC\. .*pip install 'transferapp\[heic\]'") as caught:
             decode_image(heic(scene()))
     finally:
-        sniff._heif_reader.cache_clear()
+        formats._heif_reader.cache_clear()
     assert caught.value.code == "unsupported_format"
     assert "HEIC" not in (caught.value.expected or "")
 

@@ -18,8 +18,15 @@ from transferapp.backbones.feature_store import Chance
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError
 from transferapp.images import decode_image
-from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import ColorJitter, PCAColor, fit_pca_color
+from transferapp.images.augment import (
+    LECTURE_AUGMENTATION,
+    Augmentation,
+    ColorJitter,
+    PCAColor,
+    augmented_pixels,
+    fit_pca_color,
+    seeded_generator,
+)
 from transferapp.images.views import center_view, render
 from transferapp.training.batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
 from transferapp.training.image_cache import DecodedCache, center_views, training_images

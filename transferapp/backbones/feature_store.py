@@ -32,8 +32,14 @@ from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
 from transferapp.images import ImageLimits, decode_image
-from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.color_jitter import ColorJitter, PCAColor
+from transferapp.images.augment import (
+    LECTURE_AUGMENTATION,
+    Augmentation,
+    ColorJitter,
+    PCAColor,
+    augmented_pixels,
+    seeded_generator,
+)
 from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
 from transferapp.system.storage import cache_directory, disk_errors
 from transferapp.system.threads import in_order

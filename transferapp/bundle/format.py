@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from transferapp.errors import BundleError, DataError, ResourceError
-from transferapp.images.color_jitter import PCAColor
+from transferapp.images.augment import PCAColor
 from transferapp.images.views import VIEW_COUNTS
 from transferapp.system.storage import disk_errors, sha256_file, sync_directory
 

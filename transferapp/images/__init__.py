@@ -1,28 +1,23 @@
-"""Bytes in, one upright 8-bit RGB image out: the only decoder in the program.
+"""Image decoding: bytes in, one upright 8-bit RGB image out.
 
-Dataset folders and HTTP uploads come through `decode_image`, so an image is read, refused or repaired in one way wherever
-it enters. Everything after it (`views`, features, training, serving) sees plain RGB.
+Dataset folders and HTTP uploads come through `decode_image`, so training and serving read, refuse and repair an image in the
+same way. The order of the steps is the defense:
 
-The order of the steps is the defense, and each step is a module:
+1. `safety`: the bytes are opened; what is no file, empty or too large is refused;
+2. `formats`: the content, never the name, chooses one reader; no other reader of Pillow's is tried. The size is read from the
+   header, and headers that would make that reader allocate or loop are refused;
+3. `safety`: the size is checked before a pixel is decoded;
+4. `decode`: pixels are decoded and turned upright;
+5. `color`: they become 8-bit RGB, in sRGB, on a background.
 
-1. `source`: the bytes are opened, and what is no file, empty or too large is refused;
-2. `sniff`: the content, never the name, chooses one reader from `FORMATS`; no other reader of Pillow's is ever tried;
-3. `headers`, `limits`, `effort`: the size is judged before a pixel is decoded, and what a small file could do with a few
-   bytes (giant tiles, thousands of progressive scans, runs without end) is refused there too;
-4. `decode`: only then are pixels decoded and turned;
-5. `modes`, `profiles`: they are made 8-bit RGB, in sRGB, on a background;
-6. `verdict`: whatever a decoder made of bad bytes leaves as an `ImageError` with a stable code.
-
-Nothing here changes Pillow's settings, so images can be decoded in many threads at once.
+Whatever a decoder raises becomes an `ImageError` with a stable code. Nothing here changes Pillow's settings, so images can be
+decoded in many threads at once.
 """
 
+from transferapp.images.color import BACKGROUND, MAX_PROFILE_BYTES
 from transferapp.images.decode import NOTES, DecodedImage, decode_image
-from transferapp.images.effort import MAX_JPEG_SCANS, MAX_RLE_PIXELS
-from transferapp.images.headers import MAX_GIF_BLOCKS, MAX_TIFF_PIECES, MAX_TIFF_TILE
-from transferapp.images.limits import ImageLimits
-from transferapp.images.modes import BACKGROUND
-from transferapp.images.profiles import MAX_PROFILE_BYTES
-from transferapp.images.sniff import FORMATS
+from transferapp.images.formats import FORMATS, MAX_GIF_BLOCKS, MAX_TIFF_PIECES, MAX_TIFF_TILE
+from transferapp.images.safety import MAX_JPEG_SCANS, MAX_RLE_PIXELS, ImageLimits
 
 __all__ = [
     "BACKGROUND",

@@ -1,4 +1,4 @@
-"""`decode_image`: the steps of the package in their order, around Pillow's decoding itself."""
+"""The decoder: `decode_image` runs the steps of the package in their order."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import IO, cast
 from PIL import ExifTags, Image
 
 from transferapp.errors import ImageError, ResourceError, TransferAppError
-from transferapp.images.effort import check_effort
-from transferapp.images.headers import read_header
-from transferapp.images.limits import ImageLimits, check_size
-from transferapp.images.modes import to_rgb
-from transferapp.images.sniff import identify, reader_for
-from transferapp.images.source import DiskError, Stream, opened, printable, unreadable
-from transferapp.images.verdict import broken
+from transferapp.images.color import to_rgb
+from transferapp.images.formats import identify, read_header, reader_for
+from transferapp.images.safety import (
+    DiskError,
+    ImageLimits,
+    Stream,
+    broken,
+    check_effort,
+    check_size,
+    opened,
+    printable,
+    unreadable,
+)
 
 NOTES = {
     "first_frame": "the image is animated or has several pages; the first one was used",
@@ -28,7 +34,7 @@ NOTES = {
     "scaled_float": "floating-point samples from 0 to 1 were scaled to 8 bits",
     "trailing_data": "something follows the image in the file; it was not read",
 }
-"""Every code that can stand in `DecodedImage.notes`, with a sentence for people."""
+"""Codes in `DecodedImage.notes`, each with a sentence for people."""
 
 _DEFAULT_LIMITS = ImageLimits()
 _TURNS = {
@@ -46,14 +52,14 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One image, ready for `views`.
+    """A decoded image.
 
     Attributes:
         image: Mode "RGB", 8 bits, upright, pixels loaded, no file held open. Smaller than the original where
             `min_short_side` allowed it.
         format: One of `FORMATS`, or "HEIF".
         original_size: (width, height) of the image as it is shown: after the orientation tag, before any reduction.
-        notes: Codes from `NOTES`, each at most once, in that table's order: what was done to the image.
+        notes: Codes of `NOTES`, in the order of that table: what was done to the image.
     """
 
     image: Image.Image
@@ -73,7 +79,7 @@ def decode_image(
 
     Args:
         source: A file, or its bytes.
-        limits: What to refuse from the header alone.
+        limits: Limits that are checked before pixels are decoded.
         min_short_side: The shorter side, in pixels, that the caller needs. A JPEG at least twice as large is decoded at a
             half, quarter or eighth of its size, never below this; that is several times faster. None decodes every pixel.
         subject: Name of the image in error messages. Default: the path, or "The image" for bytes.
@@ -113,17 +119,17 @@ def decode_image(
                 f"{subject} needs more memory to decode than there is",
                 hint="Free some memory, or lower max_pixels so that such images are refused",
             ) from error
-        except Exception as error:  # decoders raise almost anything on bad bytes; none of it may pass this point
+        except Exception as error:  # decoders raise almost anything for bad bytes
             raise broken(stream, form, error, subject) from error
 
 
 def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int | None, subject: str) -> DecodedImage:
-    """Judge the header, then decode and make RGB. May raise whatever the decoders raise."""
+    """Check the header, then decode and make RGB. May raise whatever the decoders raise."""
     header = read_header(stream, form, subject)
     if header.size is not None and min(header.size) > 0:
         check_size(header.size, limits, subject)
     reader = reader_for(form)
-    assert reader is not None  # `identify` has seen to it
+    assert reader is not None  # `identify` has checked it
     stream.seek(0)
     source = reader(cast("IO[bytes]", stream), "")
     check_size(source.size, limits, subject)
@@ -132,13 +138,12 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
     original_size = source.size
     turned_by_pillow = _orientation(source) if form == "TIFF" else 1  # its load() turns the image, and unsets the tag
     if min_short_side is not None and form == "JPEG":
-        # The same bound for both sides is right for upright and sideways images alike. Without a mode, draft keeps
-        # gray and CMYK what they are.
+        # One bound for both sides is right whatever the orientation. Without a mode, draft keeps gray and CMYK as they are.
         source.draft(None, (min_short_side, min_short_side))
     source.load()
 
     image, notes = to_rgb(source, header.png_bits, subject)
-    orientation = _orientation(source)  # only now: asked before, a PNG would decode its pixels to look for the tag
+    orientation = _orientation(source)  # not before: a PNG would decode its pixels to look for the tag
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
         if orientation in _SIDEWAYS:
@@ -157,7 +162,7 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DiskError:

@@ -1,16 +1,15 @@
-"""Which part of an image the network sees: the boxes of every crop, and the one call that renders them.
+"""Crops: the boxes of the center view, the ten crops and random training views, and their pixels.
 
-A view is a box in the image's own pixels, and whether to mirror it. Cropping and scaling are then a single antialiased
-`resize(box=...)`, so nothing is rounded to whole pixels in between, and training and serving share every line of it. All but
-`render` and `render_batch` is arithmetic on sizes.
+A view is a box in the pixels of the image, and whether to mirror it. Cropping and scaling are one antialiased
+`resize(box=...)`, so nothing is rounded to whole pixels in between. Training and serving share this module. All but `render`
+and `render_batch` is arithmetic on sizes.
 
-Two conventions meet here, and the parameter names keep them apart: the `size` of an image is (width, height), as in Pillow;
-the `image_size` of a network's input is (height, width), as in Keras.
+The `size` of an image is (width, height), as in Pillow; the `image_size` of a network's input is (height, width), as in Keras.
 
-Scales are named as in the literature, by the shorter side an image is scaled to before a 224-pixel crop is taken of it:
-256 for ten crops, and so on. For other inputs they grow with `min(image_size) / 224`. Where that would leave the image too
-short for the crop in one direction (an input that is not square), the image is scaled further, keeping the same margin in
-the direction that is tight; so a crop always fits, and corners stay distinct.
+Scales are named as in the literature, by the shorter side to which an image is scaled before a 224-pixel crop is taken:
+256 for ten crops, and so on. For other inputs they grow with `min(image_size) / 224`. Where the image would then be too short
+for the crop in one direction (an input that is not square), it is scaled further, with the same margin in the tight
+direction: a crop always fits, and corners stay distinct.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 REFERENCE_CROP = 224
-"""The crop, in pixels, that all the short sides below are meant for."""
+"""Side of the crop, in pixels, to which all short sides below refer."""
 
 SHORT_SIDE = 256
 """Shorter side of the image for the center view and the ten crops."""
@@ -33,16 +32,16 @@ MULTI_SCALE_SHORT_SIDES = (224, 256, 384, 480, 640)
 """Shorter sides of the five scales at which ten crops each make fifty."""
 
 TRAINING_SHORT_SIDES = (256, 480)
-"""Range from which training views draw the shorter side, evenly."""
+"""Range of the shorter side for training views, uniform."""
 
 TINY_SHORT_SIDES = (224, 320)
-"""The same for images that are enlarged to fit the network's input: half of one is left in a view at least, not a quarter."""
+"""The same for images smaller than the network's input: a view shows at least half of the image, not a quarter."""
 
 VIEW_COUNTS = (1, 10, 50)
-"""Views per image that `views_for` knows: the center, ten crops, ten crops at five scales."""
+"""Numbers of views that `views_for` knows: the center, ten crops, ten crops at five scales."""
 
 RESAMPLE = Image.Resampling.BICUBIC
-"""The filter of every resize; Pillow widens it with the scale, so that shrinking does not alias."""
+"""Filter of every resize; Pillow widens it with the scale, so that shrinking does not alias."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class View:
 
 
 def center_view(size: tuple[int, int], image_size: tuple[int, int]) -> View:
-    """The middle of the image, at the scale of the ten crops.
+    """Return the middle of the image, at the scale of the ten crops.
 
     Args:
         size: (width, height) of the image.
@@ -73,7 +72,7 @@ def center_view(size: tuple[int, int], image_size: tuple[int, int]) -> View:
 
 
 def ten_crops(size: tuple[int, int], image_size: tuple[int, int], short_side: float = SHORT_SIDE) -> list[View]:
-    """The four corners and the center, and their mirrors.
+    """Return the four corners and the center, and their mirror images.
 
     Args:
         size: (width, height) of the image.
@@ -92,15 +91,15 @@ def ten_crops(size: tuple[int, int], image_size: tuple[int, int], short_side: fl
 
 
 def multi_scale_crops(size: tuple[int, int], image_size: tuple[int, int]) -> list[View]:
-    """Ten crops at each of the scales in `MULTI_SCALE_SHORT_SIDES`, smallest first: fifty views. Arguments as `ten_crops`."""
+    """Return ten crops at each of the scales in `MULTI_SCALE_SHORT_SIDES`, smallest first: fifty views."""
     return [view for short_side in MULTI_SCALE_SHORT_SIDES for view in ten_crops(size, image_size, short_side)]
 
 
 def views_for(count: int, size: tuple[int, int], image_size: tuple[int, int]) -> list[View]:
-    """The fixed views by which an image is judged.
+    """Return the fixed views whose predictions are averaged.
 
     Args:
-        count: How many; one of `VIEW_COUNTS`.
+        count: One of `VIEW_COUNTS`.
         size: (width, height) of the image.
         image_size: (height, width) of the network's input.
 
@@ -128,15 +127,15 @@ def training_view(
     flip: bool = True,
     random_crop: bool = True,
 ) -> View:
-    """A random crop: at a scale drawn evenly from a range, in any place, mirrored half of the time.
+    """Return a random crop: at a uniform scale, in any place, mirrored half of the time.
 
     Args:
-        rng: Advanced by four numbers, whatever the sizes, so that an image's views do not depend on the others'.
+        rng: Advanced by four numbers, whatever the sizes and settings.
         size: (width, height) of the image.
         image_size: (height, width) of the network's input.
-        short_sides: The range of scales, for a 224-pixel crop.
+        short_sides: Range of scales, for a 224-pixel crop.
         flip: Whether half of the views are mirrored.
-        random_crop: Whether the crop may lie anywhere, or is in the middle.
+        random_crop: Whether the crop may lie anywhere; otherwise it is in the middle.
 
     Raises:
         ValueError: A side is below 1.
@@ -150,13 +149,12 @@ def training_view(
 
 
 def short_side_to_decode(short_side: float, image_size: tuple[int, int]) -> int:
-    """The shorter side an image needs so that no view up to a scale has to be enlarged.
+    """Return the shorter side that an image needs so that no view up to a scale is enlarged.
 
-    This is what `images.decode_image` takes as `min_short_side`: a larger image may be decoded at a reduced size.
+    For `min_short_side` of `decode_image`: a larger image may be decoded at a reduced size.
 
     Args:
-        short_side: The largest scale that will be asked for: `SHORT_SIDE`, `TRAINING_SHORT_SIDES[1]` or
-            `MULTI_SCALE_SHORT_SIDES[-1]`.
+        short_side: Largest scale: `SHORT_SIDE`, `TRAINING_SHORT_SIDES[1]` or `MULTI_SCALE_SHORT_SIDES[-1]`.
         image_size: (height, width) of the network's input.
     """
     return math.ceil(short_side * max(image_size) / REFERENCE_CROP)
@@ -181,7 +179,7 @@ def render(image: Image.Image, view: View, image_size: tuple[int, int]) -> npt.N
 
 
 def render_batch(image: Image.Image, views: Sequence[View], image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Several views of one image; a view and its mirror cost one resize, so ten crops cost five.
+    """Render several views of one image; a view and its mirror image cost one resize, so ten crops cost five.
 
     Args:
         image: An image in mode "RGB".
@@ -203,13 +201,13 @@ def render_batch(image: Image.Image, views: Sequence[View], image_size: tuple[in
         crop = done.get(view.box)
         if crop is None:
             crop = done[view.box] = image.resize((width, height), RESAMPLE, box=view.box)
-        # Pillow mirrors five times faster than a copy of NumPy's reversed view, which goes pixel by pixel.
+        # Pillow mirrors five times faster than NumPy copies a reversed view.
         batch[index] = np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.mirror else crop)
     return batch
 
 
 def _box_size(size: tuple[int, int], image_size: tuple[int, int], short_side: float) -> tuple[float, float]:
-    """(width, height) of a crop in the image's pixels: the largest box of the input's aspect, over the scale's margin."""
+    """Return (width, height) of a crop in the image's pixels: the largest box of the input's aspect, less the margin."""
     (width, height), (crop_height, crop_width) = size, image_size
     if min(*size, *image_size) < 1:
         raise ValueError(f"Sizes must be at least 1, got an image of {size} and an input of {image_size}.")
@@ -222,8 +220,8 @@ def _box_size(size: tuple[int, int], image_size: tuple[int, int], short_side: fl
 def _place(
     size: tuple[int, int], box_size: tuple[float, float], across: float, down: float, mirror: bool = False
 ) -> View:
-    """A box at a fraction of the room there is: 0 at the left or top, 1 at the right or bottom."""
+    """Return a box at a fraction of the free room: 0 at the left or top, 1 at the right or bottom."""
     (width, height), (box_width, box_height) = size, box_size
-    # The minima matter where the box is as wide as the image: rounding must not put it a hair outside.
+    # If the box is as wide as the image, rounding must not move it outside.
     left, top = across * max(0.0, width - box_width), down * max(0.0, height - box_height)
     return View((left, top, min(left + box_width, float(width)), min(top + box_height, float(height))), mirror)

@@ -28,7 +28,7 @@ from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
-from transferapp.images.color_jitter import PCAColor, fit_pca_color
+from transferapp.images.augment import PCAColor, fit_pca_color
 from transferapp.policy.input_size import InputSize
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
