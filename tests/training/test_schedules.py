@@ -1,11 +1,10 @@
-"""Schedules by hand, against numpy, at their borders, after a configuration round trip, and inside a compiled step.
+"""Schedules by hand, against numpy, at their borders, and inside a compiled step.
 
 Nothing here names a backend: the file also passes with KERAS_BACKEND=jax.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ from transferapp.training.schedules import SCHEDULES, make_schedule, restart_ste
 RATE = 0.4
 OPTIONS: dict[str, dict[str, Any]] = {
     "inverse_sqrt": {"steps_per_epoch": 10},
-    "sgdr": {"cycles": 3, "t_mul": 2.0},
+    "sgdr": {"cycles": 3},
     "cyclic": {"cycles": 2},
 }
 
@@ -45,7 +44,7 @@ def in_tenths(t: float) -> float:
 
 
 def warm_restarts(t: float) -> float:
-    for start, end in ((0, 14), (14, 43), (43, 100)):  # 100 / 7 = 14.3, 300 / 7 = 42.9
+    for start, end in ((0, 33), (33, 67), (67, 100)):
         if start <= t < end:
             return RATE * (1 + math.cos(math.pi * (t - start) / (end - start))) / 2
     return 0.0
@@ -98,20 +97,19 @@ def test_rates_worked_by_hand(name: str, step: int, rate: float) -> None:
 
 
 def test_warm_restarts_worked_by_hand() -> None:
-    # 70 steps in cycles of 10, 20 and 40; each starts at the full rate, is at half of it half-way, and ends near 0.
-    schedule = made("sgdr", 70)
-    for start, length in ((0, 10), (10, 20), (30, 40)):
+    # 60 steps in cycles of 20; each starts at the full rate, is at half of it half-way, and ends near 0.
+    schedule = made("sgdr", 60)
+    for start in (0, 20, 40):
         assert float(schedule(start)) == pytest.approx(RATE, rel=1e-5)
-        assert float(schedule(start + length // 2)) == pytest.approx(RATE / 2, rel=1e-4)
-        last = RATE / 2 * (1 + math.cos(math.pi * (length - 1) / length))
-        assert float(schedule(start + length - 1)) == pytest.approx(last, rel=1e-3)
+        assert float(schedule(start + 10)) == pytest.approx(RATE / 2, rel=1e-4)
+        last = RATE / 2 * (1 + math.cos(math.pi * 19 / 20))
+        assert float(schedule(start + 19)) == pytest.approx(last, rel=1e-3)
 
 
 # --- restarts ---
 
 
 def test_snapshots_are_due_at_the_end_of_each_cycle() -> None:
-    assert restart_steps(70, 3, t_mul=2.0) == (10, 30, 70)
     assert restart_steps(100, 4) == (25, 50, 75, 100)
     assert restart_steps(110, 4, warmup_steps=10) == (35, 60, 85, 110)
     assert restart_steps(10, 3) == (3, 7, 10)  # 3.33 and 6.67 lie between steps
@@ -131,20 +129,17 @@ def test_cycles_can_be_made_of_whole_epochs_warm_up_or_not() -> None:
 @given(
     total=st.integers(2, 5000),
     cycles=st.integers(1, 12),
-    t_mul=st.sampled_from([1.0, 1.2, 1.5, 2.0, 3.0]),
     warmup=st.integers(0, 50),
 )
-def test_the_rate_is_full_after_each_restart_and_lowest_before_it(
-    total: int, cycles: int, t_mul: float, warmup: int
-) -> None:
+def test_the_rate_is_full_after_each_restart_and_lowest_before_it(total: int, cycles: int, warmup: int) -> None:
     try:
-        ends = restart_steps(total + warmup, cycles, t_mul=t_mul, warmup_steps=warmup)
+        ends = restart_steps(total + warmup, cycles, warmup_steps=warmup)
     except UsageError:
-        assert total / sum(t_mul**i for i in range(cycles)) < 1.5
+        assert total / cycles < 1.5
         return
     assert len(ends) == cycles
     assert ends[-1] == total + warmup
-    schedule = make_schedule("sgdr", RATE, total + warmup, warmup_steps=warmup, cycles=cycles, t_mul=t_mul)
+    schedule = make_schedule("sgdr", RATE, total + warmup, warmup_steps=warmup, cycles=cycles)
     for start, end in zip((warmup, *ends), ends, strict=False):
         lowest = RATE / 2 * (1 + math.cos(math.pi * (end - start - 1) / (end - start)))
         assert float(schedule(start)) == pytest.approx(RATE, rel=1e-6)
@@ -167,16 +162,6 @@ def test_warm_up_climbs_evenly_from_above_zero_and_meets_the_schedule(name: str)
 # --- as Keras objects ---
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 7])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_survives_its_configuration_as_json(name: str, warmup_steps: int) -> None:
-    schedule = made(name, 50, warmup_steps=warmup_steps)
-    config = json.loads(json.dumps(keras.optimizers.schedules.serialize(schedule)))
-    again = keras.optimizers.schedules.deserialize(config)
-    assert type(again) is type(schedule)
-    np.testing.assert_array_equal(rates(again, 50), rates(schedule, 50))
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_steps_may_be_numbers_or_tensors_of_any_integer_type(name: str) -> None:
     schedule = made(name, warmup_steps=5)
@@ -188,7 +173,7 @@ def test_steps_may_be_numbers_or_tensors_of_any_integer_type(name: str) -> None:
 def test_every_schedule_steers_the_updates_of_a_compiled_training_step() -> None:
     # One weight whose gradient is always -1 under SGD: after n updates it is the sum of the first n rates.
     for name in SCHEDULES:
-        schedule = made(name, 6, warmup_steps=2, **({"cycles": 2, "t_mul": 1.0} if name == "sgdr" else {}))
+        schedule = made(name, 6, warmup_steps=2, **({"cycles": 2} if name == "sgdr" else {}))
         layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
         model = keras.Sequential([keras.Input((1,)), layer])
         model.compile(make_optimizer("sgd", schedule), loss=lambda _, y: -keras.ops.mean(y), jit_compile=False)
@@ -218,9 +203,6 @@ def test_an_unknown_name_lists_the_schedules_there_are() -> None:
         ("sgdr", {"cycles": 11}, "11 cycles do not fit"),
         ("sgdr", {"cycles": 3, "steps_per_epoch": 5}, "3 cycles do not fit"),
         ("cyclic", {"cycles": 11}, "cycles"),
-        ("sgdr", {"cycles": 2, "t_mul": 0.5}, "t_mul"),
-        ("sgdr", {"cycles": 6, "t_mul": 2.0}, "6 cycles do not fit"),
-        ("sgdr", {"cycles": 5000, "t_mul": 2.0}, "5000 cycles do not fit"),
         ("cyclic", {"cycles": 0}, "cycles"),
         ("inverse_sqrt", {}, "steps_per_epoch"),
         ("inverse_sqrt", {"steps_per_epoch": 0}, "steps_per_epoch"),

@@ -1,15 +1,16 @@
-"""How the learning rate changes over a run: the lecture's schedules by name, with linear warm-up in front of any of them.
+"""Learning-rate schedules of the lecture by name, each with an optional linear warm-up.
 
-CS231n, "Training Neural Networks II", gives drops at fixed points, cosine, linear and inverse square root decay; warm
-restarts (SGDR) and triangular cycles come from the papers it leans on. Keras' own schedules are used where Keras has them;
-the shapes it lacks are in `transferapp.training.schedule_shapes`. The table needs no Keras; building a schedule imports it.
+CS231n, "Training Neural Networks II", gives drops at fixed points, cosine, linear and inverse square root decay. Warm restarts
+(SGDR) and triangular cycles come from the papers it cites. Keras' own schedules are used where Keras has them. Importing this
+module imports no Keras; building a schedule does.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,12 @@ CYCLIC_FLOOR = 0.25
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """What is known of a schedule before it is built.
+    """A schedule by name.
 
     Attributes:
-        name: How it is called in a configuration.
+        name: Name in a configuration.
         help: One line for people.
-        cyclic: Whether it reads `cycles`: the rate rises again within a run.
+        cyclic: Whether the rate rises again within a run, `cycles` times.
     """
 
     name: str
@@ -56,6 +57,9 @@ _SPECS = (
 SCHEDULES: dict[str, ScheduleSpec] = {spec.name: spec for spec in _SPECS}
 """Every schedule by name."""
 
+_Rate = Callable[[Any], Any]
+"""A function from a step, float32, to the learning rate; both may be tensors."""
+
 
 def make_schedule(
     name: str,
@@ -65,20 +69,18 @@ def make_schedule(
     warmup_steps: int = 0,
     steps_per_epoch: int | None = None,
     cycles: int = 1,
-    t_mul: float = 1.0,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Build a schedule. Step t, counted from 0, is the update taken after t others.
+    """Build a schedule. Step t, counted from 0, is the update after t others.
 
     Args:
         name: A key of `SCHEDULES`.
         learning_rate: The highest rate, positive.
         total_steps: Updates in the whole run, warm-up included.
-        warmup_steps: Updates of linear warm-up, fewer than `total_steps`; the schedule proper fills the rest.
-        steps_per_epoch: Updates in an epoch: the unit of time of `inverse_sqrt`, which needs it; and `sgdr`, given it, has
-            cycles of whole epochs, so that each snapshot is the end of an epoch. The others do not read it.
-        cycles: How often the rate falls; `sgdr` and `cyclic` alone read it. In `sgdr` it is the number of snapshots M.
-        t_mul: How many times longer each cycle of `sgdr` is than the one before, at least 1 (Loshchilov & Hutter, 2017,
-            arXiv:1608.03983).
+        warmup_steps: Updates of linear warm-up (Goyal et al., 2017, arXiv:1706.02677), fewer than `total_steps`. Update t of
+            them has ``(t + 1) / (warmup_steps + 1)`` of the rate that the schedule starts with.
+        steps_per_epoch: Updates in an epoch. `inverse_sqrt` needs it as its unit of time; `sgdr`, given it, has cycles of
+            whole epochs, so that each snapshot is the end of an epoch.
+        cycles: Cycles of `sgdr` and `cyclic`.
 
     Returns:
         A function from step to learning rate; both may be tensors. Past `total_steps`, `cyclic` goes on with another cycle and
@@ -91,53 +93,38 @@ def make_schedule(
         raise UsageError(f"Unknown schedule {name!r}", expected=f"one of {', '.join(SCHEDULES)}")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise UsageError("learning_rate is out of range", expected="more than 0", got=f"{learning_rate:g}")
-    learning_rate = float(learning_rate)
     steps = _steps_after_warmup(total_steps, warmup_steps)
     ends: list[int] = []
     if name == "sgdr":
-        from_start = restart_steps(
-            total_steps, cycles, t_mul=t_mul, warmup_steps=warmup_steps, steps_per_epoch=steps_per_epoch
-        )
+        from_start = restart_steps(total_steps, cycles, warmup_steps=warmup_steps, steps_per_epoch=steps_per_epoch)
         ends = [end - warmup_steps for end in from_start]
-    schedule = _shape(name, learning_rate, steps, steps_per_epoch, cycles, ends)
-    if warmup_steps:
-        from transferapp.training.schedule_shapes import LinearWarmup
-
-        schedule = LinearWarmup(schedule, warmup_steps)
-    return schedule
+    rate = _rate(name, float(learning_rate), steps, steps_per_epoch, cycles, ends)
+    return _schedule_class()(_with_warmup(rate, warmup_steps) if warmup_steps else rate)
 
 
 def restart_steps(
-    total_steps: int,
-    cycles: int,
-    *,
-    t_mul: float = 1.0,
-    warmup_steps: int = 0,
-    steps_per_epoch: int | None = None,
+    total_steps: int, cycles: int, *, warmup_steps: int = 0, steps_per_epoch: int | None = None
 ) -> tuple[int, ...]:
-    """After how many updates each cycle of the same `sgdr` schedule has ended: when to take a snapshot.
+    """Return the number of updates after which each cycle of the same `sgdr` schedule ends, for snapshots.
 
-    A snapshot ensemble (Huang et al., 2017, arXiv:1704.00109) keeps the weights at these moments, where the rate is at its
-    lowest; the next update is made at the full rate again.
+    A snapshot ensemble (Huang et al., 2017, arXiv:1704.00109) stores the weights at these moments, where the rate is lowest;
+    the next update has the full rate again (SGDR; Loshchilov & Hutter, 2017, arXiv:1608.03983).
 
     Args:
-        total_steps, cycles, t_mul, warmup_steps, steps_per_epoch: As in `make_schedule`.
+        total_steps, cycles, warmup_steps, steps_per_epoch: As in `make_schedule`.
 
     Returns:
-        `cycles` counts of completed updates, strictly rising; the last is `total_steps`. Where the cycles do not come out
-        even, each ends at the whole step, or whole epoch, nearest to where it should.
+        `cycles` counts of completed updates, strictly rising; the last is `total_steps`. Where cycles are not whole steps, or
+        whole epochs, each ends at the nearest one.
 
     Raises:
         UsageError: A number is out of range, or the cycles are shorter than one step, or one epoch.
     """
     steps = _steps_after_warmup(total_steps, warmup_steps)
     _at_least_one("cycles", cycles)
-    if not (math.isfinite(t_mul) and t_mul >= 1):
-        raise UsageError("t_mul is out of range", expected="at least 1", got=f"{t_mul:g}")
     unit = 1 if steps_per_epoch is None else _at_least_one("steps_per_epoch", steps_per_epoch)
-    lengths = [t_mul ** (i - cycles + 1) for i in range(cycles)]  # of the last cycle: no power can overflow
-    shares = [done / sum(lengths) for done in itertools.accumulate(lengths)]
-    ends = [round((warmup_steps + share * steps) / unit) * unit for share in shares[:-1]] + [total_steps]
+    inner = [round((warmup_steps + cycle * steps / cycles) / unit) * unit for cycle in range(1, cycles)]
+    ends = [*inner, total_steps]
     if any(end <= start for start, end in itertools.pairwise([warmup_steps, *ends])):
         raise UsageError(
             f"{cycles} cycles do not fit into the run",
@@ -148,11 +135,27 @@ def restart_steps(
     return tuple(ends)
 
 
-def _shape(name: str, learning_rate: float, steps: int, epoch: int | None, cycles: int, ends: Sequence[int]) -> Any:
-    """The schedule proper, `steps` long and counted from the end of the warm-up."""
-    from keras.optimizers import schedules
+@functools.cache
+def _schedule_class() -> Any:
+    """Return the Keras schedule class that calls a function; defined here because Keras is imported late."""
+    import keras
 
-    from transferapp.training.schedule_shapes import CosineRestarts, InverseSqrtDecay, TriangularCycles
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
+        """Learning rate as a function of the step, for optimizers that are not saved."""
+
+        def __init__(self, rate: _Rate) -> None:
+            super().__init__()
+            self._rate = rate
+
+        def __call__(self, step: Any) -> Any:
+            return self._rate(keras.ops.cast(step, "float32"))
+
+    return Schedule
+
+
+def _rate(name: str, learning_rate: float, steps: int, epoch: int | None, cycles: int, ends: Sequence[int]) -> Any:
+    """Return the schedule after the warm-up, `steps` long, as a `_Rate`."""
+    from keras.optimizers import schedules
 
     match name:
         case "constant":
@@ -171,11 +174,58 @@ def _shape(name: str, learning_rate: float, steps: int, epoch: int | None, cycle
                 raise UsageError(
                     "inverse_sqrt needs steps_per_epoch", hint="It divides the rate by the root of the epoch"
                 )
-            return InverseSqrtDecay(learning_rate, _at_least_one("steps_per_epoch", epoch))
+            return _inverse_sqrt(learning_rate, _at_least_one("steps_per_epoch", epoch))
         case "sgdr":
-            return CosineRestarts(learning_rate, ends)
-    cycle_steps = steps / _at_least_one("cycles", cycles, most=steps)
-    return TriangularCycles(CYCLIC_FLOOR * learning_rate, learning_rate, cycle_steps)
+            return _cosine_restarts(learning_rate, ends)
+    return _triangles(learning_rate, steps / _at_least_one("cycles", cycles, most=steps))
+
+
+def _with_warmup(rate: _Rate, warmup_steps: int) -> _Rate:
+    """Return a straight climb to the start of another schedule, which follows."""
+    from keras import ops
+
+    def at(step: Any) -> Any:
+        climb = rate(0) * (step + 1.0) / (warmup_steps + 1.0)
+        return ops.where(step < warmup_steps, climb, rate(ops.maximum(step - float(warmup_steps), 0.0)))
+
+    return at
+
+
+def _cosine_restarts(learning_rate: float, ends: Sequence[int]) -> _Rate:
+    """Return half a cosine from the rate to 0 for each cycle, and 0 after the last end.
+
+    Keras' `CosineDecayRestarts` finds the cycle by a float32 logarithm of the step, which can miss a restart by a step; here
+    cycles end at given steps, where snapshots are taken.
+    """
+    from keras import ops
+
+    def at(step: Any) -> Any:
+        progress = ops.ones_like(step)
+        for start, end in itertools.pairwise([0, *ends]):
+            inside = ops.logical_and(step >= start, step < end)
+            progress = ops.where(inside, (step - start) / (end - start), progress)
+        return learning_rate * 0.5 * (1.0 + ops.cos(math.pi * progress))
+
+    return at
+
+
+def _inverse_sqrt(learning_rate: float, epoch: int) -> _Rate:
+    """Return ``learning_rate / sqrt(1 + step / epoch)``: the lecture's ``rate / sqrt(t)``, its epochs t counted from 1."""
+    from keras import ops
+
+    return lambda step: learning_rate * ops.rsqrt(1.0 + ops.cast(step, "float32") / epoch)
+
+
+def _triangles(learning_rate: float, cycle_steps: float) -> _Rate:
+    """Return straight lines up and down again between `CYCLIC_FLOOR` of the rate and the rate (Smith, 2017)."""
+    from keras import ops
+
+    def at(step: Any) -> Any:
+        cycles = ops.cast(step, "float32") / cycle_steps
+        height = 1.0 - ops.abs(2.0 * (cycles - ops.floor(cycles)) - 1.0)
+        return learning_rate * (CYCLIC_FLOOR + (1.0 - CYCLIC_FLOOR) * height)
+
+    return at
 
 
 def _steps_after_warmup(total_steps: int, warmup_steps: int) -> int:

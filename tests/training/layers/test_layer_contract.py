@@ -51,10 +51,6 @@ def each_channel(y: np.ndarray) -> np.ndarray:
     return y.mean(axis=(0, 1, 2))
 
 
-def pooling(**options: Any) -> Make:
-    return lambda seed: FractionalMaxPooling2D(seed=seed, **options)
-
-
 CASES = {
     "dropconnect": Case(lambda seed: DropConnect(5, 0.3, seed=seed), (6,), (5,)),
     "dropconnect, activated": Case(
@@ -64,18 +60,8 @@ CASES = {
     "stochastic depth, vectors": Case(lambda seed: StochasticDepth(0.7, seed=seed), (6,), (6,), two=True),
     "maxout": Case(lambda seed: Maxout(2), SIZE, (9, 7, 2), random=False),
     "maxout of four": Case(lambda seed: Maxout(4), (8,), (2,), random=False),
-    "pooling, random": Case(pooling(sequence="random"), SIZE, (6, 4, 4), summary=each_channel),
-    "pooling, pseudo-random": Case(pooling(), SIZE, (6, 4, 4), summary=each_channel),
-    "pooling, random and disjoint": Case(
-        pooling(sequence="random", overlapping=False), SIZE, (6, 4, 4), summary=each_channel
-    ),
-    "pooling, by a half": Case(
-        pooling(alpha=2.0, overlapping=False), (8, 6, 4), (4, 3, 4), random=False, summary=each_channel
-    ),
-    "pooling, by a little": Case(pooling(alpha=1.25), SIZE, (7, 5, 4), summary=each_channel),
+    "fractional pooling": Case(lambda seed: FractionalMaxPooling2D(seed=seed), SIZE, (6, 4, 4), summary=each_channel),
 }
-"""The output sizes are floor(9 / alpha) × floor(7 / alpha), worked out by hand; steps of 2 alone leave nothing to chance."""
-
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -218,15 +204,13 @@ def test_maxout_takes_the_largest_of_neighbors() -> None:
     np.testing.assert_array_equal(given, [[5.0, -1.0]])
 
 
-@pytest.mark.parametrize("sequence", ["random", "pseudo_random"])
-@pytest.mark.parametrize("overlapping", [True, False])
 @pytest.mark.parametrize("size", [2, 3, 5, 7, 14, 27])
-def test_pooling_regions_cover_a_side_in_steps_of_one_and_two(size: int, sequence: str, overlapping: bool) -> None:
-    layer = FractionalMaxPooling2D(sequence=sequence, overlapping=overlapping, seed=0)
+def test_pooling_regions_cover_a_side_in_steps_of_one_and_two(size: int) -> None:
+    layer = FractionalMaxPooling2D(seed=0)
     for _ in range(20):
         bounds = np.asarray(layer._drawn(size))
         assert bounds[0] == 0
-        assert bounds[-1] == size - overlapping
+        assert bounds[-1] == size - 1
         assert set(np.diff(bounds)) <= {1, 2}
 
 
@@ -237,10 +221,8 @@ def test_pooling_gives_the_maximum_of_each_region() -> None:
     np.testing.assert_array_equal(np.asarray(given).ravel(), [4, 3, 6, 6])
 
 
-@pytest.mark.parametrize(("alpha", "sides"), [(2**0.5, (7, 9)), (1.5, (6, 8)), (1.1, (9, 11))])
-def test_pooling_shrinks_by_its_ratio(alpha: float, sides: tuple[int, int]) -> None:
-    layer = FractionalMaxPooling2D(alpha=alpha)
-    assert layer.compute_output_shape((None, 10, 13, 3)) == (None, *sides, 3)
+def test_pooling_shrinks_by_the_root_of_two() -> None:
+    assert FractionalMaxPooling2D().compute_output_shape((None, 10, 13, 3)) == (None, 7, 9, 3)
 
 
 def test_one_pixel_stays_one_pixel() -> None:
@@ -256,8 +238,7 @@ def test_one_pixel_stays_one_pixel() -> None:
         (lambda: StochasticDepth(-0.1), "rate"),
         (lambda: Maxout(0), "at least 1"),
         (lambda: Maxout(2).compute_output_shape((None, 5)), "multiple"),
-        (lambda: FractionalMaxPooling2D(alpha=1.0), "ratio"),
-        (lambda: FractionalMaxPooling2D(sequence="even"), "sequence"),
+        (lambda: FractionalMaxPooling2D().compute_output_shape((None, None, 7, 3)), "known height"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Make, said: str) -> None:

@@ -1,7 +1,7 @@
-"""The layers of the lecture that Keras lacks: each random in training, and its own average or best guess in prediction.
+"""Layers of the lecture that Keras lacks. In prediction each is an ordinary function of its input, without randomness.
 
-Importing this package registers them for loading under the package name `transferapp`. What a bundle ships does without
-them: see `transferapp.training.heads`.
+Importing this package registers them for loading under the package name `transferapp`. Bundles do without them: see
+`transferapp.training.heads`.
 """
 
 from transferapp.training.layers.dropconnect import DropConnect

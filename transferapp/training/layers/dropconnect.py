@@ -1,4 +1,4 @@
-"""DropConnect: a dense layer that trains with some of its weights left out (Wan et al., ICML 2013)."""
+"""DropConnect: a dense layer that trains with some of its weights left out (Wan et al., 2013)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="transferapp")
 class DropConnect(keras.layers.Dense):  # type: ignore[misc]  # Keras has no types
-    """A `Dense` layer each of whose weights is left out of a training step with a given probability.
+    """A `Dense` layer that leaves each weight out of a training step with a given probability.
 
-    The weights that stay are divided by the probability of staying, so that the expected sum is that of all weights, and
-    prediction is an ordinary `Dense`. That is where it differs from the paper, which draws samples of the sum in prediction;
-    and the paper draws a mask for each image of a batch, where here one holds for the whole batch: 64 masks of 1280 × 256
-    weights cost more than the step itself. Biases always stay.
+    Remaining weights are divided by the probability of remaining, so that the expected sum is that of all weights, and
+    prediction is an ordinary `Dense`. The paper samples the sum in prediction instead. It also draws a mask for each image;
+    here a batch shares one mask, because 64 masks of 1280 × 256 weights cost more than the step itself. Biases always remain.
 
     Args:
-        units: Width of the output.
+        units: Size of the output.
         rate: Probability that a weight is left out, in [0, 1).
-        seed: Decides which are.
-        **options: As of `keras.layers.Dense`.
+        seed: Seed of the masks.
+        **options: Arguments of `keras.layers.Dense`.
 
-    Raises:
-        ValueError: The rate is out of range.
+    Input shape:
+        (batch, ..., features).
+
+    Output shape:
+        (batch, ..., units).
+
+    Example:
+
+    >>> layer = DropConnect(10, rate=0.5, seed=0)
+    >>> layer(keras.ops.ones((4, 32)), training=True).shape
+    (4, 10)
+
+    Reference:
+        [Wan et al., ICML 2013](https://proceedings.mlr.press/v28/wan13.html)
     """
 
     def __init__(self, units: int, rate: float, seed: int | None = None, **options: Any) -> None:
@@ -36,12 +47,11 @@ class DropConnect(keras.layers.Dense):  # type: ignore[misc]  # Keras has no typ
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Tensor of shape (..., features) to (..., units)."""
         if not training or not self.rate:
             return super().call(inputs)
-        kept = keras.random.uniform(self.kernel.shape, seed=self.seed_generator) >= self.rate
+        remains = keras.random.uniform(self.kernel.shape, seed=self.seed_generator) >= self.rate
         x = ops.cast(inputs, self.compute_dtype)
-        y = ops.matmul(x, ops.cast(kept, x.dtype) * ops.cast(self.kernel, x.dtype) / (1 - self.rate))
+        y = ops.matmul(x, ops.cast(remains, x.dtype) * ops.cast(self.kernel, x.dtype) / (1 - self.rate))
         if self.use_bias:
             y = ops.add(y, ops.cast(self.bias, x.dtype))
         return y if self.activation is None else self.activation(y)

@@ -1,4 +1,4 @@
-"""Maxout: an activation that is the largest of several linear functions (Goodfellow et al., ICML 2013)."""
+"""Maxout: an activation that is the largest of several linear functions (Goodfellow et al., 2013)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ import keras
 from keras import ops
 
 PIECES = 2
-"""Linear functions to a unit: with two it can be ReLU, leaky ReLU or the absolute value, and neither saturates nor dies."""
+"""Linear functions per unit: with two it can be ReLU, leaky ReLU or the absolute value, and neither saturates nor dies."""
 
 
 @keras.saving.register_keras_serializable(package="transferapp")
 class Maxout(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """The maximum over each `pieces` neighboring channels. After a `Dense` of units × pieces it is the paper's layer.
 
-    Nothing is random in it: training and prediction are the same.
-
     Args:
-        pieces: Channels that become one, at least 1; it divides the number of channels.
+        pieces: Channels that become one, at least 1; must divide the number of channels.
 
-    Raises:
-        ValueError: It does not, or is less than 1.
+    Input shape:
+        (batch, ..., units × pieces).
+
+    Output shape:
+        (batch, ..., units).
+
+    Example:
+
+    >>> Maxout(2)(keras.ops.convert_to_tensor([[1.0, 5.0, -3.0, -1.0]]))
+    [[5.0, -1.0]]
+
+    Reference:
+        [Goodfellow et al., 2013](https://arxiv.org/abs/1302.4389)
     """
 
     def __init__(self, pieces: int = PIECES, **options: Any) -> None:
@@ -31,7 +40,6 @@ class Maxout(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         self.pieces = pieces
 
     def call(self, inputs: Any) -> Any:
-        """Tensor of shape (..., units × pieces) to (..., units)."""
         return largest_of_pieces(inputs, self.pieces)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -45,6 +53,6 @@ class Maxout(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
 
 def largest_of_pieces(inputs: Any, pieces: int) -> Any:
-    """What `Maxout` computes, in Keras' own operations: on a symbolic tensor it leaves no layer of ours in the graph."""
+    """Compute `Maxout` in Keras' own operations: on a symbolic tensor this leaves no custom layer in the graph."""
     shape = tuple(-1 if size is None else size for size in inputs.shape[1:-1])
     return ops.max(ops.reshape(inputs, (-1, *shape, inputs.shape[-1] // pieces, pieces)), axis=-1)
