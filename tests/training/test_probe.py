@@ -132,7 +132,7 @@ def test_features_that_are_no_numbers_are_refused(value: float) -> None:
     features, labels = blobs()
     features[7, 3] = value
     for work in (lambda: fit_probe(features, labels, 3, 0.1), lambda: cross_validate(features, labels, 3)):
-        with pytest.raises(TrainingError, match="not finite") as caught, np.errstate(all="ignore"):
+        with pytest.raises(TrainingError, match="NaN or infinite") as caught, np.errstate(all="ignore"):
             work()
         assert caught.value.exit_code == 6
 
@@ -337,3 +337,42 @@ def test_equal_class_weights_change_nothing() -> None:
     plain, equal = cross_validate(rows, labels, 3), cross_validate(rows, labels, 3, class_weights=np.ones(3))
     np.testing.assert_array_equal(plain.logits, equal.logits)
     assert plain.losses == equal.losses
+
+
+# scikit-learn's solution of the same problem
+
+
+@pytest.mark.parametrize(
+    ("n", "num_features", "classes", "l2"), [(80, 6, 3, 0.1), (200, 12, 2, 1e-3), (40, 90, 5, 1e-2), (300, 20, 10, 1.0)]
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_optimum_is_that_of_scikit_learn(
+    n: int, num_features: int, classes: int, l2: float, weighted: bool
+) -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(n)
+    labels = np.arange(n) % classes
+    features = (rng.normal(size=(classes, num_features))[labels] + 2 * rng.normal(size=(n, num_features))).astype("f4")
+    weight = rng.uniform(0.2, 1.8, n) if weighted else np.ones(n)
+    weight *= n / weight.sum()
+    probe = fit_probe(features, labels, classes, l2, sample_weight=weight)
+
+    rows = (features.astype(np.float64) - probe.mean) / probe.std
+    # It minimizes C · sum of losses + ||w||² / 2. With two classes it has one column w where ours are -w/2 and w/2, which have
+    # half its penalty: the same problem has twice the C.
+    strength = (2 if classes == 2 else 1) / (n * l2)
+    theirs = linear_model.LogisticRegression(C=strength, tol=1e-10, max_iter=20_000)
+    theirs.fit(rows, labels, sample_weight=weight)
+    kernel, bias = theirs.coef_.T, theirs.intercept_
+    if classes == 2:
+        kernel, bias = np.hstack([-kernel, kernel]) / 2, np.array([-bias[0], bias[0]]) / 2
+
+    def objective(kernel: np.ndarray, bias: np.ndarray) -> float:
+        losses = -log_softmax(rows @ kernel + bias)[np.arange(n), labels]
+        return float((weight * losses).mean() + l2 / 2 * (kernel**2).sum())
+
+    ours = objective(probe.kernel.astype(np.float64), probe.bias.astype(np.float64))
+    assert ours == pytest.approx(objective(kernel, bias), abs=1e-6)
+    fresh = rng.normal(size=(500, num_features)).astype("f4") * 2
+    expected = theirs.predict((fresh.astype(np.float64) - probe.mean) / probe.std)
+    assert np.mean(probe.logits(fresh).argmax(axis=1) == expected) >= 0.998

@@ -1,11 +1,11 @@
-"""Multinomial logistic regressions on the same rows, solved side by side by full-batch L-BFGS.
+"""Multinomial logistic regressions on the same rows, solved together by full-batch L-BFGS.
 
-Cross-validation solves one problem a fold, and the folds differ only in which rows count. So all of them go through one
-matrix product: the rows are read once for five folds and not five times, which is what their cost is made of. Two things
-keep the number of passes low, without moving the optimum: rows come in their principal axes, where columns do not correlate,
-and the solver sees variables scaled by the curvature along each (diagonal preconditioning).
+Cross-validation solves one problem per fold, and the folds differ only in the weights of the rows. All of them share one matrix
+product: reading the rows, which dominates the cost, happens once and not five times. Two things keep the number of passes low
+without changing the optimum: rows are given along their principal axes, where columns do not correlate, and the solver's
+variables are scaled by the curvature along each (diagonal preconditioning).
 
-Work is cut into blocks of rows, whatever the machine: results do not depend on how many threads there are.
+Work is divided into blocks of rows of a fixed size, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -44,37 +44,37 @@ class Solution:
     iterations: int = 0
 
     def beyond(self, previous: Solution) -> Solution:
-        """As far again as this one is from `previous`: where the next solution of an even path is expected."""
+        """Extrapolate from `previous` to the next solution of an evenly spaced path."""
         return Solution(2 * self.kernel - previous.kernel, 2 * self.bias - previous.bias)
 
 
 class Workers:
-    """Threads that each take a block of rows. Use inside `working()`."""
+    """Threads that each process a block of rows; from `working`."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
 
     def map(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
-        """`work` of every block, in the order of the rows."""
+        """Return the results of `work` for every block, in the order of the rows."""
         blocks = [slice(start, min(start + _BLOCK_ROWS, num_rows)) for start in range(0, num_rows, _BLOCK_ROWS)]
         return [work(blocks[0])] if len(blocks) == 1 else list(self._pool.map(work, blocks))
 
 
 @contextmanager
 def working() -> Iterator[Workers]:
-    """Threads for the solver; BLAS runs with one of its own meanwhile, for threads that spin for each other cost far more."""
+    """Start threads for the solver, and limit BLAS to one: its threads would compete with these for the cores."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_cores()) as pool:
         yield Workers(pool)
 
 
 def principal_axes(rows: np.ndarray, workers: Workers) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the rows along their principal axes, and those axes.
+    """Return the coordinates of the rows along their principal axes, and those axes.
 
-    Rotating the features does not change an L2-regularized solution, and axes along which the rows do not differ carry no
-    weight in it. So with fewer rows than features the problem becomes as narrow as it has rows.
+    Rotating the features does not change an L2-regularized solution, and axes along which the rows do not vary have no weight
+    in it. So with fewer rows than features the problem has only as many columns as rows.
 
     Args:
-        rows: float32, shape (n, num_features), centerd.
+        rows: float32, shape (n, num_features), centered.
         workers: From `working`.
 
     Returns:
@@ -99,13 +99,13 @@ def principal_axes(rows: np.ndarray, workers: Workers) -> tuple[np.ndarray, np.n
 class LogisticProblems:
     """Problems over the same rows and labels, each with its own weight for every row.
 
-    Each is: minimize sum over rows of weight · cross-entropy, plus l2/2 · ||kernel||²; the bias is not penalized.
+    Each is to minimize the sum over rows of weight · cross-entropy, plus l2/2 · ||kernel||²; the bias is not penalized.
 
     Args:
         rows: float32, shape (n, num_features), along principal axes.
         labels: int, shape (n,), in [0, num_classes).
-        weights: float, shape (n, num_problems); each column sums to 1. A weight of 0 leaves a row out.
-        num_classes: Width of the output.
+        weights: float, shape (n, num_problems); each column sums to 1. A weight of 0 excludes a row.
+        num_classes: Size of the output.
         workers: From `working`.
     """
 
@@ -117,11 +117,11 @@ class LogisticProblems:
         self._shape = (rows.shape[1], weights.shape[1], num_classes)
         squares = workers.map(lambda block: np.square(rows[block], dtype=np.float64).sum(axis=0), len(rows))
         self._variance: np.ndarray = np.sum(squares, axis=0) / len(rows)
-        # Mean p(1 - p) of each class in each problem: what cross-entropy's curvature is made of. At zero weights: uniform.
+        # Mean p(1 - p) of each class in each problem, the factor of cross-entropy's curvature. At zero weights p is uniform.
         self._curvature = np.full(self._shape[1:], (1 - 1 / num_classes) / num_classes)
 
     def origin(self) -> Solution:
-        """All weights zero: where a search starts that knows nothing."""
+        """Return all weights zero, the start of a first search."""
         return Solution(np.zeros(self._shape), np.zeros(self._shape[1:]))
 
     def solve(self, l2: float, start: Solution, *, tolerance: float, gradient_tolerance: float) -> Solution:
@@ -129,10 +129,9 @@ class LogisticProblems:
 
         Args:
             l2: Strength of the penalty, positive.
-            start: Where to start.
-            tolerance: Stop when a step lowers the mean of the problems' objectives by less than this share (of 1, where they
-                are below 1).
-            gradient_tolerance: Or when no component of the scaled gradient exceeds this.
+            start: Initial weights.
+            tolerance: Relative decrease of the mean objective (absolute, where it is below 1) below which to stop.
+            gradient_tolerance: Largest component of the scaled gradient at which to stop.
         """
         curvature = np.maximum(self._curvature, _MIN_CURVATURE)
         scale = 1 / np.sqrt(self._variance[:, None, None] * curvature + l2)
@@ -167,13 +166,13 @@ class LogisticProblems:
         return Solution(*unpack(found.x), int(found.nit))
 
     def score(self, solution: Solution, asked: np.ndarray) -> np.ndarray:
-        """What the problems' solutions make of the rows.
+        """Return the logits of the rows by the problems' solutions.
 
-        The next call of `solve` scales its variables by the curvature found here.
+        The next call of `solve` scales its variables by the curvature computed here.
 
         Args:
             solution: From `solve`.
-            asked: int, shape (n,): which problem's solution is asked about each row.
+            asked: int, shape (n,): the problem whose solution scores each row.
 
         Returns:
             float32 logits, shape (n, num_classes).
@@ -192,7 +191,7 @@ class LogisticProblems:
         return np.concatenate([wanted for wanted, _ in parts])
 
     def _slope(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Sum of the problems' weighted cross-entropies, and its derivatives."""
+        """Return the sum of the problems' weighted cross-entropies, and its derivatives."""
         flat_kernel, flat_bias = self._flattened(kernel, bias)
 
         def block_slope(block: slice) -> tuple[float, np.ndarray, np.ndarray]:
@@ -223,7 +222,7 @@ class LogisticProblems:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Turn logits into probabilities in place, along the last axis; returns the logarithms of their sums of exponentials."""
+    """Turn logits into probabilities in place, along the last axis, and return their log-sum-exp."""
     highest = logits.max(axis=-1, keepdims=True)
     logits -= highest
     np.exp(logits, out=logits)

@@ -1,11 +1,10 @@
-"""A linear classifier on frozen features, solved to its optimum: multinomial logistic regression by full-batch L-BFGS.
+"""Probe: a linear classifier on frozen features, solved to its optimum (multinomial logistic regression).
 
-The lecture says of L-BFGS: it works very well in full batch, deterministic mode, and does not transfer to mini-batches. A
-linear head on cached features is exactly that case, and convex besides. `transferapp.training.logistic` solves it
-with SciPy's L-BFGS.
+The lecture says that L-BFGS works very well in full batch, deterministic mode, and does not transfer to mini-batches. A linear
+head on cached features is that case, and convex too. `transferapp.training.logistic` solves it with SciPy's L-BFGS.
 
 Features are standardized to zero mean and unit variance first. The L2 strength is chosen by stratified cross-validation, along
-a path from strong to weak that starts each solution where the two before point to.
+a path from strong to weak on which each solution starts where the two before extrapolate to.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from transferapp.errors import TrainingError
 from transferapp.training.logistic import LogisticProblems, Solution, Workers, principal_axes, working
 
 L2_PATH = tuple(float(x) for x in 10.0 ** np.arange(1.0, -4.5, -0.5))
-"""Strengths tried, strongest first: penalty L2/2 · ||kernel||² beside the mean loss in nats."""
+"""Strengths to try, strongest first: penalty L2/2 · ||kernel||² added to the mean loss in nats."""
 
 NUM_FOLDS = 5
 _SEARCH_TOLERANCES = {"tolerance": 3e-7, "gradient_tolerance": 1e-5}
-"""Cross-validated losses come within 0.001 of those solved to the end (five sets, six stages each; at the best strength)."""
+"""Tolerances of cross-validation: losses within 0.001 of those solved to the end (five sets, six stages, best strength)."""
 _FINAL_TOLERANCES = {"tolerance": 1e-8, "gradient_tolerance": 1e-5}
 _HOPELESS = 1.02
-"""The path stops where the loss is this much above its best: held-out loss has one valley, and weak strengths cost most."""
+"""The path stops where the loss exceeds its best by this factor: held-out loss has one minimum; weak strengths cost most."""
 _STD_FLOOR = 1e-6
 _ROWS_AT_ONCE = 2048
 _MAX_COLUMNS = 256
-"""Outputs solved side by side at most: beyond, a product is busy with arithmetic and gains nothing from being wider."""
+"""Outputs solved together at most: beyond, arithmetic limits a product, which gains nothing from being wider."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class LinearProbe:
         mean, std: float32, shape (num_features,).
         kernel: float32, shape (num_features, num_classes).
         bias: float32, shape (num_classes,).
-        l2: The strength it was solved with.
+        l2: Strength of its penalty.
         iterations: L-BFGS steps taken.
     """
 
@@ -54,21 +53,21 @@ class LinearProbe:
     iterations: int
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """float32, shape (n, num_classes), for features of shape (n, num_features)."""
+        """Return logits: float32, shape (n, num_classes), for features of shape (n, num_features)."""
         result: np.ndarray = (features - self.mean) / self.std @ self.kernel + self.bias
         return result
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What cross-validation found.
+    """Outcome of cross-validation.
 
     Attributes:
         l2: The best strength, by mean held-out loss.
-        losses: Mean held-out loss in nats at each strength tried, in the order of `path`; that stops once it worsens.
-            Weighted, if the classes are.
-        logits: float32, shape (n, num_classes): what each image was given by the probe that had not seen it.
-        correct: bool, shape (n,): whether that was right.
+        losses: Mean held-out loss in nats at each strength tried, in the order of `path`, up to where it worsens. Weighted, if
+            the classes are.
+        logits: float32, shape (n, num_classes): held-out logits of each image, by the probe of the fold without it.
+        correct: bool, shape (n,): whether the held-out prediction was right.
         loss: Mean held-out loss at `l2`.
         path: Strengths to try, strongest first.
     """
@@ -86,20 +85,20 @@ class CrossValidation:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Row-wise log-probabilities."""
+    """Return row-wise log-probabilities."""
     result: np.ndarray = logits - logsumexp(logits, axis=1, keepdims=True)
     return result
 
 
 def stratified_folds(labels: np.ndarray, num_folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each image: int64, shape (n,); every class is spread over the folds as evenly as it can be.
+    """Return the fold of each image: int64, shape (n,); every class is spread over the folds as evenly as possible.
 
     Args:
         labels: int, shape (n,).
         num_folds: At least 2.
-        seed: Another seed, other folds.
-        groups: int, shape (n,): images of one number, such as copies of each other, are held out together, with the first
-            of them. Where all are of one group, that is left out of account.
+        seed: Seed of the folds.
+        groups: int, shape (n,): images of one number, such as duplicates, are held out together, with the first of them.
+            Ignored where all are of one group.
     """
     rng = np.random.default_rng(seed)
     folds = np.empty(len(labels), dtype=np.int64)
@@ -107,7 +106,7 @@ def stratified_folds(labels: np.ndarray, num_folds: int, seed: int, groups: np.n
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         folds[members] = (np.arange(len(members)) + offset) % num_folds
-        offset += len(members)  # so that the left-overs of small classes do not all fall into the first fold
+        offset += len(members)  # otherwise the remainders of small classes would all fall into the first fold
     if groups is None:
         return folds
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
@@ -128,7 +127,7 @@ def fit_probe(
     Args:
         features: float32, shape (n, num_features).
         labels: int, shape (n,), in [0, num_classes).
-        num_classes: Width of the output; a class may be absent from `labels`.
+        num_classes: Size of the output; a class may be absent from `labels`.
         l2: Strength of the penalty, positive.
         sample_weight: float, shape (n,), mean 1; None for equal weights.
 
@@ -140,7 +139,7 @@ def fit_probe(
     with working() as workers:
         rows, axes = principal_axes(_standardized(features, mean, std), workers)
         problem = LogisticProblems(rows, labels, (weights / weights.sum())[:, None], num_classes, workers)
-        # A rough solution first: it tells the curvature, by which the search for the exact one is scaled.
+        # A rough solution first: it gives the curvature by which the search for the exact one is scaled.
         rough = problem.solve(l2, problem.origin(), **_SEARCH_TOLERANCES)
         problem.score(rough, np.zeros(len(labels), dtype=np.int64))
         solution = problem.solve(l2, rough, **_FINAL_TOLERANCES)
@@ -160,35 +159,33 @@ def cross_validate(
     num_classes: int,
     *,
     extra: np.ndarray | None = None,
-    num_folds: int = NUM_FOLDS,
     seed: int = 0,
     path: Sequence[float] = L2_PATH,
     groups: np.ndarray | None = None,
     class_weights: np.ndarray | None = None,
 ) -> CrossValidation:
-    """Choose the L2 strength and estimate how well the probe does.
+    """Choose the L2 strength and estimate the probe's accuracy.
 
-    Images are held out whole: a fold's probe sees no view of an image that it is scored on. Scores are of the first view.
+    Images are held out whole: a fold's probe sees no view of an image that it is scored on. The first view is scored.
 
     Args:
         features: float32, shape (n, num_features): the view that is scored.
         labels: int, shape (n,).
-        num_classes: Width of the output.
+        num_classes: Size of the output.
         extra: float32, shape (n, k, num_features): more views of each image, for training only.
-        num_folds: Folds; fewer where even the largest class has fewer images.
-        seed: Seeds the folds.
+        seed: Seed of the folds.
         path: Strengths, strongest first.
         groups: int, shape (n,): images of one number are held out together. None for each by itself.
-        class_weights: float, shape (num_classes,): how much an image of each class counts, in training and in the loss that
-            the strength is chosen by. None for equal weights.
+        class_weights: float, shape (num_classes,): weight of each class's images, in training and in the loss that the
+            strength is chosen by. None for equal weights.
     """
-    num_folds = max(2, min(num_folds, int(np.bincount(labels).max())))
+    num_folds = max(2, min(NUM_FOLDS, int(np.bincount(labels).max())))
     folds = stratified_folds(labels, num_folds, seed, groups)
     weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
     stacked = features[:, None] if extra is None else np.concatenate([features[:, None], extra], axis=1)
     num_views = stacked.shape[1]
     flat = stacked.reshape(-1, stacked.shape[-1])
-    # Mean, deviation and axes are taken once over all folds: they know nothing of the labels.
+    # Mean, deviation and axes are computed once over all folds: they do not depend on the labels.
     mean, std = moments(flat)
     losses: list[float] = []
     with working() as workers:
@@ -214,7 +211,7 @@ def cross_validate(
 
 
 class _PathWalk:
-    """All folds' probes, carried from one strength to the next."""
+    """The probes of all folds, solved from one strength to the next."""
 
     def __init__(
         self,
@@ -239,7 +236,7 @@ class _PathWalk:
         self._last: list[Solution | None] = [None] * len(self._groups)
 
     def step(self, l2: float) -> np.ndarray:
-        """Solve at one strength; gives each row's logits by the probe of the fold that it was held out of."""
+        """Solve at one strength and return each row's logits by the probe of the fold that it was held out of."""
         logits = np.empty((len(self._folds), self._num_classes), dtype=np.float32)
         for index, (group, problem) in enumerate(zip(self._groups, self._problems, strict=True)):
             solution = problem.solve(l2, self._starts[index], **_SEARCH_TOLERANCES)
@@ -253,24 +250,26 @@ class _PathWalk:
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What features are standardized by: mean and standard deviation of each column, float32, shape (num_features,).
+    """Return the mean and the standard deviation of each column, float32, shape (num_features,), to standardize by.
 
-    A column that is constant counts as of deviation 1.
+    A constant column has deviation 1.
 
     Raises:
         TrainingError: The features hold NaN or infinite numbers.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     squares = np.zeros(len(mean))
-    for start in range(0, len(features), _ROWS_AT_ONCE):  # in double precision, but not all of it at once
+    for start in range(
+        0, len(features), _ROWS_AT_ONCE
+    ):  # double precision for all rows at once would take too much memory
         squares += np.square(features[start : start + _ROWS_AT_ONCE] - mean).sum(axis=0)
     std = np.sqrt(squares / len(features))
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
         raise TrainingError(
-            "The backbone's features hold numbers that are not finite",
+            "The backbone's features contain NaN or infinite numbers",
             hint="Its weights are damaged: choose another backbone or weight file",
         )
-    std[std < _STD_FLOOR] = 1.0  # a dead channel carries nothing; dividing by its deviation would make noise of it
+    std[std < _STD_FLOOR] = 1.0  # dividing a dead channel by its deviation would amplify noise
     return mean.astype(np.float32), std.astype(np.float32)
 
 
