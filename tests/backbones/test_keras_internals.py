@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
-from transferapp.backbones.copies import independent_copy
+from transferapp.backbones.keras_internals import independent_copy
 
 
 def nested(model: Any) -> Any:

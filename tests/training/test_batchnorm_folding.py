@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import enliven, noise_pixels, tiny_network
-from transferapp.training.folding import foldable
+from transferapp.training.batchnorm_folding import foldable
 from transferapp.training.tail import InferenceMode
 
 layers = keras.layers

@@ -11,9 +11,7 @@ import pytest
 from tests.helpers.networks import enliven, noise_pixels, tiny_network
 from transferapp.backbones.stages import find_stages
 from transferapp.training.head_spec import Head, HeadSpec
-from transferapp.training.heads import attach_head
-from transferapp.training.residual import residual_sums
-from transferapp.training.tail import InferenceMode, TrainingMode, build_tail, plain_tail, tuned_head
+from transferapp.training.tail import InferenceMode, TrainingMode, attach_tails, build_tail, plain_tail, residual_sums
 
 layers = keras.layers
 CLASSES = 3
@@ -93,11 +91,11 @@ def test_a_tail_with_stochastic_depth_trains_and_ships_without(from_scratch: boo
     assert build_tail(backbone, stages, stages[-2], head, stochastic_depth=0.5).residual_branches == 0
     pixels = noise_pixels(12).astype(np.float32)
     tail.model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    before = backbone.get_weights()
+    before = tail.model.get_weights()
     tail.model.fit(pixels, np.arange(12) % CLASSES, verbose=0)
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, backbone.get_weights(), strict=True))
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, tail.model.get_weights(), strict=True))
     logits = np.asarray(tail.model(pixels, training=False))
-    whole = attach_head(backbone, stages[-1], tuned_head(tail, head), 1.0, "whole")
+    whole = attach_tails(backbone, stages, None, head, [tail.model.get_weights()], 1.0, "whole")
     np.testing.assert_allclose(np.asarray(whole(pixels)), np.asarray(keras.ops.softmax(logits)), atol=1e-4)
     twin = plain_tail(backbone, stages, None, head, "twin")
     twin.set_weights(tail.model.get_weights())

@@ -1,4 +1,4 @@
-"""Every use of Keras' private names, so that a new version of Keras needs one file checked.
+"""Every use of Keras' private names, so that a new version of Keras needs one file checked; and copies of models.
 
 `pyproject.toml` has an upper bound on the version for this reason. Keras is imported by the functions, not here.
 """
@@ -13,6 +13,7 @@ from transferapp.errors import UsageError
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 
 def is_functional(model: keras.Model) -> bool:
@@ -41,6 +42,29 @@ def all_layers(model: keras.Model) -> Iterator[Any]:
     """Return the model and every layer in it, those nested in other layers too."""
     layers: Iterator[Any] = model._flatten_layers()
     return layers
+
+
+def independent_copy(model: keras.Model) -> keras.Model:
+    """Return a copy with the same weights; later changes to the model's weights do not reach it."""
+    import keras
+
+    copy = keras.models.clone_model(model)
+    give_weights(copy, model.get_weights())
+    return copy
+
+
+def give_weights(copy: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    """Set the weights of a model that was built from clones of another's layers.
+
+    An adapted `Normalization`, as in EfficientNet, computes with constants made of its weights, which `set_weights` does not
+    update.
+    """
+    import keras
+
+    copy.set_weights(list(weights))
+    for layer in all_layers(copy):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def is_sum(operation: Any) -> bool:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transferapp.backbones.copies import independent_copy
 from transferapp.backbones.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
+from transferapp.backbones.keras_internals import independent_copy
 from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
 from transferapp.backbones.stages import Stage, find_stages, pooled_taps, stage_tensor
 from transferapp.errors import BundleError

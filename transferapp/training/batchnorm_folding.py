@@ -1,13 +1,13 @@
-"""Run a network as in prediction, with every BatchNorm folded into the convolution before it, and still trainable.
+"""Inference mode with every BatchNorm folded into the convolution before it, while both still train.
 
 In inference mode BatchNorm is a fixed scale and shift of each channel, so a convolution followed by one is a convolution with a
-scaled kernel and a bias. The scaling is part of the graph, from kernel, gamma, beta and the statistics as they are: outputs
-and gradients are those of the two layers, to rounding, and an optimizer sees the same variables. What is saved is two passes
-over every feature map forward and three backward, which on a CPU cost as much as the convolutions themselves: a training step
-of EfficientNet-Lite is 1.3 to 1.4 times as fast (docs/decisions/0011-folded-batchnorm.md).
+scaled kernel and a bias. The scaling is part of the graph and reads kernel, gamma, beta and the statistics: outputs and
+gradients are those of the two layers, to rounding, and an optimizer sees the same variables. This saves two passes over every
+feature map forward and three backward, which on a CPU cost as much as the convolutions themselves: a training step of
+EfficientNet-Lite is 1.3 to 1.4 times as fast (docs/decisions/0011-folded-batchnorm.md).
 
-The 1 x 1 convolutions among them, which are matrix products and most of what there is to compute, may run as such, or in half
-precision, where a processor does that faster; all that lies between them stays in float32 (docs/decisions/0015-pointwise.md).
+The 1 x 1 convolutions among them, which are most of the computation, may run as matrix products, or in half precision, where a
+processor does that faster; everything else stays in float32 (docs/decisions/0015-pointwise.md).
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from keras import ops
 
 from transferapp.backbones.keras_internals import graph_nodes, run_graph
 
-Pairs = dict[Any, Any]
-"""From a convolution to the BatchNorm that follows it."""
+Replacements = Mapping[Any, Callable[..., Any]]
+"""From an operation of a network to the function that is called instead, with the same arguments."""
 
 
-def foldable(network: keras.Model) -> Pairs:
-    """The convolutions whose output goes into a BatchNorm over its channels and nowhere else.
+def foldable(network: keras.Model) -> dict[Any, Any]:
+    """Return the convolutions whose output goes into a BatchNorm over its channels and nowhere else.
 
     Args:
         network: Functional.
+
+    Returns:
+        From a convolution to the BatchNorm that follows it.
     """
     consumers = defaultdict(list)
     nodes = graph_nodes(network)
@@ -50,44 +53,34 @@ def foldable(network: keras.Model) -> Pairs:
     return pairs
 
 
-Replacements = Mapping[Any, Callable[..., Any]]
-"""From an operation of a network to what is called in its place, with the same arguments."""
-
-
-def run_folded(
-    network: keras.Model, inputs: Any, replaced: Replacements | None = None, pointwise: str = "convolution"
-) -> Any:
-    """The network's outputs in inference mode. To be called within a layer's `call`.
+def run_folded(network: keras.Model, inputs: Any, replaced: Replacements, pointwise: str = "convolution") -> Any:
+    """Run a network in inference mode. To be called within a layer's `call`.
 
     Args:
         network: Functional.
-        inputs: What the network takes.
-        replaced: What runs in the place of some of its operations.
-        pointwise: How the folded 1 x 1 convolutions are computed, where they are in float32: one of
+        inputs: Inputs of the network.
+        replaced: Operations to replace.
+        pointwise: Computation of the folded 1 x 1 convolutions, where they are in float32: one of
             `transferapp.system.backend.POINTWISE`.
     """
     pairs = foldable(network)
     folded = set(pairs.values())
 
     def operation(layer: Any) -> Any:
-        if replaced and layer in replaced:
+        if layer in replaced:
             return replaced[layer]
         if layer in pairs:
             return lambda x, **_: _convolved(x, layer, pairs[layer], pointwise)
         if layer in folded:
-            return lambda x, **_: x  # Keras hands a `mask` to BatchNorm; there is none
+            return lambda x, **_: x  # Keras passes a `mask` to BatchNorm; there is none
         return _in_mode(layer, False)
 
     return run_graph(network, inputs, operation)
 
 
 def run_through(network: keras.Model, inputs: Any, replaced: Replacements, training: bool | None) -> Any:
-    """The network's outputs in a mode, with other operations in the place of some. To be called within a layer's `call`."""
-
-    def operation(layer: Any) -> Any:
-        return replaced[layer] if layer in replaced else _in_mode(layer, training)
-
-    return run_graph(network, inputs, operation)
+    """Run a network in a given mode with some operations replaced. To be called within a layer's `call`."""
+    return run_graph(network, inputs, lambda layer: replaced.get(layer) or _in_mode(layer, training))
 
 
 def _in_mode(layer: Any, training: bool | None) -> Any:
@@ -97,7 +90,7 @@ def _in_mode(layer: Any, training: bool | None) -> Any:
 
 
 def _convolved(x: Any, conv: Any, norm: Any, pointwise: str) -> Any:
-    """What the convolution and the BatchNorm after it give, in one, in the precision of the convolution's layer."""
+    """Compute the convolution and the BatchNorm after it in one, with outputs in the precision of the convolution's layer."""
     scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
     if norm.scale:
         scale = scale * norm.gamma
@@ -125,14 +118,14 @@ def _convolved(x: Any, conv: Any, norm: Any, pointwise: str) -> Any:
 
 
 def _is_pointwise(conv: Any) -> bool:
-    """Whether each place of its output is a product of a matrix with the same place of its input."""
+    """Return whether the convolution is a matrix product at each position."""
     return (
         type(conv) is keras.layers.Conv2D and conv.kernel_size == (1, 1) and conv.strides == (1, 1) and conv.groups == 1
     )
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether it is a convolution of Keras' own, with the channels last and nothing after the sum."""
+    """Return whether the layer is one of Keras' own convolutions, channels last, without an activation."""
     return (
         type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
         and layer.data_format == "channels_last"

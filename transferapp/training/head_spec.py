@@ -1,4 +1,4 @@
-"""A head before it is built: pooling, hidden layers, and what regularizes it. Imports no Keras."""
+"""Form of a head before it is built: pooling, hidden layers, and regularization. Imports no Keras."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ MAX_UNITS = 65_536
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The form of a head. The default is linear on averaged features: the one that L-BFGS solves to its optimum.
+    """The form of a head. The default is linear on averaged features, which L-BFGS solves to its optimum.
 
     Attributes:
-        pooling: How a feature map becomes a vector: one of `POOLINGS`. `fractional_max` takes the maximum over regions of
-            two or three pixels a side, drawn anew in each step (Graham, 2014), and then the average.
+        pooling: From a feature map to a vector: one of `POOLINGS`. `fractional_max` takes the maximum over regions of two or
+            three pixels per side, drawn anew in each step (Graham, 2014, arXiv:1412.6071), and then the average.
         hidden: Units of each hidden layer, the lowest first.
-        activation: Of the hidden layers: one of `ACTIVATIONS`.
-        initializer: One of `INITIALIZERS`, both normal: `he` (MSRA; He et al., 2015) keeps the variance through ReLU and its
-            kin, `glorot` (Xavier; Glorot & Bengio, 2010) through tanh.
+        activation: Activation of the hidden layers: one of `ACTIVATIONS`.
+        initializer: One of `INITIALIZERS`, both normal: `he` (MSRA; He et al., 2015, arXiv:1502.01852) preserves the variance
+            through ReLU and its relatives, `glorot` (Xavier; Glorot & Bengio, 2010) through tanh.
         batch_norm: Whether hidden layers normalize before their activation.
-        dropout: Probability that a number entering a dense layer is left out, in [0, 1); inverted.
+        dropout: Probability that an input of a dense layer is left out, in [0, 1); inverted dropout.
         dropconnect: Probability that a weight of a dense layer is left out, in [0, 1).
-        l1: Penalty l1 · |kernel| of every dense layer, beside the mean loss in nats. It is a part of the loss, as in the
-            lecture, so steps along its subgradient bring weights near 0 but not exactly there.
-        l2: Penalty l2 / 2 · ||kernel||², likewise. With both it is the elastic net.
+        l1: Penalty l1 · |kernel| of every dense layer, added to the mean loss in nats. As a part of the loss, as in the
+            lecture, it brings weights near 0 but not exactly to 0.
+        l2: Penalty l2 / 2 · ||kernel||², likewise. Both together are the elastic net.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -63,7 +63,7 @@ class HeadSpec:
             isinstance(units, int) and 1 <= units <= MAX_UNITS for units in self.hidden
         ):
             raise UsageError(
-                "The hidden layers make no sense",
+                "The hidden layers are invalid",
                 expected=f"at most {MAX_HIDDEN} numbers of units from 1 to {MAX_UNITS:,}, such as 256,128",
                 got=",".join(map(str, self.hidden))[:200],
             )
@@ -77,7 +77,7 @@ class HeadSpec:
                 raise UsageError(f"{name} is out of range", expected="a number from 0", got=f"{getattr(self, name):g}")
 
     def describe(self) -> str:
-        """The head in a few words, for people: `256-128 relu units, dropout 0.5`."""
+        """Return the head in a few words, for people: `256-128 relu units, dropout 0.5`."""
         units = "-".join(map(str, self.hidden))
         words = [f"{units} {self.activation.replace('_', ' ')} units" if self.hidden else "linear"]
         if self.pooling != "average":
@@ -90,7 +90,7 @@ class HeadSpec:
 
     @property
     def linear(self) -> bool:
-        """Whether nothing lies between the features and the logits: the loss is then convex in its weights."""
+        """Whether there are no hidden layers: the loss is then convex in the weights."""
         return not self.hidden
 
     @property
@@ -99,12 +99,12 @@ class HeadSpec:
         return self.linear and self.pooling == "average" and not (self.dropout or self.dropconnect or self.l1)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> HeadSpec:
-        """What `to_json` gave; what is missing keeps its default.
+        """Return the spec of a dictionary from `to_json`; missing names have their defaults.
 
         Raises:
             UsageError: A name is unknown, or a value is.
@@ -122,10 +122,10 @@ class Head:
 
     Attributes:
         spec: Its form.
-        mean, std: float32, shape (channels,): what pooled features are standardized by.
-        num_classes: Width of the output.
-        weights: In the order in which Keras has them: of each dense layer its kernel and bias, each followed by what batch
-            normalization keeps. Empty for a new head, whose weights are yet to be drawn.
+        mean, std: float32, shape (channels,): moments that pooled features are standardized by.
+        num_classes: Size of the output.
+        weights: In Keras' order: of each dense layer its kernel and bias, each followed by the variables of batch
+            normalization. Empty for a new head, whose weights are not drawn yet.
     """
 
     spec: HeadSpec
@@ -136,10 +136,10 @@ class Head:
 
     @classmethod
     def of(cls, probe: LinearProbe, spec: HeadSpec | None = None) -> Head:
-        """A solved classifier as a head.
+        """Return a solved classifier as a head.
 
         Args:
             probe: Solved.
-            spec: Linear on averages, with what is to regularize it when it trains on; None for nothing.
+            spec: Linear on averages, with the regularization of further training; None for none.
         """
         return cls(spec or HeadSpec(), probe.mean, probe.std, len(probe.bias), (probe.kernel, probe.bias))

@@ -1,4 +1,4 @@
-"""Build a head on a stage's feature map: pooling, standardization, hidden layers, logits."""
+"""Heads as Keras layers on a feature map: pooling, standardization, hidden layers, logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transferapp.training.layers.fractional_pooling import evenly_pooled
 from transferapp.training.layers.maxout import PIECES, largest_of_pieces
 
 BATCH_NORM_MOMENTUM = 0.9
-"""A head trains for a few hundred steps: with Keras' .99 the statistics would still be half those it began with."""
+"""Momentum of a head's statistics: after the few hundred steps that it trains, Keras' .99 would leave half the initial ones."""
 
 
 def build_head(
@@ -30,17 +30,17 @@ def build_head(
 ) -> Any:
     """Put a head on a tensor: pooling, standardization, hidden layers, logits.
 
-    Each hidden layer is dense, batch normalization (if any), activation; dropout acts on what enters a dense layer.
-    Weights come in the same order whatever `for_prediction` is.
+    Each hidden layer is dense, batch normalization (if any), activation; dropout acts on the inputs of dense layers. The order
+    of the weights does not depend on `for_prediction`.
 
     Args:
         spec: Its form.
-        inputs: A symbolic tensor: maps of shape (batch, height, width, channels), which are pooled, or features that are
-            pooled already, shape (batch, channels).
-        num_classes: Width of the output.
-        mean, std: float32, shape (channels,), of the pooled training features: standardization is a part of the graph.
-        seed: Decides the initial weights, and what is left out in training.
-        for_prediction: Leave out what only training needs, and use Keras' own operations alone: such a model is loaded and
+        inputs: A symbolic tensor: feature maps of shape (batch, height, width, channels), which are pooled, or pooled
+            features of shape (batch, channels).
+        num_classes: Size of the output.
+        mean, std: float32, shape (channels,): moments of the pooled training features. Standardization is part of the graph.
+        seed: Seed of the initial weights and of dropout.
+        for_prediction: Omit what only training needs, and use Keras' own operations alone, so that the model is loaded and
             exported without this package.
 
     Returns:
@@ -61,7 +61,7 @@ def build_head(
 
 
 def pooled(pooling: str, maps: Any, *, seed: int = 0, for_prediction: bool = False) -> Any:
-    """Feature maps, shape (batch, height, width, channels), to vectors, shape (batch, channels); see `HeadSpec.pooling`."""
+    """Pool feature maps, shape (batch, height, width, channels), to vectors, shape (batch, channels): `HeadSpec.pooling`."""
     layers = keras.layers
     if pooling == "max":
         return layers.GlobalMaxPooling2D(name="head_pool")(maps)
@@ -96,11 +96,11 @@ def _activated(activation: str, x: Any, name: str, for_prediction: bool) -> Any:
 
 
 def head_layers(model: keras.Model, below: Collection[keras.layers.Layer] = ()) -> tuple[keras.layers.Layer, ...]:
-    """The layers with weights of the head that `build_head` has put on a model, lowest first.
+    """Return the layers with weights of the head that `build_head` has put on a model, lowest first.
 
     Args:
         model: With a head.
-        below: Layers that are none of it, whatever their names: those of a backbone whose layers are the model's own.
+        below: Layers that are not part of it, whatever their names: those of a backbone whose layers are the model's own.
     """
     others = set(below)
     named = (layer for layer in model.layers if layer.name.startswith("head_") and layer not in others)
@@ -108,7 +108,7 @@ def head_layers(model: keras.Model, below: Collection[keras.layers.Layer] = ()) 
 
 
 def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Layer] = ()) -> None:
-    """Give the head of a model its weights; a new one keeps those that it was built with. Arguments as of `head_layers`."""
+    """Set the weights of a model's head, unless it is new. Arguments as of `head_layers`."""
     if not head.weights:
         return
     variables = [variable for layer in head_layers(model, below) for variable in layer.weights]
@@ -117,13 +117,13 @@ def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Laye
 
 
 def attach_head(backbone: keras.Model, stage: Stage, head: Head, temperature: float, name: str) -> keras.Model:
-    """The whole classifier: backbone up to the cut, pooling, standardization, the head's layers, softmax.
+    """Return the whole classifier: backbone up to the cut, pooling, standardization, the head's layers, softmax.
 
     Args:
         backbone: From `load_backbone`.
         stage: The cut.
-        head: Trained on that stage's pooled features; what regularized it is left out.
-        temperature: What the logits are divided by.
+        head: Trained on that stage's pooled features; its regularization is omitted.
+        temperature: Divisor of the logits.
         name: The model's name.
 
     Returns:

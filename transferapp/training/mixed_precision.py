@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from transferapp.backbones.copies import give_weights
+from transferapp.backbones.keras_internals import give_weights
 from transferapp.training.tail import InferenceMode, TrainingMode
 
 

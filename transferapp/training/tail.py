@@ -1,34 +1,33 @@
-"""What trains above a cut: the tail of the backbone with its head on top, fed from the trunk's cached activations.
+"""The tail: what trains above a cut, a part of the backbone with a head on top, on the trunk's cached activations.
 
-Cut at a stage, the trunk has run once over several views of every image; only what lies above the cut is a Keras model
-here, and an epoch is a pass over small tensors. Cut at the input, there is no trunk, and the same model takes pixels.
+The trunk has run once over several views of every image, so an epoch is a pass over small tensors. Cut at the input, there is
+no trunk, and the same model takes pixels.
 
-The head starts from the solved linear probe, so that the first gradients do not tear up pretrained features (LP-FT; Kumar et
-al., 2022, arXiv:2202.10054). BatchNorm runs in inference mode: batches are too small to estimate its statistics anew.
+The head starts as the solved linear classifier, so that the first gradients do not distort pretrained features (LP-FT; Kumar
+et al., 2022, arXiv:2202.10054). BatchNorm runs in inference mode: batches are too small to estimate its statistics anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from transferapp.backbones.copies import give_weights, independent_copy
-from transferapp.backbones.keras_internals import all_layers
+from transferapp.backbones.keras_internals import all_layers, give_weights, graph_nodes, independent_copy, is_sum
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
-from transferapp.training.folding import run_folded, run_through
+from transferapp.training.batchnorm_folding import run_folded, run_through
 from transferapp.training.head_spec import Head
 from transferapp.training.heads import build_head, head_layers, set_head
 from transferapp.training.layers import StochasticDepth
-from transferapp.training.residual import random_sums, residual_sums
 
 _MOMENTUM = 0.9
-"""Of BatchNorm's running statistics, where they are learned. At Keras' usual .99 a third of them would still be what they began
-as after a hundred steps, and prediction useless while training goes well."""
+"""Momentum of BatchNorm's statistics where they are learned. At Keras' default of .99 a third of the initial values would
+remain after a hundred steps, and prediction would be useless while training goes well."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Tail:
     Attributes:
         model: From the cut's feature map (or pixels) to logits, shape (batch, num_classes).
         head: The layers of its head that have weights, lowest first.
-        stages: Layers of the backbone in it, by stage, earliest first; for rates that fall towards the input.
+        stages: Trainable layers of the backbone in it, by stage, earliest first.
     """
 
     model: keras.Model
@@ -47,33 +46,33 @@ class Tail:
 
     @property
     def residual_branches(self) -> int:
-        """Branches that stochastic depth leaves out at times."""
+        """Number of branches that stochastic depth leaves out at times."""
         return sum(len(layer.sums) for layer in self.model.layers if isinstance(layer, _Body))
 
     def multipliers(self, backbone_ratio: float, layer_decay: float = 1.0) -> dict[str, float]:
-        """Learning-rate multipliers by variable path.
+        """Return learning-rate multipliers by variable path.
 
         Args:
             backbone_ratio: The last stage's rate over the head's, at most 0.1 by the rule.
             layer_decay: Each stage's rate over that of the stage above it; 1 for the same rate throughout.
         """
-        rates: dict[str, float] = {}
-        for above, layers in enumerate(reversed(self.stages)):
-            for layer in layers:
-                for variable in layer.trainable_variables:
-                    rates[variable.path] = backbone_ratio * layer_decay**above
-        return rates
+        return {
+            variable.path: backbone_ratio * layer_decay**above
+            for above, layers in enumerate(reversed(self.stages))
+            for layer in layers
+            for variable in layer.trainable_variables
+        }
 
 
 class _Body(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """A part of a backbone as one layer, with its residual branches left out at random where that is asked for.
+    """A part of a backbone as one layer, with stochastic depth in its residual sums where asked for.
 
     Args:
-        network: What to run.
-        stochastic_depth: Probability that the highest residual branch is left out of a training step; the others', the less
-            the lower they are (Huang et al., 2016). 0 for never.
-        seed: Decides which.
-        pointwise: As of `run_folded`; of no account in training mode.
+        network: Functional model to run.
+        stochastic_depth: Probability that the highest residual branch is left out of a training step; it falls linearly
+            towards the input (Huang et al., 2016). 0 for never.
+        seed: Seed of the draws.
+        pointwise: As of `run_folded`; ignored in training mode.
     """
 
     def __init__(
@@ -96,35 +95,75 @@ class _Body(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         ]
 
     def like(self, network: keras.Model) -> _Body:
-        """The same around another network, which is a copy of this one's."""
+        """Return the same layer around another network, which is a copy of this one's."""
         return type(self)(network, self.stochastic_depth, self.seed, self.pointwise, name=self.name)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         shape: tuple[int | None, ...] = self.network.compute_output_shape(input_shape)
         return shape
 
+    def _replacements(self, training: bool | None) -> dict[Any, Callable[..., Any]]:
+        """Return, for each residual sum that may leave its branch out, the function to call instead."""
+        if not self.sums:
+            return {}
+        pairs = zip(residual_sums(self.network).items(), self.sums, strict=True)
+        return {operation: _random_sum(layer, branch, training) for (operation, branch), layer in pairs}
+
 
 class InferenceMode(_Body):
-    """Runs a network as in prediction, whatever is done with the model around it.
+    """Runs a network in inference mode inside a model that trains.
 
-    BatchNorm keeps its statistics, dropout is off; weights can be trained all the same. The usual way to say so,
-    `network(x, training=False)` in a functional model, is overruled by Keras 3.15: there `fit` hands its own mode down to
-    every layer of the graph. What a layer calls within its own `call`, it does not reach. BatchNorm runs as a part of the
-    convolution before it: the same function of the same variables, and faster (`transferapp.training.folding`).
-
-    Residual branches alone are left out at random in training, where `stochastic_depth` says so. Arguments as of `_Body`.
+    BatchNorm uses its stored statistics and dropout is off; weights train all the same. `network(x, training=False)` in a
+    functional model is not enough: Keras 3.15 passes the mode of `fit` to every layer of the graph, but not to layers that are
+    called within another layer's `call`. BatchNorm runs as a part of the convolution before it, which is faster; see
+    `transferapp.training.batchnorm_folding`. Only stochastic depth is random. Arguments as of `_Body`.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        sums = random_sums(self.network, self.sums, training)
-        return run_folded(self.network, inputs, sums, self.pointwise)
+        return run_folded(self.network, inputs, self._replacements(training), self.pointwise)
 
 
 class TrainingMode(_Body):
-    """Runs a network in the mode of the model around it, for one whose weights are random. Arguments as of `_Body`."""
+    """Runs a network in the mode of the model around it, for random weights. Arguments as of `_Body`."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return run_through(self.network, inputs, random_sums(self.network, self.sums, training), training)
+        return run_through(self.network, inputs, self._replacements(training), training)
+
+
+def residual_sums(network: keras.Model) -> dict[Any, int]:
+    """Return the sums of a shortcut and a branch that was computed from it, inputs first.
+
+    Only such a branch can be left out with the signal still passing. Where a block changes resolution or width, its shortcut
+    is a computation too, and the block always stays.
+
+    Args:
+        network: Functional.
+
+    Returns:
+        From an operation that adds two tensors to the position of the branch among them.
+    """
+    nodes = graph_nodes(network)
+    uses = Counter(node.operation for node in nodes)
+    before: dict[int, set[int]] = {}
+    found = {}
+    for node in nodes:
+        inputs = [id(tensor) for tensor in node.input_tensors]
+        if is_sum(node.operation) and uses[node.operation] == 1 and len(inputs) == 2:
+            for branch, (own, other) in enumerate((inputs, inputs[::-1])):
+                if other in before.get(own, set()):
+                    found[node.operation] = branch
+        behind = set(inputs).union(*(before.get(tensor, set()) for tensor in inputs))
+        before.update((id(tensor), behind) for tensor in node.outputs)
+    return found
+
+
+def _random_sum(layer: StochasticDepth, branch: int, training: bool | None) -> Callable[..., Any]:
+    def add(*arguments: Any, **_: Any) -> Any:
+        # An operation is called with two tensors, a layer with a list of them.
+        tensors = arguments if len(arguments) == 2 else arguments[0]
+        return layer([tensors[1 - branch], tensors[branch]], training=training)
+
+    return add
 
 
 def build_tail(
@@ -138,18 +177,18 @@ def build_tail(
     seed: int = 0,
     pointwise: str = "convolution",
 ) -> Tail:
-    """Put a head on the top stage and set free what lies above the cut.
+    """Build the trainable part of a backbone above a cut, with a head on its top stage.
 
     Args:
-        backbone: From `load_backbone`, with pretrained weights; it stays unchanged, for the tail has layers of its own.
+        backbone: From `load_backbone`, with pretrained weights; it stays unchanged, because the tail has layers of its own.
         stages: Its stages, earliest first.
         cut: The last stage that stays frozen; None trains the whole network.
         head: Trained on the top stage's features, or new.
-        from_scratch: Start from random weights, drawn by `seed`: BatchNorm must learn its statistics, and so runs in training
-            mode.
+        from_scratch: Start from random weights, drawn by `seed`. BatchNorm must then learn its statistics, and so runs in
+            training mode.
         stochastic_depth: Probability that the highest residual branch is left out of a training step.
-        seed: Decides what is left out, and the weights of a new head.
-        pointwise: How 1 x 1 convolutions are computed, unless `from_scratch`: as of `run_folded`.
+        seed: Seed of stochastic depth and of a new head's weights.
+        pointwise: Computation of 1 x 1 convolutions, unless `from_scratch`: as of `run_folded`.
     """
     body = _own_copy(tail_body(backbone, stages, cut), seed if from_scratch else None)
     inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
@@ -157,7 +196,7 @@ def build_tail(
     if not from_scratch:
         run = InferenceMode(body, stochastic_depth, seed, pointwise, name="body")
     else:
-        _follow_closely(body)
+        _lower_momentum(body)
         run = TrainingMode(body, stochastic_depth, seed, name="body") if stochastic_depth else body
     model = _with_head(inputs, run(inputs), head, seed)
     return Tail(model, head_layers(model), _by_stage(body, stages))
@@ -166,7 +205,7 @@ def build_tail(
 def _own_copy(body: keras.Model, seed: int | None) -> keras.Model:
     """Return a copy of a body with weights of its own: the same ones, or random ones drawn by a seed.
 
-    Weights by which a `Normalization` scales pixels stay: they belong to the input, and are not learned.
+    A `Normalization` keeps the weights that it scales pixels by: they belong to the input, and are not learned.
     """
     if seed is None:
         return independent_copy(body)
@@ -179,22 +218,20 @@ def _own_copy(body: keras.Model, seed: int | None) -> keras.Model:
     return copy
 
 
-def _follow_closely(network: keras.Model) -> None:
-    """Let BatchNorm's statistics follow the batches within tens of steps, not hundreds: small sets have no more to give."""
-    for layer in network.layers:
+def _lower_momentum(network: keras.Model) -> None:
+    """Let BatchNorm's statistics follow the batches within tens of steps: small sets have no more to give."""
+    for layer in all_layers(network):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, _MOMENTUM)
-        elif isinstance(layer, keras.Model):
-            _follow_closely(layer)
 
 
 def lone_head(head: Head, shape: tuple[int, ...], seed: int) -> Tail:
-    """A head without any of the backbone, to be trained on what the trunk gave.
+    """Build a head alone, to be trained on the trunk's output.
 
     Args:
         head: Usually new.
-        shape: (height, width, channels) of feature maps, or (channels,) of features that are pooled already.
-        seed: Decides its weights, where it is new, and what is left out in training.
+        shape: (height, width, channels) of feature maps, or (channels,) of pooled features.
+        seed: Seed of its weights, where it is new, and of dropout.
     """
     inputs = keras.Input(shape)
     model = _with_head(inputs, inputs, head, seed)
@@ -202,12 +239,12 @@ def lone_head(head: Head, shape: tuple[int, ...], seed: int) -> Tail:
 
 
 def tail_body(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None) -> keras.Model:
-    """The part of a backbone from a cut, or from the pixels, to the top stage; it shares the backbone's layers.
+    """Return the part of a backbone from a cut, or from the pixels, to the top stage; it shares the backbone's layers.
 
-    All of it trains, but for layers that are used below the cut too: there the cached activations rely on them.
+    All of it trains, except for layers that are used below the cut too: the cached activations depend on them.
     """
     whole = keras.Model(backbone.inputs[0], stage_tensor(backbone, stages[-1]), name="body")
-    # Both, for TensorFlow takes no notice where a flag is set to what it is, and would not pass it on to the layers within.
+    # Both, because TensorFlow ignores a flag that is set to its own value, and would not pass it on to the layers within.
     whole.trainable = False
     whole.trainable = True
     if cut is None:
@@ -219,7 +256,7 @@ def tail_body(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None)
 
 
 def plain_tail(backbone: keras.Model, stages: Sequence[Stage], cut: Stage | None, head: Head, name: str) -> keras.Model:
-    """A tail as `build_tail` makes it, with layers of its own and not for training; its weights are in the same order."""
+    """Return a tail as `build_tail` makes it, for prediction only; its weights are in the same order."""
     body = keras.models.clone_model(tail_body(backbone, stages, cut))
     inputs = keras.Input(body.inputs[0].shape[1:], dtype=body.inputs[0].dtype)
     model = _with_head(inputs, body(inputs), head, 0, for_prediction=True)
@@ -237,7 +274,7 @@ def _with_head(inputs: Any, maps: Any, head: Head, seed: int, *, for_prediction:
 
 
 def _by_stage(body: keras.Model, stages: Sequence[Stage]) -> tuple[tuple[keras.layers.Layer, ...], ...]:
-    """The body's layers that train, grouped by the stage that they end in."""
+    """Return the body's layers that train, grouped by the stage that they belong to."""
     ends = {stage.name for stage in stages}
     groups: list[list[keras.layers.Layer]] = [[]]
     for layer in body.layers:
@@ -265,9 +302,9 @@ def attach_tails(
         backbone: Its part below the cut is shared; the part above is copied for each member.
         stages: Its stages, earliest first.
         cut: The last frozen stage; None where the whole network was trained.
-        head: What the tails' heads began as; gives their form.
+        head: The head that the tails started with; gives their form.
         members: Weights of each, in the order of `Tail.model.weights`.
-        temperature: What each member's logits are divided by.
+        temperature: Divisor of each member's logits.
         name: The model's name.
 
     Returns:
