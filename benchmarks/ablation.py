@@ -41,7 +41,7 @@ from transferapp.images.augment import Augmentation, ColorJitter, fit_pca_color
 from transferapp.system.threads import cpu_cores
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.probe import cross_validate, fit_probe, moments
-from transferapp.training.settings import Batches, MakeBatches, TrainingSettings
+from transferapp.training.settings import Batches, MakeBatches, TrainingJob, TrainingSettings
 
 SOLVED = "linear, solved"
 HIDDEN = "256 relu"
@@ -327,7 +327,7 @@ class Ablation:
         make: MakeBatches = plain
         if settings.soft_labels:
             make = soft(plain, len(self._classes), mixup=settings.mixup, cutmix=settings.cutmix, seed=split.seed)
-        Session(model, make, None, settings, multipliers=multipliers, batch_size=BATCH)  # compiles it
+        Session(TrainingJob(model, make, settings, multipliers, BATCH), None)  # compiles the model
         batches = make(BATCH)
         for epoch in range(settings.epochs):
             batches.epoch = epoch

@@ -50,7 +50,7 @@ from transferapp.training.learning_rate_finder import range_test
 from transferapp.training.optimizers import ADAMW_DECAY, OPTIMIZERS
 from transferapp.training.probe import LinearProbe, cross_validate, fit_probe, log_softmax
 from transferapp.training.schedules import SCHEDULES
-from transferapp.training.settings import TrainingSettings
+from transferapp.training.settings import TrainingJob, TrainingSettings
 
 BACKBONE, OTHER_BACKBONE = "efficientnet_lite0", "efficientnet_lite2"
 BATCH = 64
@@ -343,7 +343,7 @@ def trained(task: Task, features: np.ndarray, **settings: Any) -> tuple[Any, Any
         positions, seed = task.split.train[:, None], task.split.seed
         return CachedBatches(features, positions, task.labels, features.shape[1:], batch_size=batch_size, seed=seed)
 
-    session = Session(model, make, None, asked, multipliers={}, batch_size=BATCH)
+    session = Session(TrainingJob(model, make, asked, {}, BATCH), None)
     images, kept = make(BATCH), []
     for epoch in range(asked.epochs):
         images.epoch = epoch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,7 +12,6 @@ import pytest
 from transferapp.errors import TrainingError, UsageError
 from transferapp.training.learning_rate_finder import SAFETY, RateFinding, find_learning_rate, range_test
 from transferapp.training.optimizers import make_optimizer
-from transferapp.training.schedules import make_schedule
 
 # --- quadratics: 1/2 sum(curvature * x^2); gradient descent diverges beyond 2 / (largest curvature) ---
 
@@ -110,7 +109,7 @@ def test_it_stops_at_once_where_the_loss_is_not_finite(bad: float) -> None:
     assert len(found.rates) == len(found.losses) == 21
     assert len(found.smoothed) == 20
     assert found.diverged
-    assert "broke out" in found.reason
+    assert "diverged at" in found.reason
 
 
 def test_it_stops_after_three_losses_of_over_four_times_the_mean_and_not_after_one_bad_batch() -> None:
@@ -124,7 +123,7 @@ def test_a_loss_that_never_breaks_out_gives_the_highest_rate_and_says_so() -> No
     found = range_test(lambda rate: 1.0, high=0.5)
     assert found.edge == pytest.approx(0.5)
     assert not found.diverged
-    assert "did not break out up to 0.5" in found.reason
+    assert "did not diverge up to 0.5" in found.reason
 
 
 @pytest.mark.parametrize("losses", [[math.nan], [1.0, math.inf], [10.0**n for n in range(60)]])
@@ -182,7 +181,7 @@ def tested() -> tuple[keras.Model, list[np.ndarray], RateFinding]:
     for batch in make_batches(3):
         model.train_on_batch(*batch)
     before = state(model)
-    return model, before, find_learning_rate(model, make_batches(4), high=100.0)
+    return model, before, find_learning_rate(model, make_batches(4))
 
 
 def test_weights_optimizer_rate_and_seeds_are_put_back(
@@ -215,21 +214,4 @@ def test_state_is_put_back_also_when_the_test_fails() -> None:
     for now, then in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(now), then)
     assert int(model.optimizer.iterations) == 0
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
-
-
-def test_a_schedule_a_missing_optimizer_and_missing_batches_are_refused() -> None:
-    with pytest.raises(UsageError, match="not compiled"):
-        find_learning_rate(make_model(None), make_batches(1))
-    with pytest.raises(UsageError, match="learning-rate schedule"):
-        find_learning_rate(make_model(make_optimizer("sgd", make_schedule("cosine", 0.1, 10))), make_batches(1))
-    model = make_model(make_optimizer("sgd", 0.01))
-    with pytest.raises(UsageError, match="no batches"):
-        find_learning_rate(model, [])
-
-    def once() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        yield from make_batches(3)
-
-    with pytest.raises(UsageError, match="no more batches"):
-        find_learning_rate(model, once())
     assert float(model.optimizer.learning_rate) == pytest.approx(0.01)

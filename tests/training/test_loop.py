@@ -20,7 +20,7 @@ from transferapp.training import session as sessions
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import Trained, train
 from transferapp.training.mixing import soft
-from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingSettings, merit
+from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingJob, TrainingSettings, rank
 
 SETTINGS = TrainingSettings(epochs=4, learning_rate=5e-2, average=0.0)
 
@@ -39,13 +39,9 @@ def run(
 ) -> Trained:
     make_batches, validation, labels = data or toy_data()
     return train(
-        model or toy_model(),
-        make_batches,
+        TrainingJob(model or toy_model(), make_batches, settings, multipliers or {}, batch_size),
         validation,
         labels,
-        settings,
-        batch_size=batch_size,
-        multipliers=multipliers or {},
         checkpoints=CheckpointStore(folder),
         seconds=seconds,
         on_start=on_start,
@@ -174,7 +170,7 @@ def test_the_average_ships_where_it_is_better(tmp_path: Path) -> None:
     best = trained.history[trained.epoch - 1]
     assert best.averaged_val_accuracy is not None
     assert best.averaged_val_loss is not None
-    assert merit(best.averaged_val_accuracy, best.averaged_val_loss) > merit(best.val_accuracy, best.val_loss)
+    assert rank(best.averaged_val_accuracy, best.averaged_val_loss) > rank(best.val_accuracy, best.val_loss)
     assert (trained.accuracy, trained.loss) == (best.averaged_val_accuracy, best.averaged_val_loss)
     np.testing.assert_allclose(logits_of(model, trained.weights, data), trained.logits, atol=1e-6)
     assert np.abs(trained.weights[0] - raw[trained.epoch][0]).max() > 1e-3, "training went on from the raw weights"
@@ -254,9 +250,7 @@ def test_every_cycle_of_warm_restarts_leaves_a_snapshot(full_run: FullRun) -> No
 def test_cycles_end_with_epochs_however_many_there_are(epochs: int, cycles: int) -> None:
     settings = dataclasses.replace(SETTINGS, schedule="sgdr", epochs=epochs, cycles=cycles)
     make_batches, validation, _ = toy_data()
-    ends = sessions.Session(
-        toy_model(), make_batches, validation, settings, multipliers={}, batch_size=16
-    ).snapshot_epochs
+    ends = sessions.Session(TrainingJob(toy_model(), make_batches, settings, {}, 16), validation).snapshot_epochs
     assert len(ends) == (cycles if cycles > 1 else 0), "a single cycle is no ensemble"
     assert not ends or max(ends) == epochs
 
@@ -377,7 +371,7 @@ def test_a_run_that_diverges_ships_its_best_epoch(tmp_path: Path) -> None:
     model = toy_model()
     trained = run(tmp_path, model=model, data=(Poisoned(3), validation, labels))
     assert trained.diverged
-    assert trained.notes == ("diverged in epoch 3: the loss is no number any more",)
+    assert trained.notes == ("diverged in epoch 3: the loss is no longer finite",)
     assert len(trained.history) == 3
     assert math.isnan(trained.history[-1].loss)
     assert trained.epoch <= 2
@@ -449,7 +443,7 @@ def test_timing_a_step_leaves_no_trace(tmp_path: Path) -> None:
     model = hard_model()
     before = [np.array(v) for v in model.variables]
     make_batches = toy_data()[0]
-    seconds, batch_size = sessions.time_step(model, make_batches, SETTINGS, multipliers={}, batch_size=16)
+    seconds, batch_size = sessions.time_step(TrainingJob(model, make_batches, SETTINGS, {}, 16))
     assert 0 < seconds < 1
     assert batch_size == 16
     for variable, array in zip(model.variables, before, strict=True):
@@ -470,7 +464,7 @@ def test_a_step_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(keras.Model, "train_step", train_step)
-    sessions.time_step(model, lambda _: make_batches(16), settings, multipliers={}, batch_size=16)
+    sessions.time_step(TrainingJob(model, lambda _: make_batches(16), settings, {}, 16))
     assert len(traces) == 1
     trained = run(tmp_path, settings, model=model, data=(make_batches, validation, labels))
     assert len(trained.history) == 4
@@ -489,15 +483,13 @@ def test_timing_a_step_finds_the_batch_that_fits() -> None:
         return real(x, y)
 
     model.train_on_batch = hungry
-    assert sessions.time_step(model, toy_data()[0], SETTINGS, multipliers={}, batch_size=32)[1] == 8
+    assert sessions.time_step(TrainingJob(model, toy_data()[0], SETTINGS, {}, 32))[1] == 8
 
 
 def test_a_rate_is_found_with_the_optimizer_that_will_train(tmp_path: Path) -> None:
     model = toy_model()
     before = model.get_weights()
-    finding = sessions.suggest_rate(
-        model, toy_data()[0], SETTINGS, multipliers={model.weights[0].path: 0.1}, batch_size=16
-    )
+    finding = sessions.suggest_rate(TrainingJob(model, toy_data()[0], SETTINGS, {model.weights[0].path: 0.1}, 16))
     assert 1e-3 < finding.suggestion <= 0.1
     for ours, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -518,7 +510,7 @@ def test_a_rate_is_looked_for_with_the_batch_that_fits() -> None:
         return real(x, *rest, **options)
 
     model.train_on_batch = hungry
-    finding = sessions.suggest_rate(model, toy_data()[0], SETTINGS, multipliers={}, batch_size=32)
+    finding = sessions.suggest_rate(TrainingJob(model, toy_data()[0], SETTINGS, {}, 32))
     assert finding.suggestion > 0
     assert sizes[:3] == [32, 16, 8]
     for ours, theirs in zip(model.get_weights(), before, strict=True):
@@ -533,7 +525,7 @@ def test_too_little_memory_to_validate_is_said_in_words(tmp_path: Path, monkeypa
 
     model = toy_model()
     monkeypatch.setattr(model, "predict", hungry)
-    with pytest.raises(ResourceError, match="not enough memory to judge the validation images") as caught:
+    with pytest.raises(ResourceError, match="not enough memory to evaluate the validation images") as caught:
         run(tmp_path, model=model)
     assert caught.value.code == OUT_OF_MEMORY
 

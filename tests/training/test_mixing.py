@@ -11,7 +11,7 @@ from tests.helpers.toys import CLASSES, toy_data, toy_model
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import train
 from transferapp.training.mixing import SoftBatches, mixed, soft
-from transferapp.training.settings import TrainingSettings
+from transferapp.training.settings import TrainingJob, TrainingSettings
 
 
 def images(count: int = 8, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -95,13 +95,9 @@ def test_a_network_learns_from_soft_labels(settings: dict[str, float], tmp_path:
     how = TrainingSettings(epochs=6, learning_rate=3e-2, average=0.0, patience=6, **settings)  # type: ignore[arg-type]
     softened = soft(make, CLASSES, mixup=how.mixup, cutmix=how.cutmix, seed=0)
     trained = train(
-        toy_model(),
-        softened,
+        TrainingJob(toy_model(), softened, how, {}, 16),
         validation,
         val_labels,
-        how,
-        batch_size=16,
-        multipliers={},
         checkpoints=CheckpointStore(tmp_path),
     )
     assert trained.accuracy >= 0.9
@@ -115,7 +111,7 @@ def test_smoothing_costs_a_sure_network_what_the_formula_says(tmp_path: Any) -> 
     model = toy_model()
     how = TrainingSettings(label_smoothing=0.3, average=0.0)
     softened = soft(make, CLASSES, mixup=0.0, cutmix=0.0, seed=0)
-    Session(model, softened, validation, how, multipliers={}, batch_size=8)
+    Session(TrainingJob(model, softened, how, {}, 8), validation)
     x, y = softened(8)[0]
     logits = np.asarray(model(x), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -132,17 +132,6 @@ def test_adams_first_step_is_the_rate_whatever_the_gradients_size() -> None:
     np.testing.assert_allclose(result, [-0.1, 0.1, -0.1], rtol=1e-3)
 
 
-def test_momentum_and_decay_rate_are_rho_and_the_betas() -> None:
-    for name, momentum, decay_rate, expected in (
-        ("momentum", 0.5, None, lecture_momentum(START, GRADIENTS, RATE, rho=0.5)),
-        ("nesterov", 0.5, None, lecture_nesterov(START, GRADIENTS, RATE, rho=0.5)),
-        ("rmsprop", None, 0.9, lecture_rmsprop(START, GRADIENTS, RATE, decay_rate=0.9)),
-        ("adam", 0.8, 0.99, lecture_adam(START, GRADIENTS, RATE, beta1=0.8, beta2=0.99)),
-    ):
-        result = run(make_optimizer(name, RATE, momentum=momentum, decay_rate=decay_rate))
-        np.testing.assert_allclose(result - START, expected - START, rtol=FLOAT32, err_msg=name)
-
-
 @pytest.mark.parametrize("name", ["adagrad", "rmsprop"])
 @pytest.mark.parametrize("size", [1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-3])
 def test_epsilon_inside_the_root_is_within_a_factor_of_root_two_of_the_lectures(name: str, size: float) -> None:
@@ -321,16 +310,11 @@ def test_lbfgs_is_listed_but_refers_to_the_probe() -> None:
         ("sgd", 0.0, {}, "learning_rate"),
         ("sgd", -1.0, {}, "learning_rate"),
         ("sgd", float("nan"), {}, "learning_rate"),
-        ("momentum", RATE, {"momentum": 1.0}, "momentum"),
-        ("momentum", RATE, {"momentum": -0.1}, "momentum"),
-        ("rmsprop", RATE, {"decay_rate": 1.5}, "decay_rate"),
         ("adam", RATE, {"weight_decay": -0.1}, "weight_decay"),
         ("adam", RATE, {"clip_norm": 0.0}, "clip_norm"),
         ("adam", RATE, {"average": 1.0}, "average"),
         ("adam", RATE, {"average": 0.0}, "average"),
         ("adam", RATE, {"multipliers": {"x": -1.0}}, "multiplier of x"),
-        ("sgd", RATE, {"momentum": 0.9}, "sgd has no momentum"),
-        ("adagrad", RATE, {"decay_rate": 0.9}, "adagrad has no decay_rate"),
     ],
 )
 def test_numbers_out_of_range_are_refused(name: str, rate: float, settings: dict, message: str) -> None:

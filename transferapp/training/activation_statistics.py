@@ -1,7 +1,8 @@
-"""Does the signal come through a deep head as it is initialized? What the lecture shows in its histograms, as numbers.
+"""Activation statistics of an untrained head: whether the signal passes through its hidden layers, as numbers.
 
-Through tanh, weights that are too small let activations shrink to nothing, and gradients with them; weights that are too
-large push units into saturation, where gradients are nothing too. Xavier's initial values keep tanh alive, MSRA's ReLU.
+The lecture shows this in histograms. Through tanh, weights that are too small let activations shrink to nothing, and gradients
+with them; weights that are too large saturate units, where gradients are nothing too. Xavier's initial values suit tanh, and
+MSRA's suit ReLU.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 from transferapp.training.curves import Finding
 
 VANISHED = 0.05
-"""Features come with a standard deviation of 1. Where less than this of it is left, images look alike to the layer."""
+"""Standard deviation below which the signal has vanished; features come with 1."""
 
 STUCK = 0.5
-"""Share of activations in saturation, or of units that answer no image, from which a layer is called stuck."""
+"""Share of saturated activations, or of units that are zero for every image, from which a layer is stuck."""
 
 _FLAT_BEYOND = {"tanh": 0.97, "sigmoid": 0.97}
 """Distance from the middle, as a share of the way to the limit, from which the slope is below a fifteenth of the largest."""
@@ -28,12 +29,12 @@ _ROWS = 512
 
 @dataclass(frozen=True)
 class LayerSignal:
-    """What a hidden layer gives for a number of images, before any training.
+    """Activations of a hidden layer over a number of images, before any training.
 
     Attributes:
         layer: 1 for the lowest.
-        std: How far a unit's answers to different images lie apart: standard deviation, root mean square over units.
-        stuck: For tanh and sigmoid, the share of activations in saturation; for the others, of units that are zero for every
+        std: Standard deviation over images, root mean square over units.
+        stuck: For tanh and sigmoid, the share of saturated activations; for the others, of units that are zero for every
             image.
     """
 
@@ -43,14 +44,11 @@ class LayerSignal:
 
 
 def check_signal(head: keras.Model, features: np.ndarray) -> tuple[LayerSignal, ...]:
-    """Run features through a head and look at each hidden layer.
+    """Run features through a head and return the statistics of each hidden layer, lowest first.
 
     Args:
         head: From features, or feature maps, to logits; its layers are those of `build_head`.
-        features: What it takes: float32, shape (n, ...); the first few hundred rows are used.
-
-    Returns:
-        One for each hidden layer, lowest first.
+        features: Inputs of the head: float32, shape (n, ...); the first few hundred rows are used.
     """
     layers = [layer for layer in head.layers if layer.name.startswith("head_activation_")]
     if not layers:
@@ -73,7 +71,7 @@ def _stuck(layer: keras.layers.Layer, output: np.ndarray) -> float:
 
 
 def signal_findings(signals: Sequence[LayerSignal]) -> tuple[Finding, ...]:
-    """What is wrong with a head's initial values; empty where the signal comes through.
+    """Return findings about a head's initial values; empty where the signal passes.
 
     Codes are `vanishing_signal` and `stuck_units`.
     """
@@ -83,8 +81,8 @@ def signal_findings(signals: Sequence[LayerSignal]) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 "vanishing_signal",
-                f"Before training, images differ by {vanished.std:.2g} in hidden layer {vanished.layer}, of 1 in the "
-                "features: the signal vanishes, and gradients with it.",
+                f"Before training, the standard deviation over images is {vanished.std:.2g} in hidden layer "
+                f"{vanished.layer}, of 1 in the features: the signal vanishes, and gradients with it.",
                 {"layer": float(vanished.layer), "std": vanished.std, "last_std": signals[-1].std},
                 "Use fewer layers, --head-batch-norm, or the initial values made for the activation: --initializer auto.",
             )
@@ -94,8 +92,8 @@ def signal_findings(signals: Sequence[LayerSignal]) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 "stuck_units",
-                f"Before training, {stuck.stuck:.0%} of hidden layer {stuck.layer} is saturated or dead: no gradient comes "
-                "through there.",
+                f"Before training, {stuck.stuck:.0%} of hidden layer {stuck.layer} is saturated or dead: no gradient passes "
+                "there.",
                 {"layer": float(stuck.layer), "stuck": stuck.stuck},
                 "Use --head-batch-norm, or the initial values made for the activation: --initializer auto.",
             )

@@ -1,9 +1,8 @@
-"""The state of a training run on disk, whole or not at all: what is lost to a kill is the epoch in progress.
+"""Checkpoints of a training run, written atomically: a kill loses the epoch in progress and nothing else.
 
-A *generation* is one file that holds everything a run needs to go on: arrays (weights, optimizer state, best weights) and
-facts (epoch, history, random state). It is written to a temporary name, flushed and renamed, and the one before it is kept,
-so there is always a readable one. Keras' own `BackupAndRestore` keeps neither its callbacks' state nor a second copy, and
-`Model.save` writes in place.
+A *generation* is one file with everything that a run needs to go on: arrays (weights, optimizer state, best weights) and facts
+(epoch, history). It is written to a temporary name, flushed and renamed, and its predecessor remains, so that one is always
+readable. Keras' `BackupAndRestore` stores neither the state of callbacks nor a second copy, and `Model.save` writes in place.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 from transferapp.system.storage import disk_errors, write_bytes
 
 KEPT = 2
-"""Generations kept: the newest, and the one before in case the newest was damaged by the disk."""
+"""Generations on disk: the newest, and its predecessor in case the disk damages the newest."""
 
 _FACTS = "facts"
 _NAME = re.compile(r"generation-(\d{6})\.npz")
@@ -33,9 +32,9 @@ class Generation:
     """One saved state.
 
     Attributes:
-        number: Counts up from 1; an epoch's number in training.
-        arrays: By name, as they were saved.
-        facts: Plain JSON values.
+        number: The number of the epoch, from 1.
+        arrays: Arrays by name.
+        facts: JSON values by name.
     """
 
     number: int
@@ -44,10 +43,10 @@ class Generation:
 
 
 class CheckpointStore:
-    """The generations of one run, in a folder of their own.
+    """The generations of one run.
 
     Args:
-        folder: Made when the first generation is saved.
+        folder: Folder of this run alone; made when the first generation is saved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +58,7 @@ class CheckpointStore:
         Args:
             number: Larger than any saved before, 1 or more.
             arrays: Numeric arrays by name.
-            facts: JSON values; numbers that are not finite survive.
+            facts: JSON values; NaN and infinite numbers are preserved.
 
         Raises:
             ResourceError: The disk is full or cannot be written.
@@ -77,17 +76,17 @@ class CheckpointStore:
                 path.unlink()
 
     def latest(self) -> Generation | None:
-        """The newest generation that can be read, or None where there is none."""
+        """Return the newest generation that can be read, or None."""
         for number, path in self._files():
             try:
                 with np.load(path, allow_pickle=False) as content:
                     arrays = {name.removeprefix("array/"): content[name] for name in content.files if name != _FACTS}
                     return Generation(number, arrays, json.loads(content[_FACTS].tobytes()))
-            except Exception:  # noqa: S112 - damaged in whatever way: the one before it will do
+            except Exception:  # noqa: S112 - damaged in whatever way: its predecessor serves
                 continue
         return None
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Generations on disk, newest first."""
+        """Return the generations on disk, newest first."""
         found = [(int(match[1]), path) for path in self._folder.glob("*.npz") if (match := _NAME.fullmatch(path.name))]
         return sorted(found, reverse=True)

@@ -1,24 +1,23 @@
-"""Find a learning rate by a short range test: raise it until the loss breaks out, and stay well below (Smith, 2017).
+"""Learning-rate range test: raise the rate until the loss diverges, and suggest a rate well below (Smith, 2017).
 
 The rate climbs exponentially, one update at each value (arXiv:1506.01186, section 3.3). While it is too low the loss hardly
-moves; then it falls; past the largest stable rate it breaks out. The suggestion is a tenth of the *edge*, the last rate at
-which the smoothed loss was still as good as its best.
+moves; then it falls; past the largest stable rate it diverges. The suggestion is a tenth of the *edge*, the last rate at which
+the smoothed loss was still as good as its best.
 
-Why the edge, and not the steepest descent that others read off the same curve: fine-tuning here starts from a solved probe,
-where there may be no descent to speak of, and the steepest place of a flat curve is noise. The edge is there in either case.
-Why a tenth: a rate that survives one update in passing need not be stable for a whole run, and the loss betrays the breakout
-only some updates after it began. On quadratics, where the critical rate is known to be 2/L, the edge was seen between a tenth
-of it (loss and gradients drowned in noise) and five times it (no noise, and curvatures far apart).
+The edge is used rather than the steepest descent, which others read off the same curve: fine-tuning here starts from a solved
+classifier, where there may be no descent to speak of, and the steepest place of a flat curve is noise. It is divided by ten
+because a rate that survives one update need not be stable for a whole run, and the loss shows divergence only some updates
+after it began. On quadratics, whose critical rate is known to be 2/L, the edge was between a tenth of it (loss and gradients
+dominated by noise) and five times it (no noise, and curvatures far apart).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,29 +26,31 @@ from transferapp.errors import TrainingError, UsageError
 if TYPE_CHECKING:
     import keras
 
+    from transferapp.training.settings import Batches
+
 LOW, HIGH = 1e-6, 1.0
-"""From far below any rate of use to Adam's far side; plain SGD may need a higher end."""
+"""Range of rates: from far below any rate of use to above Adam's; plain SGD may need a higher end."""
 
 STEPS = 60
-"""Updates: ten a decade, so that neighboring rates differ by a quarter."""
+"""Updates: ten per decade, so that neighboring rates differ by a quarter."""
 
 SAFETY = 10.0
-"""The suggestion is the edge divided by this."""
+"""Divisor of the edge that gives the suggestion."""
 
 DIVERGED_AT = 4.0
-"""The test stops when the last `_IN_A_ROW` losses all exceed this many times the mean of those before, or one is not finite.
-The mean, and several, rather than one loss and the best: batches of a solved probe differ tenfold among themselves, and to
-stop early costs the edge, to stop late only a few updates that are undone anyway."""
+"""The test stops when each of the last `_IN_A_ROW` losses exceeds this many times the mean of those before, or one is not
+finite. Several losses and the mean, rather than one loss and the best: batches of a solved classifier differ tenfold among
+themselves, and stopping early costs the edge, while stopping late costs only a few updates that are undone anyway."""
 
 _IN_A_ROW = 3
 _WINDOW = 3
-"""Half width of the smoothing, in updates: a factor of two in the rate. Symmetrical: a running mean would drag the edge."""
+"""Half width of the smoothing, in updates: a factor of two in the rate. Symmetric: a running mean would shift the edge."""
 _NOISES = 3
-"""The loss is still at its best while, smoothed, it is within this many of its own standard deviations of the lowest, ..."""
+"""The loss is as good as its best while, smoothed, it is within this many of its own standard deviations of the lowest, ..."""
 _AS_GOOD = 0.05
-"""... or within this share of it: momentum makes it swing by as much, and a breakout passes both within a step or two."""
+"""... or within this share of it: momentum makes it swing by as much, and divergence passes both within a step or two."""
 _FEWEST = 5
-"""Updates that must have gone well for the curve to say anything."""
+"""Updates that a curve must have to be read."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class RateFinding:
     Attributes:
         suggestion: A learning rate to train with: `edge` / `SAFETY`.
         edge: The last rate at which the smoothed loss was within its noise of the lowest.
-        diverged: Whether the loss broke out; if not, the edge may be higher than the test went.
+        diverged: Whether the loss diverged; if not, the edge may lie beyond the range.
         reason: One sentence for people.
         rates: The rates tried, rising.
-        losses: The loss at each, of the batch before its update; the last may be infinite or NaN.
-        smoothed: The finite losses smoothed; as long as `losses`, or shorter by the one that is not finite.
+        losses: Loss of the batch before the update at each rate; the last may be infinite or NaN.
+        smoothed: The finite losses, smoothed.
     """
 
     suggestion: float
@@ -78,16 +79,16 @@ class RateFinding:
 def range_test(
     step: Callable[[float], float], *, low: float = LOW, high: float = HIGH, steps: int = STEPS
 ) -> RateFinding:
-    """Run a range test on anything that can take a step.
+    """Run a range test on anything that takes steps.
 
     Args:
-        step: Takes one update at the given learning rate and returns the loss of its batch, taken before the update.
+        step: Makes one update at the given learning rate and returns the loss of its batch before the update.
         low, high: First and last rate, positive, `low` below `high`.
         steps: Updates at most, at least 10.
 
     Raises:
         UsageError: A number is out of range.
-        TrainingError: The loss was not finite or broke out before the rate had risen to speak of.
+        TrainingError: The loss was not finite, or diverged at the lowest rates.
     """
     if not (0 < low < high < math.inf):
         raise UsageError("The range of learning rates is empty", expected="0 < low < high", got=f"{low:g} to {high:g}")
@@ -98,30 +99,29 @@ def range_test(
     diverged = False
     for rate in rates:
         losses.append(float(step(rate)))
-        diverged = _broken_out(losses)
+        diverged = _diverged(losses)
         if diverged:
             break
     finite = np.array([loss for loss in losses if math.isfinite(loss)])
     last_good = -1
     if len(finite) >= _FEWEST:
-        smoothed, kept = _smooth(finite)
-        settled = finite[:-_IN_A_ROW] if diverged else finite
-        tolerance = np.maximum(_NOISES * _noise(settled) * kept, _AS_GOOD * abs(smoothed.min()))
-        near_best = smoothed <= smoothed.min() + tolerance
-        last_good = int(np.flatnonzero(near_best)[-1])
+        smoothed, noise_left = _smooth(finite)
+        before = finite[:-_IN_A_ROW] if diverged else finite
+        tolerance = np.maximum(_NOISES * _noise(before) * noise_left, _AS_GOOD * abs(smoothed.min()))
+        last_good = int(np.flatnonzero(smoothed <= smoothed.min() + tolerance)[-1])
     if diverged and last_good < 1:
         raise TrainingError(
             f"The loss diverged from the start of the range test, at learning rates from {low:g}",
-            expected="a loss that bears the lowest rate",
+            expected="a finite loss at the lowest rate",
             hint="Start the range test lower, or look for damaged weights or images",
             code="diverged",
         )
     edge = rates[last_good]
     suggestion = edge / SAFETY
     if diverged:
-        reason = f"the loss broke out at {rates[len(losses) - 1]:.2g} and was last at its best at {edge:.2g}"
+        reason = f"the loss diverged at {rates[len(losses) - 1]:.2g} and was last at its best at {edge:.2g}"
     else:
-        reason = f"the loss did not break out up to {high:.2g} and was last at its best at {edge:.2g}"
+        reason = f"the loss did not diverge up to {high:.2g} and was last at its best at {edge:.2g}"
     return RateFinding(
         suggestion=suggestion,
         edge=edge,
@@ -133,55 +133,36 @@ def range_test(
     )
 
 
-def find_learning_rate(
-    model: keras.Model,
-    batches: Iterable[tuple[Any, ...]],
-    *,
-    low: float = LOW,
-    high: float = HIGH,
-    steps: int = STEPS,
-) -> RateFinding:
-    """Run a range test on a compiled Keras model, and put everything back as it was.
+def find_learning_rate(model: keras.Model, batches: Batches) -> RateFinding:
+    """Run a range test on a compiled Keras model, and restore the model.
 
     Weights, optimizer state, learning rate, seeds of dropout and metrics are restored, whatever happens. Multipliers of the
-    optimizer stay in force: the rates are those of a variable whose multiplier is 1.
+    optimizer apply: the rates are those of a variable whose multiplier is 1.
 
     Args:
-        model: Compiled, with a number for a learning rate; a schedule would have its own idea of it.
-        batches: Pairs (x, y) or triples (x, y, sample_weight) as `train_on_batch` takes them. A collection is gone through
-            again when it runs out; an iterator has to give `steps` batches.
-        low, high, steps: As in `range_test`. For plain SGD and momentum raise `high` to 10.
+        model: Compiled, with a number for a learning rate (a schedule cannot be changed).
+        batches: Training data, repeated where there are fewer than `STEPS`.
 
     Raises:
-        UsageError: The model is not compiled, or for a schedule; there are too few batches; a number is out of range.
-        TrainingError: The loss was not finite or broke out before the rate had risen to speak of.
+        TrainingError: The loss was not finite, or diverged at the lowest rates.
     """
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        raise UsageError("The model is not compiled", hint="Compile it with an optimizer and a loss first")
+    optimizer = model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
-    endless = _endless(batches)
+    steps = iter(range(STEPS))
 
     def step(rate: float) -> float:
         optimizer.learning_rate = rate
-        logs = model.train_on_batch(*next(endless), return_dict=True)
+        logs = model.train_on_batch(*batches[next(steps) % len(batches)], return_dict=True)
         return float(logs["loss"])
 
     with _restored(model):
-        try:
-            optimizer.learning_rate = low
-        except TypeError as error:
-            raise UsageError(
-                "The model is compiled with a learning-rate schedule",
-                expected="a number, which the range test can raise",
-            ) from error
-        return range_test(step, low=low, high=high, steps=steps)
+        return range_test(step)
 
 
 @contextlib.contextmanager
 def _restored(model: keras.Model) -> Iterator[None]:
-    """Put everything that a training step can change back to what it is now."""
+    """Restore everything that a training step can change."""
     from keras import ops
 
     variables = [*model.variables, *model.optimizer.variables]
@@ -194,20 +175,7 @@ def _restored(model: keras.Model) -> Iterator[None]:
         model.reset_metrics()
 
 
-def _endless(batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    for turn in itertools.count():
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            raise UsageError(
-                "There are no more batches for the range test" if turn else "There are no batches for the range test",
-                expected="a collection that can be gone through again, or a batch for every step",
-            )
-
-
-def _broken_out(losses: list[float]) -> bool:
+def _diverged(losses: list[float]) -> bool:
     if not math.isfinite(losses[-1]):
         return True
     before, last = losses[:-_IN_A_ROW], losses[-_IN_A_ROW:]
@@ -215,16 +183,16 @@ def _broken_out(losses: list[float]) -> bool:
 
 
 def _smooth(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Triangular moving average, and the share of white noise's deviation that it leaves at each point."""
+    """Return the triangular moving average, and the share of white noise's deviation that remains at each point."""
     window = np.concatenate([np.arange(1, _WINDOW + 2), np.arange(_WINDOW, 0, -1)]).astype(float)
     weight = np.convolve(np.ones_like(losses), window)[_WINDOW:-_WINDOW]
     total = np.convolve(losses, window)[_WINDOW:-_WINDOW]
-    kept = np.sqrt(np.convolve(np.ones_like(losses), window**2)[_WINDOW:-_WINDOW]) / weight
-    return total / weight, kept
+    noise_left = np.sqrt(np.convolve(np.ones_like(losses), window**2)[_WINDOW:-_WINDOW]) / weight
+    return total / weight, noise_left
 
 
 def _noise(losses: np.ndarray) -> float:
-    """Standard deviation of the losses about a smooth curve, from second differences; the median ignores the breakout."""
+    """Return the standard deviation around a smooth curve, by the median of second differences, which ignores divergence."""
     if len(losses) < _FEWEST:
         return 0.0
     return float(np.median(np.abs(np.diff(losses, 2))) * 1.4826 / math.sqrt(6))

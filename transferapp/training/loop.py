@@ -1,27 +1,24 @@
-"""Train a network epoch by epoch through `model.fit`, so that a kill costs one epoch at most and the best weights are kept.
+"""The training loop: epochs of `model.fit` with validation, early stopping, the best weights, and checkpoints.
 
-After each epoch the raw weights and their Polyak average are judged on the validation images; whichever is better counts.
-Then everything that the rest of the run depends on is saved as one generation. Order and views of the images follow from the
-seed and the epoch's number alone, so there is no generator whose state could be lost.
+After each epoch the raw weights and their Polyak average are evaluated on the validation images, and the better of the two
+counts. Then everything that the rest of the run depends on is saved as one generation, so that a kill costs one epoch at most.
+Order and views of the images follow from the seed and the number of the epoch, so there is no generator state to save.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from transferapp.errors import TrainingError
 from transferapp.training.checkpoint import CheckpointStore, Generation
 from transferapp.training.session import Session, smaller_batch
-from transferapp.training.settings import Epoch, MakeBatches, TrainingSettings, Weights, merit
-
-if TYPE_CHECKING:
-    import keras
+from transferapp.training.settings import Epoch, TrainingJob, TrainingSettings, Weights, rank
 
 
 @dataclass(frozen=True)
@@ -29,16 +26,16 @@ class Trained:
     """Outcome of `train`.
 
     Attributes:
-        weights: The best epoch's, in the order of `model.weights`.
-        epoch: Which it was, from 1.
-        averaged: Whether they are the Polyak average.
+        weights: Weights of the best epoch, in the order of `model.weights`.
+        epoch: The best epoch, counted from 1.
+        averaged: Whether the weights are the Polyak average.
         accuracy, loss: On the validation images.
-        logits: float32, shape (n, num_classes): what those were given.
+        logits: Logits of those images: float32, shape (n, num_classes).
         snapshots: Weights at the end of each cycle of `sgdr`.
         history: Every epoch.
-        batch_size: What it was trained with in the end.
-        notes: What happened on the way: stopped early, halved the batch.
-        diverged: Whether it ended because the loss was no number any more.
+        batch_size: Batch size at the end.
+        notes: Events for people: an early stop, a halved batch.
+        diverged: Whether training ended because the loss was no longer finite.
     """
 
     weights: Weights
@@ -55,13 +52,13 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """Of training and validation, epochs alone."""
+        """Seconds of all epochs, validation included."""
         return sum(epoch.seconds for epoch in self.history)
 
 
 @dataclass
 class _State:
-    """What a generation holds."""
+    """State of the loop, stored in each generation."""
 
     batch_size: int
     history: list[Epoch]
@@ -74,48 +71,41 @@ class _State:
 
 
 def train(
-    model: keras.Model,
-    make_batches: MakeBatches,
+    job: TrainingJob,
     validation: Any,
     val_labels: np.ndarray,
-    settings: TrainingSettings,
     *,
-    batch_size: int,
-    multipliers: Mapping[str, float],
     checkpoints: CheckpointStore,
     seconds: float = math.inf,
     on_start: Callable[[int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
-    """Train to the end, or until nothing improves any more, going on from the newest generation where there is one.
+    """Train to the end, or until nothing improves any more, from the newest generation if there is one.
 
     Args:
-        model: Gives logits of shape (batch, num_classes).
-        make_batches: Makes the training data for a batch size.
+        job: Model, training data and settings.
         validation: A `PyDataset` of the validation images, in order.
         val_labels: int, shape (n,).
-        settings: How to train.
-        batch_size: Halved when memory does not suffice.
-        multipliers: Of the learning rate, by variable path; see `make_optimizer`.
-        checkpoints: Where the state is kept; the caller removes it when the run is over.
-        seconds: What all epochs may take, those before an interruption among them: none but the first is begun that would
-            not be done by then, if it is as quick as the quickest so far.
-        on_start: Called before the first, with the number of epochs that were done before.
+        checkpoints: Store of the state; the caller removes it when the run is over.
+        seconds: Limit for all epochs, including those before an interruption. An epoch other than the first begins only if it
+            would end within the limit at the speed of the quickest epoch so far.
+        on_start: Called before the first epoch, with the number of epochs trained before an interruption.
         on_epoch: Called after each epoch.
 
     Raises:
-        TrainingError: The first epoch already gave no numbers.
+        TrainingError: The loss was not finite in the first epoch.
         ResourceError: The disk is full, or memory does not suffice for the smallest batch.
         DataError: An image cannot be read any more.
     """
+    settings = job.settings
 
     def begin(batch_size: int) -> Session:
-        return Session(model, make_batches, validation, settings, multipliers=multipliers, batch_size=batch_size)
+        return Session(replace(job, batch_size=batch_size), validation)
 
     generation = checkpoints.latest()
     if generation is None:
-        session = begin(batch_size)
-        state = _State(batch_size, [], session.weights(), 0, False, np.empty((0, 0), np.float32), [], [])
+        session = begin(job.batch_size)
+        state = _State(job.batch_size, [], session.weights(), 0, False, np.empty((0, 0), np.float32), [], [])
     else:
         state = _restored(generation)
         session = begin(state.batch_size)
@@ -132,22 +122,22 @@ def train(
             state.batch_size = smaller_batch(state.batch_size, error)
             state.notes.append(f"out of memory in epoch {number}: the batch was halved to {state.batch_size}")
             session = begin(state.batch_size)
-            # What the failed epoch has done is taken back. The optimizer's state does not depend on the batch's size, but
-            # its clock counts steps, of which an epoch now has more.
+            # The failed epoch is undone. The optimizer's state does not depend on the batch size, but it counts steps, of
+            # which an epoch now has more.
             if (last := checkpoints.latest()) is not None:
                 session.restore(last)
             else:
                 session.assign(state.best)
             session.skip_to(number)
             continue
-        record, logits = _judged(session, logs, number, val_labels, started)
+        record, logits = _evaluated(session, logs, number, val_labels, started)
         state.history.append(record)
         accuracy, loss, averaged = record.best
         if not math.isfinite(record.loss) or not math.isfinite(loss):
             diverged = True
-            state.notes.append(f"diverged in epoch {number}: the loss is no number any more")
+            state.notes.append(f"diverged in epoch {number}: the loss is no longer finite")
             break
-        if state.best_epoch == 0 or merit(accuracy, loss) > merit(*_best_figures(state)):
+        if state.best_epoch == 0 or rank(accuracy, loss) > rank(*_best_figures(state)):
             state.best, state.best_epoch, state.best_averaged = session.weights(averaged), number, averaged
             state.best_logits = logits
         if number in session.snapshot_epochs:
@@ -183,12 +173,12 @@ def train(
 
 
 def _exhausted(state: _State, settings: TrainingSettings) -> bool:
-    """Whether the last `patience` epochs brought nothing better."""
+    """Return whether the last `patience` epochs brought no improvement."""
     return not settings.restarts and len(state.history) - state.best_epoch >= settings.patience
 
 
 def _overdue(state: _State, seconds: float) -> bool:
-    """Whether one more epoch would end too late."""
+    """Return whether one more epoch would exceed the time limit."""
     taken = [epoch.seconds for epoch in state.history]
     return bool(taken) and sum(taken) + min(taken) > seconds
 
@@ -198,10 +188,10 @@ def _best_figures(state: _State) -> tuple[float, float]:
     return accuracy, loss
 
 
-def _judged(
+def _evaluated(
     session: Session, logs: dict[str, float], number: int, labels: np.ndarray, started: float
 ) -> tuple[Epoch, np.ndarray]:
-    """The epoch's line of history, and the validation logits of the better of raw and averaged weights."""
+    """Return the epoch's line of history, and the validation logits of the better of raw and averaged weights."""
     logits, loss, accuracy = session.validate(labels)
     record = Epoch(
         epoch=number,

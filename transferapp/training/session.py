@@ -1,13 +1,13 @@
-"""A model made ready to train: compiled, with its data, its schedule, and all that changes in training within reach.
+"""A compiled model with its data and schedule: one epoch at a time, a timed step, a range test.
 
-`transferapp.training.loop` drives it epoch by epoch; what is asked of a model before that, how long a step takes and which
-learning rate it bears, is here too.
+`transferapp.training.loop` drives it epoch by epoch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,14 +16,14 @@ import numpy as np
 from transferapp.errors import ResourceError, TransferAppError
 from transferapp.training.batches import FollowEpochs, original_errors
 from transferapp.training.checkpoint import Generation
-from transferapp.training.learning_rate_finder import LOW, STEPS, RateFinding, find_learning_rate
+from transferapp.training.learning_rate_finder import LOW, RateFinding, find_learning_rate
 from transferapp.training.optimizers import averaged_weights, make_optimizer
 from transferapp.training.probe import log_softmax
 from transferapp.training.schedules import make_schedule, restart_steps
-from transferapp.training.settings import OUT_OF_MEMORY, MakeBatches, TrainingSettings, Weights
+from transferapp.training.settings import OUT_OF_MEMORY, TrainingJob, TrainingSettings, Weights
 
 SMALLEST_BATCH = 4
-"""Below this, halving the batch further would not make room for much."""
+"""The smallest batch: halving it further would free little memory."""
 
 WARMUP_FRACTION = 0.05
 """Share of the run in which the rate rises from 0: Adam's first steps rest on very few gradients."""
@@ -35,34 +35,22 @@ class Session:
     """A compiled model, its data, and its variables in a fixed order.
 
     Args:
-        model: Gives logits of shape (batch, num_classes).
-        make_batches: Makes the training data; with the settings' `soft_labels`, as `transferapp.training.mixing` gives them.
+        job: Model, training data and settings.
         validation: A `PyDataset` of the validation images, in order.
-        settings: How to train.
-        multipliers: Of the learning rate, by variable path.
-        batch_size: Images in a batch.
 
     Attributes:
-        snapshot_epochs: After which epochs, counted from 1, a cycle of `sgdr` has ended.
+        snapshot_epochs: Epochs, counted from 1, at whose end a cycle of `sgdr` ends.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        make_batches: MakeBatches,
-        validation: Any,
-        settings: TrainingSettings,
-        *,
-        multipliers: Mapping[str, float],
-        batch_size: int,
-    ) -> None:
-        self.model = model
-        self._batches = make_batches(batch_size)
+    def __init__(self, job: TrainingJob, validation: Any) -> None:
+        settings = job.settings
+        self.model = job.model
+        self._batches = job.make_batches(job.batch_size)
         self._validation = validation
         self._steps = len(self._batches)
         total = self._steps * settings.epochs
         warmup = min(round(WARMUP_FRACTION * total), total - 1)
-        if settings.restarts:  # a climb of more than half an epoch could push a cycle's end into the next epoch
+        if settings.restarts:  # a warm-up of more than half an epoch could move a cycle's end into the next epoch
             warmup = min(warmup, self._steps // 2)
         self._schedule = make_schedule(
             settings.schedule,
@@ -76,11 +64,11 @@ class Session:
         if settings.schedule == "sgdr" and settings.restarts:
             ends = restart_steps(total, settings.cycles, warmup_steps=warmup, steps_per_epoch=self._steps)
             self.snapshot_epochs = frozenset(end // self._steps for end in ends)
-        self._optimizer = _compile(model, self._schedule, settings, multipliers)
+        self._optimizer = _compile(job, self._schedule)
         self._averages = bool(settings.average)
 
     def fit_epoch(self, number: int) -> dict[str, float]:
-        """One pass; `number` counts from 1. Returns the epoch's mean `loss` and `accuracy`."""
+        """Train one epoch, counted from 1, and return its mean `loss` and `accuracy`."""
         with original_errors(self._batches, self._validation):
             history = self.model.fit(
                 self._batches,
@@ -93,7 +81,7 @@ class Session:
         return {name: float(values[-1]) for name, values in history.items()}
 
     def validate(self, labels: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """(logits, mean loss in nats, accuracy) on the validation images.
+        """Return (logits, mean loss in nats, accuracy) on the validation images.
 
         Raises:
             ResourceError: There is not enough memory for a batch of them.
@@ -105,7 +93,7 @@ class Session:
             if not _is_out_of_memory(error):
                 raise
             raise ResourceError(
-                "There is not enough memory to judge the validation images",
+                "There is not enough memory to evaluate the validation images",
                 hint="Close other programs, choose a smaller backbone, or --tune last",
                 code=OUT_OF_MEMORY,
             ) from error
@@ -113,12 +101,12 @@ class Session:
         return logits, loss, float((logits.argmax(axis=1) == labels).mean())
 
     def rate_at(self, number: int) -> float:
-        """The learning rate in the middle of an epoch counted from 1: what the history shows."""
+        """Return the learning rate in the middle of an epoch, counted from 1."""
         middle = (number - 1) * self._steps + self._steps // 2
         return float(keras.ops.convert_to_numpy(self._schedule(middle)))
 
     def weights(self, averaged: bool = False) -> Weights:
-        """Copies of the model's weights; those that train may be replaced by their average."""
+        """Return copies of the model's weights, with the Polyak average of those that train if `averaged`."""
         arrays = {id(v): _array(v) for v in self.model.weights}
         if averaged:
             average = averaged_weights(self._optimizer)
@@ -126,94 +114,80 @@ class Session:
         return [arrays[id(v)] for v in self.model.weights]
 
     def averaged(self) -> Weights | None:
-        """The weights with their Polyak average, where one is kept."""
+        """Return the weights with their Polyak average, or None without averaging."""
         return self.weights(averaged=True) if self._averages else None
 
     def assign(self, weights: Sequence[np.ndarray]) -> None:
-        """Give the model these weights."""
+        """Set the model's weights."""
         _assign(self.model.weights, weights)
 
     def skip_to(self, number: int) -> None:
-        """Set the schedule's clock to the beginning of an epoch."""
+        """Set the schedule's step to the beginning of an epoch."""
         self._optimizer.iterations.assign((number - 1) * self._steps)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that changes in training: weights, the seeds of dropout, the optimizer's state with its average."""
+        """Return all that training changes: weights, seeds of dropout, and the optimizer's state with its average."""
         return {
             **{f"model/{i}": _array(v) for i, v in enumerate(self.model.variables)},
             **{f"optimizer/{i}": _array(v) for i, v in enumerate(self._optimizer.variables)},
         }
 
     def restore(self, generation: Generation) -> None:
-        """Put all of `arrays` back."""
+        """Restore everything that `arrays` returned."""
         for kind, variables in (("model", self.model.variables), ("optimizer", self._optimizer.variables)):
             _assign(variables, [generation.arrays[f"{kind}/{i}"] for i in range(len(variables))])
 
 
-def time_step(
-    model: keras.Model,
-    make_batches: MakeBatches,
-    settings: TrainingSettings,
-    *,
-    multipliers: Mapping[str, float],
-    batch_size: int,
-) -> tuple[float, int]:
-    """How long a training step takes for each image in it, and the batch size that there is memory for.
+def time_step(job: TrainingJob) -> tuple[float, int]:
+    """Return the seconds per image of a training step, and the batch size that fits into memory.
 
-    The median of a few steps, after one that compiles; the model is as before afterwards. Arguments as of `Session`.
+    The median of a few steps, after one that compiles. The model's variables are restored afterwards.
 
     Raises:
         ResourceError: There is not enough memory for the smallest batch.
     """
-    before = [_array(v) for v in model.variables]
+    before = [_array(v) for v in job.model.variables]
     try:
         while True:
             try:
-                batches = make_batches(batch_size)
-                _compile(model, LOW, settings, multipliers)
+                batches = job.make_batches(job.batch_size)
+                _compile(job, LOW)
                 seconds = []
                 for index in range(_TIMED_STEPS + 1):
                     started = time.perf_counter()
                     batch = batches[index % len(batches)]
-                    model.train_on_batch(*batch)
+                    job.model.train_on_batch(*batch)
                     seconds.append((time.perf_counter() - started) / len(batch[1]))
-                return float(np.median(seconds[1:])), batch_size
+                return float(np.median(seconds[1:])), job.batch_size
             except Exception as error:
-                batch_size = smaller_batch(batch_size, error)
+                job = replace(job, batch_size=smaller_batch(job.batch_size, error))
     finally:
-        _assign(model.variables, before)
+        _assign(job.model.variables, before)
 
 
-def suggest_rate(
-    model: keras.Model,
-    make_batches: MakeBatches,
-    settings: TrainingSettings,
-    *,
-    multipliers: Mapping[str, float],
-    batch_size: int,
-) -> RateFinding:
-    """Run a range test on a model, with the optimizer that it will be trained by. Arguments as of `Session`.
+def suggest_rate(job: TrainingJob) -> RateFinding:
+    """Run a range test on a model, with the optimizer that will train it.
 
     Raises:
-        TrainingError: The loss broke out from the start.
+        TrainingError: The loss diverged from the start.
         ResourceError: There is not enough memory for the smallest batch.
     """
-    before = [_array(v) for v in model.variables]
+    before = [_array(v) for v in job.model.variables]
     while True:
         try:
-            batches = make_batches(batch_size)
-            _compile(model, LOW, settings, multipliers)
-            return find_learning_rate(model, (batches[step % len(batches)] for step in range(STEPS)))
+            batches = job.make_batches(job.batch_size)
+            _compile(job, LOW)
+            return find_learning_rate(job.model, batches)
         except Exception as error:
-            batch_size = smaller_batch(batch_size, error)
-            _assign(model.variables, before)
+            job = replace(job, batch_size=smaller_batch(job.batch_size, error))
+            _assign(job.model.variables, before)
 
 
 def smaller_batch(batch_size: int, error: Exception) -> int:
-    """Half the batch, where memory ran out; raises any other error again.
+    """Return half the batch size if the error means that memory ran out; otherwise raise the error again.
 
     Raises:
-        ResourceError: The batch is as small as it can be already.
+        ResourceError: The batch cannot be smaller.
     """
     if not _is_out_of_memory(error):
         raise error
@@ -230,22 +204,21 @@ _MEMORY_ERRORS = ("resource_exhausted", "resourceexhausted", "out of memory", "o
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether a backend means that memory ran out: each says so in an exception of its own."""
+    """Return whether an error means that memory ran out; each backend has exceptions of its own for that."""
     if isinstance(error, TransferAppError):
         return False
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, MemoryError) or any(mark in text for mark in _MEMORY_ERRORS)
 
 
-def _compile(
-    model: keras.Model, learning_rate: Any, settings: TrainingSettings, multipliers: Mapping[str, float]
-) -> keras.Optimizer:
+def _compile(job: TrainingJob, learning_rate: Any) -> keras.Optimizer:
+    model, settings = job.model, job.settings
     optimizer = make_optimizer(
         settings.optimizer,
         learning_rate,
         weight_decay=settings.weight_decay or None,
         clip_norm=settings.clip_norm or None,
-        multipliers=multipliers,
+        multipliers=job.multipliers,
         average=settings.average or None,
     )
     model.compile(
@@ -255,15 +228,17 @@ def _compile(
         # XLA on the CPU is ten times slower than TensorFlow's plain graph on depthwise convolutions (measured).
         jit_compile="auto" if keras.backend.backend() == "jax" else False,
     )
-    # In half precision Keras has put an optimizer around it that scales the loss.
+    # In half precision Keras has wrapped the optimizer in one that scales the loss.
     model.optimizer.build(model.trainable_variables)
     _build_metrics(model, settings)
     return model.optimizer
 
 
 def _build_metrics(model: keras.Model, settings: TrainingSettings) -> None:
-    """Have the metrics' variables made now. TensorFlow traces a step a second time where the first trace has made variables,
-    and a trace of a network takes longer than ten of its steps.
+    """Create the metrics' variables now.
+
+    TensorFlow traces a step a second time where the first trace has created variables, and a trace of a network takes longer
+    than ten of its steps.
     """
     num_classes = model.output_shape[-1]
     labels = np.zeros((1, num_classes), np.float32) if settings.soft_labels else np.zeros(1, np.int32)
@@ -272,10 +247,10 @@ def _build_metrics(model: keras.Model, settings: TrainingSettings) -> None:
 
 
 def cross_entropy(settings: TrainingSettings) -> Any:
-    """Cross-entropy of logits with class indices or, where the settings have `soft_labels`, with probabilities.
+    """Return the cross-entropy of logits with class indices or, where the settings have `soft_labels`, with probabilities.
 
-    Each image is weighed by its class; what is mixed from two counts with the weight of each for its share. The weights are
-    in the loss and not in the data, so that metrics stay without them.
+    Each image has the weight of its class; a mixed image has the weights of both in proportion to their shares. The weights
+    are part of the loss and not of the data, so that metrics are unweighted.
     """
     smoothing = settings.label_smoothing
     if not settings.class_weights:
@@ -293,7 +268,7 @@ def cross_entropy(settings: TrainingSettings) -> Any:
         weighed = keras.ops.cast(labels, "float32") * weights
         spread = keras.ops.sum(weighed, axis=-1, keepdims=True) / len(weights)
         targets = (1 - smoothing) * weighed + smoothing * spread
-        # Not Keras' function of probabilities: TensorFlow's gradient of it is wrong where a row does not sum to 1.
+        # Keras' function for probabilities does not fit: TensorFlow's gradient of it is wrong where a row does not sum to 1.
         return -keras.ops.sum(targets * keras.ops.log_softmax(logits), axis=-1)
 
     return of_probabilities if settings.soft_labels else of_indices

@@ -1,26 +1,28 @@
-"""What a training run is told and what it tells: its settings, and one line of history for each epoch. Imports no Keras."""
+"""Settings of a training run, its data, and its history. Imports no Keras."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from transferapp.training.optimizers import POLYAK_DECAY
 from transferapp.training.schedules import SCHEDULES
 
+if TYPE_CHECKING:
+    import keras
+
 Weights = list[np.ndarray]
 """Arrays in the order of a model's `weights`."""
 
-
 OUT_OF_MEMORY = "out_of_memory"
-"""Code of the error that says so."""
+"""Code of the error of that kind."""
 
 PATIENCE = 4
-"""Epochs without a better one after which training stops."""
+"""Epochs without improvement after which training stops."""
 
 
 class Batches(Protocol):
@@ -33,26 +35,26 @@ class Batches(Protocol):
 
 
 MakeBatches = Callable[[int], Batches]
-"""From a batch size to the training data."""
+"""A function from a batch size to the training data."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train.
+    """Settings of a training run.
 
     Attributes:
         optimizer: A key of `OPTIMIZERS`.
-        learning_rate: Of the head; the backbone's is smaller by the multipliers.
+        learning_rate: Rate of the head; the backbone's is smaller by the multipliers.
         schedule: A key of `SCHEDULES`.
         epochs: Passes over the images.
         cycles: Restarts of `sgdr`; the weights at the end of each cycle are a snapshot.
-        average: Polyak decay; 0 keeps no average.
-        weight_decay: Decoupled; 0 for none, or for what `adamw` decays by unless told otherwise.
-        clip_norm: Bound on the norm of the gradient; 0 for none.
-        patience: Epochs without a better one after which training stops; a schedule that restarts is never stopped, for
+        average: Polyak decay; 0 for no average.
+        weight_decay: Decoupled; 0 for none, or for the default of `adamw`.
+        clip_norm: Limit on the norm of the gradient; 0 for none.
+        patience: Epochs without improvement after which training stops. A schedule that restarts is never stopped, because
             after each restart it is worse before it is better.
-        class_weights: How much an image of each class counts in the loss, mean 1 over the training images; none of them
-            where all count the same. Losses and accuracies that are reported are without weights, but for the training loss.
+        class_weights: Weight of each class in the loss, mean 1 over the training images; empty for equal weights. Reported
+            losses and accuracies are unweighted, except the training loss.
         label_smoothing: Share of the label's probability that is spread over all classes (Szegedy et al., 2016).
         mixup, cutmix: See `transferapp.training.mixing`; 0 for none.
     """
@@ -73,13 +75,32 @@ class TrainingSettings:
 
     @property
     def soft_labels(self) -> bool:
-        """Whether batches carry probabilities for labels, shape (n, num_classes), instead of class indices."""
+        """Whether labels are probabilities, shape (n, num_classes), instead of class indices."""
         return bool(self.label_smoothing or self.mixup or self.cutmix)
 
     @property
     def restarts(self) -> bool:
         """Whether the rate rises again within the run."""
         return self.cycles > 1 and SCHEDULES[self.schedule].cyclic
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """A model with its data and settings, ready to be timed, range-tested or trained.
+
+    Attributes:
+        model: Returns logits of shape (batch, num_classes).
+        make_batches: Makes the training data; of `transferapp.training.mixing`, where the settings have `soft_labels`.
+        settings: Settings of the run.
+        multipliers: Learning-rate multipliers by variable path; see `make_optimizer`.
+        batch_size: Images in a batch; halved when memory does not suffice.
+    """
+
+    model: keras.Model
+    make_batches: MakeBatches
+    settings: TrainingSettings
+    multipliers: Mapping[str, float]
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -103,9 +124,9 @@ class Epoch:
         if self.averaged_val_accuracy is None or self.averaged_val_loss is None:
             return raw
         averaged = (self.averaged_val_accuracy, self.averaged_val_loss, True)
-        return max(raw, averaged, key=lambda figures: merit(figures[0], figures[1]))
+        return max(raw, averaged, key=lambda figures: rank(figures[0], figures[1]))
 
 
-def merit(accuracy: float, loss: float) -> tuple[float, float]:
-    """What to sort by: accuracy first, and among equals the smaller loss; no number is worse than any."""
+def rank(accuracy: float, loss: float) -> tuple[float, float]:
+    """Return a sort key: higher accuracy first, then the smaller loss; a loss that is not finite comes last."""
     return (accuracy, -loss) if math.isfinite(loss) else (-1.0, 0.0)

@@ -33,7 +33,15 @@ from transferapp.training.curves import Curves, Finding, diagnose
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.learning_rate_finder import STEPS
 from transferapp.training.probe import fit_probe
-from transferapp.training.settings import OUT_OF_MEMORY, PATIENCE, Epoch, MakeBatches, TrainingSettings, Weights
+from transferapp.training.settings import (
+    OUT_OF_MEMORY,
+    PATIENCE,
+    Epoch,
+    MakeBatches,
+    TrainingJob,
+    TrainingSettings,
+    Weights,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -173,26 +181,21 @@ class Trainer:
             return _left_out(candidate, f"there was time for {epochs}, and fewer than {least} are not worth it")
         data = job.data(outlook.views)
         model, multipliers = in_precision(job.tail.model, multipliers, self._hardware.dtype_policy)
-        make_batches = self._softened(data.make_batches)
-        rate, found = self._rate(
-            proposal, job, lambda: self._range_test(proposal, job, model, make_batches, multipliers, batch_size)
-        )
+        settings = job.settings(outlook.epochs, job.rate)
+        training = TrainingJob(model, self._softened(data.make_batches), settings, multipliers, batch_size)
+        rate, found = self._rate(proposal, job, lambda: self._range_test(proposal, training))
         spent = time.perf_counter() - started
         limit = self._limit(proposal, seconds - spent)
         if limit <= 0:
             return _left_out(
                 replace(candidate, seconds=spent), "the work before its first epoch took all the time there was"
             )
-        settings = job.settings(outlook.epochs, rate)
+        training = replace(training, settings=replace(settings, learning_rate=rate))
         with self._progress.task(f"{proposal.name}: {outlook.epochs} epochs", outlook.epochs) as advance:
             trained = train(
-                model,
-                make_batches,
+                training,
                 data.validation,
                 self._val.labels,
-                settings,
-                batch_size=batch_size,
-                multipliers=multipliers,
                 checkpoints=self._run.checkpoints(proposal.key),
                 seconds=limit,
                 on_start=advance,
@@ -391,12 +394,9 @@ class Trainer:
         config, started = self._config, time.perf_counter()
         sample = job.sample()
         model, multipliers = in_precision(job.tail.model, multipliers, self._hardware.dtype_policy)
+        settings = job.settings(job.epochs, job.rate)
         step, batch_size = time_step(
-            model,
-            self._softened(sample.make_batches),
-            job.settings(job.epochs, job.rate),
-            multipliers=multipliers,
-            batch_size=job.batch_size,
+            TrainingJob(model, self._softened(sample.make_batches), settings, multipliers, job.batch_size)
         )
         passes = 2 if config.average else 1  # raw and averaged weights are both evaluated
         cost = Cost(
@@ -422,25 +422,11 @@ class Trainer:
         rate, reason = self._run.decide_by(f"{proposal.key}/learning-rate", range_test)
         return float(rate), str(reason)
 
-    def _range_test(
-        self,
-        proposal: Proposal,
-        job: _Job,
-        model: keras.Model,
-        make_batches: MakeBatches,
-        multipliers: dict[str, float],
-        batch_size: int,
-    ) -> tuple[float, str]:
+    def _range_test(self, proposal: Proposal, training: TrainingJob) -> tuple[float, str]:
         from transferapp.training.session import suggest_rate
 
         with self._progress.task(f"{proposal.name}: searching for a learning rate", 0):
-            found = suggest_rate(
-                model,
-                make_batches,
-                job.settings(job.epochs, job.rate),
-                multipliers=multipliers,
-                batch_size=batch_size,
-            )
+            found = suggest_rate(training)
         rate = min(found.suggestion, MAX_FOUND_RATE)
         capped = f", and {rate:g} is the most that is used" if rate < found.suggestion else ""
         return rate, f"rate {rate:.2g} by a range test: {found.reason}{capped}"

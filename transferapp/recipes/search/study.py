@@ -22,7 +22,7 @@ from transferapp.recipes.search.problem import HeadSettings, HeadTrainer, Outcom
 from transferapp.recipes.search.space import Dimension, as_value, grid, written
 from transferapp.system.storage import disk_errors
 from transferapp.training.head_spec import HeadSpec
-from transferapp.training.settings import merit
+from transferapp.training.settings import rank
 
 if TYPE_CHECKING:
     import optuna
@@ -52,7 +52,7 @@ class Trial:
     @property
     def merit(self) -> tuple[bool, float, float, int]:
         """What to rank by: whether it trained to its end, accuracy, loss, and who came first."""
-        return (not self.outcome.exploded, *merit(self.outcome.accuracy, self.outcome.loss), -self.index)
+        return (not self.outcome.exploded, *rank(self.outcome.accuracy, self.outcome.loss), -self.index)
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
