@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.limits = _limits(settings)
     app.include_router(routes.router)
     app.include_router(pages.router)
-    problems.install(app, app.state.limits)
+    problems.install(app)
     # The last one added is the outermost.
     app.add_middleware(Access, keys=settings.api_keys, rate=settings.rate_limit, burst=settings.rate_burst)
     app.add_middleware(

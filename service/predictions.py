@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from service.metrics import Metrics
-from service.problems import internal_error, problem_document, request_id_of
+from service.problems import internal_error, problem_document
 from service.queue import WorkerPool
 from service.schemas import CropBox, ExplanationAnswer, PredictionAnswer, PredictionList, Problem, ScoredLabel
 from transferapp.bundle.occlusion import Explanation, explain
@@ -37,7 +37,6 @@ class RequestPredictor:
         state = request.app.state
         self._pool: WorkerPool = state.pool
         self._metrics: Metrics = state.metrics
-        self._limits = state.limits
         self._request = request
         self._name = name
         self._predictor = predictor
@@ -78,7 +77,7 @@ class RequestPredictor:
                 except TransferAppError as error:
                     return self._problem(error)
                 except Exception:  # the other images of the request are answered all the same
-                    logger.exception("image_failed", extra={"request_id": request_id_of(self._request.scope)})
+                    logger.exception("image_failed", extra={"request_id": self._request.state.request_id})
                     return self._problem(internal_error())
 
         results = await asyncio.gather(*map(one, images))
@@ -132,6 +131,6 @@ class RequestPredictor:
         }
 
     def _problem(self, error: TransferAppError) -> Problem:
-        document = problem_document(error, request_id_of(self._request.scope), self._limits)
+        document = problem_document(error, self._request.scope)
         self._metrics.problems.labels(document["code"]).inc()
         return Problem(**document)

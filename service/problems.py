@@ -85,7 +85,7 @@ class RequestError(TransferAppError):
     Args:
         what: One sentence: what happened.
         code: A key of `PROBLEMS`.
-        limit: The setting that was exceeded, and its value.
+        limit: The setting that was exceeded, and its value; by default the application's for that code.
         headers: Additional headers of the answer.
         members: Additional members of the document.
         **parts: `expected`, `got`, `hint` as for every error.
@@ -107,41 +107,27 @@ class RequestError(TransferAppError):
         self.members = members or {}
 
 
-def request_id_of(scope: Scope) -> str | None:
-    """Return the request's id, as `RequestContext` set it."""
-    identifier: str | None = scope.get("state", {}).get("request_id")
-    return identifier
-
-
-def problem_response(error: TransferAppError, scope: Scope, limits: Mapping[str, Any] | None = None) -> JSONResponse:
-    """Return the answer to a request that failed with `error`.
-
-    Args:
-        error: The error.
-        scope: The request; the error's code is stored in its state for log and metrics.
-        limits: Limit by code, for errors that carry none.
-    """
-    document = problem_document(error, request_id_of(scope), limits)
+def problem_response(error: TransferAppError, scope: Scope) -> JSONResponse:
+    """Return the answer to a request that failed with `error`, whose code is stored in the scope for log and metrics."""
+    document = problem_document(error, scope)
     scope.setdefault("state", {})["code"] = document["code"]
     headers = error.headers if isinstance(error, RequestError) else None
     return JSONResponse(document, document["status"], headers=headers, media_type=MEDIA_TYPE)
 
 
-def problem_document(
-    error: TransferAppError, request_id: str | None, limits: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the members of a problem document; arguments as for `problem_response`."""
+def problem_document(error: TransferAppError, scope: Scope) -> dict[str, Any]:
+    """Return the members of a problem document. Limits that the error does not carry are those of the application."""
     code = _known_code(error)
     kind = PROBLEMS[code]
     refused = error if isinstance(error, RequestError) else None
-    limit = (refused and refused.limit) or (limits or {}).get(code)
+    limit = (refused and refused.limit) or (scope["app"].state.limits.get(code) if "app" in scope else None)
     return {
         "type": f"urn:transferapp:problem:{code}",
         "title": kind.title,
         "status": kind.status,
         "detail": str(TransferAppError(error.what, expected=error.expected, got=error.got)),
         "code": code,
-        "request_id": request_id,
+        "request_id": scope.get("state", {}).get("request_id"),
         **({"limit": dict(limit)} if limit else {}),
         "hint": (error.hint or kind.hint).rstrip(".") + ".",
         **(refused.members if refused else {}),
@@ -162,17 +148,12 @@ def _known_code(error: TransferAppError) -> str:
     return "invalid_request" if isinstance(error, UsageError) else "internal"
 
 
-def install(app: FastAPI, limits: Mapping[str, Any]) -> None:
-    """Make `app` answer every error of a request with a problem document.
-
-    Args:
-        app: The application.
-        limits: Limit by code, for errors that carry none.
-    """
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error of a request with a problem document."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, TransferAppError)
-        return problem_response(error, request.scope, limits)
+        return problem_response(error, request.scope)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -190,7 +171,7 @@ def install(app: FastAPI, limits: Mapping[str, Any]) -> None:
             code=name if name in PROBLEMS else "invalid_request",
             got=repr(first.get("input"))[:100],
         )
-        return problem_response(refusal, request.scope, limits)
+        return problem_response(refusal, request.scope)
 
     app.add_exception_handler(TransferAppError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -209,7 +190,8 @@ def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
     answers: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         kind = PROBLEMS[code]
-        example = problem_document(TransferAppError(kind.title, code=code), "5f0c6f8e2b3a4d1c")
+        scope = {"state": {"request_id": "5f0c6f8e2b3a4d1c"}}
+        example = problem_document(TransferAppError(kind.title, code=code), scope)
         schema = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
         answer = answers.setdefault(kind.status, {"description": "", "content": {MEDIA_TYPE: schema}})
         examples = answer["content"][MEDIA_TYPE]["examples"]

@@ -332,7 +332,7 @@ def find_bundles(path: Path) -> dict[str, Path]:
     found = {folder.name: folder for folder in bundles_in(path)}
     if not found:
         raise BundleError(
-            f"There is no bundle in {path}",
+            f"No bundle was found in {path}",
             expected="a folder that `transferapp fit --out` wrote, or one that holds such folders",
             hint="Fit a model first, or set TRANSFERAPP_MODELS to the folder of its bundle",
         )

@@ -14,8 +14,8 @@ from service.metrics import CONTENT_TYPE, Metrics
 from service.pages import has_report
 from service.predictions import RequestPredictor
 from service.problems import documented
-from service.queue import WorkerPool, while_connected
-from service.registry import ModelRegistry
+from service.queue import while_connected
+from service.registry import ModelRegistry, ModelSlot
 from service.schemas import (
     MAX_TOP_K,
     Alive,
@@ -30,6 +30,7 @@ from service.schemas import (
 from service.settings import Settings
 from service.uploads import FIELD, LIST_FIELD, read_upload
 from transferapp.bundle.occlusion import FORWARD_PASSES, check_label
+from transferapp.bundle.predictor import Predictor
 from transferapp.images.views import VIEW_COUNTS
 
 router = APIRouter()
@@ -118,12 +119,9 @@ async def predict_with(
 
 
 async def _predict(request: Request, model: str | None, views: int | None, top_k: int) -> Response:
-    # Everything that can be checked without the image is checked before the body is read.
-    slot = _models(request).slot(model)
-    predictor = slot.get()
+    slot, predictor = _admit(request, model)
     views = predictor.check_views(views)
-    _pool(request).check()
-    upload = await read_upload(request, _settings(request).max_files)
+    upload = await read_upload(request, request.app.state.settings.max_files)
     views = predictor.check_views(upload.views or views)
     top_k = upload.top_k or top_k
     _charge(request, len(upload.images) * math.ceil(views / 10))
@@ -149,10 +147,8 @@ async def explain(
 
     It takes as long as about eight predictions with ten crops, for any image.
     """
-    slot = _models(request).slot(model)
-    predictor = slot.get()
+    slot, predictor = _admit(request, model)
     check_label(predictor, label)
-    _pool(request).check()
     upload = await read_upload(request, 1)
     _charge(request, math.ceil(FORWARD_PASSES / 10))
     run = RequestPredictor(request, slot.name, predictor)
@@ -162,7 +158,7 @@ async def explain(
 @router.get("/models", summary="List the models", response_model=ModelList)
 async def list_models(request: Request) -> ModelList:
     """List every model, the version being served, and the last bundle that was refused in its place."""
-    models = _models(request)
+    models: ModelRegistry = request.app.state.models
     return ModelList(models=[slot.state(default=slot.name == models.default) for slot in models.slots.values()])
 
 
@@ -174,8 +170,8 @@ async def list_models(request: Request) -> ModelList:
 )
 async def info(request: Request, model: Model = None) -> Info:
     """Describe a model (its classes, its input, its test metrics) and the limits on a request."""
-    settings = _settings(request)
-    slot = _models(request).slot(model)
+    settings: Settings = request.app.state.settings
+    slot: ModelSlot = request.app.state.models.slot(model)
     predictor = slot.get()
     manifest: dict[str, Any] = predictor.bundle.manifest
     return Info(
@@ -216,7 +212,7 @@ async def livez(request: Request) -> Alive:
 async def readyz(request: Request) -> Ready:
     """Answer 200 once the models are loaded and have made their first predictions; until then, and when the service has been
     told to stop, 503 with the reason."""
-    models = _models(request)
+    models: ModelRegistry = request.app.state.models
     bundle = models.check_ready().bundle
     request.state.log_level = logging.DEBUG
     return Ready(model=models.default or bundle.name, version=bundle.version)
@@ -230,19 +226,12 @@ async def metrics(request: Request) -> Response:
     return Response(figures.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
-
-
-def _models(request: Request) -> ModelRegistry:
-    models: ModelRegistry = request.app.state.models
-    return models
-
-
-def _pool(request: Request) -> WorkerPool:
-    pool: WorkerPool = request.app.state.pool
-    return pool
+def _admit(request: Request, model: str | None) -> tuple[ModelSlot, Predictor]:
+    """Return the model for a request, after all checks that need no image, so that the body is not read in vain."""
+    slot: ModelSlot = request.app.state.models.slot(model)
+    predictor = slot.get()
+    request.app.state.pool.check()
+    return slot, predictor
 
 
 def _json(answer: BaseModel) -> Response:

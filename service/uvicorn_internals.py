@@ -87,7 +87,7 @@ class HttpConnection(H11Protocol):
             self.transport.close()
             return
         request_id = new_request_id()
-        document = problem_document(RequestError(msg, code="bad_request"), request_id)
+        document = problem_document(RequestError(msg, code="bad_request"), {"state": {"request_id": request_id}})
         body = json.dumps(document).encode()
         headers = [
             (b"content-type", MEDIA_TYPE.encode()),

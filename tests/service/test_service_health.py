@@ -112,7 +112,7 @@ def test_info(service: Served) -> None:
 
 
 def test_a_bundle_is_found_by_itself_and_every_one_in_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no bundle in"):
+    with pytest.raises(BundleError, match="No bundle was found in"):
         find_bundles(tmp_path)
     first = make_tiny_bundle(tmp_path / "first")
     (tmp_path / "not a bundle").mkdir()
