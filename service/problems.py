@@ -35,7 +35,7 @@ _SEND = (
     "(curl --data-binary @image.jpg -H 'Content-Type: image/jpeg' URL), or in base64 as `image` of a JSON object"
 )
 _WAIT = "Try again after the seconds in Retry-After"
-_REPORT = "Try again; if it happens again, report the request_id to whoever runs the service"
+_REPORT = "Try again; if it happens again, report the request_id to the operator"
 
 PROBLEMS: Mapping[str, Kind] = {
     # the image

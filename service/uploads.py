@@ -112,7 +112,7 @@ class _FormParser(MultiPartParser):
 
 
 async def _read_form(request: Request, header: str, max_files: int) -> Upload:
-    # A part without a file name is text to the parser. As Latin-1 its bytes can be restored whatever they are.
+    # A part without a file name is text to the parser. As Latin-1 its bytes are restored exactly.
     headers = Headers({"content-type": f"{header}; charset=latin-1"})
     parser = _FormParser(headers, request.stream(), max_part_size=sys.maxsize)  # the body's own limit is smaller
     try:
