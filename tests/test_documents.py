@@ -13,7 +13,21 @@ from transferapp.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "models" / "README.md"]
-OTHERS = {"--help", "--target", "--rm", "--user", "--data-binary", "--http", "--factory"}
+OTHERS = {
+    "--help",
+    "--target",
+    "--rm",
+    "--user",
+    "--init",
+    "--read-only",
+    "--cap-drop",
+    "--security-opt",
+    "--tmpfs",
+} | {
+    "--data-binary",
+    "--http",
+    "--factory",
+}
 """Options of every command, and of docker, curl and uvicorn, that pages name."""
 
 
