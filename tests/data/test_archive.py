@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.folders import paint, tree
-from transferapp.data import archive, kept
+from transferapp.data import archive
 from transferapp.data.archive import is_archive, unpack
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError, ResourceError
+from transferapp.system import cache as system_cache
 from transferapp.system.progress import Silent
 
 TAR_KINDS = {"tar": "w", "tar.gz": "w:gz", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
@@ -234,7 +235,7 @@ def test_a_cache_that_someone_has_been_at_is_made_anew(tmp_path: Path, pets: Pat
 def test_what_nobody_used_for_long_is_deleted_when_something_else_comes(tmp_path: Path, cache: Path) -> None:
     old = unpack(zipped(tmp_path / "old.zip", {"a/1": b"1", "b/2": b"2"}), Silent()).folder
     recent = unpack(zipped(tmp_path / "recent.zip", {"a/1": b"3", "b/2": b"4"}), Silent()).folder
-    long_ago = time.time() - (kept.KEPT_DAYS + 1) * 86_400
+    long_ago = time.time() - (system_cache.UNUSED_DAYS + 1) * 86_400
     os.utime(cache / f"{old.name}.json", (long_ago, long_ago))
     (cache / "killed.part" / "half").mkdir(parents=True)
     unpack(zipped(tmp_path / "new.zip", {"a/1": b"5", "b/2": b"6"}), Silent())

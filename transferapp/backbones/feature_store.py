@@ -41,7 +41,8 @@ from transferapp.images.augment import (
     seeded_generator,
 )
 from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
-from transferapp.system.storage import cache_directory, disk_errors
+from transferapp.system.cache import cache_directory
+from transferapp.system.storage import disk_errors
 from transferapp.system.threads import in_order
 
 CENTER = "center"

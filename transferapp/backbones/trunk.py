@@ -24,7 +24,8 @@ from transferapp.backbones.keras_internals import independent_copy
 from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
 from transferapp.backbones.stages import Stage, find_stages, pooled_taps, stage_tensor
 from transferapp.errors import BundleError
-from transferapp.system.storage import cache_directory, disk_errors, sha256_file, write_bytes
+from transferapp.system.cache import cache_directory
+from transferapp.system.storage import disk_errors, sha256_file, write_bytes
 
 if TYPE_CHECKING:
     import keras

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from transferapp.data.dataset import Ignored
-from transferapp.data.kept import kept_in_cache
 from transferapp.data.names import TABLE_SUFFIXES, is_litter, printable, suffix_of
 from transferapp.errors import DataError, ResourceError, TransferAppError
+from transferapp.system.cache import cached_folder
 from transferapp.system.progress import Advance, Progress
 from transferapp.system.storage import disk_errors, sha256_file
 
@@ -144,7 +144,7 @@ def unpack(path: Path, progress: Progress) -> Unpacked:
             _read(path, name, unpacking)
             return unpacking.ignored
 
-    kept = kept_in_cache(f"archive-{_REVISION}-{content[:32]}", write)
+    kept = cached_folder(f"archive-{_REVISION}-{content[:32]}", write)
     return Unpacked(_step_in(kept.folder), tuple(Ignored(*item) for item in kept.note))
 
 

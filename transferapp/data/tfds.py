@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
-from transferapp.data.kept import kept_in_cache
 from transferapp.data.names import class_name, printable, split_named
 from transferapp.errors import DataError
+from transferapp.system.cache import cached_folder
 from transferapp.system.progress import Progress
 from transferapp.system.storage import disk_errors
 
@@ -72,7 +72,7 @@ def read_tfds(data: str, data_dir: str, min_classes: int, progress: Progress) ->
             with progress.task(f"unpacking {total} images of {name}", total) as advance:
                 return _write(builder, folder, used, image, label, advance)
 
-        kept = kept_in_cache(_key(builder), write)
+        kept = cached_folder(_key(builder), write)
     ignored = [Ignored(split, "unknown_split", "is none of train, validation and test") for split in unknown]
     for split, count in kept.note.items():
         ignored.append(Ignored(split, "no_label", f"has {count} images without a label"))

@@ -1,6 +1,7 @@
-"""Keras' backend, asked in its own language: devices, how a processor computes fastest, a network as TensorFlow's graph.
+"""Facts and functions of Keras' backends that Keras does not offer for all of them.
 
-Keras cannot tell these for all backends.
+Devices, the fastest computation of 1 x 1 convolutions on the processor, a network as TensorFlow's graph. TensorFlow and JAX
+are imported here alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import keras
 
 _ACCELERATOR_FILES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/accel0")
-"""What Linux shows of an NVIDIA card, an AMD one, one seen through WSL, a TPU."""
+"""Device files on Linux of NVIDIA and AMD GPUs, of GPUs seen through WSL, and of TPUs."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Device:
     """A GPU or TPU.
 
     Attributes:
-        id: What Keras calls it, such as `gpu:0`.
-        name: What its maker calls it; the id's first part where that cannot be learnt.
-        compute_capability: (major, minor) of an NVIDIA card; None for all others.
+        id: Keras' name, such as `gpu:0`.
+        name: The maker's name; the first part of the id if it is unknown.
+        compute_capability: (major, minor) of an NVIDIA GPU; None for all others.
     """
 
     id: str
@@ -37,12 +38,12 @@ class Device:
 
 
 def shows_accelerator() -> bool:
-    """Whether the machine shows a sign of a GPU or TPU; always true on systems where there is no cheap way to tell."""
+    """Return whether the machine shows a sign of a GPU or TPU; True on systems where there is no cheap way to tell."""
     return sys.platform != "linux" or any(Path(path).exists() for path in _ACCELERATOR_FILES)
 
 
 def accelerator_devices() -> tuple[Device, ...]:
-    """The GPUs or TPUs that Keras' backend can use. Imports Keras only where the machine shows a sign of one."""
+    """Return the GPUs or TPUs that Keras' backend can use. Imports Keras only where the machine shows a sign of one."""
     if not shows_accelerator():
         return ()
     import keras
@@ -57,7 +58,7 @@ def accelerator_devices() -> tuple[Device, ...]:
 
 
 def _described() -> dict[str, Device]:
-    """What the backend knows of its devices, by Keras' name for them."""
+    """Return the devices as the backend describes them, by Keras' name."""
     found = {}
     if keras_backend() == "jax":
         import jax
@@ -77,9 +78,9 @@ def _described() -> dict[str, Device]:
     return found
 
 
-def _capability(told: Any) -> tuple[int, int] | None:
-    """TensorFlow tells (9, 0), JAX "9.0", and an AMD card something else altogether."""
-    parts = told.split(".") if isinstance(told, str) else told
+def _capability(given: Any) -> tuple[int, int] | None:
+    """Return the compute capability, which is (9, 0) in TensorFlow and "9.0" in JAX; None for what AMD GPUs have."""
+    parts = given.split(".") if isinstance(given, str) else given
     try:
         major, minor = parts
         return int(major), int(minor)
@@ -88,19 +89,19 @@ def _capability(told: Any) -> tuple[int, int] | None:
 
 
 def keras_has_accelerator() -> bool:
-    """Whether Keras' backend sees a GPU or TPU. Imports Keras only where the machine shows a sign of one."""
+    """Return whether Keras' backend sees a GPU or TPU. Imports Keras only where the machine shows a sign of one."""
     return bool(accelerator_devices())
 
 
 def keras_backend() -> str:
-    """The framework that Keras runs on: `tensorflow`, `jax` or another. Imports Keras."""
+    """Return the framework that Keras runs on: `tensorflow`, `jax` or another. Imports Keras."""
     import keras
 
     return str(keras.backend.backend())
 
 
 def configured_backend() -> str:
-    """What `keras_backend` will be, without importing Keras: by the variable that it reads, or else by its file."""
+    """Return what `keras_backend` will be, without importing Keras, from the variable or the file that Keras reads."""
     named = os.environ.get("KERAS_BACKEND")
     if named:
         return named
@@ -115,37 +116,36 @@ def configured_backend() -> str:
 
 
 POINTWISE = ("convolution", "product", "bfloat16")
-"""How a 1 x 1 convolution can be computed: as convolutions are, as a product of matrices, or as a convolution in half precision
-whose result is float32 again."""
+"""Ways to compute a 1 x 1 convolution: as convolutions are, as a matrix product, or as a convolution in half precision whose
+result is float32 again."""
 
 _NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "avx512_fp16"}
-"""Instructions of x86 processors, by Linux' names, with one of which TensorFlow computes by oneDNN unless told otherwise."""
+"""Instructions of x86 processors, by Linux' names. With any of them TensorFlow uses oneDNN unless it is switched off."""
 
 
 def fastest_pointwise(precision: str = "auto") -> str:
-    """How TensorFlow trains 1 x 1 convolutions fastest on this CPU: one of `POINTWISE`.
+    """Return the fastest way for TensorFlow to train 1 x 1 convolutions on this CPU: one of `POINTWISE`.
 
     Without oneDNN a training step with convolutions takes a fifth more time than one with products; with oneDNN, half precision
-    saves as much where `bfloat16_pays`. Both were measured on Linux and x86-64, and are done there alone.
+    saves as much where `bfloat16_pays`. Both were measured on Linux and x86-64, and are used there alone.
 
     Args:
-        precision: One of `transferapp.backbones.engine.PRECISIONS`; with `f32` half precision is out of the question.
+        precision: One of `transferapp.backbones.engine.PRECISIONS`; `f32` excludes half precision.
     """
     if not _is_linux_on_x86() or configured_backend() != "tensorflow":
         return "convolution"
-    told = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
-    onednn = told not in ("0", "false") and (told in ("1", "true") or bool(_cpu_facts()[1] & _NEURAL))
+    setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
+    onednn = setting not in ("0", "false") and (setting in ("1", "true") or bool(_cpu_facts()[1] & _NEURAL))
     if not onednn:
         return "product"
     return "bfloat16" if precision != "f32" and bfloat16_pays() else "convolution"
 
 
 def bfloat16_pays() -> bool:
-    """Whether a CPU that has instructions for bfloat16 computes faster in it than in float32.
+    """Return whether a CPU that has instructions for bfloat16 computes faster in it than in float32.
 
-    With matrix tiles (AMX) it is taken to, and so is an AMD with the dot products of AVX512-BF16. With Intel's of that name a
-    network takes 1.4 times as long as in float32 (measured, docs/decisions/0015-pointwise.md). On other systems, where
-    nothing was measured, it is taken to be faster.
+    Assumed of matrix tiles (AMX) and of AMD's AVX512-BF16. With Intel's AVX512-BF16 a network takes 1.4 times as long as in
+    float32 (measured, docs/decisions/0015-pointwise.md). Assumed of other systems, where nothing was measured.
     """
     if not _is_linux_on_x86():
         return True
@@ -158,7 +158,7 @@ def _is_linux_on_x86() -> bool:
 
 
 def _cpu_facts() -> tuple[str, set[str]]:
-    """(vendor, flags): who made an x86 processor, and what it can do, as Linux says; nothing where it does not say."""
+    """Return the vendor of an x86 processor and its flags, from Linux; empty on other systems."""
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")  # they are all alike
@@ -169,7 +169,7 @@ def _cpu_facts() -> tuple[str, set[str]]:
 
 
 def traced_by_tensorflow(model: keras.Model) -> Any:
-    """A network in inference mode as one of TensorFlow's concrete functions: float32 pixels of shape (n, height, width, 3) in.
+    """Return a network in inference mode as a concrete function of TensorFlow that takes float32 (n, height, width, 3).
 
     Args:
         model: Functional, of one input with fixed height and width; Keras runs on TensorFlow.

@@ -25,7 +25,7 @@ _SPELLED = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}
 
 @dataclass(frozen=True)
 class Hardware:
-    """What training runs on.
+    """The device for training, and the precision.
 
     Attributes:
         kind: `cpu`, `gpu` or `tpu`.
@@ -54,7 +54,7 @@ class Hardware:
         if self.kind == "cpu":
             cores = f"{self.cores} CPU core{'s' if self.cores > 1 else ''}"
             if self.idle:
-                return f"{cores}: there is an accelerator too, but Keras cannot use it, for want of its driver or libraries"
+                return f"{cores}: Keras cannot use the accelerator because its driver or libraries are missing"
             half = ", the 1 x 1 convolutions of what is fine-tuned in bfloat16" if self.pointwise == "bfloat16" else ""
             return f"{cores}, no GPU: training computes in float32{half}"
         spelled = _SPELLED.get(self.kind, self.kind)
@@ -70,7 +70,7 @@ class Hardware:
 
 
 def detect(precision: str = "auto") -> Hardware:
-    """Look at the machine. Imports Keras only where there is a sign of an accelerator.
+    """Detect the hardware. Imports Keras only where there is a sign of an accelerator.
 
     Args:
         precision: One of `transferapp.backbones.engine.PRECISIONS`; `f32` keeps all of a CPU's training in float32.
@@ -116,5 +116,5 @@ def _dtype_policy(kind: str, device: Device) -> str:
 
 
 def _left_idle() -> bool:
-    """Whether there is an accelerator that nobody has hidden on purpose. Only Linux shows it without a framework."""
+    """Return whether there is an accelerator that is not hidden on purpose. Only Linux shows it without a framework."""
     return sys.platform == "linux" and "CUDA_VISIBLE_DEVICES" not in os.environ and shows_accelerator()

@@ -1,4 +1,4 @@
-"""How long-running work tells whoever watches what it is doing. The library is silent; the command line draws bars."""
+"""Progress reports of long work. The library is silent; the command line draws bars."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """Who is told."""
+    """Receiver of progress updates."""
 
     def note(self, text: str) -> None:
-        """A line worth keeping: a finding, a decision."""
+        """Report a finding or a decision: a line to keep."""
         ...
 
     def task(self, label: str, total: int) -> contextlib.AbstractContextManager[Advance]:
-        """A piece of work of `total` items; call what it gives as items are done."""
+        """Begin a task of `total` items (0 if unknown); call the result as items are done."""
         ...
 
 
 class Silent:
-    """Tells nobody."""
+    """Progress that nobody sees."""
 
     def note(self, text: str) -> None:
         pass

@@ -1,7 +1,7 @@
-"""Files that are either wholly there or not there at all: atomic writes, checksums, the cache folder.
+"""Atomic writes, checksums, and errors of the disk.
 
-Everything the program leaves on disk goes through here. A write goes to a temporary name beside its target, is flushed
-to the disk, and is renamed over the target, so a kill at any moment leaves the old file or the new one, never half.
+A write goes to a temporary name beside its target, is flushed to the disk, and is renamed over the target, so a kill at any
+moment leaves the old file or the new one, never half.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import hashlib
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from transferapp.errors import ResourceError, UsageError
+from transferapp.errors import ResourceError
 
 _CHUNK = 1 << 20
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, None}
-"""None: a library said that it could not write and not why, which most often means this."""
+"""Error numbers of a full disk. None: a library could not write and did not say why, which most often means this."""
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces so that memory stays flat."""
+    """Return the hex SHA-256 of a file's bytes; memory stays flat."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -33,7 +32,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a folder's own entries, so that a rename in it survives a power cut. A no-op where the system lacks it."""
+    """Flush the entries of a folder, so that a rename in it survives a power cut. Does nothing where the system cannot."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -43,13 +42,13 @@ def sync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Replace `path` by `data` atomically, readable by whoever may read the files that the user makes.
+    """Replace `path` by `data` atomically, with the permissions that the user's files have by default.
 
     Raises:
         ResourceError: It cannot be written; what was at `path` is untouched.
     """
     with disk_errors(path):
-        # Not `tempfile`, whose files are for their owner alone: a model is fitted by one user and served by another.
+        # `tempfile` makes files that only their owner may read, but a model may be fitted by one user and served by another.
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
             with part.open("xb") as stream:
@@ -71,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's complaints about writing `path` into a `ResourceError` that says how to mend them."""
+    """Turn operating-system errors about writing `path` into a `ResourceError` with a hint."""
     try:
         yield
     except OSError as error:
@@ -87,48 +86,5 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def free_bytes(path: Path) -> int:
-    """What there is room for on the disk where `path` is, or would be."""
+    """Return the free bytes on the disk where `path` is, or would be."""
     return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
-
-
-def cache_directory() -> Path:
-    """The folder for what can always be computed again: features, converted networks.
-
-    `TRANSFERAPP_CACHE` names it; otherwise it is `transferapp` in the user's own cache folder. Where that cannot be written
-    (a read-only container, a user without a home) a folder in the system's temporary space takes its place.
-
-    Raises:
-        UsageError: `TRANSFERAPP_CACHE` is no path.
-        ResourceError: There is no place that can be written.
-    """
-    named = os.environ.get("TRANSFERAPP_CACHE")
-    if named:
-        try:
-            path = Path(named).expanduser()
-        except RuntimeError as error:
-            raise UsageError("TRANSFERAPP_CACHE names no folder", expected="a path", got=named) from error
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        return path
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
-        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-        path = (Path(base) if base else Path.home() / ".cache") / "transferapp"
-        path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK | os.X_OK):
-            return path
-    return _temporary_cache()
-
-
-def _temporary_cache() -> Path:
-    """The same folder each time, so that it serves as a cache; its name can be foreseen, so whose it is must be checked."""
-    user = os.getuid() if hasattr(os, "getuid") else None
-    path = Path(tempfile.gettempdir()) / f"transferapp-cache-{'user' if user is None else user}"
-    with disk_errors(path):
-        path.mkdir(mode=0o700, exist_ok=True)
-        foreign = user is not None and path.lstat().st_uid != user
-    if foreign:
-        raise ResourceError(
-            f"The folder {path} belongs to another user, who could choose what is read from it",
-            hint="Set TRANSFERAPP_CACHE to a folder of your own",
-        )
-    return path

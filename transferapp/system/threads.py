@@ -1,4 +1,4 @@
-"""Work in threads, in order, with flat memory."""
+"""Threads: how many the process may use, and ordered work with bounded memory."""
 
 from __future__ import annotations
 
@@ -62,13 +62,15 @@ def _quota_of(group: Path) -> Iterator[float]:
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-    """`pool.map` that never has more than `window` items in hand, so that memory stays flat, and stops at once.
+    """Yield the results of `work` in order, as `pool.map` does, with at most `window` items in hand.
+
+    Memory stays flat. An error or an early end cancels what has not begun.
 
     Args:
-        pool: Its threads do the work.
+        pool: Threads that do the work.
         work: Called with each item.
         items: Taken as they are needed.
-        window: At least the number of threads, or some of them have nothing to do.
+        window: At least the number of threads, or some would be idle.
     """
     pending: deque[Future[R]] = deque()
     try:
