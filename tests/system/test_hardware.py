@@ -99,7 +99,7 @@ def test_a_card_that_keras_cannot_use_is_said_to_lie_idle(signs: Path, monkeypat
     found = detect()
     assert found.kind == "cpu"
     assert found.idle
-    assert "Keras cannot use it" in found.sentence
+    assert "Keras cannot use its accelerator" in found.sentence
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not detect().idle, "hidden on purpose"
 

@@ -54,7 +54,7 @@ class Hardware:
         if self.kind == "cpu":
             cores = f"{self.cores} CPU core{'s' if self.cores > 1 else ''}"
             if self.idle:
-                return f"{cores}: Keras cannot use the accelerator because its driver or libraries are missing"
+                return f"{cores}: Keras cannot use its accelerator because the driver or libraries are missing"
             half = ", the 1 x 1 convolutions of what is fine-tuned in bfloat16" if self.pointwise == "bfloat16" else ""
             return f"{cores}, no GPU: training computes in float32{half}"
         spelled = _SPELLED.get(self.kind, self.kind)
