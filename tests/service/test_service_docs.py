@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,22 @@ def test_the_image_is_built_from_files_that_exist() -> None:
     assert all((ROOT / source).exists() for source in sources)
     admitted = (ROOT / ".dockerignore").read_text(encoding="utf-8")
     assert all(f"!{source.partition('/')[0]}" in admitted for source in sources)
+
+
+def test_the_served_process_needs_only_packages_of_its_lock_file() -> None:
+    lock = (ROOT / "requirements" / "serve.txt").read_text(encoding="utf-8")
+    locked = {_normal(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)} | {"transferapp"}
+    others = [
+        module
+        for module, packages in packages_distributions().items()
+        if not locked & {_normal(package) for package in packages} and module not in sys.stdlib_module_names
+    ]
+    blocked = (
+        f"import sys; sys.modules.update(dict.fromkeys({others!r}))"  # importing a None raises ModuleNotFoundError
+    )
+    code = f"{blocked}; import service.healthcheck, service.server, transferapp.cli.main, transferapp.cli.serve"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
