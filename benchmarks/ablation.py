@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.common import RESULTS, Split, interval, read_images, read_results, set_name, splits, write_results
-from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore, random_view_name
+from transferapp.backbones.feature_store import CENTER, FeatureStore, RandomViews, random_view_name
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
 from transferapp.images.augment import Augmentation, ColorJitter, fit_pca_color
@@ -158,7 +158,6 @@ class Ablation:
         self._labels = np.array([record.label for record in self._records])
         spec = backbone_spec(options.backbone)
         self._backbone = load_backbone(spec)
-        self._pristine = self._backbone.get_weights()
         self._trunk = load_trunk(spec, lambda: self._backbone, image_size=spec.image_size, streams=cpu_cores())
         colors = np.frombuffer(b"".join(record.colors for record in self._records), np.uint8).reshape(-1, 3)
         self._pca = fit_pca_color(colors)
@@ -185,7 +184,7 @@ class Ablation:
 
     def _features(self, augmentation: Augmentation, views: int) -> np.ndarray:
         """Top-stage averages of the center view and of random ones: float32, shape (n, 1 + views, channels)."""
-        store = FeatureStore(self._trunk, workers=cpu_cores(), chance=Chance(augmentation, self._pca))
+        store = FeatureStore(self._trunk, workers=cpu_cores(), random_views=RandomViews(augmentation, self._pca))
         names = [CENTER, *(random_view_name(index, 0) for index in range(views))]
         return store.collect(self._records, names)[..., self._trunk.row_slices[self._trunk.top.index]]
 
@@ -275,7 +274,6 @@ class Ablation:
     ) -> float:
         from transferapp.training.tail import build_tail
 
-        self._backbone.set_weights(self._pristine)
         own, labels = features[split.train, 0], self._labels[split.train]
         l2 = cross_validate(own, labels, len(self._classes), seed=split.seed).l2
         head = Head.of(fit_probe(own, labels, len(self._classes), l2), HeadSpec(**changes))
@@ -294,13 +292,14 @@ class Ablation:
         """Activations of a stage: float16, shape (n, views, height, width, channels)."""
         from transferapp.backbones.trunk import cut_trunk
 
-        self._backbone.set_weights(self._pristine)
         stage = stage_named(self._trunk.stages, cut)
         below = cut_trunk(
             self._backbone, stage, self._trunk.key, image_size=self._trunk.image_size, streams=cpu_cores()
         )
-        chance = Chance(Augmentation(), self._pca)
-        store = FeatureStore(below, workers=cpu_cores(), dtype="float16", chance=chance, folder=folder / "maps")
+        random_views = RandomViews(Augmentation(), self._pca)
+        store = FeatureStore(
+            below, workers=cpu_cores(), dtype="float16", random_views=random_views, folder=folder / "maps"
+        )
         rows, positions = store.locate(self._records, names)
         return np.array(rows[positions]).reshape(*positions.shape, *stage.shape)
 

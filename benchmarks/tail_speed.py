@@ -101,9 +101,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     probe = solved_head(trunk, train)
     tails = {
         "cached": build_tail(backbones["cached"], trunk.stages, stage, Head.of(probe), pointwise=pointwise),
-        "whole": frozen_below(
-            build_tail(backbones["whole"], trunk.stages, None, Head.of(probe)), backbones["whole"], stage
-        ),
+        "whole": frozen_below(build_tail(backbones["whole"], trunk.stages, None, Head.of(probe)), stage),
     }
     views = [random_view_name(index, 0) for index in range(options.views)]
     with tempfile.TemporaryDirectory() as name:
@@ -231,7 +229,7 @@ def train_in_turn(candidates: list[Candidate], epochs: int) -> None:
             candidate.train_epoch(number)
 
 
-def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
+def frozen_below(whole: Any, stage: Any) -> Any:
     """Freeze the layers below the cut in a tail of the whole network, and run it without folding BatchNorm."""
     import keras
 
@@ -247,9 +245,9 @@ def frozen_below(whole: Any, backbone: Any, stage: Any) -> Any:
         def call(self, inputs: Any) -> Any:
             return self.network(inputs, training=False)
 
-    for layer in cut(backbone, stage)[0].layers:
-        layer.trainable = False
     inputs, body, *head = whole.model.layers
+    for layer in cut(body.network, stage)[0].layers:
+        layer.trainable = False
     x = LayerByLayer(body.network)(inputs.output)
     for layer in head:
         x = layer(x)

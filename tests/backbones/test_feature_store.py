@@ -27,8 +27,8 @@ from transferapp.backbones.engine import BATCH_SIZE
 from transferapp.backbones.feature_store import (
     CENTER,
     WITHOUT_COLOR,
-    Chance,
     FeatureStore,
+    RandomViews,
     random_view_name,
     trim_cache,
     view_pixels,
@@ -302,32 +302,34 @@ def test_large_rows_are_kept_in_half_precision_in_a_folder_of_ones_choice(
 # ------------------------------------------------------------------------------------------------------------------- chance
 
 
-def pixels_under(chance: Chance, record: Record, view: str) -> np.ndarray:
-    return view_pixels(Image.open(record.path).convert("RGB"), view, record.sha256, SIZE, chance)
+def pixels_under(random_views: RandomViews, record: Record, view: str) -> np.ndarray:
+    return view_pixels(Image.open(record.path).convert("RGB"), view, record.sha256, SIZE, random_views)
 
 
 def test_views_drawn_from_something_else_are_other_views(records: list[Record]) -> None:
     pca = PCAColor(np.eye(3), np.array([2.0, 0.5, 0.1]), np.zeros(3))
     other_pca = PCAColor(np.eye(3), np.array([1.0, 0.5, 0.1]), np.zeros(3))
-    chances = {
+    distributions = {
         "plain": WITHOUT_COLOR,
-        "middle": Chance(dataclasses.replace(WITHOUT_COLOR.augmentation, random_crop=False)),
-        "color": Chance(Augmentation(), pca),
-        "other color": Chance(Augmentation(), other_pca),
+        "middle": RandomViews(dataclasses.replace(WITHOUT_COLOR.augmentation, random_crop=False)),
+        "color": RandomViews(Augmentation(), pca),
+        "other color": RandomViews(Augmentation(), other_pca),
     }
-    assert len({chance.digest for chance in chances.values()}) == 4
-    assert Chance(Augmentation(), pca).digest == chances["color"].digest
+    assert len({random_views.digest for random_views in distributions.values()}) == 4
+    assert RandomViews(Augmentation(), pca).digest == distributions["color"].digest
     rows = {}
-    for name, chance in chances.items():
+    for name, random_views in distributions.items():
         engine = Means()
-        store = FeatureStore(make_trunk(engine), chance=chance)
+        store = FeatureStore(make_trunk(engine), random_views=random_views)
         rows[name] = store.collect(records, VIEWS)
-        assert engine.views == (60 if name == "plain" else 40), "the center view knows no chance"
-        expected = [[Means()(pixels_under(chance, record, view)[None])[0] for view in VIEWS] for record in records[:3]]
+        assert engine.views == (60 if name == "plain" else 40), "the center view is not random"
+        expected = [
+            [Means()(pixels_under(random_views, record, view)[None])[0] for view in VIEWS] for record in records[:3]
+        ]
         np.testing.assert_array_equal(rows[name][:3], expected)
-    for name in chances:
+    for name in distributions:
         np.testing.assert_array_equal(rows[name][:, 0], rows["plain"][:, 0])
-    assert len({rows[name][:, 1:].tobytes() for name in chances}) == 4
+    assert len({rows[name][:, 1:].tobytes() for name in distributions}) == 4
 
 
 # ----------------------------------------------------------------------------------------------------------------- progress

@@ -336,7 +336,7 @@ def _unbuilt() -> Any:
 @pytest.mark.parametrize("build", [_two_inputs, _two_outputs, _gray, _vector, _unbuilt])
 def test_a_model_of_another_kind_is_refused_with_what_it_is(tmp_path: Path, build: Callable[[], Any]) -> None:
     build().save(tmp_path / "odd.keras")
-    with pytest.raises(UsageError, match=r"odd\.keras is no backbone\. Expected a functional model .*, got a "):
+    with pytest.raises(UsageError, match=r"odd\.keras cannot be a backbone\. Expected a functional model .*, got a "):
         load_file(tmp_path / "odd.keras")
 
 

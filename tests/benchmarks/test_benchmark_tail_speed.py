@@ -35,7 +35,7 @@ class Pixels:
 def test_both_are_given_the_same_views(drawings: Path, tmp_path: Path) -> None:
     train = read_split(drawings, 100).part("train")
     views = [random_view_name(index, 0) for index in range(2)]
-    stored = FeatureStore(Pixels(), folder=tmp_path / "store", chance=WITHOUT_COLOR).collect(train.records, views)
+    stored = FeatureStore(Pixels(), folder=tmp_path / "store", random_views=WITHOUT_COLOR).collect(train.records, views)
     rendered = render_all(train, views, Pixels.image_size, tmp_path)
     assert rendered.dtype == np.uint8
     np.testing.assert_array_equal(rendered.reshape(stored.shape), stored)
@@ -56,7 +56,7 @@ def test_both_train_the_same_variables() -> None:
         stages = find_stages(backbone)
         tail = build_tail(backbone, stages, None if whole else stages[0], Head.of(probe))
         if whole:
-            tail = frozen_below(tail, backbone, stages[0])
+            tail = frozen_below(tail, stages[0])
         paths.append({variable.path for variable in tail.model.trainable_variables})
         assert set(tail.multipliers(0.1)) <= paths[-1]
     assert paths[0] == paths[1]

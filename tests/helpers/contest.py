@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tests.helpers.networks import TINY_SIZE, tiny_network
-from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore
+from transferapp.backbones.feature_store import CENTER, FeatureStore, RandomViews
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.trunk import load_trunk
 from transferapp.config import FitConfig, make_config
@@ -107,7 +107,7 @@ def ring(root: Path, **changes: Any) -> Ring:
     trunk = load_trunk(spec, lambda: shop.model(spec), image_size=TINY_SIZE, precision=config.precision)
     dataset = _audited(config.data, config.val_fraction, config.test_fraction)
     train = dataset.part("train")
-    store = FeatureStore(trunk, chance=Chance(config.augmentation_for(tiny=False)))
+    store = FeatureStore(trunk, random_views=RandomViews(config.augmentation_for(tiny=False)))
     rows = store.collect(train.records, [CENTER])[:, 0]
     validations = tuple(
         cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.groups())

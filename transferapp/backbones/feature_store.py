@@ -1,12 +1,12 @@
-"""Push views of images through a trunk once, and remember the outcome on disk.
+"""Cache on disk of the features that a trunk computes for views of images.
 
-Every row (all taps of one view of one image) is keyed by the image's content and the view, so adding images costs only
-the new ones, a second fit costs nothing, and an interrupted run goes on where it stopped. Random views are drawn from a
-generator seeded by content, so they too are the same each time.
+Every row (all taps of one view of one image) is keyed by the image's content and the view: adding images costs only the new
+ones, a second fit costs nothing, and an interrupted run goes on where it stopped. Random views are drawn from a generator
+seeded by content, so they are the same each time.
 
-On disk, a store is two files that only ever grow: `rows.float32`, fixed-size rows, and `keys.bin`, one 16-byte key a row.
-Rows are flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites. A lock beside
-the store lets one process at a time use it.
+On disk, a store is two files that only grow: `rows.float32`, fixed-size rows, and `keys.bin`, one 16-byte key per row. Rows are
+flushed before their keys, so a kill leaves at worst rows without keys, which the next run overwrites. A lock beside the store
+lets one process at a time use it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from transferapp.backbones.engine import BATCH_SIZE
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
-from transferapp.images import ImageLimits, decode_image
+from transferapp.images import decode_image
 from transferapp.images.augment import (
     LECTURE_AUGMENTATION,
     Augmentation,
@@ -46,28 +46,28 @@ from transferapp.system.storage import disk_errors
 from transferapp.system.threads import in_order
 
 CENTER = "center"
-"""The view without chance: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
+"""Name of the center view: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
 
 _PIXELS_REVISION = 2
-"""Raise this when decoding or cropping changes what a view looks like."""
+"""Increase this when decoding or cropping changes the pixels of a view."""
 
 _KEY_BYTES = 16
 DEFAULT_CACHE_LIMIT = 4_000_000_000
-"""Bytes of features kept; `TRANSFERAPP_CACHE_LIMIT` overrides. Beyond it, the stores longest unused go first."""
+"""Bytes of features on disk; `TRANSFERAPP_CACHE_LIMIT` overrides. Beyond it, the least recently used stores are deleted."""
 
 _PATIENCE = 2.0
-"""Seconds of waiting for another process that need no explanation."""
+"""Seconds of waiting for another process after which a note explains it."""
 
 Progress = Callable[[int], None]
 
 
 def random_view_name(index: int, seed: int) -> str:
-    """The name of the `index`-th random training view under a seed."""
+    """Return the name of the `index`-th random training view under a seed."""
     return f"random-{seed}-{index}"
 
 
 class RowSource(Protocol):
-    """What turns pixels into rows: a `Trunk`, or a `CutTrunk`."""
+    """Protocol of trunks, which turn pixels into rows: `Trunk` and `CutTrunk`."""
 
     @property
     def name(self) -> str: ...
@@ -81,11 +81,11 @@ class RowSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Chance:
-    """What a set's random views are drawn from.
+class RandomViews:
+    """Distribution of the random views of a set of images.
 
     Attributes:
-        augmentation: What varies, and how far.
+        augmentation: Ranges of scale, crop, flip and color.
         pca: The set's color components; may be None where `augmentation.color.pca_std` is 0.
     """
 
@@ -94,26 +94,30 @@ class Chance:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Tells apart views that were drawn from something else."""
+        """Part of the key of random views: views of another distribution have other keys."""
         components = self.pca.to_json() if self.pca else None
         return hashlib.sha256(json.dumps([asdict(self.augmentation), components]).encode()).hexdigest()[:16]
 
 
-WITHOUT_COLOR = Chance(Augmentation(color=ColorJitter(0.0, 0.0, 0.0)))
-"""Random crops, scales and flips alone: for sets whose color components nobody has worked out."""
+WITHOUT_COLOR = RandomViews(Augmentation(color=ColorJitter(0.0, 0.0, 0.0)))
+"""Random crops, scales and flips alone, for sets whose color components are not known."""
 
 
 def view_pixels(
-    image: Image.Image, view_name: str, sha256: str, image_size: tuple[int, int], chance: Chance = WITHOUT_COLOR
+    image: Image.Image,
+    view_name: str,
+    sha256: str,
+    image_size: tuple[int, int],
+    random_views: RandomViews = WITHOUT_COLOR,
 ) -> np.ndarray:
-    """The pixels of a named view of an image.
+    """Return the pixels of a named view of an image.
 
     Args:
         image: The decoded image, a Pillow image in RGB.
         view_name: `CENTER` or from `random_view_name`.
-        sha256: The image's content, which seeds its random views.
+        sha256: Hash of the image's file, which seeds its random views.
         image_size: (height, width) of the view.
-        chance: What random views are drawn from.
+        random_views: Distribution of random views.
 
     Returns:
         uint8, shape (height, width, 3).
@@ -121,13 +125,13 @@ def view_pixels(
     if view_name == CENTER:
         return render(image, center_view(image.size, image_size), image_size)
     rng = seeded_generator(view_name, sha256)
-    return augmented_pixels(image, rng, image_size, chance.augmentation, chance.pca)
+    return augmented_pixels(image, rng, image_size, random_views.augmentation, random_views.pca)
 
 
-def center_pixels(record: Record, image_size: tuple[int, int], limits: ImageLimits = DATASET_LIMITS) -> np.ndarray:
-    """The center view of an audited image: uint8, shape (height, width, 3)."""
+def center_pixels(record: Record, image_size: tuple[int, int]) -> np.ndarray:
+    """Return the center view of an audited image: uint8, shape (height, width, 3)."""
     needed = short_side_to_decode(SHORT_SIDE, image_size)
-    image = decode_image(record.path, limits=limits, min_short_side=needed).image
+    image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
     return view_pixels(image, CENTER, record.sha256, image_size)
 
 
@@ -135,13 +139,12 @@ class FeatureStore:
     """The cached rows of one trunk.
 
     Args:
-        trunk: What gives the rows.
+        trunk: Computes the rows.
         workers: Threads that decode, crop and run the trunk.
-        limits: What images are accepted; they have been audited.
-        chance: What random views are drawn from.
-        dtype: In which rows are kept: `float32`, or `float16` for feature maps, which are large.
-        folder: Where; None for a place of its own in the cache.
-        note: Told when there is something to wait for.
+        random_views: Distribution of random views.
+        dtype: Type of the rows: `float32`, or `float16` for feature maps, which are large.
+        folder: Folder of the store; None for one in the cache.
+        note: Receives a sentence where the store waits for another process.
     """
 
     def __init__(
@@ -149,18 +152,16 @@ class FeatureStore:
         trunk: RowSource,
         *,
         workers: int = 2,
-        limits: ImageLimits | None = None,
-        chance: Chance = WITHOUT_COLOR,
+        random_views: RandomViews = WITHOUT_COLOR,
         dtype: str = "float32",
         folder: Path | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.trunk = trunk
         self._note = note
-        self.chance = chance
+        self.random_views = random_views
         self._dtype = np.dtype(dtype)
         self._workers = workers
-        self._limits = limits or DATASET_LIMITS
         self._folder = folder or cache_directory() / "features" / f"{trunk.name}-{trunk.key}"
         self._rows_file = self._folder / f"rows.{dtype}"
         self._keys_file = self._folder / "keys.bin"
@@ -169,19 +170,19 @@ class FeatureStore:
     def collect(
         self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
     ) -> np.ndarray:
-        """The rows of these views of these images, computing the ones that are not there yet.
+        """Return the rows of these views of these images, computing those that are missing.
 
         Args:
             records: Audited images.
             view_names: `CENTER` or from `random_view_name`.
-            progress: Called with the number of views done so far.
+            progress: Receives the number of views done so far.
 
         Returns:
-            Shape (len(records), len(view_names), trunk.row_size). Where the rows lie on disk as they are asked for
-            (as those of a first run do) it is the mapped file itself, read-only; otherwise a copy in memory.
+            Shape (len(records), len(view_names), trunk.row_size). Where the rows are in this order on disk (as after a first
+            run) it is the mapped file itself, read-only; otherwise a copy in memory.
 
         Raises:
-            DataError: An image is gone, or is no longer what the audit read.
+            DataError: An image is missing, or has changed since the audit.
             ResourceError: The disk is full.
         """
         rows, positions = self.locate(records, view_names, progress)
@@ -196,7 +197,7 @@ class FeatureStore:
     def locate(
         self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Where on disk the rows of these views are, after computing the ones that are not there yet.
+        """Return the positions on disk of the rows of these views, after computing those that are missing.
 
         Arguments and errors as of `collect`.
 
@@ -207,9 +208,9 @@ class FeatureStore:
         keys = [[self._key(record, view) for view in view_names] for record in records]
         with disk_errors(self._folder):
             self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(self._folder), self._alone():
+        with disk_errors(self._folder), self._locked():
             self._folder.mkdir(exist_ok=True)
-            os.utime(self._folder)  # what `trim_cache` goes by
+            os.utime(self._folder)  # `trim_cache` reads it
             index, count = self._index()
             missing = [
                 (record, [v for v, key in dict(zip(view_names, row, strict=True)).items() if key not in index])
@@ -226,13 +227,13 @@ class FeatureStore:
             positions = positions.reshape(len(records), len(view_names))
             if not count:
                 return np.empty((0, self.trunk.row_size), self._dtype), positions
-            # The file may be longer than `count` rows, by what a kill has left half-written.
+            # The file may be longer than `count` rows, by rows that a kill has left incomplete.
             mapped = np.memmap(self._rows_file, self._dtype, "r", shape=(count, self.trunk.row_size))
             return np.asarray(mapped), positions
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the store's lock, and say so where that takes a while."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the store's lock, with a note where that takes a while."""
         lock = _lock(self._folder)
         try:
             lock.acquire(timeout=_PATIENCE)
@@ -246,12 +247,12 @@ class FeatureStore:
             lock.release()
 
     def _key(self, record: Record, view_name: str) -> bytes:
-        drawn_from = "" if view_name == CENTER else self.chance.digest
+        drawn_from = "" if view_name == CENTER else self.random_views.digest
         text = f"{record.sha256}:{view_name}:{drawn_from}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
     def _index(self) -> tuple[dict[bytes, int], int]:
-        """Where the row of each key is, and how many rows are whole."""
+        """Return the position of each key's row, and the number of complete rows."""
         try:
             raw = self._keys_file.read_bytes()
             rows = self._rows_file.stat().st_size // self._row_bytes
@@ -289,7 +290,7 @@ class FeatureStore:
     def _run(self, batch: list[tuple[Record, list[str]]]) -> tuple[list[bytes], np.ndarray]:
         keys, pixels = [], []
         size = self.trunk.image_size
-        largest = self.chance.augmentation.short_sides[1]
+        largest = self.random_views.augmentation.short_sides[1]
         for record, view_names in batch:
             data = _read_unchanged(record)
             for needed, group in (
@@ -299,11 +300,11 @@ class FeatureStore:
                 if not group:
                     continue
                 # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not
-                # depend on what else was asked for.
-                decoded = decode_image(data, limits=self._limits, min_short_side=needed, subject=str(record.path))
+                # depend on the other views.
+                decoded = decode_image(data, limits=DATASET_LIMITS, min_short_side=needed, subject=str(record.path))
                 for view_name in group:
                     keys.append(self._key(record, view_name))
-                    pixels.append(view_pixels(decoded.image, view_name, record.sha256, size, self.chance))
+                    pixels.append(view_pixels(decoded.image, view_name, record.sha256, size, self.random_views))
         return keys, self.trunk.rows(np.stack(pixels))
 
 
@@ -324,7 +325,7 @@ def _read_unchanged(record: Record) -> bytes:
 
 
 def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Record, list[str]]]]:
-    """Group images so that each group has about `BATCH_SIZE` views."""
+    """Group images into groups of about `BATCH_SIZE` views."""
     batch: list[tuple[Record, list[str]]] = []
     size = 0
     for record, views in missing:
@@ -338,14 +339,14 @@ def _batches(missing: list[tuple[Record, list[str]]]) -> Iterator[list[tuple[Rec
 
 
 def _lock(folder: Path, *, blocking: bool = True) -> BaseFileLock:
-    """The lock of a store. It lies beside the store's folder, so that deleting the one leaves the other."""
+    """Return the lock of a store, which lies beside its folder, so that deleting the folder leaves the lock."""
     return FileLock(folder.with_name(f".{folder.name}.lock"), blocking=blocking)
 
 
 def trim_cache(limit: int | None = None) -> None:
-    """Delete the feature stores that were used longest ago until what is left is within `limit` bytes.
+    """Delete the least recently used feature stores until the rest is within `limit` bytes.
 
-    Stores that a process is writing to right now stay.
+    Stores in use by a process stay.
 
     Raises:
         UsageError: `TRANSFERAPP_CACHE_LIMIT` is not a number.
@@ -353,7 +354,7 @@ def trim_cache(limit: int | None = None) -> None:
     if limit is None:
         named = os.environ.get("TRANSFERAPP_CACHE_LIMIT") or str(DEFAULT_CACHE_LIMIT)
         if not named.isdecimal():
-            raise UsageError("TRANSFERAPP_CACHE_LIMIT makes no sense", expected="a number of bytes", got=repr(named))
+            raise UsageError("TRANSFERAPP_CACHE_LIMIT is invalid", expected="a number of bytes", got=repr(named))
         limit = int(named)
     root = cache_directory() / "features"
     stores = []

@@ -1,4 +1,4 @@
-"""Build a backbone as a Keras model with its pretrained weights: pixels 0-255 in, feature map or ImageNet logits out."""
+"""Backbones as Keras models with pretrained weights, from pixels 0-255 to a feature map or ImageNet logits."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def load_backbone(
     """Build a backbone.
 
     Args:
-        spec: Which one.
-        image_size: (height, width) of the input; None for the size it was trained at. A `.keras` file keeps its own where
-            that is fixed.
-        weights: A weight file that takes the place of the usual one.
-        pretrained: False leaves the weights random.
+        spec: The backbone.
+        image_size: (height, width) of the input; None for the size of its training. A `.keras` file with a fixed size keeps
+            its own.
+        weights: A weight file that replaces the usual one.
+        pretrained: False for random weights.
 
     Returns:
         A functional model from float32 pixels in [0, 255], shape (batch, height, width, 3). Embedded ones end in ImageNet
-        logits, shape (batch, 1000); applications in their last feature map; a file in whatever it ends in.
+        logits, shape (batch, 1000); applications in their last feature map; a file in its own output.
 
     Raises:
-        WeightsError: The weights are not here and cannot be downloaded, or do not fit.
-        UsageError: The file is no functional Keras model from one RGB image to one output.
+        WeightsError: The weights are missing and cannot be downloaded, or do not fit.
+        UsageError: The file is not a functional Keras model from one RGB image to one output.
     """
     size = image_size or spec.image_size
     if spec.source == "file":
@@ -69,9 +69,9 @@ def load_backbone(
 def _load_weights(model: keras.Model, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dozens of lines on each layer, before the exception that says it in one
+            warnings.simplefilter("ignore")  # dozens of lines on each layer, before one exception that says the same
             model.load_weights(path)
-    except Exception as error:  # of Keras, h5py and zipfile: almost anything, for a bad file
+    except Exception as error:  # Keras, h5py and zipfile raise almost anything for a bad file
         raise WeightsError(
             f"The weights in {path} do not fit {model.name} ({_reason(error)})",
             expected=f"weights of {model.name}, saved by Keras as .h5 or .weights.h5",
@@ -84,7 +84,7 @@ def _load_application(spec: BackboneSpec, size: tuple[int, int], weights: Path |
     def construct(source: str | None, include_top: bool = False) -> keras.Model:
         pixels = keras.Input((*size, 3), name="pixels")
         options = {"classifier_activation": None} if include_top else {}
-        # Keras prints of its download, and stdout is for answers; it warns that MobileNets are trained at a few sizes only.
+        # Keras prints its download to stdout, which is for results, and warns that MobileNets are trained at few sizes.
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`input_shape` is undefined")
             model = build(include_top=include_top, weights=source, input_tensor=_scale(pixels, spec.scaling), **options)
@@ -96,7 +96,7 @@ def _load_application(spec: BackboneSpec, size: tuple[int, int], weights: Path |
     if weights is None:
         try:
             return construct("imagenet")
-        except Exception as error:  # Keras raises bare Exception when a download fails, and any OSError on the way
+        except Exception as error:  # Keras raises bare Exception when a download fails, besides OSError
             raise WeightsError(
                 f"The weights of {spec.name} could not be downloaded ({_reason(error)})",
                 hint=f"Connect to the internet once (Keras then keeps them in {keras_cache()}), name a file with --weights, "
@@ -107,16 +107,16 @@ def _load_application(spec: BackboneSpec, size: tuple[int, int], weights: Path |
         model = construct(None)
         _load_weights(model, weights)
     except WeightsError:
-        model = construct(None, include_top=True)  # the file may be the one with the ImageNet classifier
+        model = construct(None, include_top=True)  # the file may have the ImageNet classifier
         _load_weights(model, weights)
     return model
 
 
 def _number_within(model: keras.Model) -> None:
-    """Number the layers that were given no name within the model, as if it were the first one built.
+    """Number the unnamed layers within the model, as if it were the first one built.
 
-    Keras counts them through the whole process, so the same layer would be `add_2` today and `add_18` after another model, and
-    a stage found in one session could not be named in the next.
+    Keras counts them over the whole process: the same layer would be `add_2` or, after another model, `add_18`, and a stage
+    found in one session could not be named in the next.
     """
     nameless = defaultdict(list)
     for operation in model.operations:
@@ -129,7 +129,7 @@ def _number_within(model: keras.Model) -> None:
 
 
 def _scale(pixels: Any, scaling: str) -> Any:
-    """Bring pixels 0-255 to the range that an application was trained with, as `keras.applications` documents it."""
+    """Scale pixels 0-255 to the range that an application was trained with, as `keras.applications` documents it."""
     rescaling = keras.layers.Rescaling
     if scaling == "tf":
         return rescaling(1 / 127.5, offset=-1.0, name="scale_pixels")(pixels)
@@ -147,7 +147,7 @@ def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
     expected = "a functional model of built-in layers, from one RGB image to one output, saved as .keras"
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever a foreign file makes Keras raise, it is not a usable model
+    except Exception as error:  # Keras raises almost anything for a foreign file
         raise UsageError(
             f"{path} cannot be loaded as a Keras model ({_reason(error)})",
             expected=f"{expected} (custom code is never run)",
@@ -156,7 +156,7 @@ def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
         shapes = [f"{[tuple(tensor.shape) for tensor in tensors] or 'unknown'}" for tensors in (inputs, outputs)]
         raise UsageError(
-            f"{path} is no backbone",
+            f"{path} cannot be a backbone",
             expected=expected,
             got=f"a {type(model).__name__} with inputs {shapes[0]} and outputs {shapes[1]}",
         )
@@ -172,14 +172,14 @@ def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
 
 
 def _ends(model: Any) -> tuple[list[Any], list[Any]]:
-    """Inputs and outputs, empty where the model is of a kind that has none to show."""
+    """Return inputs and outputs, empty where the model has none."""
     try:
         return list(model.inputs or ()), list(model.outputs or ())
-    except (AttributeError, ValueError):  # a Sequential that was never built raises rather than answers
+    except (AttributeError, ValueError):  # of a Sequential that was never built
         return [], []
 
 
 def _reason(error: Exception) -> str:
-    """The sentence that matters in one of Keras' long messages."""
+    """Return the essential sentence of one of Keras' long messages."""
     text = str(error).strip() or type(error).__name__
     return textwrap.shorten(text.rpartition("Exception encountered: ")[2].splitlines()[0], 200, placeholder=" …")

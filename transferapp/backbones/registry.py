@@ -1,8 +1,8 @@
-"""The backbones there are, as a plain table, and how each gets its weights.
+"""Registry of backbones as a plain table, and the source of the weights of each.
 
-Three kinds, told apart by `source`: *embedded* ones come as Python packages installed with transferapp and need no network;
-*applications* are those of `keras.applications`, downloaded and cached by Keras on first use; a *file* is a functional
-`.keras` model of the user's own. Nothing here imports Keras: listing backbones is instant.
+There are three kinds, by `source`: *embedded* ones are Python packages installed with transferapp and need no network;
+*applications* are those of `keras.applications`, which Keras downloads and caches on first use; a *file* is a functional
+`.keras` model of the user. This module imports no Keras: listing backbones is instant.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Scaling = Literal["none", "tf", "torch", "caffe"]
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What is known of a backbone before it is built.
+    """A backbone by name.
 
     Attributes:
-        name: How it is called on the command line; for a file, its name with the `.keras`, so that it is no other's.
-        source: Where it comes from.
-        image_size: (height, width) in pixels that it was trained at; of a file, what its input layer says.
-        parameters: Millions of parameters, its ImageNet classifier included; None for a file of the user's.
-        weights: Embedded: `package/path` of the weight file. Application: Keras' name of the headless weight file, by which
-            its cache is searched. File: the path.
+        name: Name on the command line; of a file, its file name with `.keras`, which no other backbone has.
+        source: `embedded`, `application` or `file`.
+        image_size: (height, width) in pixels of its training; of a file, that of its input layer.
+        parameters: Millions of parameters, the ImageNet classifier included; None for a file.
+        weights: Embedded: `package/path` of the weight file. Application: Keras' name of the headless weight file in its
+            cache. File: the path.
         width, depth: Embedded: the EfficientNet-Lite multipliers.
         function: Application: the name in `keras.applications`.
-        scaling: Application: how pixels 0-255 are scaled before its first layer. `tf`: to [-1, 1]; `torch`: ImageNet mean and
-            deviation; `caffe`: BGR less ImageNet's mean; `none`: the network does it itself.
+        scaling: Application: scaling of pixels 0-255 before its first layer. `tf`: to [-1, 1]; `torch`: ImageNet mean and
+            deviation; `caffe`: BGR minus ImageNet's mean; `none`: part of the network.
     """
 
     name: str
@@ -134,10 +134,10 @@ EMBEDDED = tuple(spec.name for spec in _SPECS if spec.source == "embedded")
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """The spec of a backbone by name (case, `-` and `_` do not matter) or by the path of a `.keras` file.
+    """Return the spec of a backbone by name (ignoring case, `-` and `_`) or by the path of a `.keras` file.
 
     Raises:
-        UsageError: There is none of that name; the message lists what there is.
+        UsageError: There is none of that name; the message lists the names.
     """
     if name.endswith(".keras"):
         path = Path(name)
@@ -159,13 +159,13 @@ def _plain(name: str) -> str:
 
 
 _ANY_SIZE = (224, 224)
-"""Input of a `.keras` file that takes images of any size."""
+"""Input size of a `.keras` file that takes images of any size."""
 
 
 def _input_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a `.keras` file's input layer, read from its configuration so that Keras need not be imported.
+    """Return (height, width) of a `.keras` file's input layer, read from its configuration without importing Keras.
 
-    What is no such file gets a size too: `load_backbone` is the one to say what is wrong with it.
+    Other files get a default size: `load_backbone` raises the error for them.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -178,15 +178,15 @@ def _input_size(path: Path) -> tuple[int, int]:
 
 
 def weights_path(spec: BackboneSpec, weights: Path | None = None) -> Path | None:
-    """The file that a backbone's weights come from: None for an application that Keras has not downloaded yet.
+    """Return the file of a backbone's weights; None for an application that Keras has not downloaded yet.
 
     Args:
         spec: The backbone.
-        weights: A file of the user's that takes the place of the usual one.
+        weights: The user's file, which replaces the usual one.
 
     Raises:
-        UsageError: The user's file does not exist, or the backbone is itself a file and has its own.
-        WeightsError: An embedded backbone's package is not installed, or not wholly.
+        UsageError: The user's file does not exist, or the backbone is a file and has its own weights.
+        WeightsError: An embedded backbone's package is not installed, or is incomplete.
     """
     if weights is not None:
         if spec.source == "file":
@@ -211,12 +211,12 @@ def weights_path(spec: BackboneSpec, weights: Path | None = None) -> Path | None
 
 
 def keras_cache() -> Path:
-    """Where Keras keeps downloaded weights."""
+    """Return the folder of Keras' downloaded weights."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
 
 
 def availability(spec: BackboneSpec) -> str:
-    """`embedded`, `cached`, `to be downloaded`, or `missing` for an embedded one whose package is not installed."""
+    """Return `embedded`, `cached`, `to be downloaded`, or `missing` for an embedded one whose package is not installed."""
     try:
         path = weights_path(spec)
     except WeightsError:
@@ -227,6 +227,6 @@ def availability(spec: BackboneSpec) -> str:
 
 
 def weights_fingerprint(spec: BackboneSpec, weights: Path | None = None) -> str | None:
-    """SHA-256 of the weight file, or None where it has yet to be downloaded."""
+    """Return the SHA-256 of the weight file, or None where it is not downloaded yet."""
     path = weights_path(spec, weights)
     return None if path is None else sha256_file(path)

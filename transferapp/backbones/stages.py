@@ -1,17 +1,15 @@
-"""Find where a network can be cut: the stages of any functional Keras model, from its layer graph.
+"""Stages of a network, found from the layer graph of any functional Keras model, and the cut between two of them.
 
-A tensor at which the whole graph hangs by one thread (every path from input to output runs through it: an articulation
-point) is a place to cut: what lies below becomes the frozen trunk, what lies above the trainable tail. Nearly every layer of
-a chain qualifies, so neighboring places are gathered into *stages*, by two observations that hold across families:
+A tensor through which every path from input to output runs (an articulation point) is a place to cut: the part below becomes
+the frozen trunk, the part above the trainable tail. Nearly every layer of a chain qualifies, so neighboring places are grouped
+into *stages*, by two observations that hold across families:
 
-- a change of the feature map's height or width opens a new stage;
-- within one resolution, a residual or dense block *merges* branches; once it has, the next layer that changes the number of
-  channels without merging (the expansion of the next inverted bottleneck, the transition of a dense block) opens a new one.
+- a change of the feature map's height or width begins a new stage;
+- within one resolution, a residual or dense block *merges* branches; after that, the next layer that changes the number of
+  channels without merging (the expansion of the next inverted bottleneck, the transition of a dense block) begins a new one.
 
-Keras is imported only when a graph is searched: what a stage *is* must be known without it.
-
-A stage's cut is its last tensor. Stages that merge nothing are preludes of the next and are dropped, unless the network
-merges nowhere (VGG), when every resolution counts.
+A stage's cut is its last tensor. Stages that merge nothing are dropped, as preludes of the next, unless the network merges
+nowhere (VGG), when every resolution counts. Importing this module imports no Keras.
 """
 
 from __future__ import annotations
@@ -32,11 +30,11 @@ class Stage:
     """A place to cut.
 
     Attributes:
-        name: The layer whose output is cut, which is how a cut is named on the command line and in a bundle; `name#2` for the
-            second place where a layer is used.
+        name: The layer whose output is cut: the name of a cut on the command line and in a bundle. `name#2` is the second
+            place where a layer is used.
         index: 0 for the earliest stage.
         shape: (height, width, channels) of its feature map.
-        is_top: Whether it is the last feature map, the one a classifier usually stands on.
+        is_top: Whether it is the last feature map, the usual input of a classifier.
     """
 
     name: str
@@ -45,7 +43,7 @@ class Stage:
     is_top: bool
 
     def describe(self) -> str:
-        """The stage in a few words, for people."""
+        """Return the stage in a few words, for people."""
         height, width, channels = self.shape
         return f"{self.name} ({height}×{width}×{channels})"
 
@@ -66,10 +64,10 @@ class _Point:
 
 
 def _articulation_points(model: keras.Model) -> list[_Point]:
-    """The tensors that every path from the input to the output runs through, in order, feature maps only.
+    """Return the feature maps that every path from the input to the output runs through, in order.
 
-    Nodes are swept from input to output; wherever exactly one tensor is still needed by what follows, it is such a point. The
-    sweep ends where the map is pooled to one pixel: what comes after is a classifier, even one of 1×1 convolutions.
+    Nodes are swept from input to output; where later nodes need exactly one tensor, it is such a point. The sweep ends where
+    the map is pooled to one pixel: the rest is a classifier, even one of 1×1 convolutions.
     """
     import keras
 
@@ -93,7 +91,7 @@ def _articulation_points(model: keras.Model) -> list[_Point]:
             break
         if len(tensor.shape) != 4 or isinstance(producer.operation, keras.layers.ZeroPadding2D):
             continue
-        # A squeeze-and-excitation gate is 1×1 and joins by broadcasting: it merges no second feature map.
+        # A squeeze-and-excitation gate is 1×1 and is broadcast: it merges no second feature map.
         merges = len({id(t) for t in producer.input_tensors if tuple(t.shape[1:3]) == tuple(tensor.shape[1:3])}) > 1
         if not points or points[-1].tensor is not tensor:
             name = producer.operation.name
@@ -102,7 +100,7 @@ def _articulation_points(model: keras.Model) -> list[_Point]:
 
 
 def find_stages(model: keras.Model) -> tuple[Stage, ...]:
-    """The stages of a functional model, earliest first.
+    """Return the stages of a functional model, earliest first.
 
     Args:
         model: One input of fixed shape (height, width, channels), one output, channels last.
@@ -171,7 +169,7 @@ def _last_of_each_resolution(groups: list[list[_Point]]) -> list[list[_Point]]:
 
 
 def stage_named(stages: tuple[Stage, ...], name: str) -> Stage:
-    """The stage of that name (`top` always means the last).
+    """Return the stage of that name (`top` always means the last).
 
     Raises:
         UsageError: There is none; the message lists the names.
@@ -187,7 +185,7 @@ def cut(model: keras.Model, stage: Stage) -> tuple[keras.Model, keras.Model]:
 
     Args:
         model: The model the stage was found in.
-        stage: Where to cut.
+        stage: The stage to cut at.
 
     Returns:
         (trunk, tail): `trunk` maps the model's input to the stage's feature map of shape (batch, height, width, channels);
@@ -197,7 +195,7 @@ def cut(model: keras.Model, stage: Stage) -> tuple[keras.Model, keras.Model]:
 
     tensor = stage_tensor(model, stage)
     trunk = keras.Model(model.inputs[0], tensor, name=f"{model.name}_trunk")
-    # The tail's layers are called anew: ``keras.Model(tensor, output)`` fails where a layer is used on both sides of the cut.
+    # The tail's layers are called again: ``keras.Model(tensor, output)`` fails where a layer is used on both sides of the cut.
     start = keras.Input(tensor.shape[1:], dtype=tensor.dtype, name="features")
     known = {id(tensor): start}
     for node in graph_nodes(model):
@@ -206,16 +204,16 @@ def cut(model: keras.Model, stage: Stage) -> tuple[keras.Model, keras.Model]:
             called = node.operation(*arguments, **options)
             known.update(zip(map(id, node.outputs), keras.tree.flatten(called), strict=True))
     output = known[id(model.outputs[0])]
-    if output is start:  # nothing above: Keras wants at least one layer in a model
+    if output is start:  # nothing above: Keras needs at least one layer in a model
         output = keras.layers.Identity(name="nothing_above")(start)
     return trunk, keras.Model(start, output, name=f"{model.name}_tail")
 
 
 def stage_tensor(model: keras.Model, stage: Stage) -> Any:
-    """The symbolic feature map of a stage.
+    """Return the symbolic feature map of a stage.
 
     Raises:
-        UsageError: The model is another than the stage was found in.
+        UsageError: The stage was found in another model.
     """
     for point in _articulation_points(model):
         if point.name == stage.name and tuple(point.tensor.shape[1:]) == stage.shape:
@@ -226,9 +224,7 @@ def stage_tensor(model: keras.Model, stage: Stage) -> Any:
 
 
 def pooled_taps(model: keras.Model, stages: tuple[Stage, ...]) -> keras.Model:
-    """A model that gives every stage's globally average-pooled feature map, side by side, in one pass.
-
-    Average pooling alone: adding the maximum or the deviation gained nothing on any set tried.
+    """Return a model that computes every stage's globally average-pooled feature map, side by side, in one pass.
 
     Returns:
         A model from the same input to one tensor of shape (batch, row_size): each stage's channels, earliest first, and then,

@@ -1,12 +1,12 @@
-"""Read PyTorch's legacy (pre-1.6, not zipped) weight files with numpy alone.
+"""Reader of PyTorch's legacy (pre-1.6, not zipped) weight files, in numpy alone.
 
-Layout of such a file, as `torch.save` wrote it until version 1.6: five pickles one after another (a magic number, the
-protocol version, facts about the writer's machine, the object itself, the list of storage keys) and then, for each key in
-that order, the number of elements as a little-endian int64 followed by the raw numbers. Tensors in the object's pickle are
-calls of ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``; strides matter, for the storage order need
-not be the shape's.
+Layout of such a file, as `torch.save` wrote it until version 1.6: five pickles in a row (a magic number, the protocol version,
+facts about the writer's machine, the object itself, the list of storage keys) and then, for each key in that order, the number
+of elements as a little-endian int64 followed by the raw numbers. Tensors in the object's pickle are calls of
+``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``; strides matter, because the storage order need not be
+that of the shape.
 
-A pickle may run any code, so the unpickler here knows three names and refuses every other.
+A pickle may run any code, so the unpickler here accepts three names and refuses every other.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         Name to array, in the file's order; float32 or int64, in each tensor's own shape.
 
     Raises:
-        WeightsError: The file is not such a file, is cut short, or holds anything but tensors.
+        WeightsError: The file is of another kind, is truncated, or contains anything but tensors.
     """
     try:
         with path.open("rb") as stream:
@@ -92,7 +92,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 def _read(stream: BinaryIO) -> dict[str, np.ndarray]:
     if _Unpickler(stream).load() != _MAGIC or _Unpickler(stream).load() != _PROTOCOL:
         raise ValueError("wrong magic number or protocol")
-    _Unpickler(stream).load()  # the writer's byte order and type sizes: little-endian is all that exists in practice
+    _Unpickler(stream).load()  # the writer's byte order and type sizes: all such files are little-endian
     tensors: dict[str, _Tensor] = _Unpickler(stream).load()
     storages: dict[str, np.ndarray] = {}
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
@@ -101,7 +101,7 @@ def _read(stream: BinaryIO) -> dict[str, np.ndarray]:
     for key in keys:
         (elements,) = struct.unpack("<q", stream.read(8))
         dtype = dtypes[key]
-        if not 0 <= elements * dtype.itemsize <= size - stream.tell():  # asked before memory is taken for it
+        if not 0 <= elements * dtype.itemsize <= size - stream.tell():  # checked before memory is allocated
             raise EOFError("the file ends inside a tensor")
         storages[key] = np.frombuffer(stream.read(elements * dtype.itemsize), dtype)
     return {name: _gather(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}

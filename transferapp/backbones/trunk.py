@@ -1,8 +1,9 @@
-"""A backbone tapped at every stage and ready to run: one forward pass gives what every choice of cut would see.
+"""Trunks: a backbone tapped at every stage, or the part of it below a cut, on an inference engine.
 
-Building one takes seconds (TensorFlow's import, the graph, its conversion), so the converted network is kept in the cache,
-and the next run starts without TensorFlow. A cached network is a folder that is renamed into place when it is whole, and its
-files are checked against their checksums when it is read: a damaged network would not fail but give wrong features.
+One forward pass of a tapped backbone gives the features of every possible cut. Building it takes seconds (TensorFlow's import,
+the graph, its conversion), so the converted network is cached, and the next run starts without TensorFlow. A cached network is
+a folder that is renamed into place when it is complete, and its files are checked against their checksums when it is read: a
+damaged network would not fail but give wrong features.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _NETWORK = "taps.xml"
 _FACTS = "stages.json"
 _REVISION = 1
-"""Raise this when the graph of a backbone or its taps changes: converted networks and features of before are then void."""
+"""Increase this when the graph of a backbone or its taps changes: earlier converted networks and features are then invalid."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Trunk:
 
     Attributes:
         name: The backbone's name.
-        key: Names the numbers that come out: the same key, the same features for the same pixels.
-        stages: Where it can be cut, earliest first.
+        key: Cache key: equal keys mean equal features for equal pixels.
+        stages: Its stages, earliest first.
         image_size: (height, width) of its input.
-        num_logits: Width of its own ImageNet classifier's output, 0 where it has none.
-        engine: What runs it: gives (n, row_size): each stage's channels and then, where there are any, the logits.
+        num_logits: Size of its ImageNet classifier's output, 0 where it has none.
+        engine: Computes rows of shape (n, row_size): each stage's channels and then, where there are any, the logits.
     """
 
     name: str
@@ -62,18 +63,18 @@ class Trunk:
 
     @property
     def row_slices(self) -> list[slice]:
-        """Where each stage's features and then the logits lie in a row of `rows`."""
+        """Columns of each stage's features, and then of the logits, in a row of `rows`."""
         widths = [stage.shape[2] for stage in self.stages] + ([self.num_logits] if self.num_logits else [])
         ends = np.cumsum(widths)
         return [slice(int(end) - width, int(end)) for end, width in zip(ends, widths, strict=True)]
 
     @property
     def row_size(self) -> int:
-        """Numbers a view."""
+        """Numbers per view."""
         return int(self.row_slices[-1].stop)
 
     def rows(self, batch: np.ndarray) -> np.ndarray:
-        """All taps of a batch, side by side as `row_slices` says.
+        """Return all taps of a batch, side by side as in `row_slices`.
 
         Args:
             batch: uint8, shape (n, height, width, 3).
@@ -94,16 +95,16 @@ def load_trunk(
     precision: str = "auto",
     streams: int = 1,
 ) -> Trunk:
-    """A trunk, from the cache where it was converted before, otherwise from the Keras model.
+    """Return a trunk, from the cache where it was converted before, otherwise from the Keras model.
 
     Args:
         spec: The backbone.
-        build: Makes the Keras model; called only if it is needed.
+        build: Builds the Keras model; called only if it is needed.
         image_size: (height, width) of the input.
-        weights: The user's own weight file, if any.
+        weights: The user's weight file, if any.
         engine: `openvino` or `keras`.
         precision: For OpenVINO: `f32`, `bf16` or `auto`.
-        streams: How many threads will call the engine at once.
+        streams: Threads that will call the engine at once.
     """
     if engine == "keras":
         return _keras_trunk(spec, build(), image_size)
@@ -122,7 +123,7 @@ def load_trunk(
         compiled = OpenVINOEngine(folder / _NETWORK, precision=precision, streams=streams)
         return _assemble(spec.name, key, image_size, facts, compiled)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
-        pass  # not there, or damaged in whatever way
+        pass  # missing, or damaged in whatever way
     taps, facts = _tap(model or build())
     converted = convert(taps)
     _cache(folder, converted, facts)
@@ -131,7 +132,7 @@ def load_trunk(
 
 
 def _cached_facts(folder: Path) -> dict[str, Any]:
-    """What is known of a cached network; raises whatever comes where it is not there or its files are not whole."""
+    """Return the stages of a cached network; raises OSError, ValueError or KeyError where it is missing or damaged."""
     facts: dict[str, Any] = json.loads((folder / _FACTS).read_text())
     for name, digest in facts["sha256"].items():
         if sha256_file(folder / name) != digest:
@@ -140,7 +141,7 @@ def _cached_facts(folder: Path) -> dict[str, Any]:
 
 
 def _cache(folder: Path, converted: Any, facts: dict[str, Any]) -> None:
-    """Keep a network, in place of a damaged one or of one that another process has made meanwhile."""
+    """Store a network, in place of a damaged one or of one that another process has stored meanwhile."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as name:
@@ -151,7 +152,7 @@ def _cache(folder: Path, converted: Any, facts: dict[str, Any]) -> None:
             write_bytes(made / _FACTS, json.dumps({**facts, "sha256": digests}).encode())
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(former)
-            with contextlib.suppress(OSError):  # another process was quicker, and its network is as good
+            with contextlib.suppress(OSError):  # another process was faster, and its network is the same
                 made.rename(folder)
 
 
@@ -160,7 +161,7 @@ def _keras_trunk(spec: BackboneSpec, model: Any, image_size: tuple[int, int]) ->
     digest = hashlib.sha256(json.dumps([spec.name, image_size, _REVISION]).encode())
     for array in model.get_weights():
         digest.update(np.ascontiguousarray(array).tobytes())
-    engine = KerasEngine(independent_copy(taps))  # the model may be tuned, and the key would not say so
+    engine = KerasEngine(independent_copy(taps))  # training may change the model, but not the key
     return _assemble(spec.name, f"{digest.hexdigest()[:16]}-keras-{engine.precision}", image_size, facts, engine)
 
 
@@ -181,11 +182,11 @@ class CutTrunk:
     """A backbone up to a cut, ready to run.
 
     Attributes:
-        name: Of the backbone and the cut, for people and for the cache.
-        key: Names the numbers that come out, as of `Trunk`.
+        name: Name of the backbone and the cut, for people and for the cache.
+        key: Cache key, as of `Trunk`.
         image_size: (height, width) of its input.
         shape: (height, width, channels) of the feature map.
-        engine: What runs it.
+        engine: Computes the rows.
     """
 
     name: str
@@ -196,12 +197,12 @@ class CutTrunk:
 
     @property
     def row_size(self) -> int:
-        """Numbers a view."""
+        """Numbers per view."""
         height, width, channels = self.shape
         return height * width * channels
 
     def rows(self, batch: np.ndarray) -> np.ndarray:
-        """Feature maps of a batch, each flattened.
+        """Return the feature maps of a batch, each flattened.
 
         Args:
             batch: uint8, shape (n, height, width, 3).
@@ -222,12 +223,14 @@ def cut_trunk(
     precision: str = "auto",
     streams: int = 1,
 ) -> CutTrunk:
-    """Make the trunk below a cut.
+    """Build the trunk below a cut: from pixels to the feature map that a tail trains on.
+
+    The feature map is not pooled, and large: 44 KB per view for Lite0 cut after block 10, in half precision.
 
     Args:
-        backbone: With its pretrained weights; they are copied here and now, so that training may change them afterwards.
-        stage: The cut: its feature map is what comes out.
-        key: The key of the backbone's tapped trunk, which names weights, size and precision.
+        backbone: Its weights are copied now; later changes do not reach the trunk.
+        stage: The cut.
+        key: The key of the backbone's tapped trunk, which depends on weights, size and precision.
         image_size: (height, width) of the input.
         engine, precision, streams: As of `load_trunk`.
     """

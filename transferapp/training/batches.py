@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferapp.backbones.feature_store import Chance
+from transferapp.backbones.feature_store import RandomViews
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, TransferAppError
 from transferapp.images.augment import augmented_pixels, seeded_generator
@@ -163,7 +163,7 @@ class ImageBatches(_DecodedBatches):
         image_size: (height, width) of the network's input.
         batch_size: Images in a batch.
         seed: Determines order and views.
-        chance: The distribution of random views.
+        random_views: Distribution of the views.
         cache: From `training_images`; None makes one.
         workers: Threads.
 
@@ -181,13 +181,13 @@ class ImageBatches(_DecodedBatches):
         image_size: tuple[int, int],
         batch_size: int,
         seed: int,
-        chance: Chance,
+        random_views: RandomViews,
         cache: DecodedCache | None = None,
         workers: int = 2,
     ) -> None:
-        cache = training_images(image_size, chance.augmentation) if cache is None else cache
+        cache = training_images(image_size, random_views.augmentation) if cache is None else cache
         super().__init__(records, image_size, batch_size, cache, workers)
-        self._chance, self._seed = chance, seed
+        self._random_views, self._seed = random_views, seed
         self.epoch = 0
 
     @property
@@ -209,7 +209,9 @@ class ImageBatches(_DecodedBatches):
             record = self._records[position]
             rng = seeded_generator("view", self._seed, epoch, position, record.sha256)
             image = Image.fromarray(self._cache.get(record))
-            return augmented_pixels(image, rng, self._image_size, self._chance.augmentation, self._chance.pca)
+            return augmented_pixels(
+                image, rng, self._image_size, self._random_views.augmentation, self._random_views.pca
+            )
 
         return view
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from transferapp.backbones.feature_store import CENTER, Chance, FeatureStore, trim_cache
+from transferapp.backbones.feature_store import CENTER, FeatureStore, RandomViews, trim_cache
 from transferapp.backbones.loader import BackboneLoader
 from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneSpec, backbone_spec
 from transferapp.backbones.stages import Stage, stage_named
@@ -168,12 +168,12 @@ def measure(config: FitConfig, source: Dataset, loader: BackboneLoader, progress
     train = dataset.part("train")
     sample = measured_sample(train)
     augmentation = config.augmentation_for(tiny=loader.input_size(reference).tiny)
-    chance = Chance(augmentation, _color_components(train) if augmentation.color.pca_std else None)
+    random_views = RandomViews(augmentation, _color_components(train) if augmentation.color.pca_std else None)
     probed: dict[BackboneSpec, tuple[FeatureStore, tuple[CrossValidation, ...]]] = {}
     for spec in specs:
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = loader.trunk(spec)
-        store = FeatureStore(trunk, workers=cpu_cores(), chance=chance, note=progress.note)
+        store = FeatureStore(trunk, workers=cpu_cores(), random_views=random_views, note=progress.note)
         with progress.task(f"{spec.name}: {len(sample)} images", len(sample)) as advance:
             rows = store.collect(sample.records, [CENTER], advance)[:, 0]
         if spec == reference:

@@ -100,7 +100,7 @@ class Tested:
 def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConfig) -> dict[str, Any]:
     """Return the manifest of the bundle, without checksums and times."""
     measurement, backbone, winner = fitted.measurement, fitted.backbone, fitted.winner
-    dataset, chance = measurement.dataset, backbone.store.chance
+    dataset, random_views = measurement.dataset, backbone.store.random_views
     height, width = backbone.trunk.image_size
     weights = Path(config.weights) if config.weights else None
     stage = stage_named(backbone.trunk.stages, fitted.classifier.stage)
@@ -127,7 +127,7 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
             "cut_shape": list(stage.shape),
         },
         "head": _head(fitted),
-        "color": chance.pca.to_json() if chance.pca else None,
+        "color": random_views.pca.to_json() if random_views.pca else None,
         "plan": fitted.plan.to_json(),
         "candidates": candidates_json(fitted.candidates, winner),
         "backbones": [

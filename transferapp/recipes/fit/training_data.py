@@ -232,8 +232,8 @@ class DataProvider:
         from transferapp.training.image_cache import training_images
 
         size, config = self._backbone.trunk.image_size, self._config
-        chance = self._backbone.store.chance
-        cache = training_images(size, chance.augmentation)
+        random_views = self._backbone.store.random_views
+        cache = training_images(size, random_views.augmentation)
 
         def make(batch_size: int) -> Batches:
             return ImageBatches(
@@ -241,7 +241,7 @@ class DataProvider:
                 image_size=size,
                 batch_size=batch_size,
                 seed=config.seed,
-                chance=chance,
+                random_views=random_views,
                 cache=cache,
                 workers=cpu_cores(),
             )
@@ -297,7 +297,7 @@ class DataProvider:
                 trunk,
                 workers=cpu_cores(),
                 dtype=_CACHED_AS,
-                chance=self._backbone.store.chance,
+                random_views=self._backbone.store.random_views,
                 folder=self._run.path / f"activations-{cut}",
             )
             self._stores[cut] = trunk, store
