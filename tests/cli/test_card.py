@@ -247,8 +247,8 @@ def test_the_outcome(in_pipe: Show) -> None:
 
 
 def leaks(**changes: Any) -> dict[str, Any]:
-    shared = {"split": "test", "others": ["train", "val"], "num_images": 150, "exact": 4, "near": 5, "group": 0}
-    return {"shared": shared, "num_alike": 1, "alike": [], "honest": figures(0.8, 140), **changes}
+    overlap = {"split": "test", "others": ["train", "val"], "num_images": 150, "exact": 4, "near": 5, "group": 0}
+    return {"overlap": overlap, "num_similar": 1, "similar": [], "honest": figures(0.8, 140), **changes}
 
 
 def test_the_honest_figure_stands_beside_the_naive_one(in_pipe: Show) -> None:
@@ -261,8 +261,8 @@ def test_the_honest_figure_stands_beside_the_naive_one(in_pipe: Show) -> None:
     assert "without these: accuracy 0.800, 112 of 140 images right, 95 % interval 0.84 to 0.94" in text
     document["leaks"] = leaks(honest=None)
     assert "no test image is left" in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
-    nothing = {**leaks(num_alike=0)["shared"], "exact": 0, "near": 0}
-    document["leaks"] = leaks(shared=nothing, num_alike=0, honest=None)
+    nothing = {**leaks(num_similar=0)["overlap"], "exact": 0, "near": 0}
+    document["leaks"] = leaks(overlap=nothing, num_similar=0, honest=None)
     assert "honest" not in " ".join(in_pipe(card.show_outcome, document, Path("m"), 1.0))
 
 

@@ -121,7 +121,7 @@ def test_the_doctors_list_goes_back_into_a_fit(tmp_path: Path) -> None:
     for row in rows:
         assert labels.get(row["path"]) == {"drop": None, "": row["given_label"]}.get(row["fix"], row["fix"])
     assert any(item["code"] == "dropped" for item in manifest["data"]["ignored"]) == (rows[-1]["fix"] == "drop")
-    assert manifest["leaks"]["shared"]["exact"] == 0
+    assert manifest["leaks"]["overlap"]["exact"] == 0
 
 
 @pytest.mark.slow

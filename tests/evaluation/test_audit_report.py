@@ -10,8 +10,8 @@ import pytest
 
 from tests.data.test_near_duplicates import photo
 from tests.evaluation.test_report import HOSTILE, Page, make_manifest
+from transferapp.data.audit_findings import summarize, with_similar_pairs
 from transferapp.data.dataset import Dataset, Ignored, Record
-from transferapp.data.findings import summarize, with_look_alikes
 from transferapp.evaluation.metrics import measure
 from transferapp.evaluation.report.audit_report import labels_shown, render_audit, render_doctor
 from transferapp.evaluation.report.fit_report import render_report
@@ -39,7 +39,7 @@ def findings(*, alike: bool = True, class_names: tuple[str, str] = ("ant", "bee"
     ]
     data = Dataset("here", class_names, tuple(records), (Ignored("x.jpg", "empty_file", "The image is empty."),))
     found = summarize(data)
-    return (with_look_alikes(found, data, [(3, 5, 0.93)]) if alike else found).to_json()
+    return (with_similar_pairs(found, data, [(3, 5, 0.93)]) if alike else found).to_json()
 
 
 IGNORED = [{"name": "x.jpg", "code": "empty_file", "reason": "The image is empty."}]
@@ -132,8 +132,8 @@ def test_thumbnails_of_what_is_gone_are_left_out(tmp_path: Path) -> None:
 
 def leaks(**changes: Any) -> dict[str, Any]:
     honest = measure(np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]), np.array([0, 1, 0]), ["ant", "bee"]).to_json()
-    shared = {"split": "test", "others": ["train", "val"], "num_images": 5, "exact": 1, "near": 1, "group": 0}
-    return {"shared": shared, "num_alike": 0, "alike": [], "honest": honest, **changes}
+    overlap = {"split": "test", "others": ["train", "val"], "num_images": 5, "exact": 1, "near": 1, "group": 0}
+    return {"overlap": overlap, "num_similar": 0, "similar": [], "honest": honest, **changes}
 
 
 def test_the_report_says_which_test_images_were_learned_from_and_the_figure_without_them() -> None:
@@ -152,21 +152,23 @@ def test_the_report_says_which_test_images_were_learned_from_and_the_figure_with
 
 
 def test_a_clean_test_split_is_said_to_be_clean() -> None:
-    none = {**leaks()["shared"], "exact": 0, "near": 0}
-    words = Page(render_report(make_manifest(leaks=leaks(shared=none, honest=None)), samples=[], mistakes=[])).words()
+    none = {**leaks()["overlap"], "exact": 0, "near": 0}
+    words = Page(render_report(make_manifest(leaks=leaks(overlap=none, honest=None)), samples=[], mistakes=[])).words()
     assert "No test image is a copy, or nearly, of one that was learned from; nor does any look like one" in words
     assert "that it had never seen" in words
 
 
 def test_sentences_count_in_the_right_number() -> None:
     document = findings(alike=False)
-    document.update(exact_copies=1, near_copies=0, num_clusters=1, conflicts=0, imbalance=3.0, counts={"a": 3, "b": 1})
+    document.update(
+        exact_duplicates=1, near_duplicates=0, num_clusters=1, conflicts=0, imbalance=3.0, counts={"a": 3, "b": 1}
+    )
     assert data_sentences(document) == [
         "6 images in 2 classes, 3.0 times as many of a (3) as of b (1)",
         "1 exact copy of other images, in 1 group",
     ]
-    one = {**leaks()["shared"], "near": 0}
-    assert leak_sentences(leaks(shared=one, num_alike=2))[:2] == [
+    one = {**leaks()["overlap"], "near": 0}
+    assert leak_sentences(leaks(overlap=one, num_similar=2))[:2] == [
         "1 of 5 test images is among the training and validation images too: 1 byte for byte",
         "2 test images more look like one that was learned from",
     ]

@@ -128,8 +128,8 @@ def test_a_bundle_gives_backbone_and_cut_or_says_that_it_cannot(tmp_path: Path) 
 def test_the_audit_compares_the_features_of_images(tmp_path: Path) -> None:
     data, _ = hues(tmp_path / "hues", per_class=5)
     found = audit(str(data))
-    assert found.findings.alike is not None
-    assert found.findings.num_alike > 0, "this network hardly tells images of one hue apart"
+    assert found.findings.similar is not None
+    assert found.findings.num_similar > 0, "this network hardly tells images of one hue apart"
     assert found.refusal is None
 
 

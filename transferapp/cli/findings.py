@@ -44,9 +44,9 @@ def show_findings(document: Mapping[str, Any]) -> None:
     console.print()
     show(console, _classes(document["counts"]))
     _show_clusters(document, console)
-    if document["alike"]:
+    if document["similar"]:
         console.print("\nAlike to the network:", style="bold")
-        show(console, _pairs(document["alike"], document["num_alike"]))
+        show(console, _pairs(document["similar"], document["num_similar"]))
     if document["ignored"]:
         console.print()
     show_ignored(document["ignored"], console)

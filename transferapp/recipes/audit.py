@@ -8,8 +8,8 @@ from typing import Any
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.data.audit import check_usable
+from transferapp.data.audit_findings import Findings, summarize, with_similar_pairs
 from transferapp.data.dataset import Dataset
-from transferapp.data.findings import Findings, summarize, with_look_alikes
 from transferapp.data.near_duplicates import similar_rows
 from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
@@ -64,7 +64,7 @@ def audit(
     if seen.trunk is not None:
         with progress.task("comparing the images with each other", 0):
             top = seen.rows[:, seen.trunk.row_slices[seen.trunk.top.index]]
-            findings = with_look_alikes(findings, seen.dataset, similar_rows(top))
+            findings = with_similar_pairs(findings, seen.dataset, similar_rows(top))
     refusal = None
     try:
         check_usable(seen.source, seen.dataset)

@@ -60,15 +60,15 @@ def test_shared_images_are_counted_by_kind_and_the_honest_figure_leaves_them_out
         ImageOps.mirror(image).save(given / "test" / "b" / "mirrored.jpg", quality=80)
     measurement, solved, leaks = found_in(given)
     assert leaks is not None
-    assert (leaks.shared.num_images, leaks.shared.exact, leaks.shared.near) == (18, 1, 1)
+    assert (leaks.overlap.num_images, leaks.overlap.exact, leaks.overlap.near) == (18, 1, 1)
     test = measurement.dataset.part("test")
-    assert (leaks.num_alike, leaks.alike) == (None, ())
+    assert (leaks.num_similar, leaks.similar) == (None, ())
     shared = ("test/a/same.png", "test/b/mirrored.jpg")
     clean = [i for i, record in enumerate(test.records) if record.name not in shared]
     assert leaks.honest == measure_scores(solved.test_probabilities[clean], test.labels[clean], test.class_names)
     assert leaks.honest.num_images == 16
     document = leaks.to_json()
-    assert document["shared"]["exact"] == 1
+    assert document["overlap"]["exact"] == 1
     assert document["honest"]["num_images"] == 16
 
 
@@ -81,7 +81,7 @@ def test_a_split_that_is_made_here_has_no_copies_on_both_sides(tmp_path: Path) -
                 ImageOps.mirror(image).save(place / f"{number} mirrored.jpg", quality=85)
     measurement, _, leaks = found_in(tmp_path / "data")
     assert leaks is not None
-    assert leaks.shared.total == 0
+    assert leaks.overlap.total == 0
     splits: dict[str, set[str | None]] = {}
     for record in measurement.dataset.records:
         if record.cluster:
@@ -102,8 +102,8 @@ def test_what_the_network_alone_sees_counts_too_and_is_named(tmp_path: Path) -> 
     paint_hues(tmp_path / "hues" / "test", {"red": 4, "blue": 4}, seed=1)
     _, _, leaks = found_in(tmp_path / "hues")
     assert leaks is not None
-    assert leaks.shared.total == 0
-    assert leaks.num_alike == 8
+    assert leaks.overlap.total == 0
+    assert leaks.num_similar == 8
     assert leaks.honest is None
-    assert leaks.alike[0].first.name.startswith("test/")
-    assert leaks.alike[0].second.name.startswith("train/")
+    assert leaks.similar[0].first.name.startswith("test/")
+    assert leaks.similar[0].second.name.startswith("train/")

@@ -107,7 +107,7 @@ def names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None = N
 def _names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None) -> Iterator[str]:
     for cluster in findings["clusters"][:CLUSTERS_SHOWN]:
         yield from (member["name"] for member in cluster["members"][:MEMBERS_SHOWN])
-    for source in (findings["alike"] or (), leaks["alike"] if leaks else ()):
+    for source in (findings["similar"] or (), leaks["similar"] if leaks else ()):
         for pair in source[:CLUSTERS_SHOWN]:
             yield from (pair["first"]["name"], pair["second"]["name"])
 

@@ -85,7 +85,7 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
             f"({counts[smallest]:,})"
         )
     sentences.append(said)
-    exact, near = findings["exact_copies"], findings["near_copies"]
+    exact, near = findings["exact_duplicates"], findings["near_duplicates"]
     if exact or near:
         kinds = [counted(exact, "exact copy", "exact copies")] if exact else []
         kinds += [counted(near, "near copy", "near copies")] if near else []
@@ -96,28 +96,28 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{counted(findings['conflicts'], 'group')} of copies with more than one label: one of them must be wrong"
         )
-    if findings["num_alike"]:
-        sentences.append(f"{counted(findings['num_alike'], 'more pair')} of images that look alike to the network")
-    sentences += [shared_sentence(shared) for shared in findings["shared"] if shared_total(shared)]
+    if findings["num_similar"]:
+        sentences.append(f"{counted(findings['num_similar'], 'more pair')} of images that look alike to the network")
+    sentences += [overlap_sentence(overlap) for overlap in findings["overlaps"] if overlap_total(overlap)]
     return sentences
 
 
-def shared_total(shared: Mapping[str, Any]) -> int:
+def overlap_total(overlap: Mapping[str, Any]) -> int:
     """Images of a split that are in others too, in whatever way."""
-    return int(shared["exact"] + shared["near"] + shared["group"])
+    return int(overlap["exact"] + overlap["near"] + overlap["group"])
 
 
-def shared_sentence(shared: Mapping[str, Any]) -> str:
+def overlap_sentence(overlap: Mapping[str, Any]) -> str:
     """How many images of a split are in others too."""
     kinds = [
-        f"{shared[kind]:,} {words}"
+        f"{overlap[kind]:,} {words}"
         for kind, words in (("exact", "byte for byte"), ("near", "as near copies"), ("group", "by their group"))
-        if shared[kind]
+        if overlap[kind]
     ]
-    total, asked = shared_total(shared), f"{_WHOLE[shared['split']]} image"
+    total, asked = overlap_total(overlap), f"{_WHOLE[overlap['split']]} image"
     return (
-        f"{total:,} of {counted(shared['num_images'], asked)} "
-        f"{'is' if total == 1 else 'are'} among the {' and '.join(_WHOLE[s] for s in shared['others'])} images too"
+        f"{total:,} of {counted(overlap['num_images'], asked)} "
+        f"{'is' if total == 1 else 'are'} among the {' and '.join(_WHOLE[s] for s in overlap['others'])} images too"
         + (f": {', '.join(kinds)}" if kinds else "")
     )
 
@@ -131,12 +131,12 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
     Args:
         leaks: `Leaks.to_json()`.
     """
-    if not leaks or not (shared_total(leaks["shared"]) or leaks["num_alike"]):
+    if not leaks or not (overlap_total(leaks["overlap"]) or leaks["num_similar"]):
         return []
-    sentences = [shared_sentence(leaks["shared"])] if shared_total(leaks["shared"]) else []
-    if leaks["num_alike"]:
+    sentences = [overlap_sentence(leaks["overlap"])] if overlap_total(leaks["overlap"]) else []
+    if leaks["num_similar"]:
         sentences.append(
-            f"{counted(leaks['num_alike'], 'test image')} more look{'s' if leaks['num_alike'] == 1 else ''} like one that "
+            f"{counted(leaks['num_similar'], 'test image')} more look{'s' if leaks['num_similar'] == 1 else ''} like one that "
             "was learned from"
         )
     honest = leaks["honest"]

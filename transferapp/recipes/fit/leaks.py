@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from transferapp.backbones.feature_store import CENTER
+from transferapp.data.audit_findings import Overlap, SimilarPair, member, overlap_kinds
 from transferapp.data.dataset import Dataset
-from transferapp.data.findings import Alike, Shared, member, shared_kinds
 from transferapp.data.near_duplicates import similar_rows
 from transferapp.evaluation.metrics import Metrics
 from transferapp.evaluation.metrics import measure as measure_scores
@@ -33,15 +33,15 @@ class Leaks:
     """Overlap between the test images and those trained on.
 
     Attributes:
-        shared: By bytes, by signature, or by group.
-        num_alike: Further test images that look like one that was trained on, to the network; None where not compared.
-        alike: Some of those pairs, the test image first.
+        overlap: By bytes, by signature, or by group.
+        num_similar: Further test images that look like one that was trained on, to the network; None where not compared.
+        similar: Some of those pairs, the test image first.
         honest: Figures over the test images that share nothing; None where all do, or none does.
     """
 
-    shared: Shared
-    num_alike: int | None
-    alike: tuple[Alike, ...]
+    overlap: Overlap
+    num_similar: int | None
+    similar: tuple[SimilarPair, ...]
     honest: Metrics | None
 
     def to_json(self) -> dict[str, Any]:
@@ -64,16 +64,16 @@ def find_leaks(
     test, learned = dataset.part("test"), dataset.part("train", "val")
     if not len(test):
         return None
-    kinds = shared_kinds(dataset, "test", ("train", "val"))
+    kinds = overlap_kinds(dataset, "test", ("train", "val"))
     counted = Counter(kinds)
-    shared = Shared("test", ("train", "val"), len(test), counted["exact"], counted["near"], counted["group"])
+    overlap = Overlap("test", ("train", "val"), len(test), counted["exact"], counted["near"], counted["group"])
     pairs = None
     if len(test) * len(learned) <= COMPARED_AT_MOST:
         with progress.task("comparing the test images with the training images", 0):
             pairs = similar_rows(_top_features(backbone, test), _top_features(backbone, learned))
     beyond = [(i, j, cosine) for i, j, cosine in pairs or () if kinds[i] is None]
-    alike = {i for i, _, _ in beyond}
-    clean = np.array([kind is None and i not in alike for i, kind in enumerate(kinds)])
+    similar = {i for i, _, _ in beyond}
+    clean = np.array([kind is None and i not in similar for i, kind in enumerate(kinds)])
     honest = None
     if clean.any() and not clean.all():
         honest = measure_scores(test_probabilities[clean], test.labels[clean], dataset.class_names)
@@ -81,10 +81,10 @@ def find_leaks(
     for pair in beyond:
         nearest.setdefault(pair[0], pair)
     return Leaks(
-        shared,
-        None if pairs is None else len(alike),
+        overlap,
+        None if pairs is None else len(similar),
         tuple(
-            Alike(member(test, i), member(learned, j), round(cosine, 4))
+            SimilarPair(member(test, i), member(learned, j), round(cosine, 4))
             for i, j, cosine in list(nearest.values())[:LISTED]
         ),
         honest,

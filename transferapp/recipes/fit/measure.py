@@ -22,8 +22,8 @@ from transferapp.backbones.stages import Stage, stage_named
 from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
 from transferapp.data.audit import audit, peek_sizes
+from transferapp.data.audit_findings import Findings, summarize
 from transferapp.data.dataset import Dataset
-from transferapp.data.findings import Findings, summarize
 from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits

@@ -10,15 +10,15 @@ from PIL import Image
 
 from tests.data.test_near_duplicates import photo
 from transferapp.data.audit import audit, check_usable
-from transferapp.data.dataset import Dataset, Record, Split
-from transferapp.data.findings import (
+from transferapp.data.audit_findings import (
     CLUSTERS_LISTED,
     MEMBERS_LISTED,
-    shared_images,
-    shared_kinds,
+    overlap_kinds,
+    overlap_with,
     summarize,
-    with_look_alikes,
+    with_similar_pairs,
 )
+from transferapp.data.dataset import Dataset, Record, Split
 from transferapp.data.folder import read_folder
 from transferapp.data.near_duplicates import with_clusters
 from transferapp.errors import DataError
@@ -58,14 +58,14 @@ def test_a_folder_with_everything_wrong_is_told_in_numbers_and_names(tmp_path: P
         "elongated": ("ant/strip.png",),
         "featureless": ("ant/blank.png",),
     }
-    assert (found.exact_copies, found.near_copies, found.conflicts, found.num_clusters) == (1, 1, 1, 2)
+    assert (found.exact_duplicates, found.near_duplicates, found.conflicts, found.num_clusters) == (1, 1, 1, 2)
     first, second = found.clusters
     assert (first.kind, first.num_labels) == ("exact", 2)
     assert [member.name for member in first.members] == ["ant/0.png", "bee/twin.png"]
     assert (second.kind, second.num_labels, second.num_images) == ("near", 1, 2)
     document = json.loads(json.dumps(found.to_json()))
     assert document["odd"][0]["reason"]
-    assert document["alike"] is None
+    assert document["similar"] is None
 
 
 def test_what_a_fit_would_refuse_can_be_audited_all_the_same(tmp_path: Path) -> None:
@@ -98,14 +98,14 @@ def test_images_of_one_split_that_are_in_another_are_told_apart_by_how() -> None
         record("d", split="test"),
         given=("train", "val", "test"),
     )
-    assert shared_kinds(data, "test", ("train", "val")) == ["exact", "near", "group", None]
-    assert shared_kinds(data, "test", ("train",)) == ["exact", "near", None, None]
-    shared = shared_images(data, "test", ("train", "val"))
+    assert overlap_kinds(data, "test", ("train", "val")) == ["exact", "near", "group", None]
+    assert overlap_kinds(data, "test", ("train",)) == ["exact", "near", None, None]
+    shared = overlap_with(data, "test", ("train", "val"))
     assert (shared.num_images, shared.exact, shared.near, shared.group, shared.total) == (4, 1, 1, 1, 3)
-    val, test = summarize(data).shared
+    val, test = summarize(data).overlaps
     assert (val.split, val.others, val.total) == ("val", ("train",), 0)
     assert (test.split, test.others, test.total) == ("test", ("train", "val"), 3)
-    assert summarize(dataset(*data.records)).shared == ()
+    assert summarize(dataset(*data.records)).overlaps == ()
 
 
 def test_contradictions_come_first_and_lists_are_cut() -> None:
@@ -122,8 +122,8 @@ def test_contradictions_come_first_and_lists_are_cut() -> None:
 
 def test_look_alikes_of_one_cluster_are_known_already() -> None:
     data = dataset(record("a", cluster="k"), record("b", cluster="k"), record("c", 1))
-    found = with_look_alikes(summarize(data), data, [(0, 1, 0.99), (1, 2, 0.91)])
-    assert found.num_alike == 1
-    assert found.alike is not None
-    (pair,) = found.alike
+    found = with_similar_pairs(summarize(data), data, [(0, 1, 0.99), (1, 2, 0.91)])
+    assert found.num_similar == 1
+    assert found.similar is not None
+    (pair,) = found.similar
     assert (pair.first.name, pair.second.name, pair.second.label, pair.cosine) == ("b", "c", "bee", 0.91)

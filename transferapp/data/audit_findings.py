@@ -84,7 +84,7 @@ class Oddity:
 
 
 @dataclass(frozen=True)
-class Alike:
+class SimilarPair:
     """Two images that the network sees nearly the same in, though their signatures differ: a heavier crop or turn, perhaps.
 
     Attributes:
@@ -98,7 +98,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Shared:
+class Overlap:
     """Images of one split of which there are copies in others.
 
     Attributes:
@@ -132,14 +132,14 @@ class Findings:
         sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None where there are no images.
         forms: Images by format.
         odd: What is unusual, commonest first.
-        exact_copies: Images that could go, for the same bytes are there once more.
-        near_copies: Images that could go for a near copy, beyond those.
+        exact_duplicates: Images that could go, for the same bytes are there once more.
+        near_duplicates: Images that could go for a near copy, beyond those.
         conflicts: Clusters that carry more than one label.
         num_clusters: Clusters in all.
         clusters: Some of them or all: those with several labels first, then those across splits, then the largest.
-        shared: Of the splits that the data came with.
-        alike: Pairs beyond the clusters that look alike to the network, or some of them; None where it was not asked.
-        num_alike: How many there are.
+        overlaps: Of the splits that the data came with.
+        similar: Pairs beyond the clusters that look similar to the network, or some of them; None where it was not asked.
+        num_similar: How many there are.
     """
 
     num_images: int
@@ -149,14 +149,14 @@ class Findings:
     sizes: dict[str, list[int]] | None
     forms: dict[str, int]
     odd: tuple[Oddity, ...]
-    exact_copies: int
-    near_copies: int
+    exact_duplicates: int
+    near_duplicates: int
     conflicts: int
     num_clusters: int
     clusters: tuple[Cluster, ...]
-    shared: tuple[Shared, ...]
-    alike: tuple[Alike, ...] | None = None
-    num_alike: int = 0
+    overlaps: tuple[Overlap, ...]
+    similar: tuple[SimilarPair, ...] | None = None
+    num_similar: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for JSON."""
@@ -176,8 +176,8 @@ def summarize(dataset: Dataset) -> Findings:
     distinct = len({record.cluster or record.sha256 for record in dataset.records})
     counts = dataset.counts()
     learned: list[tuple[Split, tuple[Split, ...]]] = [("val", ("train",)), ("test", ("train", "val"))]
-    shared = [
-        shared_images(dataset, split, tuple(other for other in others if other in dataset.given_splits))
+    overlaps = [
+        overlap_with(dataset, split, tuple(other for other in others if other in dataset.given_splits))
         for split, others in learned
         if split in dataset.given_splits
     ]
@@ -189,23 +189,24 @@ def summarize(dataset: Dataset) -> Findings:
         sizes=_sizes(dataset.records),
         forms=dict(Counter(record.form for record in dataset.records).most_common()),
         odd=_oddities(dataset.records),
-        exact_copies=len(dataset) - contents,
-        near_copies=contents - distinct,
+        exact_duplicates=len(dataset) - contents,
+        near_duplicates=contents - distinct,
         conflicts=sum(cluster.num_labels > 1 for cluster in clusters),
         num_clusters=len(clusters),
         clusters=tuple(clusters[:CLUSTERS_LISTED]),
-        shared=tuple(each for each in shared if each.others),
+        overlaps=tuple(each for each in overlaps if each.others),
     )
 
 
-def with_look_alikes(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:
+def with_similar_pairs(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:
     """The findings with pairs from `similar_rows`, less those that are of one cluster."""
     groups = dataset.groups()
     beyond = [(i, j, cosine) for i, j, cosine in pairs if groups[i] != groups[j]]
-    alike = tuple(
-        Alike(member(dataset, i), member(dataset, j), round(cosine, 4)) for i, j, cosine in beyond[:CLUSTERS_LISTED]
+    similar = tuple(
+        SimilarPair(member(dataset, i), member(dataset, j), round(cosine, 4))
+        for i, j, cosine in beyond[:CLUSTERS_LISTED]
     )
-    return dataclasses.replace(findings, alike=alike, num_alike=len(beyond))
+    return dataclasses.replace(findings, similar=similar, num_similar=len(beyond))
 
 
 def member(dataset: Dataset, position: int) -> Member:
@@ -214,7 +215,7 @@ def member(dataset: Dataset, position: int) -> Member:
     return Member(record.name, dataset.class_names[record.label], record.split)
 
 
-def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
+def overlap_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
     """For each image of a split, in order: whether it, a near copy, or another of its group is in the other splits too."""
     groups = dataset.groups()
     learned = [
@@ -238,11 +239,11 @@ def shared_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> l
     ]
 
 
-def shared_images(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Shared:
+def overlap_with(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Overlap:
     """How many images of a split are also, or nearly, in the others."""
-    kinds = shared_kinds(dataset, split, others)
+    kinds = overlap_kinds(dataset, split, others)
     found = Counter(kinds)
-    return Shared(split, others, len(kinds), found["exact"], found["near"], found["group"])
+    return Overlap(split, others, len(kinds), found["exact"], found["near"], found["group"])
 
 
 def _clusters(dataset: Dataset) -> list[Cluster]:
