@@ -38,6 +38,6 @@ def choose(candidates: Sequence[C], *, insist: bool = False) -> C:
     if not trained:
         return solved
     best = max(trained, key=lambda candidate: merit(candidate.accuracy, candidate.loss))
-    if insist or solved.accuracy is None or (best.accuracy or 0.0) > solved.accuracy:
+    if insist or solved.accuracy is None or merit(best.accuracy, best.loss)[0] > solved.accuracy:
         return best
     return solved

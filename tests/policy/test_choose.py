@@ -1,0 +1,68 @@
+"""Choice among candidates: accuracy, then loss; a tie keeps the solved classifier."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from transferapp.policy.choose import choose, merit
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A candidate as far as the choice looks at it."""
+
+    name: str
+    accuracy: float | None = None
+    loss: float | None = None
+
+
+SOLVED = Figures("solved", 0.8, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("others", "chosen"),
+    [
+        ([], "solved"),
+        ([Figures("worse", 0.7, 0.1)], "solved"),
+        ([Figures("tie", 0.8, 0.1)], "solved"),  # a smaller loss does not decide a tie with the solved classifier
+        ([Figures("better", 0.81, 0.9)], "better"),
+        ([Figures("better", 0.81, 0.9), Figures("best", 0.9, 0.9)], "best"),
+        ([Figures("first", 0.9, 0.4), Figures("smaller loss", 0.9, 0.3)], "smaller loss"),
+        ([Figures("first", 0.9, 0.3), Figures("same", 0.9, 0.3)], "first"),
+        ([Figures("untrained")], "solved"),
+        ([Figures("untrained"), Figures("better", 0.81, 0.9)], "better"),
+        ([Figures("NaN", 0.9, math.nan)], "solved"),
+        ([Figures("infinite", 0.9, math.inf)], "solved"),
+        ([Figures("NaN", 0.9, math.nan), Figures("better", 0.81, 0.9)], "better"),
+    ],
+)
+def test_the_most_accurate_candidate_ships_if_it_beats_the_solved_one(others: list[Figures], chosen: str) -> None:
+    assert choose([SOLVED, *others]).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("others", "chosen"),
+    [
+        ([Figures("worse", 0.3, 2.0)], "worse"),
+        ([Figures("worse", 0.3, 2.0), Figures("less so", 0.4, 2.0)], "less so"),
+        ([Figures("NaN", 0.9, math.nan), Figures("worse", 0.3, 2.0)], "worse"),
+        ([Figures("untrained"), Figures("worse", 0.3, 2.0)], "worse"),
+        ([Figures("untrained")], "solved"),
+        ([], "solved"),
+    ],
+)
+def test_insisting_passes_over_the_solved_one_where_anything_was_trained(others: list[Figures], chosen: str) -> None:
+    assert choose([SOLVED, *others], insist=True).name == chosen
+
+
+def test_without_figures_of_the_solved_one_a_trained_candidate_ships() -> None:
+    assert choose([Figures("solved"), Figures("trained", 0.1, 3.0)]).name == "trained"
+    assert choose([Figures("solved"), Figures("untrained")]).name == "solved"
+
+
+def test_candidates_without_a_finite_loss_come_last() -> None:
+    order = [(None, None), (0.9, math.nan), (0.0, 5.0), (0.5, 0.7), (0.5, 0.6), (0.6, 0.9)]
+    assert sorted(order, key=lambda figures: merit(*figures)) == order
