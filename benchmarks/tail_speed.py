@@ -93,21 +93,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     spec = backbone_spec(options.backbone)
     dataset = read_split(image_folder(options.data), options.images)
     train, val = dataset.part("train"), dataset.part("val")
-    # Two networks of their own: what trains in one must not change the other.
-    backbones = {name: load_backbone(spec, image_size=size) for name in ("cached", "whole")}
+    backbone = load_backbone(spec, image_size=size)
     pointwise = options.pointwise or detect().pointwise
-    trunk = load_trunk(spec, lambda: backbones["cached"], image_size=size, streams=cpu_cores())
+    trunk = load_trunk(spec, lambda: backbone, image_size=size, streams=cpu_cores())
     stage = stage_named(trunk.stages, options.cut)
     probe = solved_head(trunk, train)
     tails = {
-        "cached": build_tail(backbones["cached"], trunk.stages, stage, Head.of(probe), pointwise=pointwise),
-        "whole": frozen_below(build_tail(backbones["whole"], trunk.stages, None, Head.of(probe)), stage),
+        "cached": build_tail(backbone, trunk.stages, stage, Head.of(probe), pointwise=pointwise),
+        "whole": frozen_below(build_tail(backbone, trunk.stages, None, Head.of(probe)), stage),
     }
     views = [random_view_name(index, 0) for index in range(options.views)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         started = time.perf_counter()
-        below = cut_trunk(backbones["cached"], stage, trunk.key, image_size=size, streams=cpu_cores())
+        below = cut_trunk(backbone, stage, trunk.key, image_size=size, streams=cpu_cores())
         store = FeatureStore(below, workers=cpu_cores(), dtype="float16", folder=folder / "activations")
         rows, positions = store.locate(train.records, views)
         filling = time.perf_counter() - started
