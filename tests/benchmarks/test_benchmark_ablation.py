@@ -11,7 +11,7 @@ import pytest
 from benchmarks import ablation
 from benchmarks.ablation import Row, described, line, main
 from benchmarks.common import interval
-from tests.helpers.contest import draw_textures
+from tests.helpers.fine_tuning import draw_textures
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

@@ -13,13 +13,13 @@ import pytest
 
 from tests.helpers.numeric_trunk import numeric_trunk, paint_hues
 from tests.helpers.tiny_bundle import make_tiny_bundle
+from transferapp.backbones.loader import BackboneLoader
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.backbones.stages import Stage
 from transferapp.config import make_config
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.label_fixes import FIX_COLUMNS
 from transferapp.errors import BundleError, DataError
-from transferapp.recipes import features as looking
 from transferapp.recipes.audit import audit
 from transferapp.recipes.features import Featurized, featurize
 from transferapp.recipes.label_doctor import LISTED_SHARE, Diagnosis, diagnose, judge_labels
@@ -29,7 +29,7 @@ from transferapp.system.progress import Silent
 @pytest.fixture(autouse=True)
 def _numeric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(looking.Workshop, "_build", lambda shop, spec: numeric_trunk(spec.name))
+    monkeypatch.setattr(BackboneLoader, "_build_trunk", lambda loader, spec: numeric_trunk(spec.name))
 
 
 def hues(root: Path, wrong: int = 0, per_class: int = 30) -> tuple[Path, set[str]]:

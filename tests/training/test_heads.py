@@ -178,9 +178,9 @@ def test_a_backbone_may_call_its_own_layers_a_head() -> None:
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=shape).astype(np.float32) for shape in ((8, 5), (5,), (5, CLASSES), (CLASSES,))]
     head = Head(HeadSpec(hidden=(5,)), np.zeros(8, np.float32), np.ones(8, np.float32), CLASSES, tuple(weights))
-    pristine = backbone.get_weights()
+    pretrained = backbone.get_weights()
     whole = attach_head(backbone, find_stages(backbone)[-1], head, 1.0, "whole")
-    for ours, theirs in zip(whole.get_weights(), [*pristine, *weights], strict=True):
+    for ours, theirs in zip(whole.get_weights(), [*pretrained, *weights], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -71,6 +71,10 @@ def below(backbone: Any, stage: Stage | None, pixels: np.ndarray) -> np.ndarray:
     return pixels if stage is None else np.asarray(cut(backbone, stage)[0](pixels, training=False))
 
 
+def head_weights(tail: Tail) -> list[np.ndarray]:
+    return [array for layer in tail.head for array in layer.get_weights()]
+
+
 def compiled(tail: Tail, optimizer: str = "sgd") -> Any:
     tail.model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return tail.model
@@ -93,7 +97,7 @@ def test_before_training_a_tail_on_its_trunk_says_what_the_probe_says(
     expected = probe.logits(features(backbone, stages, pixels))
     assert len(set(expected.argmax(axis=1))) > 1
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    kernel, bias = tail.head[0].get_weights()
+    kernel, bias = head_weights(tail)
     np.testing.assert_array_equal(kernel, probe.kernel)
     np.testing.assert_array_equal(bias, probe.bias)
 
@@ -108,20 +112,50 @@ def test_what_lies_above_the_cut_trains_and_nothing_else(
     assert trained == set(layers[{None: 0, 0: 3, 1: 6}[index] :])
 
 
-def test_training_a_tail_leaves_the_backbone_as_it_is(
-    stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray
+def test_training_a_tail_leaves_the_backbone_unchanged_and_its_weights_give_the_whole_network(
+    backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray
 ) -> None:
-    backbone = tiny_network(num_logits=5)
-    before = values(backbone.weights)
+    pretrained = values(backbone.weights)
     tail = build_tail(backbone, stages, stages[0], Head.of(probe))
+    before = {v.path: array for v, array in zip(tail.model.weights, values(tail.model.weights), strict=True)}
     x = below(backbone, stages[0], pixels)
     compiled(tail).fit(x, np.arange(12) % CLASSES, batch_size=4, verbose=0)
-    for ours, theirs in zip(values(backbone.weights), before, strict=True):
+    moved = {v.path.split("/")[0] for v in tail.model.weights if np.abs(values([v])[0] - before[v.path]).max() > 0}
+    assert moved == {"down2", "conv2", "bn2", "top", "head_logits"}
+    for ours, theirs in zip(values(backbone.weights), pretrained, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    # The exported network computes the same: one tail on the trunk, calibrated by 1.
+    members = [tail.model.get_weights()]
+    whole = attach_tails(backbone, stages, stages[0], Head.of(probe), members, 1.0, "whole")
     logits = np.asarray(tail.model(x))
     assert np.abs(logits - probe.logits(features(backbone, stages, pixels))).max() > 1e-3
-    whole = attach_tails(backbone, stages, stages[0], Head.of(probe), [tail.model.get_weights()], 1.0, "whole")
     np.testing.assert_allclose(np.asarray(whole(pixels)), np.asarray(keras.ops.softmax(logits)), atol=1e-5)
+
+
+def test_random_weights_are_drawn_by_the_seed_and_leave_the_scale_of_pixels_alone(
+    stages: tuple[Stage, ...], probe: LinearProbe
+) -> None:
+    backbone = tiny_network(num_logits=5, adapted=True)
+    pretrained = dict(zip([v.path for v in backbone.weights], values(backbone.weights), strict=True))
+
+    def drawn(seed: int) -> dict[str, np.ndarray]:
+        model = build_tail(backbone, stages, None, Head.of(probe), from_scratch=True, seed=seed).model
+        arrays = dict(zip([v.path for v in model.weights], values(model.weights), strict=True))
+        return {path: array for path, array in arrays.items() if path in pretrained}
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    scaling = [path for path in first if path.startswith("scale/")]
+    assert len(scaling) == 3, list(first)
+    for path in scaling:
+        np.testing.assert_array_equal(first[path], pretrained[path])
+    kernels = [path for path in first if path.endswith("kernel")]
+    assert len(kernels) == 5
+    for path in kernels:
+        np.testing.assert_array_equal(first[path], again[path])
+        assert np.abs(first[path] - other[path]).max() > 0
+        assert np.abs(first[path] - pretrained[path]).max() > 0
+    for path, array in zip(pretrained, values(backbone.weights), strict=True):
+        np.testing.assert_array_equal(array, pretrained[path])
 
 
 # ------------------------------------------------------------------------------------------------------------- statistics

@@ -1,4 +1,4 @@
-"""From a solved head to the network that is served: the same probabilities, or no bundle."""
+"""Export: from a classifier to the network that is served, with the same probabilities or not at all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_
 from tests.helpers.pool_watch import PoolWatch
 from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
 from transferapp.backbones.stages import Stage, cut, find_stages
-from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
 from transferapp.images.views import center_view, render
-from transferapp.recipes.fit.export import PARITY_IMAGES, build_network, check_parity, measured_again
-from transferapp.recipes.fit.solve import Solved
+from transferapp.recipes.fit.candidate import Classifier
+from transferapp.recipes.fit.export import (
+    PARITY_IMAGES,
+    Exported,
+    build_network,
+    export,
+    predict_test,
+    served_precision,
+)
 from transferapp.system.progress import Silent
-from transferapp.training.heads import attach_probe
+from transferapp.training.head_spec import Head
+from transferapp.training.heads import attach_head
 from transferapp.training.probe import LinearProbe
 
 HAS_BF16 = has_bfloat16()
@@ -54,16 +61,29 @@ def backbone() -> Any:
     return tiny_network(num_logits=5)
 
 
-def chosen_at(backbone: Any, index: int) -> Any:
-    """What `export` looks at of a candidate: the cut, and the size of the trunk's input."""
-    return SimpleNamespace(cut=find_stages(backbone)[index], trunk=SimpleNamespace(image_size=TINY_SIZE))
+def classifier_of(probe: LinearProbe, stage: str, temperature: float = 1.0) -> Classifier:
+    return Classifier(stage, Head.of(probe), temperature, stage)
 
 
-def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float = 1.0) -> tuple[Any, LinearProbe]:
-    chosen = chosen_at(backbone, index)
-    probe = solved_probe(backbone, chosen.cut, scale)
-    solved: Any = SimpleNamespace(probe=probe, temperature=temperature)
-    return build_network(backbone, chosen, solved, None, "my dogs"), probe
+def classifier_at(backbone: Any, index: int, temperature: float = 1.0, scale: float = 1.0) -> Classifier:
+    """Return a linear classifier with random weights on a stage."""
+    stage = find_stages(backbone)[index]
+    return classifier_of(solved_probe(backbone, stage, scale), stage.name, temperature)
+
+
+def network_of(backbone: Any, classifier: Classifier, name: str = "my dogs") -> Any:
+    return build_network(classifier, backbone, find_stages(backbone), name)
+
+
+def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float = 1.0) -> Any:
+    return network_of(backbone, classifier_at(backbone, index, temperature, scale))
+
+
+def probed(backbone: Any) -> Any:
+    """Return a probed backbone as far as `export` looks at it."""
+    return SimpleNamespace(
+        spec=SimpleNamespace(name="tiny"), trunk=SimpleNamespace(image_size=TINY_SIZE, stages=find_stages(backbone))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ the network
@@ -71,10 +91,14 @@ def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
-def test_the_network_gives_the_probes_probabilities_from_pixels(backbone: Any, index: int, temperature: float) -> None:
-    network, probe = network_at(backbone, index, temperature)
+def test_the_network_gives_the_probabilities_of_the_probe_from_pixels(
+    backbone: Any, index: int, temperature: float
+) -> None:
+    stage = find_stages(backbone)[index]
+    probe = solved_probe(backbone, stage)
+    network = network_of(backbone, classifier_of(probe, stage.name, temperature))
     pixels = noise_pixels(6)
-    expected = softmax(probe.logits(pooled(backbone, find_stages(backbone)[index], pixels)) / temperature, axis=1)
+    expected = softmax(probe.logits(pooled(backbone, stage, pixels)) / temperature, axis=1)
     probabilities = np.asarray(network(pixels.astype(np.float32)))
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     assert len(set(expected.argmax(axis=1))) > 1, "the images differ"
@@ -92,20 +116,20 @@ def test_a_head_worked_out_by_hand() -> None:
         l2=0.0,
         iterations=0,
     )
-    network = attach_probe(model, stage, probe, temperature=2.0, name="hand")
+    network = attach_head(model, stage, Head.of(probe), temperature=2.0, name="hand")
     # Pixels of 3 sum to 9; (9 - 3) / 2 = 3; logits 3.5 and -3; halved 1.75 and -1.5.
     probabilities = np.asarray(network(np.full((1, 2, 2, 3), 3, np.float32)))[0]
     assert probabilities[0] == pytest.approx(1 / (1 + np.exp(-3.25)), abs=1e-6)
 
 
 def test_the_network_has_nothing_of_what_lies_above_the_cut(backbone: Any) -> None:
-    names = [layer.name for layer in network_at(backbone, 0)[0].layers]
+    names = [layer.name for layer in network_at(backbone, 0).layers]
     assert "join1" in names
     assert not {"conv2", "top", "logits"} & set(names)
 
 
 def test_the_network_survives_being_saved_and_is_not_for_training(backbone: Any, tmp_path: Path) -> None:
-    network, _ = network_at(backbone, 2, temperature=0.7)
+    network = network_at(backbone, 2, temperature=0.7)
     assert not network.trainable_variables
     network.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
@@ -118,9 +142,7 @@ def test_the_network_survives_being_saved_and_is_not_for_training(backbone: Any,
     [("dogs", "dogs"), ("my dogs", "my_dogs"), ("a/b.c", "a_b_c"), ("Möwen", "M_wen"), ("", "classifier")],
 )
 def test_any_folder_name_gives_a_name_for_the_network(backbone: Any, name: str, expected: str) -> None:
-    chosen = chosen_at(backbone, 0)
-    solved: Any = SimpleNamespace(probe=solved_probe(backbone, chosen.cut), temperature=1.0)
-    network = build_network(backbone, chosen, solved, None, name)
+    network = network_of(backbone, classifier_at(backbone, 0), name)
     assert network.name == expected
     convert(network)
 
@@ -142,81 +164,87 @@ def dataset_of(*parts: tuple[str, list[Record]]) -> Dataset:
     return Dataset("here", CLASSES, tuple(records))
 
 
+def exported_at(backbone: Any, index: int, data: Dataset, precision: str = "f32") -> Exported:
+    return export(classifier_at(backbone, index), probed(backbone), backbone, "my dogs", data, precision)
+
+
 def test_the_exported_network_is_the_keras_model(backbone: Any, records: list[Record]) -> None:
-    network, _ = network_at(backbone, 1)
-    parity, served = check_parity(
-        network, convert(network), dataset_of(("val", records)), chosen_at(backbone, 1), FitConfig(precision="f32")
-    )
-    assert served == "f32"
-    assert list(parity) == ["f32"]
-    figures = parity["f32"]
+    exported = exported_at(backbone, 1, dataset_of(("val", records)))
+    assert exported.precision == "f32"
+    assert list(exported.parity) == ["f32"]
+    figures = exported.parity["f32"]
     assert (figures.precision, figures.num_images, figures.agreement) == ("f32", PARITY_IMAGES, 1.0)
     assert figures.max_difference < 1e-5
     assert figures.acceptable
+    pixels = noise_pixels(4)
+    np.testing.assert_allclose(
+        OpenVINOEngine(exported.converted, precision="f32")(pixels),
+        np.asarray(exported.network(pixels.astype(np.float32))),
+        atol=1e-5,
+    )
+
+
+def test_exporting_leaves_the_backbone_unchanged(backbone: Any, records: list[Record]) -> None:
+    pretrained = backbone.get_weights()
+    exported_at(backbone, 2, dataset_of(("val", records)))
+    for ours, before in zip(backbone.get_weights(), pretrained, strict=True):
+        np.testing.assert_array_equal(ours, before)
+
+
+def compared(network: Any, other: Any, precision: str = "f32", pixels: np.ndarray | None = None) -> tuple[Any, str]:
+    """Return the agreement of a Keras model with another one that was converted, and the precision to serve in."""
+    given = noise_pixels(PARITY_IMAGES) if pixels is None else pixels
+    said = "The exported network differs from the trained one"
+    return served_precision(network, convert(other), given, precision, differs=said, report="the backbone")
 
 
 @pytest.mark.parametrize("wrong", ["other weights", "other scaling", "mirrored classes"])
-def test_a_wrong_network_is_refused(backbone: Any, records: list[Record], wrong: str) -> None:
-    network, _ = network_at(backbone, 1)
+def test_a_wrong_network_is_refused(backbone: Any, wrong: str) -> None:
+    network = network_at(backbone, 1)
     if wrong == "other weights":
-        exported = network_at(tiny_network(), 1, scale=1.3)[0]
+        exported = network_at(tiny_network(), 1, scale=1.3)
     elif wrong == "other scaling":
         exported = keras.Model(start := keras.Input((*TINY_SIZE, 3)), network(start / 255.0))
     else:
         exported = keras.Model(start := keras.Input((*TINY_SIZE, 3)), network(start)[:, ::-1])
     with pytest.raises(TrainingError, match=r"differs from the trained one by .* in a probability"):
-        check_parity(
-            network, convert(exported), dataset_of(("val", records)), chosen_at(backbone, 1), FitConfig(precision="f32")
-        )
+        compared(network, exported)
 
 
-def test_a_network_whose_answers_are_not_numbers_is_refused(backbone: Any, records: list[Record]) -> None:
-    network, _ = network_at(backbone, 1)
+def test_a_network_whose_outputs_are_nan_is_refused(backbone: Any) -> None:
+    network = network_at(backbone, 1)
     start = keras.Input((*TINY_SIZE, 3))
     broken = keras.Model(start, network(start) / 0.0 * 0.0)
     with pytest.raises(TrainingError):
-        check_parity(
-            network, convert(broken), dataset_of(("val", records)), chosen_at(backbone, 1), FitConfig(precision="f32")
-        )
+        compared(network, broken)
 
 
-def write_near_twins(folder: Path, count: int) -> tuple[list[Record], np.ndarray]:
-    """Images that differ by next to nothing, and the pixels of their center views."""
+def near_twins(count: int) -> np.ndarray:
+    """Return images that differ by next to nothing: uint8, shape (count, *TINY_SIZE, 3)."""
     twins = noise_pixels(1).repeat(count, axis=0) + np.random.default_rng(0).integers(0, 3, (count, *TINY_SIZE, 3))
-    records, views = [], []
-    for index, pixels in enumerate(twins.astype(np.uint8)):
-        path, image = folder / f"{index:02}.png", Image.fromarray(pixels)
-        image.save(path)
-        records.append(Record(str(path), path.name, index % 2))
-        views.append(center_pixels(image))
-    return records, np.array(views)
+    return twins.astype(np.uint8)
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="the CPU has no bf16")
-def test_bf16_is_served_where_it_agrees_and_not_where_it_does_not(
-    backbone: Any, records: list[Record], tmp_path: Path
-) -> None:
-    def check(network: Any, images: list[Record]) -> tuple[Any, str]:
-        data, config = dataset_of(("val", images)), FitConfig(precision="bf16")
-        return check_parity(network, convert(network), data, chosen_at(backbone, 2), config)
-
-    parity, served = check(network_at(backbone, 2)[0], records)
+def test_bf16_is_served_where_it_agrees_and_not_where_it_does_not(backbone: Any, records: list[Record]) -> None:
+    exported = exported_at(backbone, 2, dataset_of(("val", records)), "bf16")
+    parity, served = exported.parity, exported.precision
     assert list(parity) == ["f32", "bf16"]
     assert parity["bf16"].acceptable
     assert parity["bf16"].max_difference > parity["f32"].max_difference
     assert served == "bf16"
 
     # A head that has learned to tell near twins apart hangs on digits that bf16 does not have.
-    alike, pixels = write_near_twins(tmp_path, 32)
+    pixels = near_twins(32)
     stage = find_stages(backbone)[2]
-    probe = solved_probe(backbone, stage, pixels=pixels)
-    parity, served = check(attach_probe(backbone, stage, probe, 1.0, "twins"), alike)
+    network = network_of(backbone, classifier_of(solved_probe(backbone, stage, pixels=pixels), stage.name))
+    parity, served = compared(network, network, "bf16", pixels[:PARITY_IMAGES])
     assert parity["f32"].acceptable
     assert not parity["bf16"].acceptable
     assert served == "f32"
 
 
-def seen_by(network: Any, data: Dataset, backbone: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+def seen_by_export(backbone: Any, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """The pixels that parity is judged on."""
     seen: list[np.ndarray] = []
     run = OpenVINOEngine.__call__
@@ -226,7 +254,7 @@ def seen_by(network: Any, data: Dataset, backbone: Any, monkeypatch: pytest.Monk
         return run(engine, batch)
 
     monkeypatch.setattr(OpenVINOEngine, "__call__", spy)
-    check_parity(network, convert(network), data, chosen_at(backbone, 1), FitConfig(precision="f32"))
+    exported_at(backbone, 1, data)
     return seen[0]
 
 
@@ -237,17 +265,15 @@ def seen_by(network: Any, data: Dataset, backbone: Any, monkeypatch: pytest.Monk
 def test_it_is_judged_on_images_kept_from_training_where_there_are_any(
     backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch, splits: tuple[str, ...], expected: str
 ) -> None:
-    network, _ = network_at(backbone, 1)
     parts = {split: records[3 * i : 3 * i + 3] for i, split in enumerate(splits)}
-    pixels = seen_by(network, dataset_of(*parts.items()), backbone, monkeypatch)
+    pixels = seen_by_export(backbone, dataset_of(*parts.items()), monkeypatch)
     np.testing.assert_array_equal(pixels, [center_pixels(Image.open(record.path)) for record in parts[expected]])
 
 
 def test_many_images_are_sampled_from_first_to_last(
     backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, _ = network_at(backbone, 1)
-    pixels = seen_by(network, dataset_of(("val", records)), backbone, monkeypatch)
+    pixels = seen_by_export(backbone, dataset_of(("val", records)), monkeypatch)
     assert len(pixels) == PARITY_IMAGES < len(records)
     for record, view in ((records[0], pixels[0]), (records[-1], pixels[-1])):
         np.testing.assert_array_equal(view, center_pixels(Image.open(record.path)))
@@ -256,13 +282,14 @@ def test_many_images_are_sampled_from_first_to_last(
 def test_few_images_are_in_hand_while_an_export_is_measured(
     backbone: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, probe = network_at(backbone, 1)
-    measurement: Any = SimpleNamespace(dataset=dataset_of(("test", records)), chosen=chosen_at(backbone, 1))
-    tuned: Any = SimpleNamespace(temperature=1.5, validation=None)
+    exported = exported_at(backbone, 1, dataset_of(("test", records)))
+    tuned = Classifier(
+        "top", classifier_at(backbone, 1).head, 1.5, "join1", tails=((),)
+    )  # a frozen one needs no export
     monkeypatch.setattr("transferapp.recipes.fit.export.cpu_cores", lambda: 1)
     monkeypatch.setattr("transferapp.recipes.fit.export.BATCH_SIZE", 1)
     watch = PoolWatch(monkeypatch)
-    solved = Solved(probe, 1.0, None, None, np.empty((0, 3)))
-    again = measured_again(solved, tuned, convert(network), "f32", measurement, Silent())
-    assert len(again.test_probabilities) == len(records)
+    data = dataset_of(("test", records))
+    probabilities = predict_test(tuned, probed(backbone), exported, data, Silent())
+    assert len(probabilities) == len(records)
     assert 0 < watch.most <= 4

@@ -1,4 +1,4 @@
-"""The bake-off: what is compared, what ships, and that what ships is what was measured."""
+"""Fine-tuning: candidates, the choice among them, and that the exported network is the one that was measured."""
 
 from __future__ import annotations
 
@@ -12,26 +12,38 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from tests.helpers.contest import Ring, draw_textures, ring
+from tests.helpers.fine_tuning import (
+    Outcome,
+    Setting,
+    begun,
+    draw_textures,
+    fine_tuned,
+    prepared,
+    scores_on,
+    trainer_of,
+)
+from tests.helpers.networks import tiny_network
 from transferapp.backbones.engine import convert
 from transferapp.backbones.feature_store import center_pixels
 from transferapp.backbones.stages import cut as split_at
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.policy.cuts import Proposal
 from transferapp.recipes.fit import fine_tune as tuning
-from transferapp.recipes.fit.bench import Bench, Contender, Entry
-from transferapp.recipes.fit.export import build_network, measured_again
-from transferapp.recipes.fit.fine_tune import BakeOff, bake_off
+from transferapp.recipes.fit import report
+from transferapp.recipes.fit.candidate import Candidate, head_function
+from transferapp.recipes.fit.export import Exported, predict_test
+from transferapp.recipes.fit.report import candidates_json
 from transferapp.recipes.fit.resume import RunFolder
 from transferapp.system.backend import POINTWISE
 from transferapp.system.hardware import Hardware
 from transferapp.system.progress import Silent
+from transferapp.training import tail as tails
 from transferapp.training.settings import OUT_OF_MEMORY
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_textures(tmp_path_factory.mktemp("contest"))
+    return draw_textures(tmp_path_factory.mktemp("textures"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,120 +53,88 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def begun(target: Path) -> RunFolder:
-    run = RunFolder(target)
-    run.begin({})
-    return run
-
-
-def bake(around: Ring, target: Path) -> BakeOff:
-    return bake_off(around.measurement, around.solved, around.config, around.shop, begun(target), Silent())
-
-
-def bench_of(around: Ring, target: Path) -> Bench:
-    return Bench(around.measurement, around.solved, around.config, around.shop, begun(target), Silent())
-
-
-def network_of(around: Ring, outcome: BakeOff) -> Any:
-    return build_network(around.backbone, around.measurement.chosen, around.solved, outcome, "textures")
-
-
-def val_scores(around: Ring, network: Any) -> np.ndarray:
-    size = around.measurement.chosen.trunk.image_size
-    pixels = np.stack([center_pixels(record, size) for record in around.val.records])
-    return np.asarray(network(pixels.astype(np.float32), training=False))
-
-
-def accuracy(around: Ring, network: Any) -> float:
-    return float((val_scores(around, network).argmax(axis=1) == around.val.labels).mean())
-
-
-def timeless(outcome: BakeOff) -> list[Any]:
-    """The contenders, but for the time they took."""
-    return [
-        dataclasses.replace(c, seconds=0.0, history=tuple(dataclasses.replace(e, seconds=0.0) for e in c.history))
-        for c in outcome.contenders
-    ]
-
-
 # ------------------------------------------------------------------------------------------------------------- what ships
 
 
 @pytest.fixture(scope="module")
-def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ring, BakeOff]:
+def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Two tails of a set that counts as large and different, the better of which ships whatever it is worth."""
-    around = ring(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2")
-    return around, bake(around, tmp_path_factory.mktemp("insisted") / "bundle")
+    setting = prepared(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2")
+    return fine_tuned(setting, tmp_path_factory.mktemp("insisted") / "bundle")
 
 
-def test_every_contender_is_listed_with_what_came_of_it(insisted: tuple[Ring, BakeOff]) -> None:
-    around, outcome = insisted
+def test_every_candidate_carries_its_figures(insisted: Outcome) -> None:
     names = ["solved classifier", "all but the first stages", "whole network"]
-    assert [contender.name for contender in outcome.contenders] == names
-    probe, *tuned = outcome.contenders
-    assert around.solved.validation is not None
-    assert probe.accuracy == around.solved.validation.accuracy
-    assert probe.cut == around.measurement.plan.cut
-    assert not probe.chosen
-    for contender, cut in zip(tuned, ("join1", "input"), strict=True):
-        assert contender.cut == cut
-        assert (contender.epochs, contender.planned_epochs, len(contender.history)) == (2, 2, 2)
-        assert (contender.learning_rate, contender.backbone_learning_rate) == (1e-2, 1e-3)
-        assert contender.seconds > sum(epoch.seconds for epoch in contender.history)
-        assert contender.reason.startswith(("+", "-"))
-        assert "points against the solved classifier" in contender.reason
-        assert contender.findings
-    assert sum(contender.chosen for contender in outcome.contenders) == 1
-    assert outcome.winner in tuned
-    assert outcome.winner.accuracy == max(contender.accuracy or 0 for contender in tuned)
-    assert "(epoch " in outcome.winner.reason
+    assert [candidate.name for candidate in insisted.candidates] == names
+    solved, *tuned = insisted.candidates
+    assert solved.cut == insisted.setting.measurement.plan.cut
+    assert solved.accuracy is not None
+    for candidate, cut, reason in zip(tuned, ("join1", "input"), insisted.reasons[1:], strict=True):
+        assert candidate.cut == cut
+        assert candidate.backbone == "tiny.keras"
+        assert (candidate.epochs, candidate.planned_epochs, len(candidate.history)) == (2, 2, 2)
+        assert (candidate.learning_rate, candidate.backbone_learning_rate) == (1e-2, 1e-3)
+        assert candidate.seconds > sum(epoch.seconds for epoch in candidate.history)
+        assert candidate.findings
+        assert candidate.notes[0].startswith("epoch ")
+        assert candidate.accuracy is not None
+        gain = f"{100 * (candidate.accuracy - solved.accuracy):+.1f} points against the solved classifier (epoch "
+        assert reason.startswith(gain)
+    assert insisted.winner in tuned
+    assert insisted.winner.accuracy == max(candidate.accuracy or 0 for candidate in tuned)
+    written = candidates_json(insisted.candidates, insisted.winner)
+    assert [each["chosen"] for each in written] == [candidate is insisted.winner for candidate in insisted.candidates]
+    assert [each["reason"] for each in written] == insisted.reasons
 
 
-def test_what_is_exported_is_the_winner_that_was_measured(insisted: tuple[Ring, BakeOff]) -> None:
-    around, outcome = insisted
-    assert outcome.validation is not None
-    network = network_of(around, outcome)
-    assert accuracy(around, network) == outcome.winner.accuracy == outcome.validation.accuracy
-    scores = val_scores(around, network)
-    loss = float(-np.log(scores[np.arange(len(scores)), around.val.labels]).mean())
-    # Tails are trained on activations in half precision.
-    assert loss == pytest.approx(outcome.winner.loss, abs=0.01) == outcome.validation.loss
+def test_the_network_of_every_candidate_does_what_was_measured(insisted: Outcome) -> None:
+    for candidate in insisted.candidates[1:]:
+        assert candidate.metrics is not None
+        assert insisted.accuracy(candidate) == candidate.accuracy == candidate.metrics.accuracy
+        # Tails are trained on activations in half precision.
+        assert insisted.loss(candidate) == pytest.approx(candidate.loss, abs=0.01)
 
 
-def test_the_figures_on_the_test_images_are_those_of_the_winner(insisted: tuple[Ring, BakeOff]) -> None:
-    around, outcome = insisted
-    network = network_of(around, outcome)
-    again = measured_again(around.solved, outcome, convert(network), "f32", around.measurement, Silent())
-    test = around.measurement.dataset.part("test")
-    size = around.measurement.chosen.trunk.image_size
-    pixels = np.stack([center_pixels(record, size) for record in test.records]).astype(np.float32)
-    np.testing.assert_allclose(again.test_probabilities, np.asarray(network(pixels)), atol=1e-5)
-    assert again.test is not None
-    assert again.test.num_images == len(test)
-    assert again.validation == outcome.validation
-    assert again.temperature == outcome.temperature
+def test_training_leaves_the_backbone_unchanged(insisted: Outcome) -> None:
+    for ours, pretrained in zip(insisted.setting.network.get_weights(), tiny_network().get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, pretrained)
+    first, second = (candidate.classifier for candidate in insisted.candidates[1:])
+    assert first is not None
+    assert second is not None
+    assert (first.stage, first.cut, second.stage, second.cut) == ("top", "join1", "top", "input")
+    assert len(second.tails[0]) > len(first.tails[0]), "the deeper cut trains fewer layers"
 
 
-def test_where_nothing_does_better_the_solved_classifier_ships_on_an_untouched_network(
-    root: Path, tmp_path: Path
-) -> None:
-    around = ring(root, tune="last-two", learning_rate="1", epochs=2)  # far too high: it must lose
-    pristine = around.backbone.get_weights()
-    outcome = bake(around, tmp_path / "bundle")
-    probe, tuned = outcome.contenders
-    assert outcome.winner is probe
-    assert probe.chosen
-    assert probe.reason == "nothing that was tuned does better on the validation images"
-    assert tuned.reason.startswith("-")
-    assert (outcome.head, outcome.members, outcome.temperature) == (None, (), None)
-    for ours, theirs in zip(around.backbone.get_weights(), pristine, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    network = network_of(around, outcome)
-    chosen = around.measurement.chosen
-    pixels = np.stack([center_pixels(record, chosen.trunk.image_size) for record in around.val.records])
-    features = np.asarray(split_at(around.backbone, chosen.cut)[0](pixels.astype(np.float32))).mean(axis=(1, 2))
-    expected = softmax(around.solved.probe.logits(features) / around.solved.temperature, axis=1)
-    np.testing.assert_allclose(val_scores(around, network), expected, atol=1e-5)
+def test_the_figures_on_the_test_images_are_those_of_the_winner(insisted: Outcome) -> None:
+    measurement, classifier, network = insisted.setting.measurement, insisted.winner.classifier, insisted.network()
+    assert classifier is not None
+    test = measurement.dataset.part("test")
+    exported = Exported(network, convert(network), {}, "f32")
+    probabilities = predict_test(classifier, measurement.chosen, exported, test, Silent())
+    np.testing.assert_allclose(probabilities, scores_on(test, network), atol=1e-5)
+    metrics = report.test_metrics(probabilities, measurement.dataset)
+    assert metrics is not None
+    assert metrics.num_images == len(test)
+
+
+def test_where_nothing_does_better_the_solved_classifier_ships(root: Path, tmp_path: Path) -> None:
+    setting = prepared(root, tune="last-two", learning_rate="1", epochs=2)  # far too high: it must lose
+    pretrained = setting.network.get_weights()
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    solved, tuned = outcome.candidates
+    assert outcome.winner is solved is setting.solved
+    assert outcome.reasons[0] == "nothing that was tuned does better on the validation images"
+    assert outcome.reasons[1].startswith("-")
+    assert tuned.classifier is not None
+    for ours, before in zip(setting.network.get_weights(), pretrained, strict=True):
+        np.testing.assert_array_equal(ours, before)
+    chosen, classifier = setting.measurement.chosen, solved.classifier
+    assert classifier is not None
+    assert classifier.frozen
+    pixels = np.stack([center_pixels(record, chosen.trunk.image_size) for record in setting.val.records])
+    features = np.asarray(split_at(setting.network, chosen.cut)[0](pixels.astype(np.float32))).mean(axis=(1, 2))
+    expected = softmax(head_function(classifier.head)(features) / classifier.temperature, axis=1)
+    np.testing.assert_allclose(outcome.scores(), expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -162,7 +142,7 @@ def test_snapshots_ship_together_where_the_validation_images_gain(tmp_path: Path
     # Enough validation images for an ensemble to be able to tell; which seed it is that gains is left to the arithmetic.
     root = draw_textures(tmp_path / "many", per_class=50)
     for seed in (1, 2, 0, 3):
-        around = ring(
+        setting = prepared(
             root,
             tune="last",
             rule_only=True,
@@ -174,55 +154,55 @@ def test_snapshots_ship_together_where_the_validation_images_gain(tmp_path: Path
             average=0.0,
             seed=seed,
         )
-        outcome = bake(around, tmp_path / f"bundle{seed}")
-        if outcome.members:
+        outcome = fine_tuned(setting, tmp_path / f"bundle{seed}")
+        winner, classifier = outcome.winner, outcome.winner.classifier
+        assert classifier is not None
+        if len(classifier.tails) > 1:
             break
-    assert len(outcome.members) == 3
-    assert "3 snapshots averaged, each adding its tail to the cost of a request" in outcome.winner.reason
-    best_alone = max(epoch.val_accuracy for epoch in outcome.winner.history)
-    assert outcome.winner.accuracy is not None
-    assert outcome.winner.accuracy > best_alone
-    together = network_of(around, outcome)
+    assert len(classifier.tails) == 3
+    assert winner.notes[0] == "3 snapshots averaged, each adding its tail to the cost of a request"
+    best_alone = max(epoch.val_accuracy for epoch in winner.history)
+    assert winner.accuracy is not None
+    assert winner.accuracy > best_alone
     alone = []
-    for weights in outcome.members:
-        lone = dataclasses.replace(outcome, members=(weights, weights))
-        alone.append(val_scores(around, network_of(around, lone)))
+    for weights in classifier.tails:
+        member = dataclasses.replace(winner, classifier=dataclasses.replace(classifier, tails=(weights,)))
+        alone.append(outcome.scores(member))
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
-    np.testing.assert_allclose(val_scores(around, together), np.mean(alone, axis=0), atol=1e-5)
-    assert accuracy(around, together) == outcome.winner.accuracy
+    np.testing.assert_allclose(outcome.scores(), np.mean(alone, axis=0), atol=1e-5)
+    assert outcome.accuracy() == winner.accuracy
 
 
 # --------------------------------------------------------------------------------------------------------- budget and rates
 
 
 def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_path: Path) -> None:
-    around = ring(root, budget="0.2s", epochs=8)
-    outcome = bake(around, tmp_path / "bundle")
-    probe, left_out = outcome.contenders
-    assert outcome.winner is probe
-    assert probe.reason == "nothing else could be trained in the time there was"
-    assert left_out.reason == "left out: there was no time"
+    setting = prepared(root, budget="0.2s", epochs=8)
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    solved, left_out = outcome.candidates
+    assert outcome.winner is solved
+    assert outcome.reasons == ["nothing else could be trained in the time there was", "left out: there was no time"]
+    assert left_out.no_time
+    assert left_out.classifier is None
     assert (left_out.accuracy, left_out.epochs, left_out.history) == (None, 0, ())
     with pytest.raises(
         TrainingError, match=r"could not be trained: last stage \(left out: there was no time\).*--budget"
     ) as caught:
-        bake(ring(root, budget="0s", rule_only=True), tmp_path / "insisted")
+        fine_tuned(prepared(root, budget="0s", rule_only=True), tmp_path / "insisted")
     assert caught.value.exit_code == 6
 
 
 NO_TIME = {"epochs": 1, "views": 1, "batch_size": 16}
-"""The plan of a contender that is not worth starting."""
+"""The plan of a candidate that is not worth starting."""
 
 
 def test_what_takes_longer_than_what_there_is_no_time_for_is_not_even_timed(root: Path, tmp_path: Path) -> None:
-    around = ring(root, tune="auto", budget="1h", epochs=2)
+    setting = prepared(root, tune="auto", budget="1h", epochs=2)
     begun(tmp_path / "bundle").decide("join1/plan", NO_TIME)
-    outcome = bake(around, tmp_path / "bundle")
-    _, tail, whole = outcome.contenders
-    assert tail.reason.startswith("left out: there was time for 1 epoch of ")
-    assert (
-        whole.reason == "left out: it takes longer than 'all but the first stages', for which there was too little time"
-    )
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    _, tail, whole = outcome.reasons
+    assert tail.startswith("left out: there was time for 1 epoch of ")
+    assert whole == "left out: it takes longer than 'all but the first stages', for which there was too little time"
     assert not begun(tmp_path / "bundle").decided("input/plan")
     assert outcome.winner.name == "solved classifier"
 
@@ -238,51 +218,50 @@ def test_what_takes_longer_than_what_was_trained_is_timed_only_if_there_may_be_t
     monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: 60.0))
     seconds = []
 
-    def attempt(proposal: Proposal, left: float) -> Any:
+    def train(proposal: Proposal, left: float) -> Candidate:
         seconds.append(left)
-        trained: Any = SimpleNamespace(history=[SimpleNamespace(seconds=one) for one in epoch_seconds])
-        return Entry(Contender.of(proposal), trained)
+        history: Any = tuple(SimpleNamespace(seconds=one) for one in epoch_seconds)
+        return Candidate(proposal.name, "tiny.keras", proposal.cut, head_only=proposal.head_only, history=history)
 
-    bench: Any = SimpleNamespace(attempt=attempt, fewest_epochs=3)
+    trainer: Any = SimpleNamespace(train=train, fewest_epochs=3)
     proposals = [Proposal("first", "block1", head_only=head_only), Proposal("second", "input")]
-    tuning._tried(bench, proposals, 200.0)
+    tuning._train_all(trainer, proposals, 200.0)
     assert seconds == [140.0, given]
 
 
-def with_a_cheaper_one(root: Path, **changes: Any) -> Ring:
-    """As `ring`, with a second backbone that costs less."""
+def with_a_cheaper_one(root: Path, **changes: Any) -> Setting:
+    """Return `prepared` with a second backbone that costs less."""
     (root / "small.keras").write_bytes((root / "tiny.keras").read_bytes())
-    around, other = ring(root, **changes), ring(root, **{**changes, "backbone": str(root / "small.keras")})
+    setting, other = prepared(root, **changes), prepared(root, **{**changes, "backbone": str(root / "small.keras")})
     cheaper = other.measurement.chosen
-    measurement = dataclasses.replace(around.measurement, candidates=(cheaper, around.measurement.chosen))
-    return dataclasses.replace(around, measurement=measurement)
+    measurement = dataclasses.replace(setting.measurement, backbones=(cheaper, setting.measurement.chosen))
+    return dataclasses.replace(setting, measurement=measurement)
 
 
 def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path: Path) -> None:
-    around = with_a_cheaper_one(root, budget="1h", rule_only=True, epochs=2, learning_rate="1e-2")
+    setting = with_a_cheaper_one(root, budget="1h", rule_only=True, epochs=2, learning_rate="1e-2")
     begun(tmp_path / "bundle").decide("join2/plan", NO_TIME)
-    outcome = bake(around, tmp_path / "bundle")
-    assert [(c.name, c.accuracy is None, c.chosen) for c in outcome.contenders] == [
-        ("tiny.keras: solved classifier", False, False),
-        ("tiny.keras: last stage", True, False),
-        ("small.keras: last stage", False, True),
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    assert [(c.backbone, c.name, c.accuracy is None) for c in outcome.candidates] == [
+        ("tiny.keras", "solved classifier", False),
+        ("tiny.keras", "last stage", True),
+        ("small.keras", "last stage", False),
     ]
-    tuned, chosen = outcome.winner, outcome.measurement.chosen
-    assert chosen is around.measurement.candidates[0]
-    assert outcome.measurement.passed_over == ("tiny.keras",)
-    assert around.measurement.passed_over == ()
-    network = build_network(around.shop.model(chosen.spec), chosen, around.solved, outcome, "textures")
-    assert accuracy(around, network) == tuned.accuracy
+    assert outcome.winner is outcome.candidates[2]
+    written = candidates_json(outcome.candidates, outcome.winner)
+    names = ["tiny.keras: solved classifier", "tiny.keras: last stage", "small.keras: last stage"]
+    assert [each["name"] for each in written] == names, "where there are several backbones"
+    assert outcome.accuracy() == outcome.winner.accuracy
     # A run that goes on finds what was trained, seconds and all.
-    again = bake(around, tmp_path / "bundle")
-    assert again.winner.history == tuned.history
-    assert timeless(again) == timeless(outcome)
+    again = fine_tuned(setting, tmp_path / "bundle")
+    assert again.winner.history == outcome.winner.history
+    assert again.timeless == outcome.timeless
 
 
 @pytest.mark.parametrize("why", ["loses", "no time", "fails", "budget is over"])
 def test_where_the_cheaper_one_is_no_help_the_solved_classifier_ships(root: Path, tmp_path: Path, why: str) -> None:
-    around = with_a_cheaper_one(root, budget="0s" if why == "budget is over" else "1h", learning_rate="1e-7")
-    pristine = around.backbone.get_weights()
+    setting = with_a_cheaper_one(root, budget="0s" if why == "budget is over" else "1h", learning_rate="1e-7")
+    pretrained = setting.network.get_weights()
     run = begun(tmp_path / "bundle")
     if why != "budget is over":
         run.decide("join2/plan", NO_TIME)
@@ -291,22 +270,22 @@ def test_where_the_cheaper_one_is_no_help_the_solved_classifier_ships(root: Path
     with pytest.MonkeyPatch.context() as patch:
         if why == "fails":
             patch.setattr("transferapp.training.loop.train", out_of_memory)
-        outcome = bake(around, tmp_path / "bundle")
-    assert outcome.winner is outcome.contenders[0]
-    assert outcome.measurement is around.measurement
-    for before, after in zip(pristine, around.backbone.get_weights(), strict=True):
+        outcome = fine_tuned(setting, tmp_path / "bundle")
+    assert outcome.winner is setting.solved
+    for before, after in zip(pretrained, setting.network.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
-    left_out, tried = outcome.contenders[1], outcome.contenders[2:]
-    assert left_out.reason.startswith("left out: there was ")
+    left_out, tried = outcome.candidates[1], outcome.candidates[2:]
+    assert (left_out.backbone, left_out.no_time) == ("tiny.keras", True)
+    assert outcome.reasons[1].startswith("left out: there was ")
     if why == "budget is over":
         assert not tried
-        assert left_out.name == "last stage"
         # Nor is there more time for a run that goes on.
-        resumed = bake(dataclasses.replace(around, config=ring(root, budget="1h").config), tmp_path / "bundle")
-        assert timeless(resumed) == timeless(outcome)
+        longer = dataclasses.replace(setting, config=prepared(root, budget="1h").config)
+        assert fine_tuned(longer, tmp_path / "bundle").timeless == outcome.timeless
     else:
         assert (tried[0].accuracy is not None) == (why == "loses")
-        assert tried[0].reason.startswith({"loses": ("-", "+0.0"), "no time": "left out: ", "fails": "failed: "}[why])
+        begins = {"loses": ("-", "+0.0"), "no time": "left out: ", "fails": "failed: "}[why]
+        assert outcome.reasons[2].startswith(begins)
 
 
 def out_of_memory(*_: Any, **__: Any) -> Any:
@@ -319,37 +298,43 @@ def test_a_failure_is_an_error_where_the_rule_is_to_be_obeyed(
     begun(tmp_path / "bundle").decide("join2/plan", NO_TIME)
     monkeypatch.setattr("transferapp.training.loop.train", out_of_memory)
     with pytest.raises(ResourceError, match="not enough memory"):
-        bake(with_a_cheaper_one(root, rule_only=True), tmp_path / "bundle")
+        fine_tuned(with_a_cheaper_one(root, rule_only=True), tmp_path / "bundle")
 
 
 def test_from_scratch_no_other_backbone_is_tried(root: Path, tmp_path: Path) -> None:
     begun(tmp_path / "bundle").decide("input/plan", NO_TIME)
     with pytest.raises(TrainingError, match=r"whole network \(left out: there was time for 1 epoch"):
-        bake(with_a_cheaper_one(root, tune="all", scratch=True, epochs=2), tmp_path / "bundle")
+        fine_tuned(with_a_cheaper_one(root, tune="all", scratch=True, epochs=2), tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("pointwise", POINTWISE)
 def test_convolutions_are_computed_as_suits_the_hardware(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pointwise: str
 ) -> None:
-    monkeypatch.setattr("transferapp.recipes.fit.bench.detect", lambda precision: Hardware(pointwise=pointwise))
-    around = ring(root, rule_only=True)
-    bench = bench_of(around, tmp_path / "bundle")
-    assert bench.tail("join2", bench.head).model.get_layer("body").pointwise == pointwise
-    outcome = bake(around, tmp_path / "bundle")
-    assert accuracy(around, network_of(around, outcome)) == pytest.approx(outcome.winner.accuracy, abs=0.12)
+    monkeypatch.setattr("transferapp.recipes.fit.trainer.detect", lambda precision: Hardware(pointwise=pointwise))
+    built: list[Any] = []
+    build_tail = tails.build_tail
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        built.append(build_tail(*arguments, **options))
+        return built[-1]
+
+    monkeypatch.setattr(tails, "build_tail", spy)
+    outcome = fine_tuned(prepared(root, rule_only=True), tmp_path / "bundle")
+    assert [tail.model.get_layer("body").pointwise for tail in built] == [pointwise]
+    assert outcome.accuracy() == pytest.approx(outcome.winner.accuracy, abs=0.12)
 
 
-def test_a_contender_that_fails_is_no_want_of_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path: 1000)
-    outcome = bake(with_a_cheaper_one(root), tmp_path / "bundle")
-    assert [contender.name for contender in outcome.contenders] == ["solved classifier", "last stage"]
+def test_a_candidate_that_fails_is_no_want_of_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000)
+    outcome = fine_tuned(with_a_cheaper_one(root), tmp_path / "bundle")
+    assert [candidate.name for candidate in outcome.candidates] == ["solved classifier", "last stage"]
 
 
 @pytest.mark.slow
 def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_path: Path) -> None:
-    around = ring(root, budget="1h", epochs=3)
-    assert bake(around, tmp_path / "bundle").contenders[1].planned_epochs == 3
+    setting = prepared(root, budget="1h", epochs=3)
+    assert fine_tuned(setting, tmp_path / "bundle").candidates[1].planned_epochs == 3
     run = RunFolder(tmp_path / "bundle")
     run.begin({})
     assert run.decide("join2/plan", None) == {"epochs": 3, "views": 3, "batch_size": 16}
@@ -358,92 +343,97 @@ def test_a_budget_that_suffices_is_planned_and_the_plan_is_kept(root: Path, tmp_
 
 def test_what_takes_longer_than_was_planned_is_stopped_and_says_so(root: Path, tmp_path: Path) -> None:
     begun(tmp_path / "bundle").decide("join2/limit", 1e-3)
-    tuned = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders[1]
+    tuned = fine_tuned(prepared(root, budget="1h", epochs=3), tmp_path / "bundle").candidates[1]
     assert (tuned.planned_epochs, tuned.epochs) == (3, 1)
-    assert "stopped after epoch 1: the time was up" in tuned.reason
+    assert any("stopped after epoch 1: the time was up" in note for note in tuned.notes)
 
 
 def test_what_there_was_no_time_for_is_not_looked_at_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun(tmp_path / "bundle").decide("join2/plan", {"epochs": 0, "views": 0, "batch_size": 16})
-    monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path: 1000)  # no room is no want of time
-    left_out = bake(ring(root, tune="last", budget="1h"), tmp_path / "bundle").contenders[1]
-    assert left_out.reason == "left out: there was no time"
+    monkeypatch.setattr(
+        "transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000
+    )  # no room is no want of time
+    left_out = fine_tuned(prepared(root, tune="last", budget="1h"), tmp_path / "bundle").candidates[1]
+    assert left_out.notes == ("left out: there was no time",)
 
 
 def test_what_caching_leaves_no_time_for_is_left_out(root: Path, tmp_path: Path) -> None:
     begun(tmp_path / "bundle").decide("join2/limit", -1.0)
-    probe, left_out = bake(ring(root, budget="1h", epochs=3), tmp_path / "bundle").contenders
-    assert probe.reason == "nothing else could be trained in the time there was"
-    assert left_out.reason == "left out: what comes before its first epoch took all the time there was"
-    assert left_out.seconds > 0
+    outcome = fine_tuned(prepared(root, budget="1h", epochs=3), tmp_path / "bundle")
+    assert outcome.reasons == [
+        "nothing else could be trained in the time there was",
+        "left out: the work before its first epoch took all the time there was",
+    ]
+    assert outcome.candidates[1].seconds > 0
 
 
 def test_the_trunk_is_timed_when_its_rows_are_not_there_yet(root: Path, tmp_path: Path) -> None:
-    around = ring(root)
-    first, again = (bench_of(around, tmp_path / "bundle").feeds.sample("join2") for _ in range(2))
+    setting = prepared(root)
+    first, again = (trainer_of(setting, tmp_path / "bundle").data.sample("join2") for _ in range(2))
     assert again.seconds_per_view == first.seconds_per_view > 0
 
 
 @pytest.mark.slow
 def test_a_rate_is_found_used_and_remembered(root: Path, tmp_path: Path) -> None:
-    around = ring(root, learning_rate="find")
-    outcome = bake(around, tmp_path / "bundle")
-    contender = outcome.contenders[1]
+    setting = prepared(root, learning_rate="find")
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    candidate = outcome.candidates[1]
     run = RunFolder(tmp_path / "bundle")
     run.begin({})
     rate, reason = run.decide("join2/learning-rate", None)
-    assert contender.learning_rate == rate <= 1e-2
-    assert contender.backbone_learning_rate == pytest.approx(rate / 10)
-    assert contender.history[0].learning_rate <= rate
-    assert reason in contender.reason
+    assert candidate.learning_rate == rate <= 1e-2
+    assert candidate.backbone_learning_rate == pytest.approx(rate / 10)
+    assert candidate.history[0].learning_rate <= rate
+    assert reason in candidate.notes
     assert "by a range test: the loss" in reason
-    assert timeless(bake(around, tmp_path / "bundle")) == timeless(outcome)
+    assert fine_tuned(setting, tmp_path / "bundle").timeless == outcome.timeless
     # What was decided is not looked for again.
     other = RunFolder(tmp_path / "other")
     other.begin({})
     other.decide("join2/learning-rate", [1e-5, "chosen by hand"])
-    assert bake(around, tmp_path / "other").contenders[1].learning_rate == 1e-5
+    assert fine_tuned(setting, tmp_path / "other").candidates[1].learning_rate == 1e-5
 
 
 # --------------------------------------------------------------------------------------------------------------- mishaps
 
 
 @pytest.mark.slow
-def test_a_contender_that_diverges_leaves_the_others_alone(root: Path, tmp_path: Path) -> None:
-    around = ring(root, tune="auto", rule_only=True, epochs=1)
+def test_a_candidate_that_diverges_leaves_the_others_alone(root: Path, tmp_path: Path) -> None:
+    setting = prepared(root, tune="auto", rule_only=True, epochs=1)
     run = RunFolder(tmp_path / "bundle")
     run.begin({})
-    # The first contender's activations are no numbers.
-    bench_store = run.path / "activations-join1"
-    bake(around, tmp_path / "bundle")
-    rows = bench_store / "rows.float16"
+    # The first candidate's activations become NaN.
+    activations = run.path / "activations-join1"
+    fine_tuned(setting, tmp_path / "bundle")
+    rows = activations / "rows.float16"
     rows.write_bytes(np.full(rows.stat().st_size // 2, np.nan, np.float16).tobytes())
     for path in (run.path / "join1").iterdir():
         path.unlink()
-    outcome = bake(around, tmp_path / "bundle")
-    broken, whole = outcome.contenders[1:]
-    assert broken.reason.startswith("failed: Training diverged in its first epoch")
-    assert broken.accuracy is None
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    broken, whole = outcome.candidates[1:]
+    assert broken.notes[0].startswith("failed: Training diverged in its first epoch")
+    assert isinstance(broken.error, TrainingError)
+    assert (broken.accuracy, broken.classifier, broken.no_time) == (None, None, False)
     assert outcome.winner.name == whole.name == "whole network"
 
 
 @pytest.mark.slow
 def test_where_all_diverge_that_is_an_error(root: Path, tmp_path: Path) -> None:
-    around = ring(root, epochs=1)
-    bake(around, tmp_path / "bundle")
+    setting = prepared(root, epochs=1)
+    fine_tuned(setting, tmp_path / "bundle")
     run = RunFolder(tmp_path / "bundle")
     rows = run.path / "activations-join2" / "rows.float16"
     rows.write_bytes(np.full(rows.stat().st_size // 2, np.nan, np.float16).tobytes())
     for path in (run.path / "join2").iterdir():
         path.unlink()
     with pytest.raises(TrainingError, match="diverged in its first epoch") as caught:
-        bake(around, tmp_path / "bundle")
+        fine_tuned(setting, tmp_path / "bundle")
     assert caught.value.exit_code == 6
 
 
-def test_a_contender_too_large_for_the_memory_is_left_out(
+def test_a_candidate_too_large_for_the_memory_is_left_out(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import keras
@@ -456,11 +446,11 @@ def test_a_contender_too_large_for_the_memory_is_left_out(
         return real(model, *arguments, **options)
 
     monkeypatch.setattr(keras.Model, "fit", fit)
-    outcome = bake(ring(root, tune="auto", rule_only=True, epochs=1), tmp_path / "bundle")
+    outcome = fine_tuned(prepared(root, tune="auto", rule_only=True, epochs=1), tmp_path / "bundle")
     assert outcome.winner.name == "all but the first stages"
-    assert outcome.contenders[2].reason.startswith("failed: There is not enough memory to train with batches of 4")
+    assert outcome.candidates[2].notes[0].startswith("failed: There is not enough memory to train with batches of 4")
     with pytest.raises(ResourceError) as caught:
-        bake(ring(root, tune="all", epochs=1), tmp_path / "alone")
+        fine_tuned(prepared(root, tune="all", epochs=1), tmp_path / "alone")
     assert caught.value.exit_code == 5
 
 
@@ -473,13 +463,12 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs_until", [1, 3])
-def test_an_interrupted_bake_off_ends_as_if_nothing_had_happened(
-    root: Path, tmp_path: Path, insisted: tuple[Ring, BakeOff], monkeypatch: pytest.MonkeyPatch, epochs_until: int
+def test_an_interrupted_fine_tuning_ends_as_if_nothing_had_happened(
+    root: Path, tmp_path: Path, insisted: Outcome, monkeypatch: pytest.MonkeyPatch, epochs_until: int
 ) -> None:
     from transferapp.training.checkpoint import CheckpointStore
 
-    _, uninterrupted = insisted
-    around = ring(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2")
+    setting = prepared(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2")
     save, saved = CheckpointStore.save, 0
 
     def dying(*arguments: Any) -> None:
@@ -492,11 +481,11 @@ def test_an_interrupted_bake_off_ends_as_if_nothing_had_happened(
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointStore, "save", dying)
         with pytest.raises(Killed):
-            bake(around, tmp_path / "bundle")
-    resumed = bake(ring(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2"), tmp_path / "bundle")
-    assert timeless(resumed) == timeless(uninterrupted)
-    assert resumed.validation == uninterrupted.validation
-    assert resumed.temperature == uninterrupted.temperature
+            fine_tuned(setting, tmp_path / "bundle")
+    resumed = fine_tuned(
+        prepared(root, tune="auto", rule_only=True, epochs=2, learning_rate="1e-2"), tmp_path / "bundle"
+    )
+    assert resumed.timeless == insisted.timeless
 
 
 # ----------------------------------------------------------------------------------------------------------- from scratch
@@ -504,24 +493,33 @@ def test_an_interrupted_bake_off_ends_as_if_nothing_had_happened(
 
 @pytest.mark.slow
 def test_from_scratch_nothing_of_what_was_pretrained_is_left(root: Path, tmp_path: Path) -> None:
-    around = ring(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3")
-    assert around.config.tune == "all"
-    pretrained = around.backbone.get_weights()
-    outcome = bake(around, tmp_path / "bundle")
-    winner = outcome.winner
+    setting = prepared(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3")
+    assert setting.config.tune == "all"
+    pretrained = {variable.path: np.array(variable) for variable in setting.network.weights}
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    winner, classifier = outcome.winner, outcome.winner.classifier
     assert winner.name == "whole network", "whatever it is worth"
     assert winner.backbone_learning_rate == winner.learning_rate, "random weights need no sparing"
-    conv = [i for i, v in enumerate(around.backbone.weights) if v.path.endswith("kernel")]
-    for index in conv:
-        correlation = np.corrcoef(around.backbone.get_weights()[index].ravel(), pretrained[index].ravel())[0, 1]
-        assert abs(correlation) < 0.5
-    moving = [i for i, v in enumerate(around.backbone.weights) if "moving" in v.path]
+    assert classifier is not None
+    stages = setting.measurement.chosen.trunk.stages
+    twin = tails.plain_tail(setting.network, stages, None, classifier.head, "twin")
+    trained = {
+        variable.path: array
+        for variable, array in zip(twin.weights, classifier.tails[0], strict=True)
+        if "head" not in variable.path
+    }
+    kernels = [path for path in trained if path.endswith("kernel")]
+    assert len(kernels) == 5
+    for path in kernels:
+        assert abs(np.corrcoef(trained[path].ravel(), pretrained[path].ravel())[0, 1]) < 0.5
+    moving = [path for path in trained if "moving" in path]
     assert moving
-    assert all(np.abs(around.backbone.get_weights()[i]).max() > 0 for i in moving), "statistics were learned"
-    network = network_of(around, outcome)
-    assert accuracy(around, network) == winner.accuracy
-    again = bake(ring(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3"), tmp_path / "again")
-    assert timeless(again) == timeless(outcome), "the seed decides the random weights"
+    assert all(np.abs(trained[path]).max() > 0 for path in moving), "statistics were learned"
+    for path, array in pretrained.items():
+        np.testing.assert_array_equal(np.array(next(v for v in setting.network.weights if v.path == path)), array)
+    assert outcome.accuracy() == winner.accuracy
+    again = fine_tuned(prepared(root, tune="auto", scratch=True, epochs=1, learning_rate="1e-3"), tmp_path / "again")
+    assert again.timeless == outcome.timeless, "the seed decides the random weights"
 
 
 # -------------------------------------------------------------------------------------------------------- room on the disk
@@ -530,35 +528,42 @@ def test_from_scratch_nothing_of_what_was_pretrained_is_left(root: Path, tmp_pat
 def test_with_little_room_on_the_disk_fewer_views_are_cached(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    around = ring(root, tune="last", rule_only=True, epochs=3)
-    stage = around.measurement.chosen.trunk.stages[-2]
-    images = len(around.val) + 2.5 * len(around.measurement.dataset.part("train"))  # room for two views each, not three
+    setting = prepared(root, tune="last", rule_only=True, epochs=3)
+    stage = setting.measurement.chosen.trunk.stages[-2]
+    images = len(setting.val) + 2.5 * len(
+        setting.measurement.dataset.part("train")
+    )  # room for two views each, not three
     room = int(np.prod(stage.shape) * 2 * images / 0.8)
-    monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path: room)
-    outcome = bake(around, tmp_path / "bundle")
+    monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path: room)
+    outcome = fine_tuned(setting, tmp_path / "bundle")
     assert outcome.winner.epochs == 3
     run = RunFolder(tmp_path / "bundle")
     run.begin({})
     assert run.decide(f"{stage.name}/plan", None)["views"] == 2
 
 
-def test_without_room_on_the_disk_a_contender_is_left_out_and_says_so(
+def test_without_room_on_the_disk_a_candidate_is_left_out_and_says_so(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    around = ring(root, tune="last", epochs=2)
-    monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path: 1000)
-    outcome = bake(around, tmp_path / "bundle")
+    setting = prepared(root, tune="last", epochs=2)
+    monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000)
+    outcome = fine_tuned(setting, tmp_path / "bundle")
     assert outcome.winner.name == "solved classifier"
-    assert outcome.winner.reason == "nothing else could be trained", "time is not what was wanting"
-    assert "not enough room on the disk" in outcome.contenders[1].reason
-    assert "MB free" in outcome.contenders[1].reason
+    assert outcome.reasons[0] == "nothing else could be trained", "there was time enough"
+    assert "not enough room on the disk" in outcome.reasons[1]
+    assert "MB free" in outcome.reasons[1]
+    assert not outcome.candidates[1].no_time
 
 
 @pytest.mark.parametrize(
     ("settings", "said", "unsaid"),
     [
-        ({"rule_only": True}, r"What the rule proposes.*Leave out --rule-only", "--budget"),
-        ({"scratch": True, "tune": "auto"}, r"What --scratch asks for.*Give it more time with --budget", "--rule-only"),
+        ({"rule_only": True}, r"The proposal of the rule.*Leave out --rule-only", "--budget"),
+        (
+            {"scratch": True, "tune": "auto"},
+            r"The network of --scratch.*Give it more time with --budget",
+            "--rule-only",
+        ),
     ],
     ids=["no room", "from scratch"],
 )
@@ -566,11 +571,11 @@ def test_an_error_advises_what_would_help(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str, unsaid: str
 ) -> None:
     monkeypatch.setattr(
-        "transferapp.recipes.fit.feeds.free_bytes", lambda path: 1000
+        "transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000
     )  # of no account to a whole network
     with pytest.raises(TrainingError, match=said) as caught:
-        bake(
-            ring(root, **{"tune": "last", "budget": "0s" if "scratch" in settings else "1h", **settings}),
+        fine_tuned(
+            prepared(root, **{"tune": "last", "budget": "0s" if "scratch" in settings else "1h", **settings}),
             tmp_path / "b",
         )
     assert unsaid not in str(caught.value)
@@ -579,23 +584,23 @@ def test_an_error_advises_what_would_help(
 def test_a_run_that_goes_on_has_the_room_that_it_had_at_first(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    around = ring(root, tune="last", rule_only=True)
-    outcome = bake(around, tmp_path / "bundle")
+    setting = prepared(root, tune="last", rule_only=True)
+    outcome = fine_tuned(setting, tmp_path / "bundle")
     # Its own activations have taken the rest.
-    monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path: 1000)
-    assert timeless(bake(around, tmp_path / "bundle")) == timeless(outcome)
+    monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000)
+    assert fine_tuned(setting, tmp_path / "bundle").timeless == outcome.timeless
 
 
 def test_a_head_goes_on_with_the_views_that_there_was_room_for_at_first(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    around = ring(root)
-    train, top = around.measurement.dataset.part("train"), around.measurement.chosen.trunk.top
-    two_views = int(np.prod(top.shape) * 2 * (len(around.val) + 2.5 * len(train)) / 0.8)
+    setting = prepared(root)
+    train, top = setting.measurement.dataset.part("train"), setting.measurement.chosen.trunk.top
+    two_views = int(np.prod(top.shape) * 2 * (len(setting.val) + 2.5 * len(train)) / 0.8)
     seen = []
     for room in (two_views, 100 * two_views):
-        monkeypatch.setattr("transferapp.recipes.fit.feeds.free_bytes", lambda path, room=room: room)
-        batches = bench_of(around, tmp_path / "bundle").feeds.head(top.name, "max", 3).feed.make_batches(len(train))
+        monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path, room=room: room)
+        batches = trainer_of(setting, tmp_path / "bundle").data.head(top.name, "max", 3).data.make_batches(len(train))
         batches.epoch = 2
         seen.append(batches[0][0])
     np.testing.assert_array_equal(*seen)
@@ -603,6 +608,6 @@ def test_a_head_goes_on_with_the_views_that_there_was_room_for_at_first(
 
 @pytest.mark.slow
 def test_random_weights_are_given_all_their_epochs(root: Path, tmp_path: Path) -> None:
-    around = ring(root, tune="auto", scratch=True, epochs=6, learning_rate="1e-9")  # nothing improves
-    outcome = bake(around, tmp_path / "bundle")
+    setting = prepared(root, tune="auto", scratch=True, epochs=6, learning_rate="1e-9")  # nothing improves
+    outcome = fine_tuned(setting, tmp_path / "bundle")
     assert outcome.winner.epochs == 6

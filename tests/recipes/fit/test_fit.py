@@ -1,4 +1,4 @@
-"""Fit and plan as functions: what they refuse before any work, what they tell, what they leave."""
+"""Fit and plan as functions: errors before any work, progress, and the files they leave."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from transferapp.config import FitConfig, make_config
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.recipes.evaluate import evaluate
 from transferapp.recipes.fit import fit as recipes
-from transferapp.recipes.fit import measure as measurement_module
-from transferapp.recipes.fit.resume import RunFolder
+from transferapp.recipes.fit import resume
+from transferapp.recipes.fit.resume import RunFolder, run_identity
 from transferapp.system.hardware import Hardware
 from transferapp.system.progress import Advance, Silent
 from transferapp.system.storage import sha256_file
@@ -173,26 +173,28 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
 def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferapp.recipes.fit import fine_tune as tuning
 
-    def without_time_at_first(bench: Any, proposals: Any, deadline: float) -> Any:
-        entries, deadline = tried(bench, proposals, deadline)
+    def without_time_at_first(trainer: Any, proposals: Any, deadline: float) -> Any:
+        candidates, deadline = train_all(trainer, proposals, deadline)
         names.append([proposal.name for proposal in proposals])
         if len(names) == 1:
-            entries = [dataclasses.replace(entry, no_time=True, trained=None) for entry in entries]
-        return entries, deadline
+            without = {"no_time": True, "classifier": None, "metrics": None}
+            candidates = [dataclasses.replace(candidate, **without) for candidate in candidates]
+        return candidates, deadline
 
     names: list[list[str]] = []
-    tried = tuning._tried
-    monkeypatch.setattr(tuning, "_tried", without_time_at_first)
-    monkeypatch.setattr(measurement_module, "choose_candidate", lambda candidates: candidates[-1])
+    train_all = tuning._train_all
+    monkeypatch.setattr(tuning, "_train_all", without_time_at_first)
+    monkeypatch.setattr("transferapp.recipes.fit.measure.choose_backbone", lambda backbones: backbones[-1])
     settings = {**TUNED, "backbone": "auto", "epochs": 1}
     result = recipes.fit(config(tmp_path / "cheap", rule_only=True, **settings))
-    assert names == [["last stage"], ["efficientnet_lite0: last stage"]]
+    assert names == [["last stage"], ["last stage"]]
     manifest = result.manifest
     assert manifest["backbone"]["name"] == manifest["plan"]["backbone"] == "efficientnet_lite0"
     assert [c["chosen"] for c in manifest["backbones"]] == [True, False]
     assert [c["passed_over"] for c in manifest["backbones"]] == [False, True]
     why = "The solved classifier does better on efficientnet_lite2, but there was too little time to tune that"
     assert why in (result.path / "report.html").read_text(encoding="utf-8")
+    assert manifest["candidates"][-1]["name"] == "efficientnet_lite0: last stage"
     assert manifest["candidates"][-1]["chosen"]
     evaluation = evaluate(result.path, str(images()), views=1)
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
@@ -214,7 +216,7 @@ def test_another_fit_than_the_unfinished_one_is_refused_unless_that_is_forgotten
     target = tmp_path / "tuned"
     measurement = recipes.plan(config(target, **TUNED))
     run = RunFolder(target)
-    run.begin(recipes.run_identity(config(target, **TUNED), measurement))
+    run.begin(run_identity(config(target, **TUNED), measurement))
     run.checkpoints("block14").save(1, {}, {})
     changed = {**TUNED, "epochs": 3, "seed": 1}
     with pytest.raises(DataError) as caught:
@@ -254,18 +256,18 @@ def test_the_identity_of_a_run_is_every_setting_but_where_things_lie() -> None:
         dataset=SimpleNamespace(fingerprint=lambda: "a1b2"),
         chosen=SimpleNamespace(trunk=SimpleNamespace(key="k"), cut=SimpleNamespace(name="top")),
     )
-    identity = recipes.run_identity(here, measurement)
-    assert identity == recipes.run_identity(there, measurement)
+    identity = run_identity(here, measurement)
+    assert identity == run_identity(there, measurement)
     assert {name.replace("-", "_") for name in identity} >= here.to_json().keys() - {"data", "out", "data_dir"}
     assert (identity["data"], identity["chosen backbone"], identity["chosen cut"]) == ("a1b2", "k", "top")
 
 
 def test_how_the_machine_computes_is_a_part_of_the_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def said(pointwise: str) -> str:
-        monkeypatch.setattr(recipes, "detect", lambda precision: Hardware(pointwise=pointwise))
-        return recipes._hardware(config(tmp_path))
+        monkeypatch.setattr(resume, "detect", lambda precision: Hardware(pointwise=pointwise))
+        return resume._hardware(config(tmp_path))
 
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    assert said("convolution") == "1 cpu, float32, 1 x 1 convolution, Keras on tensorflow"
+    assert said("convolution") == "cpu, float32, 1 x 1 convolution, Keras on tensorflow"
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert said("bfloat16") == "1 cpu, float32, 1 x 1 bfloat16, Keras on jax"
+    assert said("bfloat16") == "cpu, float32, 1 x 1 bfloat16, Keras on jax"

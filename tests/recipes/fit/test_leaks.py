@@ -1,25 +1,27 @@
-"""Test images that had been learned from: counted, shown, and left out of the honest figure."""
+"""Overlap between test images and those trained on: counted, shown, and left out of the honest figure."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from tests.helpers.numeric_trunk import numeric_trunk, paint_hues
-from tests.recipes.fit.test_measure import Shop
+from tests.recipes.fit.test_measure import Loader
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
+from transferapp.data.sources import open_source
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.recipes.fit import leaks as leaks_module
-from transferapp.recipes.fit.fit import choose_augmentation
+from transferapp.recipes.fit.export import predict_test
 from transferapp.recipes.fit.leaks import Leaks, find_leaks
 from transferapp.recipes.fit.measure import Measurement, measure
-from transferapp.recipes.fit.solve import Solved, solve
+from transferapp.recipes.fit.random_views import choose_views
+from transferapp.recipes.fit.solve import solve
 from transferapp.system.progress import Silent
 
 
@@ -28,11 +30,16 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path / "cache"))
 
 
-def found_in(data: Path, **settings: Any) -> tuple[Measurement, Solved, Leaks | None]:
+def found_in(data: Path, **settings: Any) -> tuple[Measurement, np.ndarray, Leaks | None]:
+    """Return the measurement, the probabilities on the test images, and the overlap."""
     config = make_config({"data": str(data), "backbone": DEFAULT_BACKBONE, "train_views": "0", **settings})
-    measurement = measure(config, Shop(**{DEFAULT_BACKBONE: numeric_trunk(DEFAULT_BACKBONE)}), Silent())  # type: ignore[arg-type]
-    solved = solve(measurement, choose_augmentation(measurement, config, Silent()), config, Silent())
-    return measurement, solved, find_leaks(measurement, solved, Silent())
+    loader: Any = Loader(**{DEFAULT_BACKBONE: numeric_trunk(DEFAULT_BACKBONE)})
+    measurement = measure(config, open_source(str(data)), loader, Silent())
+    classifier = solve(measurement, choose_views(measurement, config, Silent()), config, Silent()).classifier
+    assert classifier is not None
+    chosen, unused = measurement.chosen, cast(Any, None)  # a frozen classifier needs no exported network
+    probabilities = predict_test(classifier, chosen, unused, measurement.dataset.part("test"), Silent())
+    return measurement, probabilities, find_leaks(measurement, chosen, probabilities, Silent())
 
 
 def pattern(path: Path, seed: int) -> None:
@@ -58,14 +65,14 @@ def test_shared_images_are_counted_by_kind_and_the_honest_figure_leaves_them_out
     shutil.copy(given / "train" / "a" / "0.png", given / "test" / "a" / "same.png")
     with Image.open(given / "train" / "b" / "1.png") as image:
         ImageOps.mirror(image).save(given / "test" / "b" / "mirrored.jpg", quality=80)
-    measurement, solved, leaks = found_in(given)
+    measurement, probabilities, leaks = found_in(given)
     assert leaks is not None
     assert (leaks.overlap.num_images, leaks.overlap.exact, leaks.overlap.near) == (18, 1, 1)
     test = measurement.dataset.part("test")
     assert (leaks.num_similar, leaks.similar) == (None, ())
     shared = ("test/a/same.png", "test/b/mirrored.jpg")
     clean = [i for i, record in enumerate(test.records) if record.name not in shared]
-    assert leaks.honest == measure_scores(solved.test_probabilities[clean], test.labels[clean], test.class_names)
+    assert leaks.honest == measure_scores(probabilities[clean], test.labels[clean], test.class_names)
     assert leaks.honest.num_images == 16
     document = leaks.to_json()
     assert document["overlap"]["exact"] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,19 +13,23 @@ from scipy.special import softmax
 
 from tests.helpers.numeric_trunk import STAGES, numeric_trunk, paint_hues
 from transferapp.backbones.feature_store import CENTER
-from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneSpec
+from transferapp.backbones.registry import BACKBONES, DEFAULT_BACKBONE, EMBEDDED, BackboneSpec
 from transferapp.backbones.trunk import Trunk
 from transferapp.config import make_config
+from transferapp.data.dataset import Dataset, Record
+from transferapp.data.sources import open_source
 from transferapp.errors import DataError
 from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.similarity import label_divergence
 from transferapp.recipes.fit import measure as measurement_module
 from transferapp.recipes.fit.measure import (
     CHEAPER_WITHIN,
+    MEASURED_AT_MOST,
     Measurement,
-    choose_candidate,
+    backbone_loader,
+    choose_backbone,
     measure,
-    workshop,
+    measured_sample,
 )
 from transferapp.system.progress import Silent
 from transferapp.training.probe import CrossValidation, cross_validate
@@ -36,27 +40,27 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path / "cache"))
 
 
-class Shop:
-    """Stands where the workshop does, with trunks that are already built."""
+class Loader:
+    """A loader whose trunks are already built."""
 
     def __init__(self, **trunks: Trunk) -> None:
         self.trunks = trunks
-        self.ordered: list[str] = []
-        self.peeked: tuple[tuple[int, int], ...] = ()
+        self.started: list[str] = []
 
     def input_size(self, spec: BackboneSpec) -> InputSize:
-        return choose_input_size(self.peeked, spec.image_size)
+        return choose_input_size((), spec.image_size)
 
-    def order(self, spec: BackboneSpec) -> None:
-        self.ordered.append(spec.name)
+    def start(self, spec: BackboneSpec) -> None:
+        self.started.append(spec.name)
 
     def trunk(self, spec: BackboneSpec) -> Trunk:
-        assert spec.name in self.ordered
+        assert spec.name in self.started
         return self.trunks[spec.name]
 
 
-def measured(data: Path, shop: Shop, **settings: Any) -> Measurement:
-    return measure(make_config({"data": str(data), **settings}), shop, Silent())  # type: ignore[arg-type]
+def measured(data: Path, loader: Loader, **settings: Any) -> Measurement:
+    config = make_config({"data": str(data), **settings})
+    return measure(config, open_source(str(data)), loader, Silent())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -64,20 +68,20 @@ def hues(tmp_path: Path) -> Path:
     return paint_hues(tmp_path / "hues", {"red": 20, "green": 20, "blue": 20})
 
 
-def shop_of(names: tuple[str, ...] = EMBEDDED, **options: Any) -> Shop:
-    return Shop(**{name: numeric_trunk(name, **options) for name in names})
+def loader_of(names: tuple[str, ...] = EMBEDDED, **options: Any) -> Loader:
+    return Loader(**{name: numeric_trunk(name, **options) for name in names})
 
 
 def test_auto_tries_every_embedded_backbone_and_one_named_is_tried_alone(hues: Path) -> None:
-    auto = measured(hues, shop_of())
-    assert tuple(c.spec.name for c in auto.candidates) == EMBEDDED
-    assert auto.chosen in auto.candidates
-    named = measured(hues, shop_of(), backbone="efficientnet_lite2")
-    assert [c.spec.name for c in named.candidates] == ["efficientnet_lite2"]
+    auto = measured(hues, loader_of())
+    assert tuple(c.spec.name for c in auto.backbones) == EMBEDDED
+    assert auto.chosen in auto.backbones
+    named = measured(hues, loader_of(), backbone="efficientnet_lite2")
+    assert [c.spec.name for c in named.backbones] == ["efficientnet_lite2"]
 
 
 def test_what_is_measured_is_the_training_images_and_nothing_else(hues: Path) -> None:
-    found = measured(hues, shop_of())
+    found = measured(hues, loader_of())
     train = found.dataset.part("train")
     assert found.plan.num_images == len(train) == 39  # of 20 a class, 4 to test and 3 to validate
     assert found.plan.num_classes == 3
@@ -92,8 +96,8 @@ def test_what_is_measured_is_the_training_images_and_nothing_else(hues: Path) ->
 
 def test_d_is_that_of_the_reference_whatever_backbone_is_tried(hues: Path) -> None:
     knowing, ignorant = numeric_trunk(DEFAULT_BACKBONE), numeric_trunk("efficientnet_lite2", knows_hues=False)
-    shop = Shop(**{DEFAULT_BACKBONE: knowing, "efficientnet_lite2": ignorant})
-    found = measured(hues, shop, backbone="efficientnet_lite2")
+    loader = Loader(**{DEFAULT_BACKBONE: knowing, "efficientnet_lite2": ignorant})
+    found = measured(hues, loader, backbone="efficientnet_lite2")
     train = found.dataset.part("train")
     store = found.chosen.store.__class__(knowing)
     logits = store.collect(train.records, [CENTER])[:, 0][:, knowing.row_slices[-1]]
@@ -112,50 +116,50 @@ def test_d_is_that_of_the_reference_whatever_backbone_is_tried(hues: Path) -> No
     ids=["similar", "different by D", "different by the probes"],
 )
 def test_the_plan_follows_from_what_was_measured(hues: Path, options: dict[str, bool], quadrant: str, cut: str) -> None:
-    found = measured(hues, shop_of((DEFAULT_BACKBONE,), **options), backbone=DEFAULT_BACKBONE)
+    found = measured(hues, loader_of((DEFAULT_BACKBONE,), **options), backbone=DEFAULT_BACKBONE)
     assert (found.plan.quadrant, found.plan.cut, found.chosen.cut.name) == (quadrant, cut, cut)
 
 
 def test_settings_overrule_what_was_measured(hues: Path) -> None:
-    found = measured(hues, shop_of(), size="large", similarity="different")
+    found = measured(hues, loader_of(), size="large", similarity="different")
     assert found.plan.quadrant == "large + different"
     assert found.plan.num_images == 39
 
 
 def test_the_backbone_that_cross_validates_better_is_chosen(hues: Path) -> None:
-    shop = Shop(
+    loader = Loader(
         efficientnet_lite0=numeric_trunk("efficientnet_lite0", blind_top=True),
         efficientnet_lite2=numeric_trunk("efficientnet_lite2"),
     )
-    found = measured(hues, shop, similarity="similar")  # so that the cut is at the top, which the first is blind at
-    assert [c.plan.cut for c in found.candidates] == ["top", "top"]
+    found = measured(hues, loader, similarity="similar")  # so that the cut is at the top, which the first is blind at
+    assert [c.plan.cut for c in found.backbones] == ["top", "top"]
     assert found.chosen.spec.name == "efficientnet_lite2"
 
 
 def test_two_measurements_of_the_same_data_are_the_same(hues: Path) -> None:
-    first, second = (measured(hues, shop_of()) for _ in range(2))
+    first, second = (measured(hues, loader_of()) for _ in range(2))
     assert first.dataset == second.dataset
-    assert [c.scores for c in first.candidates] == [c.scores for c in second.candidates]
-    assert first.candidates[0].plan == second.candidates[0].plan
+    assert [c.scores for c in first.backbones] == [c.scores for c in second.backbones]
+    assert first.backbones[0].plan == second.backbones[0].plan
 
 
 def test_data_that_cannot_be_used_are_refused_before_a_backbone_is_built(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    shop = shop_of()
+    loader = loader_of()
     with pytest.raises(DataError):
-        measured(tmp_path / "empty", shop)
-    assert shop.ordered == []
+        measured(tmp_path / "empty", loader)
+    assert loader.started == []
 
 
 # The choice of the backbone
 
 
-def candidate(name: str, accuracy: float, loss: float) -> Any:
+def backbone(name: str, accuracy: float, loss: float) -> Any:
     return SimpleNamespace(name=name, accuracy=accuracy, loss=loss)
 
 
 @pytest.mark.parametrize(
-    ("candidates", "chosen"),
+    ("backbones", "chosen"),
     [
         ([("cheap", 0.90, 0.3), ("dear", 0.91, 0.3)], "dear"),  # a whole point better
         ([("cheap", 0.906, 0.3), ("dear", 0.91, 0.3)], "cheap"),  # within half a point
@@ -168,8 +172,8 @@ def candidate(name: str, accuracy: float, loss: float) -> Any:
         ([("only", 0.5, 1.0)], "only"),
     ],
 )
-def test_the_cheapest_that_is_as_good_as_the_best(candidates: list[Any], chosen: str) -> None:
-    assert choose_candidate([candidate(*facts) for facts in candidates]).name == chosen  # type: ignore[attr-defined]
+def test_the_cheapest_that_is_as_good_as_the_best(backbones: list[Any], chosen: str) -> None:
+    assert choose_backbone([backbone(*facts) for facts in backbones]).name == chosen  # type: ignore[attr-defined]
 
 
 # Paired differences
@@ -181,54 +185,79 @@ def validation(correct: list[int]) -> CrossValidation:
 
 def test_the_gain_over_the_top_is_paired_by_image() -> None:
     stage, top = validation([1, 1, 1, 0, 1]), validation([1, 0, 1, 1, 0])
-    score = measurement_module._stage_score(STAGES[0], stage, top)
+    score, same = measurement_module._stage_scores(numeric_trunk("numeric"), [stage, top])
     # Differences 0, 1, 0, -1, 1: mean 1/5; sum of squares about it 14/5, over 4 and then 5.
     assert score.stage == "early"
     assert score.accuracy == pytest.approx(0.8)
     assert score.gain_over_top == pytest.approx(0.2)
     assert score.standard_error == pytest.approx(np.sqrt(14 / 5 / 4 / 5))
-    same = measurement_module._stage_score(STAGES[1], top, top)
     assert (same.gain_over_top, same.standard_error) == (0, 0)
 
 
-# The workshop
+# The loader of backbones
 
 
-def test_the_workshop_builds_in_order_of_the_orders_and_hands_on_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
+def test_the_loader_has_the_settings_of_the_fit(hues: Path, tmp_path: Path) -> None:
+    settings = {"data": str(hues), "backbone": "efficientnet_lite2", "weights": str(tmp_path / "own.h5")}
+    config = make_config({**settings, "engine": "keras", "precision": "f32"})
+    lite0, lite2 = BACKBONES[DEFAULT_BACKBONE], BACKBONES["efficientnet_lite2"]
+    built: dict[str, dict[str, Any]] = {}
 
-    def build(self: Any, spec: Any) -> Any:
-        built.append(spec.name)
-        if spec.name == "bad":
-            raise DataError("no such weights")
-        return spec.name.upper()
+    def load_trunk(spec: BackboneSpec, build: Any, **options: Any) -> str:
+        built[spec.name] = options
+        return spec.name
 
-    monkeypatch.setattr(measurement_module.Workshop, "_build", build)
-    specs = [SimpleNamespace(name=name) for name in ("one", "bad", "two")]
-    with workshop(make_config({"data": "x"})) as shop:
-        for spec in specs:
-            shop.order(spec)  # type: ignore[arg-type]
-        assert shop.trunk(specs[2]) == "TWO"  # type: ignore[arg-type, comparison-overlap]
-        with pytest.raises(DataError, match="no such weights"):
-            shop.trunk(specs[1])  # type: ignore[arg-type]
-    assert built == ["one", "bad", "two"]
+    with pytest.MonkeyPatch.context() as patch, backbone_loader(config, open_source(str(hues))) as loader:
+        patch.setattr("transferapp.backbones.loader.load_trunk", load_trunk)
+        for spec in (lite0, lite2):
+            loader.trunk(spec)
+    assert {name: options["weights"] for name, options in built.items()} == {
+        DEFAULT_BACKBONE: None,
+        "efficientnet_lite2": tmp_path / "own.h5",
+    }
+    options = built["efficientnet_lite2"]
+    assert (options["engine"], options["precision"]) == ("keras", "f32")
+    assert options["image_size"] == (128, 128), "images of 40 pixels are small"
+    whole = make_config({**settings, "image_size": 96})
+    assert backbone_loader(whole, open_source(str(hues))).input_size(lite0).image_size == (96, 96)
 
 
-def test_a_workshop_that_is_left_does_not_start_what_it_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, built = threading.Event(), []
+# The images that are measured
 
-    def build(self: Any, spec: Any) -> None:
-        built.append(spec.name)
-        gate.wait(60)
 
-    monkeypatch.setattr(measurement_module.Workshop, "_build", build)
-    with workshop(make_config({"data": "x"})) as shop:
-        for name in ("first", "second", "third"):
-            shop.order(SimpleNamespace(name=name))  # type: ignore[arg-type]
-        pool = shop._pool
-    gate.set()
-    pool.shutdown(wait=True)
-    assert set(built) <= {"first"}
+def dataset_of(counts: list[int]) -> Dataset:
+    rng = np.random.default_rng(0)
+    records = [
+        Record("x", f"{label}-{i}", label, "train", sha256=rng.bytes(32).hex())
+        for label, count in enumerate(counts)
+        for i in range(count)
+    ]
+    return Dataset("here", tuple("abcdefgh"[: len(counts)]), tuple(records))
+
+
+def test_a_set_of_usual_size_is_measured_whole() -> None:
+    train = dataset_of([2000, 2000])
+    assert measured_sample(train) is train
+
+
+def test_of_a_large_set_every_class_gives_its_share() -> None:
+    train = dataset_of([6000, 3000, 997, 3])
+    sample = measured_sample(train)
+    assert Counter(record.label for record in sample.records) == {0: 2400, 1: 1200, 2: 399, 3: 2}
+    assert abs(len(sample) - MEASURED_AT_MOST) <= 2
+    order = {record.name: position for position, record in enumerate(train.records)}
+    positions = [order[record.name] for record in sample.records]
+    assert positions == sorted(positions)
+    assert np.std(np.diff(positions[:2400])) > 0.5, "chosen here and there"
+
+
+def test_which_are_chosen_follows_from_their_content() -> None:
+    train = dataset_of([5000, 1000])
+    turned = train.with_records(train.records[::-1])
+    chosen = {record.name for record in measured_sample(train).records}
+    assert {record.name for record in measured_sample(turned).records} == chosen
+    fewer = train.with_records(train.records[:100] + train.records[101:])
+    assert len(chosen & {record.name for record in measured_sample(fewer).records}) > 3990
 
 
 # Classes of unlike size
@@ -236,14 +265,18 @@ def test_a_workshop_that_is_left_does_not_start_what_it_has_not_begun(monkeypatc
 
 def test_weights_that_are_asked_for_reach_the_classifier_and_its_cross_validation(tmp_path: Path) -> None:
     data = paint_hues(tmp_path / "uneven", {"red": 40, "green": 10, "blue": 10}, noise=60)
-    plain = measured(data, shop_of((DEFAULT_BACKBONE,)), backbone=DEFAULT_BACKBONE, class_weights="none")
-    weighed = measured(data, shop_of((DEFAULT_BACKBONE,)), backbone=DEFAULT_BACKBONE, class_weights="balanced")
+    plain = measured(data, loader_of((DEFAULT_BACKBONE,)), backbone=DEFAULT_BACKBONE, class_weights="none")
+    weighed = measured(data, loader_of((DEFAULT_BACKBONE,)), backbone=DEFAULT_BACKBONE, class_weights="balanced")
     assert plain.weighting.weights is None
     weights = weighed.weighting.weights
     assert weights is not None
     assert weights @ weighed.dataset.part("train").counts() == pytest.approx(len(weighed.dataset.part("train")))
     at = weighed.chosen.cut.index
-    assert weighed.chosen.validations[at] is weighed.weighting.validation
-    assert weighed.chosen in weighed.candidates
-    assert not np.array_equal(weighed.chosen.validations[at].logits, plain.chosen.validations[at].logits)
+    chosen = weighed.chosen
+    assert weighed.validation(chosen, chosen.cut) is weighed.weighting.validation
+    assert plain.validation(plain.chosen, plain.chosen.cut) is plain.chosen.validations[at]
+    others = [stage for stage in chosen.trunk.stages if stage.index != at]
+    assert all(weighed.validation(chosen, stage) is chosen.validations[stage.index] for stage in others)
+    assert weighed.chosen in weighed.backbones
+    assert not np.array_equal(weighed.weighting.validation.logits, plain.chosen.validations[at].logits)
     assert weighed.chosen.scores == plain.chosen.scores, "stages are compared without weights"

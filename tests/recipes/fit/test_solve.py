@@ -1,4 +1,4 @@
-"""What ships is solved on all there is to learn from, calibrated out of fold, and measured on what it has not seen."""
+"""The solved classifier: all images to solve it, out-of-fold predictions to calibrate it, held-out images to measure it."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from scipy.special import softmax
 from tests.helpers.numeric_trunk import numeric_trunk, paint_hues
 from transferapp.backbones.feature_store import CENTER, random_view_name
 from transferapp.backbones.registry import DEFAULT_BACKBONE
-from transferapp.config import FitConfig, make_config
+from transferapp.config import make_config
+from transferapp.data.sources import open_source
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.policy.input_size import InputSize, choose_input_size
-from transferapp.recipes.fit.manifest import candidate_json, history_table, split_table
+from transferapp.recipes.fit import report
+from transferapp.recipes.fit.candidate import Candidate, Classifier, head_function
+from transferapp.recipes.fit.export import predict_test
 from transferapp.recipes.fit.measure import Measurement, measure
-from transferapp.recipes.fit.random_views import choose_views
-from transferapp.recipes.fit.solve import Solved, solve
+from transferapp.recipes.fit.random_views import ViewChoice, choose_views
+from transferapp.recipes.fit.report import Fitted, backbone_json, history_table, split_table
+from transferapp.recipes.fit.solve import solve
 from transferapp.system.progress import Silent
 from transferapp.training.probe import fit_probe
 
 
-class Shop:
-    """Stands where the workshop does, with one trunk that is already built."""
-
-    peeked: tuple[tuple[int, int], ...] = ()
+class Loader:
+    """A loader whose trunks are already built."""
 
     def input_size(self, spec: Any) -> InputSize:
-        return choose_input_size(self.peeked, spec.image_size)
+        return choose_input_size((), spec.image_size)
 
-    def order(self, spec: Any) -> None:
+    def start(self, spec: Any) -> None:
         pass
 
     def trunk(self, spec: Any) -> Any:
@@ -52,71 +54,90 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path / "cache"))
 
 
-def worked(hues: Path, **settings: Any) -> tuple[Measurement, Any, Solved, FitConfig]:
+def solved_on(hues: Path, **settings: Any) -> tuple[Measurement, ViewChoice, Candidate, Classifier]:
+    """Return everything up to the solved classifier, and its weights."""
     config = make_config({"data": str(hues), "backbone": DEFAULT_BACKBONE, **settings})
-    measurement = measure(config, Shop(), Silent())  # type: ignore[arg-type]
-    chosen, train = measurement.chosen, measurement.dataset.part("train")
-    center = chosen.features(chosen.store.collect(train.records, [CENTER])[:, 0])
-    choice = choose_views(chosen, train, center, config.train_views, config.seed, Silent())
-    return measurement, choice, solve(measurement, choice, config, Silent()), config
+    measurement = measure(config, open_source(str(hues)), Loader(), Silent())  # type: ignore[arg-type]
+    choice = choose_views(measurement, config, Silent())
+    candidate = solve(measurement, choice, config, Silent())
+    assert candidate.classifier is not None
+    return measurement, choice, candidate, candidate.classifier
+
+
+def predicted(measurement: Measurement, classifier: Classifier) -> np.ndarray:
+    """Return the probabilities on the test images; a frozen classifier needs no exported network for them."""
+    unused: Any = None
+    return predict_test(classifier, measurement.chosen, unused, measurement.dataset.part("test"), Silent())
 
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_what_ships_is_solved_on_training_and_validation_images_with_all_their_views(hues: Path, views: int) -> None:
-    measurement, choice, solved, _ = worked(hues, train_views=str(views))
+    measurement, choice, candidate, classifier = solved_on(hues, train_views=str(views))
     chosen = measurement.chosen
     part = measurement.dataset.part("train", "val")
     names = [CENTER, *(random_view_name(i, 0) for i in range(views))]
     features = chosen.features(chosen.store.collect(part.records, names))
     labels = np.repeat(part.labels, len(names))
     expected = fit_probe(features.reshape(len(labels), -1), labels, 3, choice.validation.l2)
-    np.testing.assert_array_equal(solved.probe.kernel, expected.kernel)
-    np.testing.assert_array_equal(solved.probe.bias, expected.bias)
-    assert solved.probe.l2 == choice.validation.l2
+    kernel, bias = classifier.head.weights
+    np.testing.assert_array_equal(kernel, expected.kernel)
+    np.testing.assert_array_equal(bias, expected.bias)
+    np.testing.assert_array_equal(classifier.head.mean, expected.mean)
+    assert classifier.head.spec.l2 == choice.validation.l2
+    assert candidate.steps == expected.iterations
+    assert (classifier.stage, classifier.cut, classifier.tails) == (chosen.cut.name, chosen.cut.name, ())
 
 
 def test_the_temperature_comes_from_images_out_of_fold(hues: Path) -> None:
-    measurement, choice, solved, _ = worked(hues, train_views="0")
-    assert solved.temperature == fit_temperature(choice.validation.logits, measurement.dataset.part("train").labels)
+    measurement, choice, _, classifier = solved_on(hues, train_views="0")
+    assert classifier.temperature == fit_temperature(choice.validation.logits, measurement.dataset.part("train").labels)
 
 
 def test_the_test_figures_are_of_what_ships_and_the_validation_figures_are_not(hues: Path) -> None:
-    measurement, choice, solved, _ = worked(hues, train_views="0")
+    measurement, choice, candidate, classifier = solved_on(hues, train_views="0")
     chosen, dataset = measurement.chosen, measurement.dataset
 
     def center(*splits: Any) -> np.ndarray:
         return chosen.features(chosen.store.collect(dataset.part(*splits).records, [CENTER])[:, 0])
 
-    expected = softmax(solved.probe.logits(center("test")) / solved.temperature, axis=1)
-    np.testing.assert_allclose(solved.test_probabilities, expected, rtol=1e-6)
-    assert solved.test == measure_scores(solved.test_probabilities, dataset.part("test").labels, dataset.class_names)
+    probabilities = predicted(measurement, classifier)
+    expected = softmax(head_function(classifier.head)(center("test")) / classifier.temperature, axis=1)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-6)
+    metrics = report.test_metrics(probabilities, dataset)
+    assert metrics == measure_scores(probabilities, dataset.part("test").labels, dataset.class_names)
+    assert 0.5 < metrics.accuracy < 1
     alone = fit_probe(center("train"), dataset.part("train").labels, 3, choice.validation.l2)
-    on_validation = softmax(alone.logits(center("val")) / solved.temperature, axis=1)
-    assert solved.validation is not None
-    assert solved.validation.loss == pytest.approx(
+    on_validation = softmax(alone.logits(center("val")) / classifier.temperature, axis=1)
+    assert candidate.metrics is not None
+    assert candidate.metrics.loss == pytest.approx(
         measure_scores(on_validation, dataset.part("val").labels, dataset.class_names).loss, rel=1e-6
     )
-    assert 0.5 < solved.test.accuracy < 1
+    assert candidate.held_out is not None
+    np.testing.assert_array_equal(candidate.held_out.head.weights[0], alone.kernel)
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3)])
 def test_without_images_to_measure_on_there_are_no_figures(hues: Path, val: float, test: float) -> None:
-    _, _, solved, _ = worked(hues, train_views="0", val_fraction=val, test_fraction=test)
-    assert (solved.validation is None) == (val == 0)
-    assert (solved.test is None) == (test == 0)
-    assert solved.test_probabilities.shape == (0 if test == 0 else 36, 3)
+    measurement, _, candidate, classifier = solved_on(hues, train_views="0", val_fraction=val, test_fraction=test)
+    assert (candidate.metrics is None) == (candidate.held_out is None) == (val == 0)
+    probabilities = predicted(measurement, classifier)
+    assert (report.test_metrics(probabilities, measurement.dataset) is None) == (test == 0)
+    assert probabilities.shape == (0 if test == 0 else 36, 3)
 
 
 def test_a_fit_of_the_same_data_is_the_same_to_the_bit(hues: Path) -> None:
-    first, second = (worked(hues, train_views="2")[2] for _ in range(2))
-    assert np.array_equal(first.probe.kernel, second.probe.kernel)
-    assert first.temperature == second.temperature
-    assert first.test == second.test
+    (measurement, _, first, ours), (_, _, second, theirs) = (solved_on(hues, train_views="2") for _ in range(2))
+    for one, other in zip(ours.head.weights, theirs.head.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ours.temperature == theirs.temperature
+    assert first.metrics == second.metrics
+    np.testing.assert_array_equal(predicted(measurement, ours), predicted(measurement, theirs))
 
 
 def test_the_tables_of_a_bundle_say_what_was_searched_and_what_each_image_was_for(hues: Path) -> None:
-    measurement, _, _, _ = worked(hues, train_views="0")
-    history = list(csv.DictReader(io.StringIO(history_table(measurement.chosen, None))))
+    measurement, choice, candidate, _ = solved_on(hues, train_views="0")
+    fitted = Fitted(measurement, choice, (candidate,), candidate, measurement.plan)
+    history = list(csv.DictReader(io.StringIO(history_table(fitted))))
     for stage, validation in zip(measurement.chosen.trunk.stages, measurement.chosen.validations, strict=True):
         lines = [line for line in history if line["stage"] == stage.name]
         assert [float(line["cross_validated_loss"]) for line in lines] == pytest.approx(validation.losses, abs=1e-6)
@@ -128,9 +149,9 @@ def test_the_tables_of_a_bundle_say_what_was_searched_and_what_each_image_was_fo
     ]
 
 
-def test_a_candidate_in_the_bundle_lists_every_stage_that_was_probed(hues: Path) -> None:
-    measurement, _, _, _ = worked(hues, train_views="0")
-    document = candidate_json(measurement.chosen, True)
+def test_a_backbone_in_the_bundle_lists_every_stage_that_was_probed(hues: Path) -> None:
+    measurement, _, _, _ = solved_on(hues, train_views="0")
+    document = backbone_json(measurement.chosen, True)
     assert [(stage["stage"], stage["shape"]) for stage in document["stages"]] == [
         ("early", [4, 4, 3]),
         ("top", [2, 2, 6]),

@@ -1,4 +1,4 @@
-"""The trained head as a contender: when it is proposed, how it is trained, that what ships is it, and what tails make of it."""
+"""The trained head as a candidate: its proposal, its training, its export, and the tails that start from it."""
 
 from __future__ import annotations
 
@@ -9,59 +9,36 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transferapp.recipes.fit.manifest import contender_json
 
-from tests.helpers.contest import Ring, draw_textures, ring
+from tests.helpers.fine_tuning import Outcome, Setting, begun, draw_textures, fine_tuned, prepared, scores_on
 from transferapp.backbones.engine import convert
-from transferapp.backbones.feature_store import center_pixels
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.class_weighting import Weighting
-from transferapp.recipes.fit.export import build_network, measured_again
-from transferapp.recipes.fit.fine_tune import BakeOff, bake_off
-from transferapp.recipes.fit.resume import RunFolder
+from transferapp.recipes.fit.export import Exported, predict_test
+from transferapp.recipes.fit.report import candidates_json
 from transferapp.system.progress import Silent
-from transferapp.training.head_spec import HeadSpec
+from transferapp.training import tail as tails
+from transferapp.training.head_spec import Head, HeadSpec
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_textures(tmp_path_factory.mktemp("contest"))
+    return draw_textures(tmp_path_factory.mktemp("textures"))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_epochs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRANSFERAPP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("transferapp.recipes.fit.bench.HEAD_EPOCHS", 6)
+        patch.setattr("transferapp.recipes.fit.trainer.HEAD_EPOCHS", 6)
         yield
 
 
-def small(root: Path, **changes: Any) -> Ring:
+def small(root: Path, **changes: Any) -> Setting:
     """A small set, of which the rule tunes nothing."""
-    return ring(root, **{"size": "small", "tune": "auto", "learning_rate": "1e-2", **changes})
-
-
-def bake(around: Ring, target: Path) -> BakeOff:
-    run = RunFolder(target)
-    run.begin({})
-    return bake_off(around.measurement, around.solved, around.config, around.shop, run, Silent())
-
-
-def scores_of(around: Ring, outcome: BakeOff) -> tuple[Any, np.ndarray]:
-    """(the network that ships, its probabilities on the validation images)."""
-    network = build_network(around.backbone, around.measurement.chosen, around.solved, outcome, "textures")
-    size = around.measurement.chosen.trunk.image_size
-    pixels = np.stack([center_pixels(record, size) for record in around.val.records])
-    return network, np.asarray(network(pixels.astype(np.float32), training=False))
-
-
-def timeless(outcome: BakeOff) -> list[Any]:
-    return [
-        dataclasses.replace(c, seconds=0.0, history=tuple(dataclasses.replace(e, seconds=0.0) for e in c.history))
-        for c in outcome.contenders
-    ]
+    return prepared(root, **{"size": "small", "tune": "auto", "learning_rate": "1e-2", **changes})
 
 
 # ----------------------------------------------------------------------------------------------------------- when it is
@@ -98,71 +75,69 @@ def test_what_can_be_solved_for_is_solved(root: Path, settings: dict[str, Any]) 
 
 
 @pytest.fixture(scope="module")
-def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ring, BakeOff]:
-    around = small(root, hidden="16,8", activation="elu", head_batch_norm=True, dropout=0.1, rule_only=True)
-    return around, bake(around, tmp_path_factory.mktemp("insisted") / "bundle")
+def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    setting = small(root, hidden="16,8", activation="elu", head_batch_norm=True, dropout=0.1, rule_only=True)
+    return fine_tuned(setting, tmp_path_factory.mktemp("insisted") / "bundle")
 
 
-def test_it_is_listed_with_curves_and_figures(insisted: tuple[Ring, BakeOff]) -> None:
-    around, outcome = insisted
-    probe, head = outcome.contenders
-    assert (probe.name, head.name) == ("solved classifier", "trained head")
-    assert head.chosen
-    assert head.cut == around.measurement.plan.cut == outcome.stage
+def test_it_carries_curves_and_figures(insisted: Outcome) -> None:
+    solved, head = insisted.candidates
+    assert (solved.name, head.name) == ("solved classifier", "trained head")
+    assert insisted.winner is head
+    assert head.classifier is not None
+    assert head.cut == insisted.setting.measurement.plan.cut == head.classifier.stage
     assert head.epochs == len(head.history) <= head.planned_epochs == 6
     assert (head.learning_rate, head.backbone_learning_rate) == (1e-2, 0.0)
     assert head.findings
-    assert "points against the solved classifier" in head.reason
-    assert contender_json(head)["findings"]
+    assert "points against the solved classifier" in insisted.reasons[1]
+    written = candidates_json(insisted.candidates, insisted.winner)
+    assert written[1]["findings"]
+    assert [each["head_only"] for each in written] == [False, True], "of those that were trained"
 
 
-def test_what_is_exported_is_what_was_measured(insisted: tuple[Ring, BakeOff], tmp_path: Path) -> None:
-    around, outcome = insisted
-    assert outcome.head is not None
-    assert outcome.head.spec.hidden == (16, 8)
-    network, scores = scores_of(around, outcome)
-    assert float((scores.argmax(axis=1) == around.val.labels).mean()) == outcome.winner.accuracy
-    loss = float(-np.log(scores[np.arange(len(scores)), around.val.labels]).mean())
-    assert loss == pytest.approx(outcome.winner.loss, abs=1e-3)
+def test_the_exported_network_does_what_was_measured(insisted: Outcome, tmp_path: Path) -> None:
+    winner, classifier = insisted.winner, insisted.winner.classifier
+    assert classifier is not None
+    assert classifier.frozen
+    assert classifier.head.spec.hidden == (16, 8)
+    assert insisted.accuracy() == winner.accuracy
+    assert insisted.loss() == pytest.approx(winner.loss, abs=1e-3)
+    network = insisted.network()
     network.save(tmp_path / "model.keras")
-    again = measured_again(around.solved, outcome, convert(network), "f32", around.measurement, Silent())
-    assert again.test is not None
-    assert again.temperature == outcome.temperature
-    assert again.probe is around.solved.probe
+    measurement = insisted.setting.measurement
+    test = measurement.dataset.part("test")
+    exported = Exported(network, convert(network), {}, "f32")
+    probabilities = predict_test(classifier, measurement.chosen, exported, test, Silent())
+    np.testing.assert_allclose(probabilities, scores_on(test, network), atol=1e-5)
 
 
-def test_the_backbone_is_left_as_it_was(root: Path, tmp_path: Path) -> None:
-    around = small(root, hidden="4", rule_only=True)
-    pristine = around.backbone.get_weights()
-    bake(around, tmp_path / "bundle")
-    for ours, theirs in zip(around.backbone.get_weights(), pristine, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+def test_the_backbone_is_left_unchanged(root: Path, tmp_path: Path) -> None:
+    setting = small(root, hidden="4", rule_only=True)
+    pretrained = setting.network.get_weights()
+    fine_tuned(setting, tmp_path / "bundle")
+    for ours, before in zip(setting.network.get_weights(), pretrained, strict=True):
+        np.testing.assert_array_equal(ours, before)
 
 
 def test_where_it_does_no_better_the_solved_classifier_ships(root: Path, tmp_path: Path) -> None:
-    around = small(root, hidden="4", learning_rate="1e-9")
-    outcome = bake(around, tmp_path / "bundle")
-    assert outcome.winner.name == "solved classifier"
-    assert outcome.head is None
-    assert outcome.contenders[1].accuracy is not None
+    outcome = fine_tuned(small(root, hidden="4", learning_rate="1e-9"), tmp_path / "bundle")
+    assert outcome.winner is outcome.setting.solved
+    assert outcome.candidates[1].accuracy is not None
 
 
 @pytest.mark.parametrize("pooling", ["max", "fractional_max"])
 def test_other_poolings_read_feature_maps(root: Path, tmp_path: Path, pooling: str) -> None:
-    around = small(root, pooling=pooling, mixup=0.2, rule_only=True)
-    outcome = bake(around, tmp_path / "bundle")
-    _, scores = scores_of(around, outcome)
-    assert float((scores.argmax(axis=1) == around.val.labels).mean()) == outcome.winner.accuracy
-    loss = float(-np.log(scores[np.arange(len(scores)), around.val.labels]).mean())
-    assert loss == pytest.approx(outcome.winner.loss, abs=0.01)  # maps are cached in half precision
+    outcome = fine_tuned(small(root, pooling=pooling, mixup=0.2, rule_only=True), tmp_path / "bundle")
+    assert outcome.accuracy() == outcome.winner.accuracy
+    assert outcome.loss() == pytest.approx(outcome.winner.loss, abs=0.01)  # maps are cached in half precision
 
 
 def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp_path: Path) -> None:
-    around = small(root, dropout=0.1, rule_only=True)
-    chosen = around.measurement.chosen
-    head = bake(around, tmp_path / "bundle").head
-    assert head is not None
-    assert head.spec == HeadSpec(dropout=0.1, l2=chosen.validations[chosen.cut.index].l2)
+    setting = small(root, dropout=0.1, rule_only=True)
+    chosen = setting.measurement.chosen
+    classifier = fine_tuned(setting, tmp_path / "bundle").winner.classifier
+    assert classifier is not None
+    assert classifier.head.spec == HeadSpec(dropout=0.1, l2=chosen.validations[chosen.cut.index].l2)
     assert len(chosen.validations[chosen.cut.index].losses) > 1
     pinned = small(root, dropout=0.1, l2="0.03", rule_only=True).measurement.chosen
     assert pinned.validations[pinned.cut.index].l2 == 0.03
@@ -171,30 +146,29 @@ def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp
 
 @pytest.mark.slow
 def test_classes_count_by_their_weights_where_labels_are_mixed_too(root: Path, tmp_path: Path) -> None:
-    around = small(root, hidden="8", mixup=0.2, label_smoothing=0.1, rule_only=True)
+    setting = small(root, hidden="8", mixup=0.2, label_smoothing=0.1, rule_only=True)
     finding, validation = (
         WeightsFinding("balanced", Reason("classes", "asked for")),
-        around.measurement.weighting.validation,
+        setting.measurement.weighting.validation,
     )
     weighting = Weighting(np.array([2.6, 0.2, 0.2]), finding, validation, 1.0)
-    weighed = dataclasses.replace(around, measurement=dataclasses.replace(around.measurement, weighting=weighting))
+    weighed = dataclasses.replace(setting, measurement=dataclasses.replace(setting.measurement, weighting=weighting))
     share = {}
-    for name, one in (("plain", around), ("weighed", weighed)):
-        _, scores = scores_of(one, bake(one, tmp_path / name))
-        share[name] = float((scores.argmax(axis=1) == 0).mean())
+    for name, one in (("plain", setting), ("weighed", weighed)):
+        share[name] = float((fine_tuned(one, tmp_path / name).scores().argmax(axis=1) == 0).mean())
     assert share["weighed"] > share["plain"] + 0.2
 
 
 def test_without_time_it_is_left_out(root: Path, tmp_path: Path) -> None:
-    outcome = bake(small(root, hidden="4", budget="0s"), tmp_path / "bundle")
-    assert outcome.winner.name == "solved classifier"
-    assert outcome.contenders[1].reason.startswith("left out: there was no time")
+    outcome = fine_tuned(small(root, hidden="4", budget="0s"), tmp_path / "bundle")
+    assert outcome.winner is outcome.setting.solved
+    assert outcome.reasons[1].startswith("left out: there was no time")
 
 
 @pytest.mark.slow
 def test_a_head_whose_signal_vanishes_says_so_on_the_card(root: Path, tmp_path: Path) -> None:
-    outcome = bake(small(root, hidden=",".join(["8"] * 12), activation="sigmoid"), tmp_path / "bundle")
-    (finding, *_) = outcome.contenders[1].findings
+    outcome = fine_tuned(small(root, hidden=",".join(["8"] * 12), activation="sigmoid"), tmp_path / "bundle")
+    (finding, *_) = outcome.candidates[1].findings
     assert finding.code == "vanishing_signal"
     assert set(finding.evidence) == {"layer", "std", "last_std"}
 
@@ -205,7 +179,7 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(
-    root: Path, tmp_path: Path, insisted: tuple[Ring, BakeOff], monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, insisted: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transferapp.training.checkpoint import CheckpointStore
 
@@ -222,82 +196,70 @@ def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointStore, "save", dying)
         with pytest.raises(Killed):
-            bake(small(root, **settings), tmp_path / "bundle")
-    resumed = bake(small(root, **settings), tmp_path / "bundle")
-    assert timeless(resumed) == timeless(insisted[1])
+            fine_tuned(small(root, **settings), tmp_path / "bundle")
+    resumed = fine_tuned(small(root, **settings), tmp_path / "bundle")
+    assert resumed.timeless == insisted.timeless
 
 
 # --------------------------------------------------------------------------------------------------------------- with tails
 
 
 @pytest.mark.slow
-def test_tails_go_on_from_a_head_that_was_trained(root: Path, tmp_path: Path) -> None:
-    around = ring(
+def test_tails_start_from_a_head_that_was_trained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = prepared(
         root, tune="last", hidden="8", stochastic_depth=0.3, cutmix=1.0, label_smoothing=0.1, dropout=0.1, epochs=2
     )
-    assert [(p.name, p.cut) for p in around.measurement.plan.proposals] == [
+    assert [(p.name, p.cut) for p in setting.measurement.plan.proposals] == [
         ("trained head", "top"),
         ("last stage", "join2"),
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transferapp.recipes.fit.fine_tune.Bench", remembering := _Remembering())
-        outcome = bake(around, tmp_path / "bundle")
-    assert [contender.name for contender in outcome.contenders[1:]] == ["trained head", "last stage"]
-    head, tail = remembering.entries
-    assert head.trained is not None
-    assert tail.head is not None
-    assert tail.head.spec == HeadSpec(hidden=(8,), dropout=0.1)
-    for ours, theirs in zip(tail.head.weights, head.trained.weights, strict=True):
+    begins = heads_that_tails_start_from(monkeypatch)
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    _, head, tail = outcome.candidates
+    assert (head.name, tail.name) == ("trained head", "last stage")
+    (start,) = begins
+    assert start.spec == HeadSpec(hidden=(8,), dropout=0.1)
+    assert head.classifier is not None
+    for ours, theirs in zip(start.weights, head.classifier.head.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    # What the tail is given for a start does as well as the head did.
-    first = tail.contender.history[0]
-    assert first.accuracy > 0
-    assert "under_fitting" not in [finding.code for finding in tail.contender.findings]
-    assert "its head is linear" not in tail.contender.reason
+    assert tail.history[0].accuracy > 0
+    assert "under_fitting" not in [finding.code for finding in tail.findings]
+    assert "its head is linear" not in outcome.reasons[2]
 
 
 @pytest.mark.slow
 def test_a_tail_that_began_with_a_linear_head_for_want_of_another_says_so(root: Path, tmp_path: Path) -> None:
-    around = ring(root, tune="last", hidden="8", epochs=1, budget="1h")
-    run = RunFolder(tmp_path / "bundle")
-    run.begin({})
-    run.decide("head-top/plan", {"epochs": 0, "views": 0, "batch_size": 64})
-    _, head, tail = bake(around, tmp_path / "bundle").contenders
-    assert head.reason.startswith("left out: there was no time")
-    assert tail.reason.endswith("; its head is linear, for no other was trained")
+    setting = prepared(root, tune="last", hidden="8", epochs=1, budget="1h")
+    begun(tmp_path / "bundle").decide("head-top/plan", {"epochs": 0, "views": 0, "batch_size": 64})
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    assert outcome.reasons[1].startswith("left out: there was no time")
+    assert outcome.reasons[2].endswith("; its head is linear, because no other was trained")
 
 
-class _Remembering:
-    """The bench, with what it has made."""
+def heads_that_tails_start_from(monkeypatch: pytest.MonkeyPatch) -> list[Head]:
+    """Return a list that will hold the head that each tail is built with."""
+    heads: list[Head] = []
+    build_tail = tails.build_tail
 
-    def __init__(self) -> None:
-        self.entries: list[Any] = []
+    def spy(network: Any, stages: Any, cut: Any, head: Head, **options: Any) -> Any:
+        heads.append(head)
+        return build_tail(network, stages, cut, head, **options)
 
-    def __call__(self, *arguments: Any) -> Any:
-        from transferapp.recipes.fit.bench import Bench
-
-        bench = Bench(*arguments)
-        attempt = bench.attempt
-
-        def remembered(*given: Any) -> Any:
-            self.entries.append(attempt(*given))
-            return self.entries[-1]
-
-        bench.attempt = remembered  # type: ignore[method-assign]
-        return bench
+    monkeypatch.setattr(tails, "build_tail", spy)
+    return heads
 
 
-def test_tails_with_a_linear_head_go_on_from_the_solved_one(root: Path, tmp_path: Path) -> None:
-    around = ring(root, tune="last", dropout=0.3, rule_only=True, epochs=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transferapp.recipes.fit.fine_tune.Bench", remembering := _Remembering())
-        outcome = bake(around, tmp_path / "bundle")
-    start = remembering.entries[1].head
+def test_tails_with_a_linear_head_start_from_the_solved_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = prepared(root, tune="last", dropout=0.3, rule_only=True, epochs=2)
+    begins = heads_that_tails_start_from(monkeypatch)
+    outcome = fine_tuned(setting, tmp_path / "bundle")
+    (start,) = begins
     assert start.spec == HeadSpec(dropout=0.3)
     assert [w.shape for w in start.weights] == [(20, 3), (3,)]
-    assert outcome.winner in outcome.contenders[1:]
-    _, scores = scores_of(around, outcome)
-    assert float((scores.argmax(axis=1) == around.val.labels).mean()) == outcome.winner.accuracy
+    assert outcome.winner in outcome.candidates[1:]
+    assert outcome.accuracy() == outcome.winner.accuracy
 
 
 @pytest.mark.parametrize(
@@ -309,8 +271,7 @@ def test_tails_with_a_linear_head_go_on_from_the_solved_one(root: Path, tmp_path
     ],
 )
 def test_a_loss_that_bounces_by_mixing_is_no_fault_of_the_rate(losses: list[float], mixup: float, code: str) -> None:
-    from transferapp.recipes.fit.bench import _findings
-
+    from transferapp.recipes.fit.trainer import _findings
     from transferapp.training.settings import Epoch, TrainingSettings
 
     history = [Epoch(i, 1e-3, loss, 0.9, 0.3, 0.9, None, None, 1.0) for i, loss in enumerate(losses, start=1)]
