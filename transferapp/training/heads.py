@@ -7,15 +7,43 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.training.head_spec import Head, HeadSpec
-from transferapp.training.layers import DropConnect, FractionalMaxPooling2D, Maxout
+from transferapp.training.layers import DropConnect, Dropout, FractionalMaxPooling2D, Maxout
 from transferapp.training.layers.fractional_pooling import evenly_pooled
 from transferapp.training.layers.maxout import PIECES, largest_of_pieces
 
 BATCH_NORM_MOMENTUM = 0.9
 """Momentum of a head's statistics: after the few hundred steps that it trains, Keras' .99 would leave half the initial ones."""
+
+
+class Regularization(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Penalties and drop rates of a head as variables, so that one compiled step serves heads that differ in nothing else.
+
+    In the graph it is the identity: the variables belong to the model then, as JAX needs it.
+    """
+
+    _NAMES = ("l1", "l2", "dropout", "dropconnect")
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.l1, self.l2, self.dropout, self.dropconnect = (
+            self.add_weight(shape=(), initializer="zeros", trainable=False, name=name) for name in self._NAMES
+        )
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+    def assign(self, spec: HeadSpec) -> None:
+        """Take over the penalties and rates of a head."""
+        for name in self._NAMES:
+            getattr(self, name).assign(getattr(spec, name))
+
+    def penalty(self, kernel: Any) -> Any:
+        return self.l1 * ops.sum(ops.abs(kernel)) + self.l2 / 2 * ops.sum(ops.square(kernel))
 
 
 def build_head(
@@ -27,6 +55,7 @@ def build_head(
     *,
     seed: int = 0,
     for_prediction: bool = False,
+    regularization: Regularization | None = None,
 ) -> Any:
     """Put a head on a tensor: pooling, standardization, hidden layers, logits.
 
@@ -42,6 +71,8 @@ def build_head(
         seed: Seed of the initial weights and of dropout.
         for_prediction: Omit what only training needs, and use Keras' own operations alone, so that the model is loaded and
             exported without this package.
+        regularization: Holds penalties and drop rates in place of the numbers in `spec`, which then only says whether
+            there is dropout and DropConnect at all.
 
     Returns:
         The logits, a float32 symbolic tensor of shape (batch, num_classes).
@@ -49,15 +80,17 @@ def build_head(
     layers = keras.layers
     x = pooled(spec.pooling, inputs, seed=seed, for_prediction=for_prediction) if len(inputs.shape) == 4 else inputs
     x = layers.Normalization(mean=mean, variance=np.square(std), name="head_standardize")(x)
+    if regularization is not None:
+        x = regularization(x)
     pieces = PIECES if spec.activation == "maxout" else 1
     for index, units in enumerate(spec.hidden, start=1):
-        x = _dropped(spec, x, index, seed, for_prediction)
-        x = _dense(spec, units * pieces, f"head_hidden_{index}", seed + index, for_prediction)(x)
+        x = _dropped(spec, x, index, seed, for_prediction, regularization)
+        x = _dense(spec, units * pieces, f"head_hidden_{index}", seed + index, for_prediction, regularization)(x)
         if spec.batch_norm:
             x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"head_norm_{index}")(x)
         x = _activated(spec.activation, x, f"head_activation_{index}", for_prediction)
-    x = _dropped(spec, x, len(spec.hidden) + 1, seed, for_prediction)
-    return _dense(spec, num_classes, "head_logits", seed, for_prediction)(x)
+    x = _dropped(spec, x, len(spec.hidden) + 1, seed, for_prediction, regularization)
+    return _dense(spec, num_classes, "head_logits", seed, for_prediction, regularization)(x)
 
 
 def pooled(pooling: str, maps: Any, *, seed: int = 0, for_prediction: bool = False) -> Any:
@@ -71,21 +104,29 @@ def pooled(pooling: str, maps: Any, *, seed: int = 0, for_prediction: bool = Fal
     return layers.GlobalAveragePooling2D(name="head_pool")(maps)
 
 
-def _dropped(spec: HeadSpec, x: Any, index: int, seed: int, for_prediction: bool) -> Any:
+def _dropped(
+    spec: HeadSpec, x: Any, index: int, seed: int, for_prediction: bool, regularization: Regularization | None
+) -> Any:
     if for_prediction or not spec.dropout:
         return x
-    return keras.layers.Dropout(spec.dropout, seed=seed + 100 + index, name=f"head_dropout_{index}")(x)
+    rate = spec.dropout if regularization is None else lambda: regularization.dropout
+    return Dropout(rate, seed=seed + 100 + index, name=f"head_dropout_{index}")(x)
 
 
-def _dense(spec: HeadSpec, units: int, name: str, seed: int, for_prediction: bool) -> keras.layers.Layer:
+def _dense(
+    spec: HeadSpec, units: int, name: str, seed: int, for_prediction: bool, regularization: Regularization | None
+) -> keras.layers.Layer:
     initial = {"he": keras.initializers.HeNormal, "glorot": keras.initializers.GlorotNormal}[spec.initializer]
     options = {"name": name, "dtype": "float32", "kernel_initializer": initial(seed=seed)}
     if for_prediction:
         return keras.layers.Dense(units, **options)
-    if spec.l1 or spec.l2:
+    if regularization is not None:
+        options["kernel_regularizer"] = regularization.penalty
+    elif spec.l1 or spec.l2:
         options["kernel_regularizer"] = keras.regularizers.L1L2(l1=spec.l1, l2=spec.l2 / 2)
     if spec.dropconnect:
-        return DropConnect(units, spec.dropconnect, seed=seed + 200, **options)
+        rate = spec.dropconnect if regularization is None else lambda: regularization.dropconnect
+        return DropConnect(units, rate, seed=seed + 200, **options)
     return keras.layers.Dense(units, **options)
 
 

@@ -5,8 +5,9 @@ Importing this package registers them for loading under the package name `transf
 """
 
 from transferapp.training.layers.dropconnect import DropConnect
+from transferapp.training.layers.dropout import Dropout
 from transferapp.training.layers.fractional_pooling import FractionalMaxPooling2D
 from transferapp.training.layers.maxout import Maxout
 from transferapp.training.layers.stochastic_depth import StochasticDepth
 
-__all__ = ["DropConnect", "FractionalMaxPooling2D", "Maxout", "StochasticDepth"]
+__all__ = ["DropConnect", "Dropout", "FractionalMaxPooling2D", "Maxout", "StochasticDepth"]

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from transferapp.training.layers.dropout import Rate, checked_rate, dropped
+
 
 @keras.saving.register_keras_serializable(package="transferapp")
 class DropConnect(keras.layers.Dense):  # type: ignore[misc]  # Keras has no types
@@ -18,7 +20,7 @@ class DropConnect(keras.layers.Dense):  # type: ignore[misc]  # Keras has no typ
 
     Args:
         units: Size of the output.
-        rate: Probability that a weight is left out, in [0, 1).
+        rate: Probability that a weight is left out; a number in [0, 1), or a function that returns it as a variable.
         seed: Seed of the masks.
         **options: Arguments of `keras.layers.Dense`.
 
@@ -38,20 +40,17 @@ class DropConnect(keras.layers.Dense):  # type: ignore[misc]  # Keras has no typ
         [Wan et al., ICML 2013](https://proceedings.mlr.press/v28/wan13.html)
     """
 
-    def __init__(self, units: int, rate: float, seed: int | None = None, **options: Any) -> None:
+    def __init__(self, units: int, rate: Rate, seed: int | None = None, **options: Any) -> None:
         super().__init__(units, **options)
-        if not 0 <= rate < 1:
-            raise ValueError(f"The rate of DropConnect must be at least 0 and less than 1, got {rate}.")
-        self.rate = rate
+        self.rate = checked_rate("DropConnect", rate)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if not training or not self.rate:
             return super().call(inputs)
-        remains = keras.random.uniform(self.kernel.shape, seed=self.seed_generator) >= self.rate
         x = ops.cast(inputs, self.compute_dtype)
-        y = ops.matmul(x, ops.cast(remains, x.dtype) * ops.cast(self.kernel, x.dtype) / (1 - self.rate))
+        y = ops.matmul(x, dropped(ops.cast(self.kernel, x.dtype), self.rate, self.seed_generator))
         if self.use_bias:
             y = ops.add(y, ops.cast(self.bias, x.dtype))
         return y if self.activation is None else self.activation(y)
