@@ -35,14 +35,14 @@ from threadpoolctl import threadpool_limits
 from benchmarks.common import RESULTS, Split, read_images, read_results, splits, write_results
 from benchmarks.lecture_gains import gains
 from benchmarks.lecture_plots import SIGNALS, draw
+from benchmarks.trials import GridPhase, batches, make_update
 from transferapp.backbones.feature_store import CENTER, FeatureStore
 from transferapp.backbones.registry import backbone_spec
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.images import decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, VIEW_COUNTS, render_batch, short_side_to_decode, views_for
 from transferapp.policy.budget import usual_epochs
-from transferapp.recipes.search.linear import make_update
-from transferapp.recipes.search.problem import Features, HeadSettings, Problem, batches, judged
+from transferapp.recipes.search.trials import Features, HeadSettings, Problem, judged
 from transferapp.system.threads import cpu_cores
 from transferapp.training.curves import Curves, diagnose
 from transferapp.training.head_spec import Head, HeadSpec
@@ -296,16 +296,17 @@ def diagnosis(task: Task) -> Figures:
 
 def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
     """Held-out accuracy and loss of the best of equally many trials, by kind of search."""
-    from transferapp.recipes.search.run import run
-    from transferapp.recipes.search.settings import make_search
-    from transferapp.recipes.search.study import Journal, Trainers
+    from transferapp.recipes.search.space import make_search, parse_space
+    from transferapp.recipes.search.trainer import HeadTrainer
+    from transferapp.recipes.search.trials import FINE_EPOCHS, Journal, run_phase, run_trials
     from transferapp.system.progress import Silent
 
     train, val = task.split.train[::2], task.split.train[1::2]
     own, judges = (Features(features[part][:, None], labels[part]) for part in (train, val))
     problem = Problem(own, judges, task.num_classes, task.split.seed)
     figures: Figures = {}
-    base = HeadSettings(HeadSpec())
+    base, trainer = HeadSettings(HeadSpec(), epochs=FINE_EPOCHS), HeadTrainer(problem)
+    tester = HeadTrainer(replace(problem, val=Features(features[task.split.held_out][:, None], task.held_labels)))
     kinds: dict[str, dict[str, Any]] = {
         "random": {"coarse": 0},
         "grid": {"coarse": 0, "grid": True},
@@ -315,16 +316,17 @@ def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, options in kinds.items():
-            with Journal(Path(folder, f"{name}.journal")) as journal:
+            journal = Journal(Path(folder, f"{name}.jsonl"))
+            if options.pop("grid", False):
+                phase = GridPhase("grid", parse_space(options.get("over", ())), TRIALS, 0, base, problem.seed)
+                last = list(run_phase(phase, problem, trainer, journal))
+            else:
                 asked = make_search(trials=TRIALS, **options)
-                found = run(journal, asked, problem, base, {}, Silent(), lambda _line: None)
+                found = run_trials(asked, base, problem, trainer, journal, Silent())
+                last = list(found.trials[found.phases[-1].first :])
             # The software takes the most accurate, of which there are many on so few images; by loss there is one.
-            last = [trial for trial in found.trials if trial.phase == found.phases[-1].name]
             params = min(last, key=lambda trial: trial.outcome.loss).params
-            settings = base.with_params(params, found.phases[-1].epochs)
-            trainer = Trainers(problem).of(settings)
-            logits = trainer.logits(settings, trainer.train(settings), features[task.split.held_out])
-            accuracy, loss = judged(logits, task.held_labels)
+            accuracy, loss = judged(tester.train(base.with_params(params)).logits, task.held_labels)
             figures |= {f"{name}: accuracy": accuracy, f"{name}: loss": loss}
     return figures
 

@@ -1,20 +1,15 @@
-"""What a search costs and finds: `transferapp search` beside `transferapp fit`, and random trials beside as many of a grid.
+"""Cost and result of a search: `transferapp search` beside `transferapp fit`.
 
-    python benchmarks/search.py --data ../shared/data/dogs [--rounds 1] [--seeds 5] [--out benchmarks/results/search.json]
+    python benchmarks/search.py --data ../shared/data/dogs [--rounds 1] [--out benchmarks/results/search.json]
 
-Two parts:
-
-1. `fit` and `search` with 100 trials, one after the other in every round, each as a person runs it, in a process and with a
-   cache of its own, so that both begin with nothing. Reported: wall seconds, processor seconds, their ratios, and the best
-   validation accuracy of the search beside what full-batch L-BFGS reaches on the same images.
-2. On the features of that search, for several seeds: the best validation accuracy and loss after as many random trials as
-   trials of a grid, coarse and fine alike. Grids are the same for every seed, but the order of images is not.
+`fit` and `search` with 100 trials run in turns, each in a process and with a cache of its own, so that both begin with nothing.
+Reported: wall seconds, processor seconds, their ratios, and the best validation accuracy of the search beside the accuracy of
+full-batch L-BFGS on the same images.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import resource
@@ -31,7 +26,7 @@ TRIALS = 100
 
 
 def timed(command: str, data: Path, out: Path, cache: Path, *words: str) -> dict[str, Any]:
-    """Run a command of its own and give its wall and processor seconds, and the manifest that it wrote."""
+    """Run a command in a process of its own; return its wall and processor seconds and the manifest that it wrote."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "transferapp", command, "--data", str(data), "--out", str(out), *words],
@@ -48,7 +43,7 @@ def timed(command: str, data: Path, out: Path, cache: Path, *words: str) -> dict
 
 
 def side_by_side(data: Path, rounds: int, place: Path) -> dict[str, Any]:
-    """`fit` and `search` in turns, with fresh caches."""
+    """Run `fit` and `search` in turns, with fresh caches."""
     runs: dict[str, list[dict[str, Any]]] = {"fit": [], "search": []}
     found: dict[str, Any] = {}
     for number in range(rounds):
@@ -73,46 +68,10 @@ def side_by_side(data: Path, rounds: int, place: Path) -> dict[str, Any]:
     return {"runs": runs, "search_over_fit": ratios, "found": found}
 
 
-def random_against_grid(data: Path, seeds: int, place: Path) -> dict[str, Any]:
-    """The best of as many trials, drawn at random and on grids."""
-    os.environ["TRANSFERAPP_CACHE"] = str(place / "cache-search-0")
-    from transferapp.config import make_config
-    from transferapp.data.sources import open_source
-    from transferapp.recipes.fit.measure import backbone_loader, measure
-    from transferapp.recipes.search.run import base_settings, gather, run
-    from transferapp.recipes.search.settings import make_search
-    from transferapp.recipes.search.study import Journal
-    from transferapp.system.progress import Silent
-
-    config = make_config({"data": str(data)})
-    source = open_source(config.data, options=config.source, progress=Silent())
-    with backbone_loader(config, source) as loader:
-        problem = gather(measure(config, source, loader, Silent()), config, Silent())
-    outcome: dict[str, Any] = {}
-    for grid in (False, True):
-        accuracies, losses, counts = [], [], []
-        for seed in range(seeds):
-            with Journal(place / f"{grid}-{seed}.journal") as journal:
-                asked = make_search(trials=TRIALS, grid=grid)
-                seeded = dataclasses.replace(problem, seed=seed)
-                found = run(journal, asked, seeded, base_settings(config), {}, Silent(), lambda _line: None)
-            accuracies.append(found.best.outcome.accuracy)
-            losses.append(min(trial.outcome.loss for trial in found.trials))
-            counts.append(len(found.trials))
-        outcome["grid" if grid else "random"] = {
-            "trials": counts[0],
-            "best_accuracy": [round(value, 4) for value in accuracies],
-            "mean_best_accuracy": round(statistics.mean(accuracies), 4),
-            "mean_lowest_loss": round(statistics.mean(losses), 4),
-        }
-    return outcome
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/search.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -122,7 +81,6 @@ def main() -> None:
             "cores": os.cpu_count(),
             "trials": TRIALS,
             **side_by_side(arguments.data.resolve(), arguments.rounds, place),
-            "random_against_grid": random_against_grid(arguments.data.resolve(), arguments.seeds, place),
         }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))

@@ -12,7 +12,7 @@ IMPORT_ALL = """
 import importlib, logging, os, pkgutil, signal, sys, warnings
 
 # What these change when they are imported is their own affair.
-import keras, numpy, optuna, PIL.Image, PIL.ImageCms, scipy.special, tensorflow, threadpoolctl
+import keras, numpy, PIL.Image, PIL.ImageCms, scipy.special, tensorflow, threadpoolctl
 
 def state():
     return {

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from transferapp.recipes.evaluate import evaluate as evaluate
     from transferapp.recipes.fit.fit import fit as fit
     from transferapp.recipes.fit.fit import plan as plan
-    from transferapp.recipes.search.run import search as search
+    from transferapp.recipes.search.search import search as search
 
 _MODULES = {
     "fit": "transferapp.recipes.fit.fit",
     "plan": "transferapp.recipes.fit.fit",
     "evaluate": "transferapp.recipes.evaluate",
-    "search": "transferapp.recipes.search.run",
+    "search": "transferapp.recipes.search.search",
     "ensemble": "transferapp.recipes.ensemble",
     "audit": "transferapp.recipes.audit",
     "Predictor": "transferapp.bundle.predictor",

@@ -1,10 +1,10 @@
-"""Features of images that never were: clusters that a linear head can tell apart, more or less."""
+"""Synthetic features in clusters that a linear head can tell apart, more or less."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from transferapp.recipes.search.problem import Features, Problem
+from transferapp.recipes.search.trials import Features, Problem
 
 
 def clusters(*, classes: int = 4, per_class: int = 20, width: int = 24, views: int = 1, seed: int = 0) -> Problem:

@@ -1,4 +1,4 @@
-"""`transferapp search`: find the settings of a head by trial."""
+"""`transferapp search`: a fit whose head is searched."""
 
 from __future__ import annotations
 
@@ -28,69 +28,58 @@ _OF_FINE_TUNING = (
     "cutmix",
     "stochastic_depth",
 )
-"""Settings of a fit that mean nothing to a search: it freezes the backbone, and finds the rate itself."""
+"""Settings that a search has no use for: the backbone stays frozen, and the learning rate is searched."""
 
 
 @click.command("search", cls=GroupedCommand)
-@click.option("--trials", type=int, default=100, show_default=True, help="Trials in all.")
+@click.option("--trials", type=int, default=100, show_default=True, help="Number of all trials.")
 @click.option(
     "--coarse",
     type=int,
-    help="How many of them are coarse: few epochs, over the whole range.  [default:\N{NO-BREAK SPACE}two fifths]",
+    help="Number of coarse trials: a few epochs each, over the whole range.  [default:\N{NO-BREAK SPACE}two fifths]",
 )
 @click.option(
     "--over",
     multiple=True,
     metavar="NAME=LOW..HIGH",
-    help="What is searched, as NAME=LOW..HIGH or NAME=a,b,c; may be given several times. Any setting of the head and its "
-    "training: learning_rate, l2, l1, dropout, dropconnect, hidden (128, or 256x128 for two layers), activation, "
+    help="Setting to search, as NAME=LOW..HIGH or NAME=a,b,c; may be given several times. Any setting of the head and "
+    "its training: learning_rate, l2, l1, dropout, dropconnect, hidden (128, or 256x128 for two layers), activation, "
     "initializer, batch_norm, optimizer, schedule, batch_size, weight_decay, label_smoothing.  "
     "[default:\N{NO-BREAK SPACE}learning_rate=1e-6..1e-1 and l2=1e-5..1e1]",
 )
-@click.option("--grid", is_flag=True, help="The points of grids instead of random ones, for comparison.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes that run trials.")
-@click.option(
-    "--storage",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Keep the trials in this file (an Optuna journal).  "
-    "[default:\N{NO-BREAK SPACE}beside the bundle, until that is written]",
-)
 @fit_options(*_OF_FINE_TUNING)
-@click.option("--fresh", is_flag=True, help="Forget an unfinished search and begin anew, instead of going on with it.")
-@click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest instead of trials and card.")
+@click.option("--fresh", is_flag=True, help="Forget an unfinished search and begin anew.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest of the bundle instead of trials and card.")
 def command(
     trials: int,
     coarse: int | None,
     over: tuple[str, ...],
-    grid: bool,
-    workers: int,
-    storage: Path | None,
     config_file: Path | None,
     fresh: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Find the best settings of a classifier by trial.
+    """Fit a classifier whose settings are searched.
 
-    Learning rate and regularization, or whatever --over names; the best is written as a bundle. Random search, on a
-    logarithmic scale for rates and strengths, coarse and then fine, on cached features: a trial is over in a fraction of a
-    second. The validation images choose; the final figure is of test images that the search never saw.
+    Searches learning rate and L2, or the settings of --over, by random trials on cached features, coarse and then fine. The
+    validation images choose the best trial, which is written as a bundle; the final figure comes from test images that take
+    no part in the search.
     """
     started = time.perf_counter()
-    from transferapp.recipes.search.settings import make_search
+    from transferapp.recipes.search.space import make_search
 
-    settings = make_search(over, trials=trials, coarse=coarse, grid=grid, workers=workers, storage=storage)
+    settings = make_search(over, trials=trials, coarse=coarse)
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome, show_search
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.recipes.search.run import search
+    from transferapp.recipes.search.search import search
 
     def show(line: str) -> None:
-        click.echo(printable(line))
+        if not as_json:
+            click.echo(printable(line))
 
     with quiet_libraries() as console:
-        result = search(config, settings, TerminalProgress(console), on_trial=None if as_json else show, fresh=fresh)
+        result = search(config, settings, TerminalProgress(console), on_trial=show, fresh=fresh)
     manifest = result.manifest
     if as_json:
         print_json(manifest)

@@ -1,13 +1,14 @@
-"""What is searched: ranges as a person writes them, how they narrow, where an edge is, the points of a grid."""
+"""The search space: its parser, draws, narrowing and edges."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from transferapp.errors import UsageError
-from transferapp.recipes.search.space import Dimension, edges, grid, narrow, parse_over, parse_space
+from transferapp.recipes.search.space import Dimension, edges, narrow, parse_over, parse_space
 
 
 def test_learning_rate_and_l2_are_searched_unless_named_otherwise() -> None:
@@ -42,7 +43,7 @@ def test_learning_rate_and_l2_are_searched_unless_named_otherwise() -> None:
         ("l2=0.1,0.1", "names a value twice"),
     ],
 )
-def test_what_makes_no_sense_is_refused(over: str, said: str) -> None:
+def test_invalid_items_are_refused(over: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_over(over)
     assert said in str(caught.value)
@@ -59,10 +60,11 @@ def test_rates_are_halved_on_a_logarithmic_scale_and_shares_on_a_linear_one() ->
     assert Dimension("batch_size", 16, 64).value_at(0.5) == 40
 
 
-def test_the_best_at_an_end_of_its_range_is_told_and_the_end_of_what_makes_sense_is_none() -> None:
+def test_an_edge_is_the_end_of_a_range_but_not_the_limit_of_a_setting() -> None:
     space = parse_space(["dropout=0..0.6"])
     (edge,) = edges(space, {"learning_rate": 0.09, "l2": 0.01, "dropout": 0.0})
-    assert (edge.name, edge.end, edge.upper) == ("learning_rate", 0.1, True)
+    assert (edge.dimension.name, edge.upper) == ("learning_rate", True)
+    assert edge.beyond.high == 10.0
     assert "lies at the high end of its range (0.1)" in edge.sentence()
     assert edges(space, {"learning_rate": 1e-3, "l2": 0.01, "dropout": 0.3}) == ()
 
@@ -72,7 +74,7 @@ def test_a_range_narrows_to_the_span_of_the_best_fifth() -> None:
     best = [{"learning_rate": rate} for rate in (1e-3, 1e-4, 1e-2)]
     rest = [{"learning_rate": 10.0 ** (-6 + i / 3)} for i in range(12)]
     (closer,), (note,) = narrow(space, [*best, *rest])
-    assert (closer.low, closer.high) == (pytest.approx(1e-4), pytest.approx(1e-2))
+    assert (closer.low, closer.high) == pytest.approx((1e-4, 1e-2))
     assert note == "learning_rate=0.0001..0.01: the span of the best 3 trials"
 
 
@@ -82,12 +84,12 @@ def test_a_range_keeps_a_fifth_of_its_width_around_the_best() -> None:
     assert math.sqrt(closer.high * closer.low) == pytest.approx(1e-3)
 
 
-def test_a_range_goes_on_beyond_the_end_that_the_best_lies_at() -> None:
+def test_a_range_is_extended_beyond_the_end_that_the_best_lies_at() -> None:
     (closer,), (note,) = narrow((Dimension("learning_rate", 1e-6, 1e-2),), [{"learning_rate": 9.9e-3}] * 3)
     assert closer.high == pytest.approx(1e-1), "a quarter of four decades"
-    assert "goes on beyond" in note
+    assert "extended" in note
     (share,), _ = narrow((Dimension("dropout", 0.0, 0.95),), [{"dropout": 0.95}] * 3)
-    assert share.high == 0.95, "what makes sense has an end"
+    assert share.high == 0.95, "the limit of the setting"
 
 
 def test_of_choices_those_of_the_best_stay() -> None:
@@ -98,14 +100,16 @@ def test_of_choices_those_of_the_best_stay() -> None:
     assert any(note.startswith("activation=relu,elu") for note in notes)
 
 
-@pytest.mark.parametrize(("trials", "points"), [(100, 100), (40, 40), (60, 60), (4, 4)])
-def test_a_grid_has_as_many_points_as_there_are_trials(trials: int, points: int) -> None:
-    laid = grid(parse_space([]), trials)
-    assert len(laid) == points
-    rates = sorted({point["learning_rate"] for point in laid})
-    assert (rates[0], rates[-1]) == (pytest.approx(1e-6), pytest.approx(1e-1))
-
-
-def test_a_grid_that_needs_more_points_than_trials_is_refused() -> None:
-    with pytest.raises(UsageError, match="has at least 8 points"):
-        grid(parse_space(["dropout=0..0.5"]), 7)
+def test_draws_stay_in_their_ranges_and_are_even_on_their_scale() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {
+        d.name: [d.draw(rng) for _ in range(400)]
+        for d in parse_space(["batch_size=4..8", "hidden=0..2", "activation=relu,tanh"])
+    }
+    rates = np.log10(np.array(drawn["learning_rate"], float))
+    assert -6 <= rates.min() < -5.9
+    assert -1.1 < rates.max() <= -1
+    assert abs((rates < -3.5).mean() - 0.5) < 0.1, "as many below the middle of the logarithmic range as above"
+    assert set(drawn["batch_size"]) == {4, 5, 6, 7, 8}
+    assert set(drawn["hidden"]) == {(), (1,), (2,)}
+    assert set(drawn["activation"]) == {"relu", "tanh"}

@@ -166,9 +166,8 @@ def search_sentences(search: Mapping[str, Any]) -> list[str]:
 
 def search_course(search: Mapping[str, Any]) -> list[str]:
     """Its phases, a sentence each."""
-    drawn = "of a grid" if search["grid"] else "at random"
     return [
-        f"{phase['trials']} {phase['name']} trials {drawn}, {phase['epochs']} epochs each, over {' '.join(phase['over'])}."
+        f"{phase['trials']} {phase['name']} trials at random, {phase['epochs']} epochs each, over {' '.join(phase['over'])}."
         for phase in search["phases"]
     ]
 

@@ -1,41 +1,44 @@
-"""What is searched: settings by name, the range of each, how a range narrows around what was good, and the points of a grid.
+"""Search space: searchable settings, their ranges, random draws, and narrower ranges around the best trials.
 
-CS231n, "Training Neural Networks I": random search and not a grid (Bergstra & Bengio, 2012), learning rates and strengths on a
-logarithmic scale, coarse and then fine, and a warning where the best lies at the edge of a range. All of it is pure; the draws
-themselves are Optuna's (`transferapp.recipes.search.study`).
+CS231n, "Training Neural Networks I": random search instead of a grid (Bergstra & Bengio, 2012), learning rates and strengths on
+a logarithmic scale, coarse and then fine, and a warning where the best trial lies at the edge of a range.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from transferapp.errors import UsageError
 from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS
 from transferapp.training.optimizers import OPTIMIZERS
 
 SCHEDULES = ("constant", "cosine", "linear", "step")
-"""Those that know no cycles: a trial is over in a few epochs."""
+"""Schedules without cycles: a trial has only a few epochs."""
+
+TRIALS = 100
+MAX_TRIALS = 100_000
+
+COARSE_SHARE = 0.4
+"""Share of coarse trials unless --coarse says otherwise."""
 
 DEFAULT_OVER = ("learning_rate=1e-6..1e-1", "l2=1e-5..1e1")
 
-TOP_SHARE = 0.2
-"""Of the coarse trials, the share whose span the fine ones are drawn from ..."""
-
-MIN_TOP = 3
-"""... but no fewer than so many."""
+TOP_SHARE, MIN_TOP = 0.2, 3
+"""Fine trials are drawn from the span of this share of the coarse trials, and of at least so many."""
 
 MIN_WIDTH = 0.2
-"""A fine range is no narrower than this share of the coarse one: a few trials do not tell more."""
+"""Smallest width of a fine range as a share of the coarse one: a few trials do not justify a narrower one."""
 
 EDGE = 0.05
-"""Within this share of a range's width from its end, the best counts as lying at the edge."""
+"""Distance from an end of a range, as a share of its width, within which the best trial counts as lying at the edge."""
 
 WIDEN = 0.25
-"""A range with the best at its edge goes on by this share of its width."""
+"""Share of its width by which a range is extended where the best trial lies at its edge."""
 
 Value = float | int | str | bool | tuple[int, ...]
 
@@ -46,9 +49,9 @@ class Setting:
 
     Attributes:
         kind: `float`, `int`, `choice`, `flag`, or `layers` for units of hidden layers.
-        low, high: What makes sense of a number.
+        low, high: Limits of a number.
         log: Whether equal ratios are equal distances.
-        choices: What makes sense of a choice.
+        choices: Valid values of a choice.
     """
 
     kind: str
@@ -74,17 +77,17 @@ SETTINGS: dict[str, Setting] = {
     "optimizer": Setting("choice", choices=tuple(name for name, spec in OPTIMIZERS.items() if spec.keras_class)),
     "schedule": Setting("choice", choices=SCHEDULES),
 }
-"""Every setting of a head and of its training that a search may vary."""
+"""Every searchable setting of a head and its training."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting and where it is searched: a range, or choices.
+    """A setting with the range or the choices that are searched.
 
     Attributes:
         name: A key of `SETTINGS`.
         low, high: Ends of the range, both part of it.
-        choices: Instead of a range, where not empty.
+        choices: Used instead of a range where not empty.
     """
 
     name: str
@@ -96,34 +99,44 @@ class Dimension:
     def setting(self) -> Setting:
         return SETTINGS[self.name]
 
-    @property
-    def integer(self) -> bool:
-        return self.setting.kind in ("int", "layers")
+    def draw(self, rng: np.random.Generator) -> Value:
+        """Draw a value: uniformly, or log-uniformly where the setting is logarithmic."""
+        if self.choices:
+            return self.choices[int(rng.integers(len(self.choices)))]
+        value = min(max(self.value_at(rng.random()), self.low), self.high)
+        if self.setting.kind == "layers":
+            return (int(value),) if value else ()
+        return int(value) if self.setting.kind == "int" else value
 
-    def position(self, value: float) -> float:
-        """Where a value lies in the range: 0 at its low end, 1 at its high end."""
+    def position(self, value: Value) -> float:
+        """Return the place of a value in the range: 0 at its low end, 1 at its high end."""
         width = self._scaled(self.high) - self._scaled(self.low)
-        return (self._scaled(value) - self._scaled(self.low)) / width if width else 0.5
+        return (self._scaled(as_number(value)) - self._scaled(self.low)) / width if width else 0.5
 
-    def value_at(self, position: float) -> float | int:
-        """The value at a position of the range."""
+    def value_at(self, position: float) -> float:
+        """Return the value at a position of the range; positions outside [0, 1] lie beyond its ends."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         value = low + position * (high - low)
         value = 10.0**value if self.setting.log else value
-        return round(value) if self.integer else value
+        return round(value) if self.setting.kind in ("int", "layers") else value
+
+    def between(self, low: float, high: float) -> Dimension:
+        """Return the range between two positions, within the limits of the setting."""
+        least, most = (min(max(self.value_at(at), self.setting.low), self.setting.high) for at in (low, high))
+        return replace(self, low=self.low if self.setting.log and least <= 0 else least, high=most)
 
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self.setting.log else value
 
     def written(self) -> str:
-        """As `--over` takes it."""
+        """Return the dimension in the form of `--over`."""
         if self.choices:
             return f"{self.name}={','.join(written(choice) for choice in self.choices)}"
         return f"{self.name}={self.low:.3g}..{self.high:.3g}"
 
 
 def written(value: Value) -> str:
-    """A value as a person writes it: `256x128` for two hidden layers, `0` for none."""
+    """Return a value in the form of `--over`: `256x128` for two hidden layers, `0` for none."""
     if isinstance(value, tuple):
         return "x".join(map(str, value)) or "0"
     if isinstance(value, bool):
@@ -131,15 +144,62 @@ def written(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def parse_over(text: str) -> Dimension:
-    """A dimension from `NAME=LOW..HIGH` or `NAME=a,b,c`.
+def as_number(value: Any) -> float:
+    """Return a value of a range as a number; hidden layers in a range are a single layer or none."""
+    return float(sum(value)) if isinstance(value, tuple) else float(value)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a search beside those of a fit; made by `make_search`, which checks them.
+
+    Attributes:
+        space: Searched dimensions.
+        trials: Number of all trials.
+        coarse: Number of coarse trials among them.
+    """
+
+    space: tuple[Dimension, ...]
+    trials: int
+    coarse: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dictionary for JSON."""
+        return {
+            "over": [dimension.written() for dimension in self.space],
+            "trials": self.trials,
+            "coarse": self.coarse,
+        }
+
+
+def make_search(over: Sequence[str] = (), *, trials: int = TRIALS, coarse: int | None = None) -> SearchSettings:
+    """Check the settings of a search.
+
+    Args:
+        over: Items of the form `NAME=LOW..HIGH` or `NAME=a,b,c`.
+        trials: Number of all trials.
+        coarse: Number of coarse trials; None for two fifths of all.
 
     Raises:
-        UsageError: The name is unknown, or the values make no sense.
+        UsageError: A setting is unknown or out of range.
+    """
+    if not 1 <= trials <= MAX_TRIALS:
+        raise UsageError("trials is out of range", expected=f"1 to {MAX_TRIALS:,}", got=str(trials))
+    coarse = round(COARSE_SHARE * trials) if coarse is None else coarse
+    if not 0 <= coarse <= trials:
+        raise UsageError("coarse is out of range", expected=f"0 to {trials}, the number of all trials", got=str(coarse))
+    return SearchSettings(parse_space(over), trials, coarse)
+
+
+def parse_over(text: str) -> Dimension:
+    """Parse `NAME=LOW..HIGH` or `NAME=a,b,c`.
+
+    Raises:
+        UsageError: The name is unknown, or a value is invalid.
     """
     name, equals, values = (part.strip() for part in text.partition("="))
     if not equals or not values:
-        raise UsageError("--over makes no sense", expected="NAME=LOW..HIGH or NAME=a,b,c", got=repr(text))
+        raise UsageError("--over is malformed", expected="NAME=LOW..HIGH or NAME=a,b,c", got=repr(text))
     name = name.replace("-", "_")
     if name not in SETTINGS:
         raise UsageError(f"Unknown setting {name!r} in --over", expected=f"one of {', '.join(SETTINGS)}")
@@ -153,10 +213,10 @@ def parse_over(text: str) -> Dimension:
 
 
 def parse_space(over: Sequence[str]) -> tuple[Dimension, ...]:
-    """All dimensions of a search: those named, and learning rate and L2 as they are by default where they are not named.
+    """Parse all dimensions; learning rate and L2 keep their default ranges where they are not named.
 
     Raises:
-        UsageError: A name comes twice, or one of them makes no sense.
+        UsageError: A name is given twice, or an item is invalid.
     """
     dimensions: dict[str, Dimension] = {dimension.name: dimension for dimension in map(parse_over, DEFAULT_OVER)}
     named: set[str] = set()
@@ -176,7 +236,7 @@ def _range(name: str, setting: Setting, text: str, first: str, last: str) -> Dim
         raise UsageError(
             f"The range of {name} begins at {first.strip()}, which has no logarithm",
             expected="a low end above 0",
-            hint=f"To try none at all as well, name values: {name}=0,1e-4,1e-2",
+            hint=f"To include 0, list values: {name}=0,1e-4,1e-2",
         )
     if not low < high:
         raise UsageError(
@@ -227,132 +287,76 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Edge:
-    """The best lies at the end of a range: better ones may lie beyond.
+    """The best trial lies at the end of a range, so that better values may lie beyond it.
 
     Attributes:
-        name: The setting.
+        dimension: The range.
         value: Of the best trial.
-        end: The end of the range, a number.
-        upper: Whether it is the high end.
+        upper: Whether it lies at the high end.
     """
 
-    name: str
+    dimension: Dimension
     value: float
-    end: float
     upper: bool
 
+    @property
+    def beyond(self) -> Dimension:
+        """The range, extended beyond that end by half its width."""
+        return self.dimension.between(0.0, 1.5) if self.upper else self.dimension.between(-0.5, 1.0)
+
     def sentence(self) -> str:
-        where = "high" if self.upper else "low"
-        return f"the best {self.name}, {self.value:.3g}, lies at the {where} end of its range ({self.end:.3g})"
+        """Return the finding in words."""
+        where, end = ("high", self.dimension.high) if self.upper else ("low", self.dimension.low)
+        return f"the best {self.dimension.name}, {self.value:.3g}, lies at the {where} end of its range ({end:.3g})"
 
 
 def edges(space: Sequence[Dimension], best: Params) -> tuple[Edge, ...]:
-    """Where the best lies at the end of a range that could go on."""
+    """Return the ranges at whose end the best trial lies, where the setting allows values beyond."""
     found = []
     for dimension in space:
         if dimension.choices:
             continue
-        value = _as_number(best[dimension.name])
+        value = as_number(best[dimension.name])
         at, setting = dimension.position(value), dimension.setting
         if at <= EDGE and dimension.low > setting.low:
-            found.append(Edge(dimension.name, value, dimension.low, upper=False))
+            found.append(Edge(dimension, value, upper=False))
         elif at >= 1 - EDGE and dimension.high < setting.high:
-            found.append(Edge(dimension.name, value, dimension.high, upper=True))
+            found.append(Edge(dimension, value, upper=True))
     return tuple(found)
 
 
 def narrow(space: Sequence[Dimension], ranked: Sequence[Params]) -> tuple[tuple[Dimension, ...], tuple[str, ...]]:
-    """Where to look more closely: the span of the best trials, around the best one, and beyond an end that it lies at.
+    """Narrow each range to the span of the best trials, extended where the best one lies at an end.
 
     Args:
-        space: Where the trials were drawn from.
+        space: Ranges that the trials were drawn from.
         ranked: Their settings, best first; not empty.
 
     Returns:
-        The narrower space, and a sentence on each dimension.
+        The narrower space, and a sentence on each dimension that changed.
     """
     top = ranked[: max(MIN_TOP, math.ceil(TOP_SHARE * len(ranked)))]
-    at_edge = {edge.name: edge for edge in edges(space, top[0])}
+    at_edge = {edge.dimension.name: edge for edge in edges(space, top[0])}
     narrowed, notes = [], []
     for dimension in space:
         values = [params[dimension.name] for params in top]
         if dimension.choices:
-            kept = tuple(choice for choice in dimension.choices if choice in values)
-            narrowed.append(replace(dimension, choices=kept))
-            if len(kept) < len(dimension.choices):
-                notes.append(f"{narrowed[-1].written()}: what the best {len(top)} trials have")
-            continue
-        closer = _closer(dimension, [_as_number(value) for value in values], at_edge.get(dimension.name))
+            closer = replace(dimension, choices=tuple(choice for choice in dimension.choices if choice in values))
+            if closer != dimension:
+                notes.append(f"{closer.written()}: the choices of the best {len(top)} trials")
+        else:
+            edge = at_edge.get(dimension.name)
+            closer = _closer(dimension, values, edge)
+            extended = f"; {edge.sentence()}, so the range is extended" if edge else ""
+            notes.append(f"{closer.written()}: the span of the best {len(top)} trials{extended}")
         narrowed.append(closer)
-        edge = at_edge.get(dimension.name)
-        beyond = f"; {edge.sentence()}, so it goes on beyond" if edge else ""
-        notes.append(f"{closer.written()}: the span of the best {len(top)} trials{beyond}")
     return tuple(narrowed), tuple(notes)
 
 
-def _closer(dimension: Dimension, values: Sequence[float], edge: Edge | None) -> Dimension:
+def _closer(dimension: Dimension, values: Sequence[Value], edge: Edge | None) -> Dimension:
     positions = [dimension.position(value) for value in values]
-    low, high = min(positions), max(positions)
-    low, high = min(low, positions[0] - MIN_WIDTH / 2), max(high, positions[0] + MIN_WIDTH / 2)
-    floor, ceiling = (-WIDEN if edge and not edge.upper else 0.0), (1 + WIDEN if edge and edge.upper else 1.0)
+    low = max(min(*positions, positions[0] - MIN_WIDTH / 2), 0.0)
+    high = min(max(*positions, positions[0] + MIN_WIDTH / 2), 1.0)
     if edge is not None:
-        low, high = (low, max(high, 1 + WIDEN)) if edge.upper else (min(low, -WIDEN), high)
-    low, high = max(low, floor), min(high, ceiling)
-    least, most = (max(dimension.setting.low, v) for v in (dimension.value_at(low), dimension.value_at(high)))
-    if dimension.setting.log and not least > 0:
-        least = dimension.low
-    return replace(dimension, low=least, high=min(most, dimension.setting.high))
-
-
-def grid(space: Sequence[Dimension], trials: int) -> tuple[dict[str, Any], ...]:
-    """The points of the largest evenly spaced grid of at most `trials` points, the ends of ranges included.
-
-    Raises:
-        UsageError: Even two points a range are more than `trials`.
-    """
-    fixed = math.prod(len(dimension.choices) for dimension in space if dimension.choices)
-    ranges = [dimension for dimension in space if not dimension.choices]
-    levels = _levels(len(ranges), trials // fixed)
-    if levels is None:
-        raise UsageError(
-            f"A grid over {len(space)} settings has at least {fixed * 2 ** len(ranges)} points",
-            expected=f"no more than {trials}",
-            hint="Search fewer settings, name fewer values, or leave out --grid: random search has no such limit",
-        )
-    counts = iter(levels)
-    axes: list[list[Any]] = []
-    for dimension in space:
-        if dimension.choices:
-            axes.append(list(dimension.choices))
-            continue
-        count = next(counts)
-        values = [dimension.value_at(index / (count - 1)) for index in range(count)]
-        axes.append(list(dict.fromkeys(as_value(dimension, value) for value in values)))
-    names = [dimension.name for dimension in space]
-    return tuple(dict(zip(names, point, strict=True)) for point in itertools.product(*axes))
-
-
-def _levels(ranges: int, points: int) -> tuple[int, ...] | None:
-    """Points along each range: as many as there may be in all, and among equals as even as can be; at least two each."""
-    if ranges == 0:
-        return () if points >= 1 else None
-    even = int(points ** (1 / ranges) + 1e-9)
-    if even < 2:
-        return None
-    near = range(max(2, even // 2), 2 * even + 1)
-    fitting = (levels for levels in itertools.product(near, repeat=ranges) if math.prod(levels) <= points)
-    if ranges > 4:
-        return (even,) * ranges
-    return max(fitting, key=lambda levels: (math.prod(levels), -max(levels)))
-
-
-def _as_number(value: Any) -> float:
-    """Hidden layers in a range are a single one."""
-    return float(sum(value)) if isinstance(value, tuple) else float(value)
-
-
-def as_value(dimension: Dimension, number: float | int) -> Value:
-    """What a number from a dimension's range stands for: units of a hidden layer are a tuple, and 0 of them is none."""
-    if dimension.setting.kind == "layers":
-        return (int(number),) if number else ()
-    return number
+        low, high = (low, 1 + WIDEN) if edge.upper else (-WIDEN, high)
+    return dimension.between(low, high)

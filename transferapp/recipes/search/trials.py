@@ -1,0 +1,339 @@
+"""Trials: heads trained with drawn settings and judged on the validation images, and the journal that keeps them.
+
+Draws depend on the seed alone. A search that was interrupted draws the same trials again and takes the outcome of those that
+are in the journal from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transferapp.errors import TrainingError
+from transferapp.recipes.search.space import Dimension, Edge, SearchSettings, edges, narrow, written
+from transferapp.system.progress import Progress
+from transferapp.system.storage import disk_errors
+from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.probe import log_softmax
+from transferapp.training.settings import rank
+
+if TYPE_CHECKING:
+    from transferapp.recipes.search.trainer import HeadTrainer
+
+COARSE_EPOCHS, FINE_EPOCHS = 5, 20
+"""The lecture: a few epochs for a rough idea, then a longer run."""
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Form and training of a head.
+
+    Attributes:
+        head: Form and regularization.
+        optimizer: A key of `OPTIMIZERS`.
+        learning_rate: The highest of the run.
+        schedule: One of `transferapp.recipes.search.space.SCHEDULES`.
+        batch_size: Images in a step.
+        weight_decay: Decoupled, as of `make_optimizer`.
+        label_smoothing: Share of the label that is spread evenly over all classes, in [0, 1).
+        epochs: Passes over the training images.
+    """
+
+    head: HeadSpec
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    batch_size: int = 64
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    epochs: int = 20
+
+    def with_params(self, params: Mapping[str, Any]) -> HeadSettings:
+        """Return the settings with some replaced, by the names of `transferapp.recipes.search.space.SETTINGS`."""
+        of_head = {name: value for name, value in params.items() if name in HeadSpec.__dataclass_fields__}
+        own = {name: value for name, value in params.items() if name not in of_head}
+        return replace(self, head=replace(self.head, **of_head), **own)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dictionary for JSON."""
+        return {**asdict(self), "head": self.head.to_json()}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Cached features of some images.
+
+    Attributes:
+        rows: float32, shape (n, views, num_features); an epoch sees one view of each.
+        labels: int64, shape (n,).
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def center(self) -> np.ndarray:
+        """Features of the center view, the first: shape (n, num_features)."""
+        center: np.ndarray = self.rows[:, 0]
+        return center
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Features to train on and to predict.
+
+    Attributes:
+        train: Training images.
+        val: Images that a trained head predicts, by their center view.
+        num_classes: Width of the output.
+        seed: Decides initial weights, the order of images, and what dropout leaves out.
+    """
+
+    train: Features
+    val: Features
+    num_classes: int
+    seed: int
+
+    @property
+    def num_views(self) -> int:
+        """Views of each training image."""
+        return int(self.train.rows.shape[1])
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head after training.
+
+    Attributes:
+        head: With its weights.
+        logits: float32, shape (n, num_classes), of `Problem.val`.
+        epochs: Passes begun; fewer than asked for where the cost exploded.
+        exploded: Whether the cost exceeded a multiple of the first one, or became NaN.
+    """
+
+    head: Head
+    logits: np.ndarray
+    epochs: int
+    exploded: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a trial on the validation images: accuracy in [0, 1], loss in nats, infinite for logits that are not finite."""
+
+    accuracy: float
+    loss: float
+    epochs: int
+    exploded: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial.
+
+    Attributes:
+        index: Its number in the whole search, from 0.
+        phase: `coarse` or `fine`.
+        params: Drawn values by setting.
+        outcome: Its result.
+    """
+
+    index: int
+    phase: str
+    params: Mapping[str, Any]
+    outcome: Outcome
+
+    @property
+    def rank(self) -> tuple[bool, float, float, int]:
+        """Key to rank by: completed, accuracy, loss, number."""
+        return (not self.outcome.exploded, *rank(self.outcome.accuracy, self.outcome.loss), -self.index)
+
+    def line(self, settings: HeadSettings, total: int) -> str:
+        """Return the lecture's line: `val_acc: 0.527000, lr: 5.349517e-04, reg: 4.09e-01, (0 / 100)`."""
+        others = "".join(
+            f"{name}: {written(value)}, " for name, value in self.params.items() if name not in ("learning_rate", "l2")
+        )
+        return (
+            f"val_acc: {self.outcome.accuracy:.6f}, lr: {settings.learning_rate:.6e}, reg: {settings.head.l2:.2e}, "
+            f"{others}({self.index} / {total})"
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a search.
+
+    Attributes:
+        name: `coarse` or `fine`.
+        space: Ranges that its trials are drawn from.
+        trials: Number of trials.
+        first: Number of its first trial in the whole search.
+        base: Settings that are not searched, with the epochs of each trial.
+        seed: Of the draws.
+    """
+
+    name: str
+    space: tuple[Dimension, ...]
+    trials: int
+    first: int
+    base: HeadSettings
+    seed: int
+
+    def draws(self) -> list[dict[str, Any]]:
+        """Return the settings of each trial."""
+        rng = np.random.default_rng(self.seed)
+        return [{dimension.name: dimension.draw(rng) for dimension in self.space} for _ in range(self.trials)]
+
+    def settings(self, params: Mapping[str, Any]) -> HeadSettings:
+        """Return the full settings of a trial."""
+        return self.base.with_params(params)
+
+
+class Journal:
+    """Outcomes of finished trials by their number, in a file of JSON lines.
+
+    Args:
+        path: The file, which may be missing. It is cut before the first line that a kill left incomplete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.outcomes: dict[int, Outcome] = {}
+        if not path.is_file():
+            return
+        with path.open("r+b") as stream:
+            whole = 0
+            for line in iter(stream.readline, b""):
+                try:
+                    values = json.loads(line if line.endswith(b"\n") else b"")
+                    index = values.pop("trial")
+                    self.outcomes[index] = Outcome(**values)
+                except (ValueError, KeyError, TypeError):
+                    break
+                whole += len(line)
+            stream.truncate(whole)
+
+    def add(self, index: int, outcome: Outcome) -> None:
+        """Append a trial.
+
+        Raises:
+            ResourceError: The disk is full.
+        """
+        self.outcomes[index] = outcome
+        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"trial": index, **asdict(outcome)}) + "\n")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """All trials of a search.
+
+    Attributes:
+        trials: In their order.
+        phases: One or two.
+        notes: Sentences on the ranges of the second phase.
+        best: The trial that ships.
+        settings: Its settings.
+        edges: Ranges at whose end it lies.
+    """
+
+    trials: tuple[Trial, ...]
+    phases: tuple[Phase, ...]
+    notes: tuple[str, ...]
+    best: Trial
+    settings: HeadSettings
+    edges: tuple[Edge, ...]
+
+
+def run_trials(
+    settings: SearchSettings,
+    base: HeadSettings,
+    problem: Problem,
+    trainer: HeadTrainer,
+    journal: Journal,
+    progress: Progress,
+    on_trial: Callable[[str], None] = lambda _line: None,
+) -> Searched:
+    """Run all trials, coarse and then fine.
+
+    Raises:
+        TrainingError: The cost of every trial exploded.
+    """
+    trials: list[Trial] = []
+    phases: list[Phase] = []
+    space, notes = settings.space, tuple[str, ...]()
+    for name, count, epochs in (
+        ("coarse", settings.coarse, COARSE_EPOCHS),
+        ("fine", settings.trials - settings.coarse, FINE_EPOCHS),
+    ):
+        if not count:
+            continue
+        if trials:
+            space, notes = narrow(space, [trial.params for trial in promising(trials, len(problem.val.labels))])
+            for note in notes:
+                progress.note(f"Fine: {note}")
+        phase = Phase(name, space, count, len(trials), replace(base, epochs=epochs), problem.seed + len(phases))
+        phases.append(phase)
+        for trial in run_phase(phase, problem, trainer, journal):
+            on_trial(trial.line(phase.settings(trial.params), settings.trials))
+            trials.append(trial)
+    # Coarse trials train for too few epochs to ship: they only narrow the ranges.
+    best = ranked(trials[phase.first :])[0]
+    if best.outcome.exploded or not math.isfinite(best.outcome.loss):
+        raise TrainingError(
+            "No trial gave a working head: the cost of every one exploded", hint="Name lower learning rates with --over"
+        )
+    at_edge = edges(phase.space, best.params)
+    for edge in at_edge:
+        progress.note(
+            f"Warning: {edge.sentence()}: better values may lie beyond; --over {edge.beyond.written()} includes them"
+        )
+    return Searched(tuple(trials), tuple(phases), notes, best, phase.settings(best.params), at_edge)
+
+
+def run_phase(phase: Phase, problem: Problem, trainer: HeadTrainer, journal: Journal) -> Iterator[Trial]:
+    """Run the trials of a phase in order, apart from those in the journal."""
+    for index, params in enumerate(phase.draws(), start=phase.first):
+        if index not in journal.outcomes:
+            started = time.perf_counter()
+            trained = trainer.train(phase.settings(params))
+            accuracy, loss = judged(trained.logits, problem.val.labels)
+            seconds = time.perf_counter() - started
+            journal.add(index, Outcome(accuracy, loss, trained.epochs, trained.exploded, seconds))
+        yield Trial(index, phase.name, params, journal.outcomes[index])
+
+
+def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return (accuracy, mean loss in nats) of logits; (0, infinity) where some are not finite."""
+    if not np.isfinite(logits).all():
+        return 0.0, math.inf
+    loss = -log_softmax(logits.astype(np.float64))[np.arange(len(labels)), labels].mean()
+    return float((logits.argmax(axis=1) == labels).mean()), float(loss)
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials, best first."""
+    return sorted(trials, key=lambda trial: trial.rank, reverse=True)
+
+
+def promising(trials: Sequence[Trial], num_validation: int) -> list[Trial]:
+    """Return the trials, best first, where the loss decides among accuracies within one standard error of the best.
+
+    A range that narrows by accuracy alone follows the chance of an image or two.
+    """
+    best = ranked(trials)[0].outcome.accuracy
+    error = math.sqrt(best * (1 - best) / num_validation)
+
+    def order(trial: Trial) -> tuple[bool, float, float, int]:
+        completed, accuracy, loss, index = trial.rank
+        return (completed, min(accuracy, best - error), loss, index) if accuracy >= best - error else trial.rank
+
+    return sorted(trials, key=order, reverse=True)
