@@ -220,7 +220,7 @@ function showCrops(entry) {
   $("crops-text").textContent = cropWords(entry.answer, found);
   if (list.shown === found) return;
   const same = list.owner === entry && list.shown;
-  const places = ["Upper left", "Upper right", "Lower left", "Lower right", "Middle"];
+  const places = ["Upper left", "Upper right", "Lower left", "Lower right", "Center"];
   const tabbed = same ? [...list.children].findIndex((child) => child.tabIndex === 0) : 0;
   const focused = same && list.contains(document.activeElement);
   list.shown = found;
