@@ -106,7 +106,7 @@ def test_features_are_float32_from_uint8_pixels_in_any_memory_layout(tiny: Any) 
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 13])
-def test_a_image_has_the_same_features_in_a_batch_of_any_size(tiny: Any, count: int) -> None:
+def test_an_image_has_the_same_features_in_a_batch_of_any_size(tiny: Any, count: int) -> None:
     engine = OpenVINOEngine(tiny[1], precision="f32")
     pixels = noise_pixels(count)
     alone = np.concatenate([engine(pixels[i : i + 1]) for i in range(count)])

@@ -72,7 +72,7 @@ class Means:
 
 def make_trunk(engine: Any, key: str = "key") -> Trunk:
     stages = (Stage("low", 0, (2, 2, 2), False), Stage("top", 1, (1, 1, 4), True))
-    return Trunk("means", key, stages, SIZE, 0, engine)
+    return Trunk("means", key, SIZE, engine, stages, 0)
 
 
 def make_store(engine: Any = None, key: str = "key", workers: int = 2) -> FeatureStore:
@@ -349,7 +349,7 @@ def test_progress_counts_views_from_those_already_there_to_all(records: list[Rec
     assert again == [60]
 
 
-def test_progress_counts_copies_of_a_image_too(records: list[Record]) -> None:
+def test_progress_counts_copies_of_an_image_too(records: list[Record]) -> None:
     told: list[int] = []
     make_store().collect([*records, *records], [CENTER], told.append)
     assert told[-1] == 40
@@ -369,7 +369,7 @@ def test_each_file_is_read_once(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("change", ["gone", "other content"])
-def test_a_image_that_changed_since_the_audit_is_named_and_not_remembered(records: list[Record], change: str) -> None:
+def test_an_image_that_changed_since_the_audit_is_named_and_not_remembered(records: list[Record], change: str) -> None:
     path, original = records[15].path, records[15].path.read_bytes()
     path.unlink() if change == "gone" else path.write_bytes(records[2].path.read_bytes())
     store = make_store()

@@ -177,9 +177,9 @@ def test_a_damaged_cache_is_built_anew_and_is_whole_again(
     expected = first.rows(noise_pixels(3))
     file, spoil = DAMAGE[damage]
     spoil(folder_of(cache) / file)
-    mended, built = load(saved)
+    rebuilt, built = load(saved)
     assert built.calls == 1
-    np.testing.assert_array_equal(mended.rows(noise_pixels(3)), expected)
+    np.testing.assert_array_equal(rebuilt.rows(noise_pixels(3)), expected)
     again, built = load(saved)
     assert built.calls == 0
     np.testing.assert_array_equal(again.rows(noise_pixels(3)), expected)

@@ -1,6 +1,6 @@
-"""Small functional Keras networks, and weights that make a network's answers worth comparing.
+"""Small functional Keras networks with random weights whose outputs can be compared.
 
-Keras is imported only when something is built, so that tests which need none of it start at once.
+Keras is imported only when something is built, so that tests without it start quickly.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from transferapp.system.storage import sha256_file
 
 TINY_SIZE = (32, 32)
 TINY_STAGES = (("join1", (16, 16, 8)), ("join2", (8, 8, 12)), ("top", (8, 8, 20)))
-"""What `tiny_network` must be found to consist of, worked out by hand."""
+"""Stages of `tiny_network`, worked out by hand."""
 
 
 def tiny_network(size: tuple[int | None, int | None] = TINY_SIZE, *, num_logits: int = 0, adapted: bool = False) -> Any:
-    """A residual network of a thousand parameters, with an ImageNet-like classifier on top where `num_logits` is given.
+    """Build a residual network of a thousand parameters, with a classifier on top where `num_logits` is given.
 
-    Its stages are `TINY_STAGES`: two residual blocks at two resolutions, and a last convolution. `adapted`: it scales pixels by
-    the mean and deviation of some that it was shown, as EfficientNet does.
+    Its stages are `TINY_STAGES`: two residual blocks at two resolutions, and a last convolution. With `adapted` it scales
+    pixels by the mean and deviation of some images, as EfficientNet does.
     """
     import keras
 
@@ -50,13 +50,13 @@ def tiny_network(size: tuple[int | None, int | None] = TINY_SIZE, *, num_logits:
 
 
 def enliven(model: Any, seed: int = 0) -> Any:
-    """Give a network random weights under which every branch counts and the outputs neither vanish nor explode.
+    """Set random weights under which every branch contributes and the outputs neither vanish nor explode.
 
-    Keras' own initial values make most of a deep network invisible: statistics of 0 and 1, branches scaled by a millionth.
+    Keras' initial values hide most of a deep network: statistics of 0 and 1, branches scaled by a millionth.
     """
     rng = np.random.default_rng(seed)
     for layer in model.layers:
-        if type(layer).__name__ == "Normalization":  # input scaling is no weight
+        if type(layer).__name__ == "Normalization":  # input scaling is not learned
             continue
         for variable in layer.weights:
             shape = tuple(variable.shape)
@@ -72,9 +72,9 @@ def enliven(model: Any, seed: int = 0) -> Any:
 
 
 def draws_in_training(model: Any, x: np.ndarray, count: int) -> np.ndarray:
-    """What a model or layer gives for the same batch in training mode, `count` times: shape (count, *outputs' shape).
+    """Return outputs of a model or layer for one batch in training mode, `count` times: shape (count, *outputs' shape).
 
-    Compiled once and called by `predict`, for a call layer by layer takes a hundred times as long.
+    It is compiled once and called by `predict`, because a call layer by layer takes a hundred times as long.
     """
     import keras
 
@@ -92,21 +92,21 @@ def draws_in_training(model: Any, x: np.ndarray, count: int) -> np.ndarray:
 
 @functools.cache
 def pretrained(name: str) -> Any:
-    """An embedded backbone with its weights, built once for all tests."""
+    """Return an embedded backbone with its weights, built once for all tests."""
     from transferapp.backbones.loading import load_backbone
 
     return load_backbone(backbone_spec(name))
 
 
 def noise_pixels(count: int, size: tuple[int, int] = TINY_SIZE, seed: int = 0) -> np.ndarray:
-    """uint8, shape (count, height, width, 3): noise on flat colors, so that images differ in the large too."""
+    """Return uint8 images, shape (count, height, width, 3): noise on colors that differ between images."""
     rng = np.random.default_rng(seed)
     color = rng.integers(0, 200, (count, 1, 1, 3))
     return (color + rng.integers(0, 56, (count, *size, 3))).astype(np.uint8)
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (90, 70), seed: int = 0) -> list[Record]:
-    """PNG files of `noise_pixels` with audited records; the label is the position modulo 2."""
+    """Write PNG files of `noise_pixels` and return audited records; the label is the position modulo 2."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index, pixels in enumerate(noise_pixels(count, size, seed)):

@@ -1,4 +1,4 @@
-"""A backbone that is arithmetic on colors, for what measures, chooses and solves: no Keras, no OpenVINO, known answers."""
+"""A trunk that computes with colors, without Keras and OpenVINO, for tests of measuring and solving."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NUM_LOGITS = 3
 
 
 class Colors:
-    """Taps of an image: its mean color, the means of its upper and lower half, and a guess at its hue as logits.
+    """Engine whose rows are the mean color of an image, the means of its upper and lower half, and logits of its hue.
 
     Args:
-        blind_top: Whether the top stage sees nothing but noise, the same each time for the same image.
-        knows_hues: Whether the logits name the hue; otherwise they say nothing.
+        blind_top: Whether the top stage is noise, the same each time for the same image.
+        knows_hues: Whether the logits name the hue; otherwise they are zero.
     """
 
     name, precision = "numpy", "f32"
@@ -41,12 +41,12 @@ class Colors:
 
 
 def numeric_trunk(name: str, **options: Any) -> Trunk:
-    """A trunk named and cached as if it were the backbone of that name."""
-    return Trunk(name, f"numeric-{sorted(options.items())}", STAGES, SIZE, NUM_LOGITS, Colors(**options))
+    """Return a trunk with the name of a backbone."""
+    return Trunk(name, f"numeric-{sorted(options.items())}", SIZE, Colors(**options), STAGES, NUM_LOGITS)
 
 
 def paint_hues(root: Path, counts: dict[str, int], *, noise: float = 10, seed: int = 0) -> Path:
-    """Images below `root`: each in its folder's hue, more or less; `noise` is the deviation of an image's color."""
+    """Write images below `root` in the hue of their folder; `noise` is the standard deviation of an image's color."""
     rng = np.random.default_rng(seed)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)

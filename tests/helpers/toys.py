@@ -1,6 +1,6 @@
-"""A learnable toy for training loops: points in eight dimensions, three classes, and a network that an epoch of takes no time.
+"""Toy data and a small network for training loops: points in eight dimensions, of three classes.
 
-Data come through the classes that real tails are trained with, as activations of shape (1, 1, 8).
+The data have the classes that tails are trained with, as activations of shape (1, 1, 8).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VIEWS = 2
 
 
 def points(count: int, seed: int, noise: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
-    """(float32 (count, 8), int64 labels): noisy copies of three corners."""
+    """Return (float32 (count, 8), int64 labels): noisy copies of three corners."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     corners = np.eye(CLASSES, SHAPE[-1], dtype=np.float32) * 2
@@ -23,7 +23,7 @@ def points(count: int, seed: int, noise: float = 0.7) -> tuple[np.ndarray, np.nd
 
 
 def toy_data(count: int = 48, noise: float = 0.7) -> tuple[Any, Any, np.ndarray]:
-    """(make_batches, validation, validation labels)."""
+    """Return (make_batches, validation, validation labels)."""
     from transferapp.training.batches import CachedBatches, CachedCenters
 
     rows, labels = points(count * VIEWS, 0, noise)
@@ -37,7 +37,7 @@ def toy_data(count: int = 48, noise: float = 0.7) -> tuple[Any, Any, np.ndarray]
 
 
 def toy_model(seed: int = 0, *, dropout: float = 0.0, batch_norm: bool = False) -> Any:
-    """A small network whose initial weights follow from the seed."""
+    """Build a small network whose initial weights follow from the seed."""
     import keras
 
     layers = keras.layers

@@ -286,7 +286,7 @@ def fragile(tmp_path: Path) -> list[Record]:
     return records
 
 
-def test_a_image_that_vanished_stops_its_batch_and_no_other(fragile: list[Record]) -> None:
+def test_an_image_that_vanished_stops_its_batch_and_no_other(fragile: list[Record]) -> None:
     batches = make(fragile, None, augmentation=Augmentation(color=ColorJitter(0, 0, 0)))
     failed = []
     for index in range(NUM_BATCHES):

@@ -198,7 +198,7 @@ def test_a_backbone_may_call_its_own_layers_a_head() -> None:
         ({"l2": float("nan")}, "l2"),
     ],
 )
-def test_what_makes_no_sense_is_refused(values: dict[str, Any], said: str) -> None:
+def test_what_is_invalid_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         HeadSpec(**values)
 

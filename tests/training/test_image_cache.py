@@ -56,7 +56,7 @@ def named(*names: str) -> list[Record]:
 # ----------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_a_image_is_made_once_and_kept_read_only() -> None:
+def test_an_image_is_made_once_and_kept_read_only() -> None:
     make = Counting()
     cache = DecodedCache(make)
     (record,) = named("a")
@@ -110,7 +110,7 @@ def test_many_threads_get_the_right_images_within_the_bound() -> None:
     assert (len(cache), cache.nbytes) == (20, 20 * 300)
 
 
-def test_a_image_made_twice_at_the_same_moment_is_kept_and_counted_once() -> None:
+def test_an_image_made_twice_at_the_same_moment_is_kept_and_counted_once() -> None:
     both = threading.Barrier(2, timeout=60)
 
     def make(record: Record) -> np.ndarray:

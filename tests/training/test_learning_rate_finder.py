@@ -77,7 +77,7 @@ def test_training_at_the_suggestion_converges_and_at_a_hundred_times_it_does_not
         assert not train(100 * suggestion) < 10
 
 
-# --- the curve and the verdict ---
+# --- the curve and the finding ---
 
 
 def scripted(losses: list[float]) -> Callable[[float], float]:

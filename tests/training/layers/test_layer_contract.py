@@ -241,6 +241,6 @@ def test_one_pixel_stays_one_pixel() -> None:
         (lambda: FractionalMaxPooling2D().compute_output_shape((None, None, 7, 3)), "known height"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make: Make, said: str) -> None:
+def test_what_is_invalid_is_refused(make: Make, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
