@@ -93,7 +93,7 @@ def test_a_wrong_path(folders: Path, command: str) -> None:
         ("empty", "empty has no class folders with images"),
         ("loose", "got 1 loose image"),
         ("one", "one has one class only, 'cats'"),
-        ("typo.yaml", "typo.yaml is in no form that is read"),
+        ("typo.yaml", "typo.yaml is in a format that is not read"),
         ("single", "Class 'cats' in single has 1 usable image"),
         ("broken", "8 of 8 images in broken cannot be read: cats/0.jpg"),
     ],

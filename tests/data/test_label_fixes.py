@@ -96,7 +96,7 @@ def test_a_list_is_never_written_over_what_someone_has_made(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="has 1 fix filled in, which would be lost"):
         check_list_target(list_file)
     list_file.write_text("path,label\nant/1.jpg,ant\n")
-    with pytest.raises(UsageError, match="is no list of labels, so it is left alone"):
+    with pytest.raises(UsageError, match="is not a list of labels, so it is left alone"):
         check_list_target(list_file)
     with pytest.raises(UsageError, match=r"Expected a name that ends in \.csv"):
         check_list_target(tmp_path / "labels.html")

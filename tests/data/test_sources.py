@@ -58,7 +58,7 @@ def test_a_place_that_is_not_there_is_told_of(tmp_path: Path) -> None:
 
 
 def test_a_image_alone_is_no_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.png is in no form that is read"):
+    with pytest.raises(DataError, match=r"a\.png is in a format that is not read"):
         open_source(str(paint(tmp_path / "a.png")))
 
 

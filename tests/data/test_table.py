@@ -309,8 +309,8 @@ def test_the_line_that_excel_puts_first_is_understood(root: Path) -> None:
         (TEXT.encode("utf-16-le"), "not text that can be read.*Save it as CSV UTF-8"),
         (b"\xff\xfepath\0", "not text that can be read"),
         (b"path,label\n\x81\x8d,\xe9\n", "not text that can be read"),
-        (b'path,label\n"images/000.png,cat\nimages/001.png,dog\n', "no well-formed table: line"),
-        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "no well-formed table: line 2"),
+        (b'path,label\n"images/000.png,cat\nimages/001.png,dog\n', "not a well-formed table: line"),
+        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "not a well-formed table: line 2"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not text that can be read"),
     ],
 )
@@ -358,7 +358,7 @@ def test_parquet_that_holds_the_images_themselves_says_so(root: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"PAR1 and nothing more", b"path,label\n"])
 def test_what_is_no_parquet_is_refused_in_one_line(root: Path, data: bytes) -> None:
-    with pytest.raises(DataError, match="no Parquet file that can be read") as caught:
+    with pytest.raises(DataError, match="not a readable Parquet file") as caught:
         read(root, data, "labels.parquet")
     assert "\n" not in str(caught.value)
 
@@ -366,5 +366,5 @@ def test_what_is_no_parquet_is_refused_in_one_line(root: Path, data: bytes) -> N
 def test_a_parquet_file_that_is_cut_is_refused(root: Path) -> None:
     parquet.write_table(pyarrow.table({"path": ["a"] * 9999, "label": ["b"] * 9999}), root / "whole.parquet")
     data = (root / "whole.parquet").read_bytes()
-    with pytest.raises(DataError, match="no Parquet file that can be read"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         read(root, data[: len(data) // 2], "labels.parquet")

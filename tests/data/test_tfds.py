@@ -183,7 +183,7 @@ def test_two_labels_are_not_one(tmp_path: Path) -> None:
         supervised=None,
         example={"color": 1},
     )
-    with pytest.raises(DataError, match=r"no set of images with one label each.*got color, image, label"):
+    with pytest.raises(DataError, match=r"not a set of images with one label each.*got color, image, label"):
         read("tfds:pets", tmp_path)
 
 

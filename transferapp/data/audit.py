@@ -1,4 +1,4 @@
-"""Look at every image once before anything is learned from it: decode it, hash it, leave out what cannot be used."""
+"""Audit: decode and hash every image once, and leave out what cannot be used."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from transferapp.images import ImageLimits, decode_image
 from transferapp.system.threads import in_order
 
 MAX_UNREADABLE_FRACTION = 0.05
-"""Above this, something is wrong with the folder and not with a few files, and going on would hide it. One file alone is
-always let pass: it would be more than this of any folder of fewer than twenty."""
+"""Share of unreadable images from which a set is refused: then something is wrong with the folder and not with a few files.
+One unreadable file is always allowed, because it would exceed this share in any folder of fewer than twenty."""
 
 MIN_IMAGES_PER_CLASS = 2
-"""One to learn from and one to check with."""
+"""Smallest class: one image to train on and one to check with."""
 
 DATASET_LIMITS = ImageLimits(max_pixels=100_000_000)
-"""What an image in a dataset may be: larger than a stranger's upload, for it is the person's own."""
+"""Limits of dataset images, which may be larger than uploads from strangers."""
 
 COLOR_IMAGES = 500
-"""About so many images, evenly spread over the set, give ..."""
+"""Number of images, approximately, whose pixels determine the color components of the set."""
 COLOR_GRID = (16, 16)
-"""... so many pixels each for the set's color components: a hundred thousand values fix a 3 x 3 matrix well enough."""
+"""Pixels of each of these images. A hundred thousand values determine a 3 x 3 matrix well enough."""
 
 FEATURELESS = "featureless"
-"""Note on an image that is all of one color, or nearly."""
+"""Note on an image of one color, or nearly."""
 
 Progress = Callable[[int], None]
 
@@ -51,17 +51,16 @@ def audit(
     """Decode and hash every image.
 
     Args:
-        dataset: What a source delivered.
-        limits: What images are accepted; None for `DATASET_LIMITS`.
-        min_short_side: Large JPEGs are decoded no larger than this needs, which is much faster.
-        workers: Threads.
+        dataset: From a source.
+        limits: Limits of the images; None for `DATASET_LIMITS`.
+        min_short_side: Large JPEGs are decoded at a reduced size, not below this shorter side, which is much faster.
+        workers: Number of threads.
         progress: Called with the number of images done so far.
         min_per_class: Usable images that every class must have.
-        refuse: Whether what cannot be learned from is an error; if not, call `check_usable` later.
+        refuse: Whether an unusable set is an error; if not, call `check_usable` later.
 
     Returns:
-        The dataset with what the audit finds out about each image filled in, `sha256` and the rest, less the images that
-        cannot be used, which are in `ignored` with reasons.
+        The usable images with `sha256`, `size`, `signature` and the like; the others are in `ignored` with reasons.
 
     Raises:
         DataError: Too many images are unreadable, or a class is left with too few.
@@ -81,17 +80,17 @@ def audit(
             return Ignored(record.name, "unreadable", error.strerror or str(error))
         digest = hashlib.sha256(data).hexdigest()
         colors = b""
-        if int(digest[:8], 16) % step == 0:  # by content: the same sample whatever kind of source the images come from
+        if int(digest[:8], 16) % step == 0:  # by content, so that the sample does not depend on the kind of source
             colors = decoded.image.resize(COLOR_GRID, Image.Resampling.NEAREST).tobytes()
-        glance = signature(decoded.image)
+        image_signature = signature(decoded.image)
         return dataclasses.replace(
             record,
             sha256=digest,
             size=decoded.original_size,
             colors=colors,
             form=decoded.format,
-            notes=decoded.notes if glance else (*decoded.notes, FEATURELESS),
-            signature=glance,
+            notes=decoded.notes if image_signature else (*decoded.notes, FEATURELESS),
+            signature=image_signature,
         )
 
     kept: list[Record] = []
@@ -111,7 +110,7 @@ def audit(
 
 
 def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]:
-    """(width, height) of a few images, evenly spread over the set; those that cannot be read are passed over."""
+    """Return (width, height) of a few images, evenly spread over the set; unreadable ones are skipped."""
     sizes = []
     step = max(1, len(dataset) // count)
     for record in dataset.records[::step]:
@@ -122,11 +121,11 @@ def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]
 
 
 def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_IMAGES_PER_CLASS) -> None:
-    """Refuse a set that cannot be learned from.
+    """Refuse a set with too many unreadable images or too small classes.
 
     Args:
-        before: What a source delivered.
-        after: What the audit made of it.
+        before: From a source.
+        after: The same after its audit.
         min_per_class: Usable images that every class must have.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What an audit has found, in numbers and names: for the terminal, for JSON, and for the pages."""
+"""Summary of an audit: sizes, formats, duplicates, oddities and overlaps between splits, for the terminal, JSON and pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SENTENCES = {
     "tiny": f"the shorter side has fewer than {TINY_SIDE} pixels",
     "elongated": f"one side is at least {ELONGATED:g} times the other; a square crop shows little of it",
 }
-"""What is odd about images that are used all the same, by code."""
+"""Oddities of images that are used all the same, by code."""
 
 _FORMS = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
@@ -48,7 +48,7 @@ Kind = Literal["exact", "near", "group"]
 
 @dataclass(frozen=True)
 class Member:
-    """One image of a cluster: its name, its class, and the split that it came in, if the data came split."""
+    """One image of a cluster: its name, its class, and its given split, if there is one."""
 
     name: str
     label: str
@@ -57,14 +57,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Copies of one image.
+    """Duplicates and near-duplicates of one image.
 
     Attributes:
-        kind: `exact` where all are the same bytes.
-        num_images: How many there are.
-        num_labels: How many classes they are in: more than one, and at least one label is wrong or the classes overlap.
-        num_splits: How many of the given splits they are in.
-        members: Some of them, or all.
+        kind: `exact` if all have the same bytes, otherwise `near`.
+        num_images: Number of images.
+        num_labels: Number of classes. If there is more than one, a label is wrong or the classes overlap.
+        num_splits: Number of given splits.
+        members: The first images.
     """
 
     kind: Kind
@@ -76,7 +76,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Oddity:
-    """Images that are used but are not what one might expect: a code of `SENTENCES`, how many, and the names of some."""
+    """Unusual images that are used all the same: a code of `SENTENCES`, their number, and the names of the first."""
 
     code: str
     count: int
@@ -85,11 +85,11 @@ class Oddity:
 
 @dataclass(frozen=True)
 class SimilarPair:
-    """Two images that the network sees nearly the same in, though their signatures differ: a heavier crop or turn, perhaps.
+    """Two images with similar features and different signatures, such as a heavier crop or a rotation.
 
     Attributes:
         first, second: The images.
-        cosine: Of their features.
+        cosine: Cosine of their features.
     """
 
     first: Member
@@ -99,13 +99,13 @@ class SimilarPair:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images of one split of which there are copies in others.
+    """Images of one split that are in other splits too.
 
     Attributes:
-        split: The split that is asked.
-        others: What is learned from.
+        split: The split.
+        others: The other splits.
         num_images: Images in `split`.
-        exact, near, group: How many have the same bytes there; have a near copy there; belong to a group that is there.
+        exact, near, group: Images of `split` with the same bytes in the others; with a near-duplicate; with their group.
     """
 
     split: Split
@@ -122,24 +122,24 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an audit has found.
+    """Findings of an audit.
 
     Attributes:
-        num_images: Images that can be used.
-        num_ignored: Files that were left out; `Dataset.ignored` says why.
+        num_images: Usable images.
+        num_ignored: Files that were left out; the reasons are in `Dataset.ignored`.
         counts: Images by class.
-        imbalance: The largest class over the smallest.
-        sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None where there are no images.
+        imbalance: Size of the largest class over that of the smallest.
+        sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None without images.
         forms: Images by format.
-        odd: What is unusual, commonest first.
-        exact_duplicates: Images that could go, for the same bytes are there once more.
-        near_duplicates: Images that could go for a near copy, beyond those.
-        conflicts: Clusters that carry more than one label.
-        num_clusters: Clusters in all.
-        clusters: Some of them or all: those with several labels first, then those across splits, then the largest.
-        overlaps: Of the splits that the data came with.
-        similar: Pairs beyond the clusters that look similar to the network, or some of them; None where it was not asked.
-        num_similar: How many there are.
+        odd: Oddities, most frequent first.
+        exact_duplicates: Images whose bytes are there once more.
+        near_duplicates: Further images that have a near-duplicate.
+        conflicts: Clusters with more than one label.
+        num_clusters: Number of clusters.
+        clusters: The first clusters: with several labels first, then those across splits, then the largest.
+        overlaps: Overlaps between the given splits.
+        similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
+        num_similar: Number of such pairs.
     """
 
     num_images: int
@@ -159,17 +159,17 @@ class Findings:
     num_similar: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a dictionary of JSON values."""
         document = dataclasses.asdict(self)
         document["odd"] = [{**dataclasses.asdict(odd), "reason": SENTENCES[odd.code]} for odd in self.odd]
         return document
 
 
 def summarize(dataset: Dataset) -> Findings:
-    """Put together what the audit has found.
+    """Summarize an audit.
 
     Args:
-        dataset: Audited, with clusters, and with the splits that it came with, if any.
+        dataset: Audited, with clusters, and with its given splits, if any.
     """
     clusters = _clusters(dataset)
     contents = len({record.sha256 for record in dataset.records})
@@ -199,7 +199,7 @@ def summarize(dataset: Dataset) -> Findings:
 
 
 def with_similar_pairs(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:
-    """The findings with pairs from `similar_rows`, less those that are of one cluster."""
+    """Return the findings with pairs from `similar_rows`, without those of one cluster."""
     groups = dataset.groups()
     beyond = [(i, j, cosine) for i, j, cosine in pairs if groups[i] != groups[j]]
     similar = tuple(
@@ -210,13 +210,13 @@ def with_similar_pairs(findings: Findings, dataset: Dataset, pairs: Sequence[tup
 
 
 def member(dataset: Dataset, position: int) -> Member:
-    """An image as the findings name it."""
+    """Return an image as the findings name it."""
     record = dataset.records[position]
     return Member(record.name, dataset.class_names[record.label], record.split)
 
 
 def overlap_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
-    """For each image of a split, in order: whether it, a near copy, or another of its group is in the other splits too."""
+    """Return for each image of a split whether it, a near-duplicate, or another of its group is in other splits."""
     groups = dataset.groups()
     learned = [
         (record, root) for record, root in zip(dataset.records, groups.tolist(), strict=True) if record.split in others
@@ -240,7 +240,7 @@ def overlap_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> 
 
 
 def overlap_with(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Overlap:
-    """How many images of a split are also, or nearly, in the others."""
+    """Count the images of a split that are in other splits too."""
     kinds = overlap_kinds(dataset, split, others)
     found = Counter(kinds)
     return Overlap(split, others, len(kinds), found["exact"], found["near"], found["group"])

@@ -1,4 +1,4 @@
-"""The dataset every source delivers: a list of labeled images, in a fixed order."""
+"""Datasets: labeled images in a fixed order, as every source returns them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ class Record:
     """One image. There may be a million of them, so it is small: see `benchmarks/scale.py`.
 
     Attributes:
-        location: The file, as text: a `Path` takes several times as much memory. `path` gives one.
-        name: Its path below the data folder, with `/`: how people are told of it.
+        location: The file, as text, because a `Path` takes several times as much memory.
+        name: Name in messages: its path below the data folder, with `/`.
         label: Index into the dataset's `class_names`.
-        split: What it is used for; None until that is decided.
-        sha256: Hex digest of its bytes; empty until the audit has read it.
-        size: (width, height) in pixels, as a person sees it; None until the audit has read it.
-        colors: RGB values of some of its pixels, three bytes each, for the color components of the set; only of a sample
-            of the images.
-        form: What its bytes are, such as `JPEG`, whatever its name says; empty until the audit has read it.
-        notes: Codes of what is odd about it: from `transferapp.images.NOTES`, what had to be done to make plain RGB of it, or
-            `featureless`.
+        split: Its split; None until it is assigned.
+        sha256: Hex digest of its bytes; empty before the audit.
+        size: (width, height) in pixels, upright; None before the audit.
+        colors: RGB values of some pixels, three bytes each, for the color components of the set; only of a sample of images.
+        form: Format of its bytes, such as `JPEG`; empty before the audit.
+        notes: Codes of oddities: of `transferapp.images.NOTES`, or `featureless`.
         signature: From `transferapp.data.near_duplicates`; empty where it has none, and once duplicates are found.
-        cluster: Names the copies and near copies that it is one of; empty where it is alone.
-        group: What the person says must stay together, such as a patient; empty where nothing is said.
+        cluster: Identifies its duplicates and near-duplicates; empty if there are none.
+        group: The user's name for images that stay in one split, such as a patient; empty if there is none.
     """
 
     location: str
@@ -60,7 +58,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A file that is left out, and why: a stable `code` and a sentence."""
+    """A file that is left out, with a stable `code` and a reason."""
 
     name: str
     code: str
@@ -89,11 +87,11 @@ class Dataset:
     """Labeled images.
 
     Attributes:
-        origin: What the person named on the command line.
+        origin: The data as the user named them.
         class_names: In label order.
         records: In a fixed order.
         ignored: Files left out so far.
-        given_splits: The splits that the data came with, such as `train/` and `test/` folders.
+        given_splits: Splits of the data themselves, such as `train/` and `test/` folders.
     """
 
     origin: str
@@ -107,15 +105,15 @@ class Dataset:
 
     @property
     def labels(self) -> np.ndarray:
-        """int64, shape (n,)."""
+        """Labels: int64, shape (n,)."""
         return np.array([record.label for record in self.records], dtype=np.int64)
 
     def part(self, *splits: Split) -> Dataset:
-        """The images of these splits alone."""
+        """Return the images of these splits."""
         return dataclasses.replace(self, records=tuple(r for r in self.records if r.split in splits))
 
     def counts(self) -> list[int]:
-        """Images a class, in label order."""
+        """Return the number of images per class, in label order."""
         counted = Counter(record.label for record in self.records)
         return [counted[label] for label in range(len(self.class_names))]
 
@@ -134,7 +132,7 @@ class Dataset:
         return connected_groups(len(self), pairs)
 
     def spread(self, count: int) -> Dataset:
-        """At most `count` of the images, evenly spread over their order, which goes by class."""
+        """Return at most `count` images, evenly spread over their order, which goes by class."""
         positions = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
         return self.with_records([self.records[i] for i in positions])
 
@@ -142,11 +140,13 @@ class Dataset:
         return dataclasses.replace(self, records=tuple(records))
 
     def in_order_of_content(self) -> Dataset:
-        """The images of each class by their content: however the files are called, and whatever kind of source they came
-        from, folds and figures are then the same. They must have been audited."""
+        """Return the images of each class ordered by content, so that results do not depend on names or kinds of source.
+
+        They must have been audited.
+        """
         return self.with_records(sorted(self.records, key=lambda record: (record.label, record.sha256, record.name)))
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what the data are: contents, labels and class names, in any order."""
+        """Return twelve hex digits that identify the data: contents, labels and class names, in any order."""
         lines = sorted(f"{r.sha256} {self.class_names[r.label]} {r.split}" for r in self.records)
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:12]

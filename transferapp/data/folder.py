@@ -1,6 +1,6 @@
-"""Class folders: one sub-folder of images a class, alone or within train, val and test folders.
+"""Class folders: one sub-folder of images per class, alone or within train, val and test folders.
 
-A tree may hold a million files, so it is read with `os.scandir`, and a file is one string until it is a record.
+A tree may hold a million files, so it is read with `os.scandir`, and a file is one string until it becomes a record.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REPORT_EVERY = 1000
 """Files between two reports of progress."""
 
 _Runs = dict[str, list[tuple[Split | None, list[str]]]]
-"""Of each class, what was found in each of its folders: a split, and the files in order."""
+"""The folders of each class: a split, and the files in order."""
 
 
 def read_folder(
@@ -35,18 +35,18 @@ def read_folder(
 ) -> Dataset:
     """Read class folders; images may lie at any depth below their class, and links are followed.
 
-    A link that leads back to what is read anyway (the data folder, another class) is listed and not followed: its images
-    would turn up under two labels. Class names are in Unicode's composed form (NFC), however the disk spells them, and a
-    class that the splits spell in different cases is one class.
+    A link that leads back to folders that are read anyway (the data folder, another class) is listed and not followed,
+    because its images would appear under two labels. Class names are in Unicode's composed form (NFC), and a class that the
+    splits spell in different cases is one class.
 
     Args:
         data: The folder.
-        min_classes: Classes there must be.
-        origin: What to call it in messages, where that is not the folder itself.
+        min_classes: Smallest number of classes.
+        origin: Name of the data in messages; the folder by default.
         progress: Called now and then with the number of images found so far.
 
     Raises:
-        DataError: It cannot be read, or has too few classes.
+        DataError: The folder cannot be read, or has too few classes.
     """
     root = os.fspath(Path(data))
     origin = origin or data
@@ -79,7 +79,7 @@ def read_folder(
 
 
 def class_folders(root: str, at_most: int) -> list[str]:
-    """Names of sub-folders that hold images at any depth, the first few of them; litter does not count."""
+    """Return the names of the first sub-folders that hold images at any depth, at most `at_most`."""
     found: list[str] = []
     for folder in _subfolders(root):
         if len(found) >= at_most:
@@ -90,7 +90,7 @@ def class_folders(root: str, at_most: int) -> list[str]:
 
 
 def _records(by_class: _Runs, class_names: tuple[str, ...], root: str) -> Iterator[Record]:
-    """The records in order. What they are made from is given back class by class, so that it is never held twice."""
+    """Yield the records in order, and free the file lists class by class, so that memory does not double."""
     for label, name in enumerate(class_names):
         for split, files in sorted(by_class.pop(name), key=lambda run: run[1]):
             for file in files:
@@ -98,10 +98,10 @@ def _records(by_class: _Runs, class_names: tuple[str, ...], root: str) -> Iterat
 
 
 def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None, str]]:
-    """The folders that hold class folders, and what each is for: train, val and test folders, or `root` itself.
+    """Return the folders that hold class folders, with their splits: train, val and test folders, or `root` itself.
 
-    `train` and `test` can also be what classes are called. They are, if they hold images and no folders, or if other
-    classes stand beside a lone one of them.
+    `train` and `test` can also be names of classes. They are if they hold images and no folders, or if other classes are
+    beside a single one of them.
     """
     folders = list(_subfolders(root))
     named = [(split, folder) for folder in folders if (split := split_named(os.path.basename(folder)))]
@@ -114,13 +114,16 @@ def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None
         if child not in used:
             reason = "has no class folders" if child in flat else "lies beside the train, val and test folders"
             ignored.append(Ignored(_name(child, root), "no_class", reason))
-    # A train folder alone is no split: it is where the images are.
+    # A train folder alone is not a split: the images are just in there.
     return [(None if {s for s, _ in nested} == {"train"} else split, folder) for split, folder in nested]
 
 
 def _spellings(folders: list[tuple[Split | None, str]]) -> dict[str, str]:
-    """The class of each folder. Where each split has one spelling of a name, as `train/Cats` and `test/cats`, it is one
-    class; folders side by side that differ by case alone are two."""
+    """Return the class of each folder.
+
+    If each split has one spelling of a name, such as `train/Cats` and `test/cats`, it is one class. Folders in one place whose
+    names differ by case alone are two classes.
+    """
     spellings: dict[str, list[str]] = defaultdict(list)
     beside: set[tuple[str, str]] = set()
     clashing = set()
@@ -164,7 +167,7 @@ def _check_classes(data: str, root: str, class_names: list[str], ignored: list[I
 
 
 def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
-    """The class folders in a folder; loose images beside them are listed."""
+    """Return the class folders in a folder; loose images beside them are listed."""
     folders, loose = [], []
     for entry in _scan(folder):
         if _is_folder(entry):
@@ -177,7 +180,7 @@ def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
 
 
 def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:
-    """Sub-folders in the order of names; of one that cannot be read an error, or nothing if not `strict`."""
+    """Yield sub-folders in the order of names. An unreadable folder is an error, or has none if not `strict`."""
     try:
         yield from sorted(entry.path for entry in _scan(folder) if _is_folder(entry))
     except DataError:
@@ -186,20 +189,20 @@ def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:
 
 
 def _images(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> Iterator[str]:
-    """Every file below `folder` that is named like an image; links are followed, each real folder once.
+    """Yield every file below `folder` with the suffix of an image; links are followed, each real folder once.
 
     Args:
         folder: A class folder.
         root: The data folder, for names.
-        claims: The class folders; a class folder that is a link adds its own.
-        ignored: Gets what is left out.
+        claims: The class folders; a class folder that is a link is added.
+        ignored: Receives what is left out.
     """
     own = os.path.realpath(folder)
     visited: set[str] = set()
     pending = [(folder, own, os.path.islink(folder))]
     while pending:
         directory, real, is_link = pending.pop()
-        if real in visited:  # a link back up: walking it again would never end
+        if real in visited:  # a link back up, which would never end
             continue
         if is_link and claims.leads_back(real, own):
             ignored.append(Ignored(_name(directory, root), "link", "leads back to folders that are read anyway"))
@@ -229,7 +232,7 @@ def _images(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> 
 
 
 class _Claims:
-    """Real paths of class folders, and whether the target of a link is what one of them reads anyway."""
+    """Real paths of class folders, to find links to what is read anyway."""
 
     def __init__(self, folders: Iterator[str] | tuple[()]) -> None:
         self._claimed: set[str] = set()
@@ -242,11 +245,11 @@ class _Claims:
         self._above.update(_parents(real))
 
     def leads_back(self, real: str, own: str) -> bool:
-        """Whether a link's target is, contains, or lies in another class's folder, or contains its own.
+        """Return whether a link's target is, contains, or lies in another class's folder, or contains its own.
 
         Args:
             real: The target.
-            own: The class folder that the link is in, or is.
+            own: The class folder that the link is in.
         """
         if real in self._claimed or real in self._above or real in _parents(own):
             return True
@@ -258,7 +261,7 @@ def _parents(path: str) -> list[str]:
 
 
 def _scan(folder: str, errors: type[Exception] = DataError) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder, in any order and without litter."""
+    """Yield the entries of a folder, in any order and without litter."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -278,6 +281,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _name(path: str, root: str) -> str:
-    """How people are told of a file: its path below the data folder, fit to be printed."""
+    """Return the name of a file in messages: its path below the data folder."""
     inner = path[len(root) :].lstrip(os.sep) if root != "." else path.removeprefix("." + os.sep)
     return printable(inner.replace(os.sep, "/"))

@@ -1,4 +1,4 @@
-"""Corrections of labels from a CSV file, such as `transferapp doctor` writes for a person to fill in."""
+"""Label fixes from a CSV file that `transferapp doctor` writes and the user fills in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.errors import DataError, UsageError
 
 DROP = "drop"
-"""What the fix column says to leave an image out."""
+"""Value of the fix column that leaves an image out."""
 
 FIX_COLUMNS = ("path", "given_label", "suggested_label", "confidence", "fix")
 _NEEDED = ("path", "fix")
@@ -20,15 +20,15 @@ _HINT = "Write the list with `transferapp doctor`, and fill in the fix column"
 
 
 def apply_label_fixes(dataset: Dataset, file: Path) -> Dataset:
-    """Relabel and leave out images as a file says.
+    """Relabel images and leave images out according to a file.
 
     Args:
         dataset: Before or after its audit.
         file: A CSV with a header and at least the columns `path`, as in `Record.name`, and `fix`: the name of a class, `drop`
-            to leave the image out, or nothing to keep it as it is. Separated by commas, semicolons or tabs.
+            to leave the image out, or nothing to keep it. Separated by commas, semicolons or tabs.
 
     Raises:
-        DataError: The file cannot be read, or names an image or a class that is not there.
+        DataError: The file cannot be read, or names an unknown image or class.
     """
     fixes = _read(file)
     labels = {name: label for label, name in enumerate(dataset.class_names)}
@@ -63,13 +63,13 @@ def apply_label_fixes(dataset: Dataset, file: Path) -> Dataset:
 
 
 def check_list_target(file: Path) -> None:
-    """Refuse to write the doctor's list over what someone has filled in, or over a file that is no such list.
+    """Refuse to overwrite a list that someone has filled in, or a file that is not such a list.
 
     Raises:
-        UsageError: It would be, or there is no folder to write it to.
+        UsageError: The list would be overwritten, or its folder is missing.
     """
     if file.suffix.lower() != ".csv":
-        raise UsageError(f"{file} is no name for the list", expected="a name that ends in .csv", got=file.name)
+        raise UsageError(f"{file} is not a valid name for the list", expected="a name that ends in .csv", got=file.name)
     if not file.parent.is_dir():
         raise UsageError(f"There is no folder {file.parent}", hint="Make it first, or name another place with --out")
     if not file.exists():
@@ -78,9 +78,7 @@ def check_list_target(file: Path) -> None:
     try:
         fixes = _read(file)
     except DataError as error:
-        raise UsageError(
-            f"{file} is there already and is no list of labels, so it is left alone", hint=another
-        ) from error
+        raise UsageError(f"{file} exists and is not a list of labels, so it is left alone", hint=another) from error
     filled = sum(bool(fix) for fix in fixes.values())
     if filled:
         raise UsageError(
@@ -89,7 +87,7 @@ def check_list_target(file: Path) -> None:
 
 
 def _read(file: Path) -> dict[str, str]:
-    """The fix of each path that has one."""
+    """Return the fix of each path in the file."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -97,7 +95,7 @@ def _read(file: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not text in UTF-8", hint="Save it as CSV in UTF-8") from error
     header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)  # spreadsheets write what their country uses
+    separator = max(",;\t", key=header.count)  # spreadsheets use the separator of their country
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:

@@ -1,4 +1,4 @@
-"""What file and folder names promise: images, splits, litter; and how a name is shown to people."""
+"""Conventions of file and folder names: images, splits, classes and litter; and names in messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transferapp.data.dataset import Split
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .heic .heif".split()  # noqa: SIM905
 )
-"""Names that promise an image. What a file really is, its bytes say; a file of another name is passed over."""
+"""Suffixes of files that are read as images. Their bytes decide the format; files with other suffixes are skipped."""
 
 UNREAD_SUFFIXES = frozenset(
     ".ai .arw .cr2 .cr3 .dcm .dng .emf .eps .exr .fit .fits .hdr .ico .j2k .jp2 .jxl .nef .orf .pbm .pcx .pdf .pgm .pnm "  # noqa: SIM905
     ".ppm .ps .psd .raf .raw .rw2 .svg .svgz .tga .wmf .xcf".split()
 )
-"""Names of images in formats that are not read: someone may expect them to count, so they are listed."""
+"""Suffixes of image formats that are not read. Such files are listed, because someone may expect them to count."""
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".parquet"))
 
@@ -34,10 +34,10 @@ _SPLITS: dict[str, Split] = {
     "evaluation": "test",
     "holdout": "test",
 }
-_SAYS_NOTHING = frozenset("data dataset image images img imgs photos images set split".split())  # noqa: SIM905
+_NEUTRAL_WORDS = frozenset("data dataset image images img imgs photos images set split".split())  # noqa: SIM905
 """Words beside a split's name, as in `train_images` or `Test set`."""
 
-_IMAGE_FOLDERS = _SAYS_NOTHING | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
+_IMAGE_FOLDERS = _NEUTRAL_WORDS | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
 _LITTER = frozenset(
     [
         "thumbs.db",
@@ -54,31 +54,31 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def suffix_of(name: str) -> str:
-    """The suffix in lower case, with its dot; empty where there is none."""
+    """Return the suffix in lower case, with its dot; empty if there is none."""
     return os.path.splitext(name)[1].lower()
 
 
 def split_named(name: str) -> Split | None:
-    """The split that a folder, or a value in a table, is named after: `train`, `Validation`, `test_images`, `train2017`."""
+    """Return the split that a folder or a value in a table names: `train`, `Validation`, `test_images`, `train2017`."""
     words = re.findall(r"[^\W\d_]+", name.lower())
     found = [_SPLITS[word] for word in words if word in _SPLITS]
-    if len(found) == 1 and all(word in _SPLITS or word in _SAYS_NOTHING for word in words):
+    if len(found) == 1 and all(word in _SPLITS or word in _NEUTRAL_WORDS for word in words):
         return found[0]
     return None
 
 
 def holds_images_only(name: str) -> bool:
-    """Whether a folder's name says that images are in it and not which: `images`, `train`, `JPEGImages`."""
+    """Return whether a folder's name is neutral, not that of a class: `images`, `train`, `JPEGImages`."""
     return name.lower() in _IMAGE_FOLDERS or split_named(name) is not None
 
 
 def class_name(name: str) -> str:
-    """A folder's name, or a label in a table, as the name of a class: printable, in Unicode's composed form (NFC)."""
+    """Return a folder's name, or a label in a table, as the name of a class: printable, in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", printable(name))
 
 
 def printable(name: str) -> str:
-    """A file name as text that every terminal and file can hold: bytes that are no UTF-8, and control characters, escaped."""
+    """Return a file name as text for any terminal: bytes that are not UTF-8, and control characters, are escaped."""
     if name.isascii() and name.isprintable():
         return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -86,5 +86,5 @@ def printable(name: str) -> str:
 
 
 def is_litter(name: str) -> bool:
-    """What operating systems, editors and notebooks leave behind: .DS_Store, Thumbs.db, .ipynb_checkpoints."""
+    """Return whether a name is litter of systems, editors or notebooks: .DS_Store, Thumbs.db, .ipynb_checkpoints."""
     return name.startswith(".") or name.lower() in _LITTER

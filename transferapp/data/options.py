@@ -1,4 +1,4 @@
-"""What a person may say about a source beside its name."""
+"""Options of data sources: columns of tables, and the place of prepared datasets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from transferapp.errors import UsageError
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Settings of a source; an empty one was not given. Their names are those of the command line's flags.
+    """Options of a source, named like the flags of the command line; empty ones were not given.
 
     Attributes:
-        path_column: The column of a table that names the images.
-        label_column: The one with their classes.
-        split_column: The one that says what each is for.
-        group_column: The one that says which images must share a split, such as a patient.
-        data_dir: Where tensorflow-datasets keeps prepared data.
+        path_column: Column of a table with the paths of the images.
+        label_column: Column with their classes.
+        split_column: Column with their splits.
+        group_column: Column whose equal values share a split, such as a patient.
+        data_dir: Folder of prepared data of tensorflow-datasets.
     """
 
     path_column: str = ""
@@ -27,11 +27,11 @@ class SourceOptions:
     data_dir: str = ""
 
     def refuse(self, names: tuple[str, ...], kind: str) -> None:
-        """Complain of settings that mean nothing to this kind of source.
+        """Refuse options that do not apply to a kind of source.
 
         Args:
-            names: The settings in question.
-            kind: What the source is, in the plural.
+            names: Names of the options.
+            kind: Kind of the source, in the plural, for the message.
 
         Raises:
             UsageError: One of them was given.
@@ -44,4 +44,4 @@ class SourceOptions:
 
 
 TABLE_OPTIONS = tuple(f.name for f in dataclasses.fields(SourceOptions) if f.name.endswith("_column"))
-"""Those that are about tables."""
+"""Options that apply to tables only."""

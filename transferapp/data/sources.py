@@ -1,7 +1,6 @@
-"""Where images come from: whatever a person calls their data becomes a `Dataset`.
+"""Data sources: `open_source` reads a folder, a table, an archive of these, or a dataset of tensorflow-datasets.
 
-`open_source` chooses by what the argument is: a folder, a table, an archive of one of these, or a dataset of
-tensorflow-datasets. `docs/data.md` shows an example of each.
+`docs/data.md` has an example of each.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _CONVERTIBLE = {
     ".jsonl": "Write it as a CSV with the columns path and label",
     ".tfrecord": "Name a dataset of tensorflow-datasets, as in tfds:NAME, with --data-dir",
 }
-"""Files that people have and that are not read, and what to do."""
+"""Hints for common kinds of files that are not read, by suffix."""
 
 
 def open_source(
@@ -43,22 +42,22 @@ def open_source(
     *,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Read what `--data` names.
+    """Read the data that `--data` names.
 
     Args:
         data: A folder with one sub-folder a class, or with `train/`, `val/`, `test/` folders of that form; a `.csv`, `.tsv`
             or `.parquet` file of paths and labels, or a folder with one such table beside its images; a zip or tar archive
             of any of these; or `tfds:NAME[/CONFIG][:VERSION]`.
-        min_classes: Classes there must be: two to learn from, one to be measured on.
-        options: Columns and places that the person named.
-        progress: Who is told.
+        min_classes: Smallest number of classes: two for training, one for evaluation.
+        options: Columns and places that the user named.
+        progress: Receives progress updates.
 
     Returns:
         The dataset. Nothing has been decoded yet: see `transferapp.data.audit`.
 
     Raises:
-        DataError: There is nothing there, or nothing that can be classified.
-        UsageError: An option means nothing for this kind of source, or names a column that is not there.
+        DataError: The data are missing, or are not images with classes.
+        UsageError: An option does not apply to this kind of source, or names a missing column.
         ResourceError: The disk is full.
     """
     options, progress = options or SourceOptions(), progress or Silent()
@@ -83,24 +82,24 @@ def open_source(
         dataset = _open_place(unpacked.folder, options, min_classes, progress, origin=data, foreign=True)
         return dataclasses.replace(dataset, ignored=(*unpacked.ignored, *dataset.ignored))
     hint = _CONVERTIBLE.get(suffix_of(path.name))
-    raise DataError(f"{printable(data)} is in no form that is read", expected=EXPECTED, hint=hint)
+    raise DataError(f"{printable(data)} is in a format that is not read", expected=EXPECTED, hint=hint)
 
 
 def _open_place(
     folder: Path, options: SourceOptions, min_classes: int, progress: Progress, *, origin: str, foreign: bool = False
 ) -> Dataset:
-    """A folder: as a table if it holds one beside its images, otherwise as class folders.
+    """Read a folder: by the table beside its images if there is one, otherwise as class folders.
 
     Args:
-        folder: Where to look.
-        options: What the person said.
-        min_classes: Classes there must be.
-        progress: Who is told.
-        origin: What to call it in messages.
-        foreign: It comes from elsewhere, so a table in it may name nothing outside.
+        folder: The folder.
+        options: Columns that the user named.
+        min_classes: Smallest number of classes.
+        progress: Receives progress updates.
+        origin: Name of the data in messages.
+        foreign: Whether the folder comes from an archive; then a table in it may name no file outside.
     """
     tables = _tables(folder)
-    table = _the_table(folder, tables, options, origin) if tables else None
+    table = _label_table(folder, tables, options, origin) if tables else None
     if table is not None:
         with progress.task(f"reading {printable(table.name)}", 0) as advance:
             name = f"{origin} ({printable(table.name)})"
@@ -122,16 +121,16 @@ def _tables(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if suffix_of(name) in TABLE_SUFFIXES and (folder / name).is_file()]
 
 
-def _the_table(folder: Path, tables: Sequence[Path], options: SourceOptions, origin: str) -> Path | None:
-    """The table that says what the images of a folder are; None where its sub-folders say it.
+def _label_table(folder: Path, tables: Sequence[Path], options: SourceOptions, origin: str) -> Path | None:
+    """Return the table with the labels of a folder's images; None if its sub-folders are the classes.
 
-    Sub-folders that hold images are classes, unless they are called what says nothing, such as `images` or `train`.
+    Sub-folders that hold images are classes, unless their names are neutral, such as `images` or `train`.
     """
-    asked = any(getattr(options, name) for name in TABLE_OPTIONS)
+    named = any(getattr(options, name) for name in TABLE_OPTIONS)
     holding = class_folders(str(folder), 32)
-    telling = [name for name in holding if not holds_images_only(name)]
+    class_like = [name for name in holding if not holds_images_only(name)]
     parted = any(class_folders(str(folder / name), 1) for name in holding if split_named(name))
-    if not asked and (len(telling) > 1 or parted):
+    if not named and (len(class_like) > 1 or parted):
         return None
     if len(tables) > 1:
         raise DataError(

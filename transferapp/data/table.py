@@ -1,4 +1,4 @@
-"""A table of paths and labels: which of its columns are which, where the images are, and what is wrong with its rows."""
+"""Tables of paths and labels: the roles of columns, the files that rows name, and faulty rows."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ PATH_NAMES = tuple(
     "path filepath imagepath imgpath imagepath file filename imagefile imagename imgname image img image photo "  # noqa: SIM905
     "imageid imgid id".split()
 )
-"""What columns of paths are called, the best first; case, blanks and punctuation do not count."""
+"""Names of path columns, in order of preference; case, blanks and punctuation are ignored."""
 
 LABEL_NAMES = frozenset(
     "label labels class classname classlabel labelname category categoryname target species breed".split()  # noqa: SIM905
 )
-"""What columns of classes are called. Two of them in one table are for the person to choose from."""
+"""Names of label columns. If a table has two of them, the user must choose."""
 
 SPLIT_NAMES = ("split", "subset", "partition")
 
 _SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""What is tried behind a path without one that images have."""
+"""Suffixes that are appended to paths without the suffix of an image."""
 
 _NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
-"""Disks there take other cases and Unicode forms for the same name."""
+"""Whether disks take names in another case or Unicode form for the same."""
 
 _IS_INDEX = re.compile(r"$|unnamed\d|indexlevel\d")
-"""Columns that pandas writes for its own index, less blanks and punctuation."""
+"""Index columns that pandas writes, without blanks and punctuation."""
 
 _NUMBER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Indices of the columns that are read; None for one that there is not."""
+    """Indices of the columns that are read; None for a missing one."""
 
     path: int
     label: int
@@ -76,23 +76,23 @@ def read_table(
     within: str | None = None,
     progress: Advance | None = None,
 ) -> Dataset:
-    """Read a table with one row an image.
+    """Read a table with one row per image.
 
-    Paths are looked up beside the table and in folders there that are called `images` or the like. A row whose file is not
-    there, has no label, or is there twice is listed; a file with two different labels is left out whole, for nobody knows
-    which is right. Classes are in the order of their names, or of their numbers if all of them are whole numbers.
+    Paths are looked up beside the table and in folders there with names such as `images`. Rows without a file or a label, and
+    repeated rows, are listed. A file with two different labels is left out, because either could be right. Classes are in the
+    order of their names, or of their numbers if all are whole numbers.
 
     Args:
         table: A .csv, .tsv or .parquet file.
-        options: Columns that the person named.
-        min_classes: Classes there must be.
-        origin: What to call it in messages, where that is not the table itself.
-        within: The images must be in this folder, for the table is a stranger's.
+        options: Columns that the user named.
+        min_classes: Smallest number of classes.
+        origin: Name of the data in messages; the table by default.
+        within: A folder that the images must be in, for tables from archives.
         progress: Called now and then with the number of rows read so far.
 
     Raises:
-        DataError: It cannot be read, has no such columns, or none of its images is there.
-        UsageError: A column that was named is not there.
+        DataError: The table cannot be read, has no such columns, or none of its images exists.
+        UsageError: A column that was named is missing.
     """
     name = origin or str(table)
     file = open_table(table, name)
@@ -124,11 +124,11 @@ def read_table(
 
 
 def choose_columns(file: TableFile, options: SourceOptions, name: str) -> Columns:
-    """Which columns are which: those that the person named, or else those whose names say it.
+    """Return the roles of the columns: as the user named them, otherwise by their names.
 
     Raises:
-        DataError: No column, or more than one, could be the one.
-        UsageError: A column that was named is not there.
+        DataError: No column, or more than one, fits a role.
+        UsageError: A column that was named is missing.
     """
     plain = [re.sub(r"[\W_]+", "", column.lower()) for column in file.columns]
 
@@ -183,7 +183,7 @@ def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataErr
 
 
 class _Rows:
-    """The rows that name an image, kept small, and those that do not."""
+    """The rows of a table, in little memory, and those that are left out."""
 
     def __init__(self, lookup: _Lookup, table: str) -> None:
         self.lookup = lookup
@@ -231,7 +231,7 @@ class _Rows:
         self._groups.append(words.setdefault(group, len(words)))
 
     def dataset(self, origin: str, columns: Columns) -> Dataset:
-        """Everything that was added; the rows are given up for it."""
+        """Return the dataset of all rows. Call it once: the rows are freed."""
         words = list(self._words)
         self._first.clear()
         for index, others in self._conflicts.items():
@@ -253,7 +253,7 @@ class _Rows:
         used = {splits.get(self._splits[i]) for i in kept}
         given = tuple(split for split in SPLITS if split in used)
         if given == ("train",):
-            given, splits = (), {}  # as with a train folder alone: it is where the images are
+            given, splits = (), {}  # a train folder alone is not a split
         records = tuple(
             Record(
                 self.locations[i],
@@ -267,7 +267,7 @@ class _Rows:
         return Dataset(origin, tuple(order), records, tuple(self.ignored), given)
 
     def _known_splits(self, words: Sequence[str], columns: Columns) -> dict[int, Split | None]:
-        """What each word in the split column means; empty where the column is no split column after all."""
+        """Return the split of each word in the split column; empty if the column turns out to be something else."""
         if columns.split is None:
             return {}
         known: dict[int, Split | None] = {
@@ -285,9 +285,9 @@ class _Rows:
 
 
 def class_order(labels: set[str]) -> tuple[list[str], dict[str, str]]:
-    """The classes in order, and how each label is spelt as one: by number if all are whole numbers, otherwise by name.
+    """Return the classes in order, and the class of each label: by number if all are whole numbers, otherwise by name.
 
-    `3.0` is 3: so programs write whole numbers once one of them was missing.
+    `3.0` is 3, because programs write whole numbers like this if one of them is missing.
     """
     if not all(_NUMBER.fullmatch(label) for label in labels):
         return sorted(labels), {label: label for label in labels}
@@ -299,7 +299,7 @@ class _Lookup:
     """Finds the files that a table names.
 
     Args:
-        table: The table; its folder, and folders in it that hold images, are where paths start.
+        table: The table. Paths start in its folder, or in folders of images there.
         within: A folder that files must be in, or None.
     """
 
@@ -315,19 +315,19 @@ class _Lookup:
         self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, path: str) -> str | None:
-        """The file; None where it is not there, and empty where it may not be used."""
-        for spelt in _spellings(path):
+        """Return the file; None if it is missing, empty if it may not be used."""
+        for spelled in _spellings(path):
             for base in self._bases:
-                whole = os.path.join(base, spelt)
+                whole = os.path.join(base, spelled)
                 if (found := self._with_suffix(whole)) is not None:
                     self._first(self._bases, base)
                     return found if self._allowed(found) else ""
-                if os.path.isabs(spelt):
+                if os.path.isabs(spelled):
                     break
         return None
 
     def name(self, location: str) -> str:
-        """How people are told of a file: below the table's folder, or in full."""
+        """Return the name of a file in messages: its path below the table's folder, or in full."""
         inner = location.removeprefix(self.root + os.sep) if self.root != "." else location.removeprefix("." + os.sep)
         return printable(inner.replace(os.sep, "/"))
 
@@ -342,7 +342,7 @@ class _Lookup:
         return None
 
     def _is_file(self, path: str) -> bool:
-        """Whether it is there. Each folder is listed once: asking for a million files one by one takes far longer."""
+        """Return whether a file exists. Each folder is listed once, which is much faster than a million single checks."""
         folder, name = os.path.split(path)
         if (names := self._listings.get(folder)) is None:
             try:
@@ -358,7 +358,7 @@ class _Lookup:
 
     @staticmethod
     def _first(choices: list[str], choice: str) -> None:
-        """What was right for one row is tried first for the next."""
+        """Move a choice to the front, because what fits one row mostly fits the next."""
         if choices[0] != choice:
             choices.remove(choice)
             choices.insert(0, choice)
@@ -372,12 +372,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _spellings(path: str) -> Iterator[str]:
-    """A path as the table has it, then as another system or Unicode form would have it."""
+    """Yield a path as it is in the table, then in the form of another system or Unicode form."""
     forms: list[Callable[[str], str]] = [str]
     if "\\" in path:
         forms.append(lambda text: text.replace("\\", "/"))
     if not path.isascii():
         forms += [lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFC", "NFD")]  # type: ignore[misc]
     for form in forms:
-        spelt = form(path)
-        yield spelt if ".." in spelt else os.path.normpath(spelt)
+        spelled = form(path)
+        yield spelled if ".." in spelled else os.path.normpath(spelled)

@@ -1,4 +1,4 @@
-"""Tables as files: CSV in its dialects and encodings, and Parquet, as columns and rows of text."""
+"""Table files: CSV in its dialects and encodings, and Parquet, read as columns and rows of text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transferapp.data.names import IMAGE_SUFFIXES, printable, suffix_of
 from transferapp.errors import DataError
 
 Row = tuple[int, list[str]]
-"""A row's number, as a person counts, and its cells."""
+"""Number of a row, counted from 1, and its cells."""
 
 SAMPLE_ROWS = 20
-"""Rows that are looked at to tell what a column holds."""
+"""Rows that are read to find out what a column holds."""
 
 _BATCH = 8192
 _DELIMITERS = ",;\t|"
@@ -34,13 +34,13 @@ _BOMS = (
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table that has been opened.
+    """An open table.
 
     Attributes:
-        columns: Their names; `1`, `2`, ... where the first row is an image already.
+        columns: Names of the columns; `1`, `2`, ... if the table has no header.
         sample: The first rows.
-        rows: From indices of columns to all rows with these cells alone, in this order; cells that a row lacks are empty.
-            Row numbers are lines of the file where it has lines.
+        rows: Returns all rows with the cells of these columns, in this order; missing cells are empty. Row numbers are lines
+            of the file if it has lines.
     """
 
     columns: tuple[str, ...]
@@ -53,10 +53,10 @@ def open_table(path: Path, name: str) -> TableFile:
 
     Args:
         path: A .csv, .tsv or .parquet file.
-        name: What to call it in messages.
+        name: Name of the table in messages.
 
     Raises:
-        DataError: It cannot be read, or is none.
+        DataError: The file cannot be read, or is not a table.
     """
     try:
         return _open_parquet(path, name) if suffix_of(path.name) == ".parquet" else _open_text(path, name)
@@ -68,7 +68,7 @@ def _open_text(path: Path, name: str) -> TableFile:
     encoding = _encoding(path, name)
     first = _first_line(path, encoding, name)
     skipped = 0
-    if match := re.fullmatch(r"sep=(.)", first.strip()):  # Excel's way of naming the delimiter
+    if match := re.fullmatch(r"sep=(.)", first.strip()):  # Excel names the delimiter like this
         delimiter, skipped = match[1], 1
     else:
         delimiter = _delimiter(first, suffix_of(path.name))
@@ -84,8 +84,8 @@ def _open_text(path: Path, name: str) -> TableFile:
                         yield reader.line_num + skipped, row
             except csv.Error as error:
                 raise DataError(
-                    f"{name} is no well-formed table: line {reader.line_num + skipped}: {error}",
-                    hint="Mend that line; a quote that is opened must be closed",
+                    f"{name} is not a well-formed table: line {reader.line_num + skipped}: {error}",
+                    hint="Fix that line; a quote that is opened must be closed",
                 ) from error
             except UnicodeError as error:
                 raise _undecodable(name) from error
@@ -111,7 +111,7 @@ def _padded(row: Sequence[str], columns: Sequence[int]) -> list[str]:
 
 
 def _encoding(path: Path, name: str) -> str:
-    """UTF-8, -16 or -32 by their marks; otherwise UTF-8 if that is what it is, or what Western Windows writes."""
+    """Return the encoding: UTF-8, -16 or -32 by its mark, otherwise UTF-8 if it is valid, otherwise Windows-1252."""
     with path.open("rb") as stream:
         start = stream.read(4)
         for mark, encoding in _BOMS:
@@ -151,7 +151,7 @@ def _first_line(path: Path, encoding: str, name: str) -> str:
 
 
 def _delimiter(header: str, suffix: str) -> str:
-    """Whatever parts the header into most columns; on a tie, what the suffix promises."""
+    """Return the delimiter that splits the header into most columns; in a tie, the one of the suffix."""
 
     def columns(delimiter: str) -> int:
         try:
@@ -167,15 +167,15 @@ def _open_parquet(path: Path, name: str) -> TableFile:
     import pyarrow
     from pyarrow import parquet
 
-    def complaint(error: Exception) -> DataError:
-        return DataError(f"{name} is no Parquet file that can be read ({printable(str(error).splitlines()[0])[:160]})")
+    def unreadable(error: Exception) -> DataError:
+        return DataError(f"{name} is not a readable Parquet file ({printable(str(error).splitlines()[0])[:160]})")
 
     try:
         with parquet.ParquetFile(path) as file:
             names = [str(column) for column in file.schema_arrow.names]
             kinds = [file.schema_arrow.field(index).type for index in range(len(names))]
     except (pyarrow.ArrowException, ValueError) as error:
-        raise complaint(error) from error
+        raise unreadable(error) from error
     flat = [i for i, kind in enumerate(kinds) if not (pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind))]
     texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_dictionary)
     if len(flat) < len(names) and not any(is_text(kinds[i]) for i in flat for is_text in texts):
@@ -196,14 +196,14 @@ def _open_parquet(path: Path, name: str) -> TableFile:
                         number += 1
                         yield number, [_text(cell) for cell in cells]
         except (pyarrow.ArrowException, ValueError) as error:
-            raise complaint(error) from error
+            raise unreadable(error) from error
 
     sample = [tuple(row) for _, row in itertools.islice(rows(range(len(flat))), SAMPLE_ROWS)]
     return TableFile(tuple(names[index] for index in flat), tuple(sample), rows)
 
 
 def _text(cell: Any) -> str:
-    """A cell as it would be written by hand: whole numbers without a fraction, nothing for what is missing."""
+    """Return a cell as text: whole numbers without a fraction, missing values as an empty string."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, float) and cell.is_integer():

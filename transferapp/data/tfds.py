@@ -1,7 +1,7 @@
 """Datasets of tensorflow-datasets: `tfds:NAME[/CONFIG][:VERSION]`, from a data directory that is there or by download.
 
-The images are written to the cache once, as the encoded bytes that the dataset has, so that all that follows sees files.
-This is the one place that knows tensorflow-datasets; it is imported when such a dataset is asked for and not before.
+The encoded images are written to the cache once, so that everything else works on files. tensorflow-datasets is imported here
+alone, and only for such a dataset.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _NOISY = ("absl", "urllib3", "tensorflow", "tensorflow_datasets")
 
 
 def read_tfds(data: str, data_dir: str, min_classes: int, progress: Progress) -> Dataset:
-    """Read a dataset of tensorflow-datasets, downloading and preparing it where that was never done.
+    """Read a dataset of tensorflow-datasets; download and prepare it first if necessary.
 
-    Classes are in the dataset's own order. Its splits are kept; one that is called neither train, validation nor test is
-    listed and left out.
+    Classes are in the order of the dataset. Its splits are kept; splits other than train, validation and test are listed and
+    left out.
 
     Args:
         data: `tfds:NAME[/CONFIG][:VERSION]`.
-        data_dir: Where prepared datasets are; empty for `TFDS_DATA_DIR`, or what tensorflow-datasets chooses.
-        min_classes: Classes there must be.
-        progress: Who is told.
+        data_dir: Folder of prepared datasets; empty for `TFDS_DATA_DIR` or the default of tensorflow-datasets.
+        min_classes: Smallest number of classes.
+        progress: Receives progress updates.
 
     Raises:
-        DataError: There is no such dataset, it cannot be downloaded, or it is not one of images with one label each.
+        DataError: The dataset is unknown, cannot be downloaded, or does not consist of images with one label each.
         ResourceError: The disk is full.
     """
     name = data.removeprefix(PREFIX)
@@ -81,7 +81,7 @@ def read_tfds(data: str, data_dir: str, min_classes: int, progress: Progress) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries from telling of retries and devices; what matters comes back as an exception."""
+    """Silence the libraries' messages about retries and devices; failures are raised as exceptions."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -131,10 +131,9 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _offline(builder: Any) -> bool:
-    """Whether none of the servers that a dataset comes from has an address here.
+    """Return whether the servers of a dataset are unreachable: none of their names can be resolved.
 
-    Asked first because the downloads themselves try again for minutes. Nothing is said where a proxy would be asked, or
-    where something was downloaded already.
+    Checked first because downloads retry for minutes. False if there is a proxy or if something was downloaded already.
     """
     hosts = {urllib.parse.urlsplit(url).hostname for url in getattr(builder, "url_infos", None) or ()} - {None}
     downloads = Path(str(builder.data_path)).parents[0]
@@ -150,7 +149,7 @@ def _offline(builder: Any) -> bool:
 
 
 def _features(builder: Any, name: str) -> tuple[str, str]:
-    """The names of the image and of its label: those that the dataset is supervised with, or the only ones."""
+    """Return the names of the image and of its label: the supervised keys, or the only ones."""
     from tensorflow_datasets import features
 
     table = builder.info.features
@@ -168,7 +167,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
         return supervised[0], supervised[1]
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
-            f"{name} is no set of images with one label each",
+            f"{name} is not a set of images with one label each",
             expected="one Image and one ClassLabel among its features",
             got=f"{', '.join(sorted(map(str, table))) if hasattr(table, 'items') else type(table).__name__}",
         )
@@ -176,7 +175,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
 
 
 def _key(builder: Any) -> str:
-    """Tells the prepared data from any other: their name and place, and the size and time of each file."""
+    """Return the cache key: a hash of the name and place of the data, and of the size and time of each file."""
     place = str(builder.data_path)
     digest = hashlib.sha256(f"{builder.info.full_name} {place}".encode("utf-8", "surrogateescape"))
     with contextlib.suppress(OSError):
@@ -187,7 +186,7 @@ def _key(builder: Any) -> str:
 
 
 def _write(builder: Any, folder: Path, splits: list[str], image: str, label: str, advance: Any) -> dict[str, int]:
-    """Write each image to SPLIT/LABEL/NUMBER; gives how many of each split have no label."""
+    """Write each image to SPLIT/LABEL/NUMBER; return the number of images without a label by split."""
     import tensorflow_datasets
 
     wanted = tensorflow_datasets.decode.PartialDecoding(
@@ -232,7 +231,7 @@ def _dataset(
     ignored: list[Ignored],
     min_classes: int,
 ) -> Dataset:
-    """The dataset of what was written to the cache."""
+    """Return the dataset of what was written to the cache."""
     found: dict[int, list[str]] = {}
     for split in sorted(os.listdir(folder)):
         for label in sorted(os.listdir(os.path.join(folder, split))):
@@ -240,7 +239,7 @@ def _dataset(
     used = {splits[split] for placed in found.values() for split in placed}
     given = tuple(split for split in SPLITS if split in used)
     if given == ("train",):
-        given = ()  # as with a train folder alone: it is where the images are
+        given = ()  # a train folder alone is not a split
     class_names = [class_name(names[label]) for label in sorted(found)]
     if len(class_names) < min_classes:
         got = ", ".join(map(repr, class_names)) or "none"
