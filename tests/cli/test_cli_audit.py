@@ -36,8 +36,8 @@ def test_an_audit_is_a_table_a_document_and_a_page(images: Path, tmp_path: Path)
     words = " ".join(done.stdout.split())
     for said in (
         "41 images in 2 classes",
-        "1 exact copy of other images, in 1 group",
-        "1 group of copies with more than one label",
+        "1 exact duplicate, in 1 group",
+        "1 group of duplicates has more than one label",
         "exact ant/0.png, bee/twin.png [2 labels]",
         "1 file was left out: ant/page.jpg",
     ):

@@ -90,6 +90,6 @@ def test_evaluate_for_people_has_them_too(tiny: Path, colors: Path) -> None:
     done = transferapp("evaluate", tiny, "--data", colors, "--views", "1")
     assert done.returncode == 0
     words = " ".join(done.stdout.split())
-    assert "accuracy 1.000, 95 % interval 0.76 to 1.00" in words
-    assert "measured on 12 images, 1 view each, split: all" in words
+    assert "accuracy 1.000 (95 % interval 0.76 to 1.00)" in words
+    assert "measured on 12 images, 1 crop each, split: all" in words
     assert "green 4 1.000 1.000 1.000" in words

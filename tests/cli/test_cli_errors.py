@@ -67,7 +67,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["fit", "--config", "unbalanced.yaml"], "unbalanced.yaml is not valid YAML"),
         (["fit", "--config", "binary.yaml"], "binary.yaml is not valid YAML"),
         (["fit", "--config", "list.yaml"], "list.yaml is not a mapping"),
-        (["fit", "--config", "typo.yaml"], "Unknown setting 'dta'. Expected one of data, out"),
+        (["fit", "--config", "typo.yaml"], "Unknown setting 'dta'. Expected one of data, label_fixes"),
         (["fit", "--config", "wrong_type.yaml"], "val_fraction is of the wrong type. Expected float, got 'much'"),
         (["plan", "--out", "x"], "No such option '--out'"),
         (["plan", "--data", "one", "--backbone", "resnet49"], "Unknown backbone 'resnet49'"),
@@ -165,7 +165,7 @@ def test_a_bundle_that_was_cut_off(folders: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_serve(folders: Path) -> None:
-    assert "There is no bundle" in complaint(BUNDLE, "serve", "foreign", "--port", "0", cwd=folders)
+    assert "No bundle was found in foreign" in complaint(BUNDLE, "serve", "foreign", "--port", "0", cwd=folders)
 
 
 def test_views_and_classes_that_cannot_be(tiny: Path, colors: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many views a bundle averages: what is tried, what counts as equal, and what follows."""
+"""Number of crops that a bundle averages: what is tried, what counts as equal, and the decision."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tests.helpers.pool_watch import PoolWatch
 from transferapp.data.audit import audit
 from transferapp.data.sources import open_source
 from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_images
+from transferapp.policy.reasons import Reason
 
 
 def right(count: int, of: int = 100) -> np.ndarray:
     return np.arange(of) < count
 
 
-def chosen(**correct: np.ndarray) -> tuple[int, str]:
+def chosen(**correct: np.ndarray) -> tuple[int, Reason]:
     by_view = {int(name[1:]): answers for name, answers in correct.items()}
     labels = np.zeros(len(next(iter(by_view.values()))), int)
     means = {views: np.where(answers[:, None], [[0.9, 0.1]], [[0.1, 0.9]]) for views, answers in by_view.items()}
@@ -30,20 +31,17 @@ def test_ten_crops_stay_where_they_are_no_worse() -> None:
     assert chosen(v1=right(90), v10=right(89))[0] == 10, "a single image is within its own standard error"
     views, why = chosen(v1=right(90), v10=right(95))
     assert views == 10
-    assert "10 views gain +5.0 ± 2.2 points over the center view" in why
+    assert why.values == {"views": 10, "num_images": 100, "gain_10": pytest.approx(0.05)}
+    assert "+5.0 ± 2.2 points" in why.text
 
 
 def test_the_center_view_is_served_where_ten_crops_do_worse() -> None:
-    views, why = chosen(v1=right(90), v10=right(80))
-    assert views == 1
-    assert "the center view alone does better than ten crops" in why
+    assert chosen(v1=right(90), v10=right(80))[0] == 1
 
 
 def test_fifty_views_are_served_only_where_ten_fall_behind() -> None:
     assert chosen(v1=right(80), v10=right(90), v50=right(99))[0] == 50
-    views, why = chosen(v1=right(80), v10=right(95), v50=right(96))
-    assert views == 10
-    assert "within one standard error of the best" in why
+    assert chosen(v1=right(80), v10=right(95), v50=right(96))[0] == 10, "within one standard error of the best"
 
 
 def test_views_that_were_scored_serve_for_fewer() -> None:
@@ -93,7 +91,8 @@ def test_crops_are_scored_as_they_are_served(tmp_path: Path) -> None:
     assert choice.tried[0].accuracy < 1.0
     assert (choice.tried[0].milliseconds, choice.tried[1].milliseconds) == (5.0, 50.0)
     assert choice.num_images == 12
-    assert any("50 views were not tried" in reason for reason in choice.reasons)
+    assert [reason.topic for reason in choice.reasons] == ["crops", "crops"]
+    assert "--views 50" in choice.reasons[1].text
 
 
 def test_few_images_are_in_hand_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,4 +114,4 @@ def test_without_validation_images_ten_crops_are_served(tmp_path: Path) -> None:
     nobody = open_source(str(tmp_path)).with_records([])
     choice = choose_crops(nobody, lambda _crops: np.empty(0), (32, 32), work=0, milliseconds=1.0)
     assert (choice.views, choice.tried) == (10, ())
-    assert "no validation images" in choice.reasons[0]
+    assert [reason.topic for reason in choice.reasons] == ["crops"]

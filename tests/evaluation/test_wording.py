@@ -1,4 +1,4 @@
-"""Sentences that card and report share."""
+"""Sentences that the card and the report share."""
 
 from __future__ import annotations
 
@@ -23,32 +23,28 @@ def candidate(name: str, accuracy: float, milliseconds: float, *, chosen: bool =
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        ([], "No other backbone was tried."),
-        ([("b", 0.90, 15.0)], "It does 3.3 points better than b, at 2.0 times its cost."),
-        ([("b", 0.90, 15.0), ("c", 0.91, 60.0)], "It does 2.3 points better than c, at 50% of its cost."),
-        (
-            [("b", 0.937, 66.0)],
-            "b does 0.4 points better, too small a lead to pay for: this one answers at 45% of its cost.",
-        ),
-        ([("b", 0.933, 60.0)], "It does as well as b, at 50% of its cost."),
-        ([("b", 0.933, 30.4)], "It does as well as b, at the same cost."),
-        ([("b", 0.5, 0.0)], "It does 43.3 points better than b, at the same cost."),
+        ([], ["No other backbone"]),
+        ([("b", 0.90, 15.0)], ["3.3 points more accurate than b", "2.0 times its cost"]),
+        ([("b", 0.90, 15.0), ("c", 0.91, 60.0)], ["2.3 points more accurate than c", "50% of its cost"]),
+        ([("b", 0.937, 66.0)], ["0.4 points less accurate than b", "45% of its cost"]),
+        ([("b", 0.933, 60.0)], ["as accurate as b", "50% of its cost"]),
+        ([("b", 0.933, 30.4)], ["as accurate as b", "the same cost"]),
+        ([("b", 0.5, 0.0)], ["43.3 points more accurate than b", "the same cost"]),
     ],
 )
-def test_why_this_backbone(others: list[tuple[str, float, float]], expected: str) -> None:
-    assert backbone_reason([candidate("a", 0.933, 30.0, chosen=True), *(candidate(*o) for o in others)]) == expected
+def test_the_backbone_is_compared_with_the_best_other(
+    others: list[tuple[str, float, float]], expected: list[str]
+) -> None:
+    found = backbone_reason([candidate("a", 0.933, 30.0, chosen=True), *(candidate(*o) for o in others)])
+    assert all(text in found for text in expected), found
 
 
-def test_a_backbone_that_there_was_no_time_to_tune_is_the_reason() -> None:
+def test_a_backbone_without_time_for_fine_tuning_is_the_reason() -> None:
     there = {**candidate("b", 0.95, 60.0), "passed_over": True}
-    assert backbone_reason([candidate("a", 0.9, 30.0, chosen=True), there]) == (
-        "The solved classifier does better on b, but there was too little time to tune that: --budget gives more."
-    )
+    assert "--budget" in backbone_reason([candidate("a", 0.9, 30.0, chosen=True), there])
 
 
-def test_a_dearer_backbone_that_is_no_more_accurate_was_chosen_for_its_loss() -> None:
+def test_a_backbone_that_costs_more_without_being_more_accurate_was_chosen_for_its_loss() -> None:
     dear = {**candidate("a", 0.979, 60.0, chosen=True), "loss": 0.05}
     cheap = {**candidate("b", 0.979, 30.0), "loss": 0.08}
-    assert backbone_reason([cheap, dear]) == (
-        "It is right about as often as b and surer where it is (loss 0.050 against 0.080), at 2.0 times its cost."
-    )
+    assert "(0.050 against 0.080)" in backbone_reason([cheap, dear])

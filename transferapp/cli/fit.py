@@ -29,14 +29,5 @@ def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) 
     if as_json:
         print_json(result.manifest)
         return
-    manifest = result.manifest
-    show_card(
-        manifest["plan"],
-        manifest["backbones"],
-        manifest["data"]["ignored"],
-        manifest["candidates"],
-        manifest["hardware"],
-        manifest["data"]["findings"],
-        manifest["class_weights"],
-    )
-    show_outcome(manifest, result.path, time.perf_counter() - started)
+    show_card(result.manifest)
+    show_outcome(result.manifest, result.path, time.perf_counter() - started)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from transferapp.backbones.registry import backbone_spec
 from transferapp.config import COMMON, GROUPS, FitConfig, make_config, read_config_file
 from transferapp.data.options import SourceOptions
 
@@ -110,4 +111,7 @@ def config_from(config_file: Path | None, options: Mapping[str, Any]) -> FitConf
     """Return the settings of a file, overruled by the options that were given."""
     values = read_config_file(config_file) if config_file else {}
     values.update({name: value for name, value in options.items() if value is not None})
-    return make_config(values)
+    config = make_config(values)
+    if config.backbone != "auto":
+        backbone_spec(config.backbone)  # reports an unknown name before any image is read
+    return config

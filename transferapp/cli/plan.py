@@ -26,24 +26,17 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
 
     with quiet_libraries() as console:
         measurement = plan(config, TerminalProgress(console))
-    candidates = [backbone_json(c, c is measurement.chosen) for c in measurement.backbones]
-    ignored = [asdict(item) for item in measurement.dataset.ignored]
-    findings, weights = measurement.findings.to_json(), measurement.weighting.to_json()
-    document = {
-        **measurement.plan.to_json(),
-        "backbones": candidates,
-        "ignored": ignored,
-        "findings": findings,
-        "class_weights": weights,
+    manifest = {
+        "plan": measurement.plan.to_json(),
+        "backbones": [backbone_json(each, each is measurement.chosen) for each in measurement.backbones],
+        "data": {
+            "ignored": [asdict(item) for item in measurement.dataset.ignored],
+            "findings": measurement.findings.to_json(),
+        },
+        "class_weights": measurement.weighting.to_json(),
+        "hardware": detect(config.training_precision).to_json(),
     }
     if as_json:
-        print_json(document)
+        print_json({**manifest.pop("plan"), **manifest.pop("data"), **manifest})
     else:
-        show_card(
-            measurement.plan.to_json(),
-            candidates,
-            ignored,
-            hardware=detect(config.training_precision).to_json(),
-            findings=findings,
-            class_weights=weights,
-        )
+        show_card(manifest)

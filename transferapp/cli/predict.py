@@ -19,7 +19,7 @@ from transferapp.errors import ImageError
 def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int, as_json: bool) -> int:
     """Classify images with a bundle. Unusable images are reported, and the exit code is then 3."""
     from transferapp.bundle.predictor import Predictor
-    from transferapp.cli.card import show_prediction
+    from transferapp.cli.tables import show_prediction
 
     predictor = Predictor.load(bundle)
     failures = 0

@@ -70,7 +70,8 @@ def command(
 
     settings = make_search(over, trials=trials, coarse=coarse)
     config = config_from(config_file, flags)
-    from transferapp.cli.card import show_card, show_outcome, show_search
+    from transferapp.cli.card import show_card, show_outcome
+    from transferapp.cli.tables import show_search
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.search.search import search
 
@@ -84,6 +85,6 @@ def command(
     if as_json:
         print_json(manifest)
         return
-    show_card(manifest["plan"], manifest["backbones"], manifest["data"]["ignored"], (), manifest["hardware"])
+    show_card(manifest)
     show_search(manifest["search"])
     show_outcome(manifest, result.path, time.perf_counter() - started)

@@ -1,1 +1,1 @@
-"""How good is it, how sure is it, and how is that shown to people."""
+"""Metrics, calibration, parity of the served network, label errors, test-time crops, and reports."""

@@ -1,9 +1,9 @@
-"""Which labels are probably wrong: confident learning (Northcutt, Jiang and Chuang, 2021, arXiv:1911.00068).
+"""Label errors by confident learning (Northcutt, Jiang and Chuang, 2021, arXiv:1911.00068).
 
-A classifier that has not seen an image says what it is. Where it is sure of another class than the given one, by the measure
-of how sure it usually is of that class, one of the two is wrong, and with images that a pretrained network understands it is
-mostly the label. Counting those gives an estimate of how many labels are wrong, from one class to another; the ranking says
-which. The published method, in numpy: nothing of it needs more.
+Each image is predicted by a classifier that was not trained on it. Where the probability of another class than the given one
+reaches the mean probability of the images labeled with that class, either the prediction or the label is wrong; with images
+that a pretrained network understands it is mostly the label. Counting these images estimates the number of wrong labels from
+each class to each other, and a ranking lists them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _ROUNDING = 1e-6
-"""A probability that is its class's mean, as in a class whose images are all alike, counts as reaching it."""
+"""Tolerance, so that a probability equal to the mean of its class reaches it."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class LabelErrors:
     """Outcome of `find_label_errors`, for n images.
 
     Attributes:
-        order: int64, shape (n,): the images, the most suspicious label first.
+        order: int64, shape (n,): images, the most suspicious label first.
         suspected: bool, shape (n,): whether the label counts as wrong.
-        suggested: int64, shape (n,): the class that the image most probably shows, other than the given one.
-        confidence: float64, shape (n,): how probable that class is, in [0, 1].
+        suggested: int64, shape (n,): most probable class other than the given one.
+        confidence: float64, shape (n,): probability of that class, in [0, 1].
         joint: float64, shape (num_classes, num_classes): estimated share of images by given and true class; sums to 1.
     """
 
@@ -36,11 +36,11 @@ class LabelErrors:
 
 
 def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErrors:
-    """Compare labels with what a classifier says that was not trained on them.
+    """Compare labels with the predictions of classifiers that were not trained on them.
 
-    An image is suspected where the confident joint puts it off the diagonal: among the classes whose probability is at least
-    the mean of that of images labeled so, another than the given one is the most probable. Suspected images come first,
-    each part ordered by the normalized margin: the probability of the given class less that of the best other one.
+    A label is suspected where the confident joint puts its image off the diagonal: among the classes whose probability reaches
+    the mean of the images labeled so, another than the given one is the most probable. Suspected images come first; both parts
+    are ordered by the normalized margin, the probability of the given class minus that of the best other one.
 
     Args:
         probabilities: float, shape (n, num_classes): out-of-fold; rows sum to 1.
@@ -49,7 +49,7 @@ def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErr
     n, num_classes = probabilities.shape
     own = probabilities[np.arange(n), labels]
     counts = np.bincount(labels, minlength=num_classes)
-    # A class without images has no threshold that anything could reach.
+    # No probability reaches the threshold of a class without images.
     sums = np.bincount(labels, weights=own, minlength=num_classes)
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
     confident = np.where(probabilities >= thresholds - _ROUNDING, probabilities, -1.0)
@@ -67,8 +67,8 @@ def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErr
 
 
 def _calibrated(joint: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The confident joint scaled so that every given class has the share of images that it has."""
-    joint = joint + np.diag((joint.sum(axis=1) == 0) & (counts > 0))  # nothing was confident: believe the labels
+    """Scale the confident joint so that every given class has its share of the images."""
+    joint = joint + np.diag((joint.sum(axis=1) == 0) & (counts > 0))  # no confident image: trust the labels
     rows = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1) * counts[:, None]
     result: np.ndarray = rows / max(rows.sum(), 1)
     return result

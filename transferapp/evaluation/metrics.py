@@ -1,4 +1,4 @@
-"""Figures of merit of a classifier, from its probabilities."""
+"""Metrics and temperature calibration of a classifier, from its probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CALIBRATION_BINS = 10
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class: images of it, and precision, recall and F1 in [0, 1] (0 where nothing was predicted as it)."""
+    """Metrics of one class; precision, recall and F1 in [0, 1], and 0 where the class was never predicted."""
 
     name: str
     num_images: int
@@ -29,18 +29,18 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures over a set of images.
+    """Metrics over a set of images.
 
     Attributes:
         num_images: Images.
-        accuracy: Share whose most probable class is right.
+        accuracy: Share whose most probable class is correct.
         accuracy_interval: Its 95 % Wilson interval.
         top5_accuracy: Share whose class is among the five most probable.
         loss: Mean negative log-likelihood in nats.
-        macro_recall: Mean of the classes' recall, known as balanced accuracy: every class counts the same.
-        macro_f1: Mean of the classes' F1.
+        macro_recall: Mean recall of the classes, also called balanced accuracy.
+        macro_f1: Mean F1 of the classes.
         calibration_error: Expected gap between confidence and accuracy, over ten bins (ECE; Naeini et al., 2015).
-        classes: Per class, in label order.
+        classes: Metrics of each class, in label order.
         confusion: int, [true][predicted].
     """
 
@@ -56,7 +56,7 @@ class Metrics:
     confusion: tuple[tuple[int, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         return {
             "num_images": self.num_images,
             "accuracy": self.accuracy,
@@ -72,12 +72,12 @@ class Metrics:
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Metrics:
-    """Compute the figures.
+    """Compute the metrics.
 
     Args:
         probabilities: float, shape (n, num_classes), n of at least 1; rows sum to 1.
         labels: int, shape (n,).
-        class_names: In label order.
+        class_names: Names in label order.
     """
     n, num_classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
@@ -89,7 +89,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + claimed, 1)
     accuracy = float((predicted == labels).mean())
-    # A class's rank counts the classes above it, so that ties do not depend on the sort.
+    # The rank of a class is the number of more probable classes, so that ties do not depend on the sort.
     own = probabilities[np.arange(n), labels]
     top5 = float(((probabilities > own[:, None]).sum(axis=1) < 5).mean())
     loss = float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
@@ -112,12 +112,12 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Confidence interval of a proportion that behaves near 0 and 1 and for few trials (Wilson, 1927)."""
+    """Return the confidence interval of a proportion, valid near 0 and 1 and for few trials (Wilson, 1927)."""
     share = successes / trials
     center = share + z * z / (2 * trials)
     margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # It holds the share; at 0 and 1, where it ends there, rounding must not leave it outside.
+    # The interval contains the share; rounding must not exclude it at 0 and 1.
     return min(share, max(0.0, (center - margin) / scale)), max(share, min(1.0, (center + margin) / scale))
 
 
@@ -132,7 +132,7 @@ def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature by which logits are divided so that probabilities match frequencies (Guo et al., 2017).
+    """Fit the temperature that divides logits so that probabilities match frequencies (Guo et al., 2017).
 
     Args:
         logits: float, shape (n, num_classes), of images that the classifier was not trained on; or (members, n, num_classes)
@@ -140,7 +140,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: int, shape (n,).
 
     Returns:
-        A number in [0.2, 5]; 1 leaves the scores as they are.
+        A number in [0.2, 5]; 1 leaves the logits unchanged.
     """
     rows = np.arange(len(labels))
     members = logits.reshape(-1, *logits.shape[-2:])

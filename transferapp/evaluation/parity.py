@@ -1,4 +1,4 @@
-"""Is the served network the trained one? Compared on real images, and the precision to serve in is decided by it."""
+"""Parity of the served network with the Keras model, which decides the precision to serve in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 MAX_DIFFERENCE = {"f32": 1e-3, "bf16": 0.05}
-"""Largest difference in a class probability from the Keras model that is served, per precision: f32 differs by rounding
-alone; bf16 keeps three decimal digits, which a confident classifier turns into a few hundredths in the worst case."""
+"""Largest accepted difference of a class probability from the Keras model's, by precision: f32 differs by rounding alone;
+bf16 keeps three decimal digits, which a confident classifier turns into a few hundredths in the worst case."""
 
 MIN_AGREEMENT = 0.98
 """Share of images that must keep their most probable class."""
@@ -17,10 +17,10 @@ MIN_AGREEMENT = 0.98
 
 @dataclass(frozen=True)
 class Parity:
-    """How far one engine's probabilities are from the Keras model's.
+    """Differences between the probabilities of an engine and of the Keras model.
 
     Attributes:
-        precision: What the engine computed in.
+        precision: Precision of the engine.
         num_images: Images compared.
         max_difference: Largest absolute difference in any class probability.
         mean_difference: Mean absolute difference.
@@ -35,9 +35,11 @@ class Parity:
 
     @property
     def acceptable(self) -> bool:
+        """Whether the engine may serve in this precision."""
         return self.max_difference <= MAX_DIFFERENCE[self.precision] and self.agreement >= MIN_AGREEMENT
 
     def to_json(self) -> dict[str, Any]:
+        """Return a plain dictionary for JSON."""
         return asdict(self)
 
 

@@ -1,7 +1,7 @@
-"""How many crops of an image should a bundle average? Measured on validation images, not assumed.
+"""Test-time crops: the number that a bundle averages, measured on validation images.
 
-Ten-crop averaging (Krizhevsky et al., 2012) costs ten times the center view, and fifty views fifty times. What they gain
-differs from set to set, so a fit measures it with a classifier that has not seen the images, and the bundle says it.
+Ten-crop averaging (Krizhevsky et al., 2012) costs ten times the center crop, and fifty crops fifty times. Their gain differs
+from set to set, so a fit measures it.
 """
 
 from __future__ import annotations
@@ -18,37 +18,38 @@ from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset, Record
 from transferapp.images import decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
+from transferapp.policy.reasons import Reason
 from transferapp.system.threads import cpu_cores, in_order
 
 USUAL = 10
-"""What is served where it is no worse than the best: ten crops."""
+"""Default number of crops, unless another is better by more than one standard error."""
 
 MEASURED_AT_MOST = 500
 MEASURED_AT_LEAST = 24
-"""Validation images that crops are tried on: as many as the share below allows, within these bounds."""
+"""Bounds on the number of validation images that crops are tried on."""
 
 SHARE = 0.1
-"""Of the images that the fit itself puts through the network, how many more crops may be put through it to measure this."""
+"""Crops that may be measured, as a share of the images that the fit itself puts through the network."""
 
 _CHUNK = 10
 _CENTER_OF_TEN = 4
-"""Which of the ten crops is the center view."""
+"""Index of the center crop among the ten."""
 
 Scorer = Callable[[np.ndarray], np.ndarray]
-"""From crops, uint8 (n, height, width, 3), to class probabilities, float32 (n, num_classes). Safe to call from threads."""
+"""Function from crops, uint8 (n, height, width, 3), to probabilities, float32 (n, num_classes). Must be thread-safe."""
 
 
 @dataclass(frozen=True)
 class CropsTried:
-    """What so many views give.
+    """Accuracy and cost of a number of crops.
 
     Attributes:
-        views: Averaged an image: 1, 10 or 50.
-        accuracy: On the images tried, in [0, 1].
+        views: Crops averaged per image: 1, 10 or 50.
+        accuracy: Accuracy in [0, 1].
         loss: Mean negative log-likelihood in nats.
-        gain: Accuracy gained over the center view alone; None for that itself.
-        standard_error: Of `gain`, paired by image.
-        milliseconds: What a request takes in the network, about.
+        gain: Gain in accuracy over the center crop; None for the center crop itself.
+        standard_error: Standard error of `gain`, paired by image.
+        milliseconds: Approximate time of a request in the network.
     """
 
     views: int
@@ -64,31 +65,32 @@ class CropChoice:
     """Outcome of `choose_crops`.
 
     Attributes:
-        views: What the bundle averages unless a request says otherwise.
-        tried: Fewest views first; empty where nothing could be measured.
-        num_images: Validation images they were tried on.
-        reasons: Sentences.
+        views: Crops that the bundle averages by default.
+        tried: Numbers of crops that were tried, fewest first; empty where nothing could be measured.
+        num_images: Validation images that they were tried on.
+        reasons: Explanation.
     """
 
     views: int
     tried: tuple[CropsTried, ...]
     num_images: int
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         tried = [{**asdict(each), "milliseconds": round(each.milliseconds, 1)} for each in self.tried]
-        return {"views": self.views, "tried": tried, "num_images": self.num_images, "reasons": list(self.reasons)}
+        reasons = [reason.to_json() for reason in self.reasons]
+        return {"views": self.views, "tried": tried, "num_images": self.num_images, "reasons": reasons}
 
 
 def measured_images(work: int, available: int) -> tuple[int, tuple[int, ...]]:
-    """How many images crops are tried on, and how many views of each.
+    """Return the number of images that crops are tried on, and the numbers of crops to try.
 
-    It follows from numbers of images, not from a clock: the same fit decides the same tomorrow.
+    Both follow from counts, not from a clock, so that a fit decides the same every time.
 
     Args:
         work: Images that the fit itself puts through the network.
-        available: Validation images there are.
+        available: Validation images.
     """
     spare = SHARE * work
     fifty = int(spare / (50 - 1))
@@ -101,20 +103,21 @@ def measured_images(work: int, available: int) -> tuple[int, tuple[int, ...]]:
 def choose_crops(
     validation: Dataset, scorer: Scorer, image_size: tuple[int, int], *, work: int, milliseconds: float
 ) -> CropChoice:
-    """Try numbers of views on validation images and choose what the bundle averages.
+    """Try numbers of crops on validation images and choose the default of the bundle.
 
     Args:
-        validation: Images that the scorer has not been trained on; may be empty.
-        scorer: The classifier.
+        validation: Images that the scorer was not trained on; may be empty.
+        scorer: Classifier.
         image_size: (height, width) of its input.
         work: Images that the fit itself puts through the network.
-        milliseconds: What ten crops take in it.
+        milliseconds: Time of ten crops in the network.
 
     Raises:
         ImageError: An image can no longer be decoded.
     """
     if not len(validation):
-        return CropChoice(USUAL, (), 0, ("there are no validation images to measure it on: ten crops, as usual",))
+        reason = Reason("crops", "There are no validation images to measure crops on, so ten are averaged.")
+        return CropChoice(USUAL, (), 0, (reason,))
     count, asked = measured_images(work, len(validation))
     part = validation.spread(count)
     most = max(asked)
@@ -129,12 +132,13 @@ def choose_crops(
     means = {views: averaged(by_view, views) for views in asked}
     tried = compare(means, part.labels, milliseconds)
     views, reason = decide(tried, {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()})
-    reasons = [f"{reason}, on {len(part)} validation images"]
+    reasons = [reason]
     if 50 not in asked:
-        reasons.append(
-            f"50 views were not tried: on as few as {MEASURED_AT_LEAST} images they would cost more than "
-            f"{SHARE:.0%} of what the fit itself does; `transferapp evaluate --views 50` measures them"
+        text = (
+            f"50 crops were not tried: even on {MEASURED_AT_LEAST} images they would cost more than {SHARE:.0%} of the fit; "
+            "`transferapp evaluate --views 50` measures them."
         )
+        reasons.append(Reason("crops", text, {"least_images": MEASURED_AT_LEAST, "share": SHARE}))
     return CropChoice(views, tried, len(part), tuple(reasons))
 
 
@@ -146,11 +150,11 @@ def _crops(record: Record, views: int, image_size: tuple[int, int]) -> np.ndarra
 
 
 def averaged(by_view: np.ndarray, views: int) -> np.ndarray:
-    """Probabilities averaged over some of the views that were scored.
+    """Average probabilities over some of the crops that were scored.
 
     Args:
-        by_view: Shape (n, most, num_classes), `most` of 10 or 50 views in the order of `views_for`.
-        views: 1, 10 or 50, no more than there are.
+        by_view: Shape (n, most, num_classes), with `most` of 10 or 50 crops in the order of `views_for`.
+        views: 1, 10 or 50, at most `most`.
     """
     most = by_view.shape[1]
     if views == most:
@@ -161,12 +165,12 @@ def averaged(by_view: np.ndarray, views: int) -> np.ndarray:
 
 
 def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: float) -> tuple[CropsTried, ...]:
-    """What each number of views gives over the first, which is the center view.
+    """Compare each number of crops with the first, the center crop.
 
     Args:
-        means: Averaged probabilities by number of views, fewest first.
+        means: Averaged probabilities by number of crops, fewest first.
         labels: int, shape (n,).
-        milliseconds: What ten crops take.
+        milliseconds: Time of ten crops.
     """
     own = np.arange(len(labels))
     tried: list[CropsTried] = []
@@ -181,17 +185,21 @@ def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: f
 
 
 def paired(correct: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Mean difference of two sets of right answers on the same images, and its standard error."""
+    """Return the mean difference of correct answers on the same images, and its standard error."""
     difference = correct.astype(float) - other.astype(float)
     error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
     return float(difference.mean()), float(error)
 
 
-def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> tuple[int, str]:
-    """The views that a bundle averages, and why.
+def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> tuple[int, Reason]:
+    """Choose the number of crops that a bundle averages.
 
-    Those within one standard error of the best, paired by image, count as equal. Among them ten crops are the usual; where
-    they are not among them, the cheapest.
+    Numbers within one standard error of the best, paired by image, count as equal. Among them ten crops are the default, and
+    otherwise the cheapest.
+
+    Args:
+        tried: From `compare`.
+        correct: bool, shape (n,), by number of crops: images that are classified correctly.
     """
     best = max(tried, key=lambda each: (each.accuracy, -each.views))
     equal = []
@@ -200,19 +208,19 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
         if behind <= error + 1e-12:  # a single image is exactly its own standard error
             equal.append(each)
     chosen = next((each for each in equal if each.views == USUAL), equal[0])
-    told = ", ".join(
-        f"{each.views} views gain {100 * each.gain:+.1f} ± {100 * (each.standard_error or 0):.1f} points"
-        for each in tried
-        if each.gain is not None
+    gains = [each for each in tried if each.gain is not None]
+    measured = " and ".join(
+        f"{each.views} crops by {100 * (each.gain or 0):+.1f} ± {100 * (each.standard_error or 0):.1f} points"
+        for each in gains
     )
+    name = "the center crop" if chosen.views == 1 else f"{chosen.views} crops"
     if chosen.views != USUAL:
-        why = f"{told} over the center view: {_words(chosen.views)} ten crops, by more than one standard error"
+        outcome = f"{name} {'does' if chosen.views == 1 else 'do'} better than ten by more than one standard error"
     elif best.views == USUAL:
-        why = f"{told} over the center view: ten crops, as usual"
+        outcome = "ten are the default"
     else:
-        why = f"{told} over the center view: ten crops, as usual, for they are within one standard error of the best"
-    return chosen.views, why
-
-
-def _words(views: int) -> str:
-    return "the center view alone does better than" if views == 1 else f"{views} views do better than"
+        outcome = "ten are the default, within one standard error of the best"
+    count = len(correct[best.views])
+    text = f"On {count} validation images, averaging changes accuracy over the center crop: {measured}; {outcome}."
+    values = {f"gain_{each.views}": each.gain or 0.0 for each in gains}
+    return chosen.views, Reason("crops", text, {"views": chosen.views, "num_images": count, **values})

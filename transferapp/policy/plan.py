@@ -175,6 +175,7 @@ def make_plan(
         size.size if overrides.size == "auto" else overrides.size,
         similarity.similarity if overrides.similarity == "auto" else overrides.similarity,
     )
+    overruled = tuple(_overruled(size, similarity, overrides))
     stage, cut_reason = _cut(stages, *decided)
     tails = propose(*decided, [score.stage for score in stages], overrides.tune)
     head_stage = stages[-1].stage if tails else stage.stage
@@ -197,15 +198,16 @@ def make_plan(
         batch_size=tuning.batch_size if tails else 0,
         reasons=(
             size.reason,
+            *(reason for reason, _ in overruled if reason.topic == "size"),
             *similarity.reasons,
+            *(reason for reason, _ in overruled if reason.topic == "similarity"),
             *([input_size.reason] if input_size else []),
-            *(reason for reason, _ in _overruled(size, similarity, overrides)),
             Reason("rule", _RULES[decided], {"size": decided[0], "similarity": decided[1]}),
             cut_reason,
             *_training_reasons(tails, tuning, head, head_stage, overrides),
         ),
         would_change=(
-            *(undone for _, undone in _overruled(size, similarity, overrides)),
+            *(undone for _, undone in overruled),
             *_would_change(size, similarity, len(stages)),
         ),
     )
@@ -320,7 +322,7 @@ def _training_reasons(
         yield Reason("rate", f"{found} for head and backbone alike; {steps}.", values)
         return
     start = "that head or, where it is linear, from the linear classifier" if head else "the linear classifier"
-    text = f"Fine-tuned from {start}: {names}. The candidate that does best on the validation images ships."
+    text = f"Fine-tuning starts from {start} and trains: {names}. The best candidate on the validation images ships."
     yield Reason("fine-tuning", text, {p.key: p.name for p in tails})
     if tuning.find_rate:
         found = f"A range test finds the head's rate, and the backbone's is {tuning.backbone_rate / tuning.head_rate:g} of it"

@@ -1,4 +1,4 @@
-"""The pages of `transferapp audit` and `transferapp doctor`: images of what was found, in one file each."""
+"""Pages of `transferapp audit` and `transferapp doctor`, each one HTML file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transferapp.evaluation.report.pages import harmless, page_environment
 from transferapp.evaluation.report.wording import data_sentences
 
 LABELS_SHOWN = 120
-"""Images with doubtful labels that the page shows, of those suspected and of the others: the CSV has all of the list."""
+"""Images that the page shows of the suspected labels, and as many of the others; the CSV lists all."""
 
 
 def render_audit(
@@ -25,14 +25,14 @@ def render_audit(
     """Write the page of an audit.
 
     Args:
-        origin: What `--data` named.
+        origin: Value of `--data`.
         findings: `Findings.to_json()`.
         ignored: Files that were left out: `name`, `code`, `reason`.
-        thumbnails: `data:` URIs by name, for those of `names_shown`.
-        refusal: Why a fit would refuse the set, if it would.
+        thumbnails: `data:` URIs by name, for the images of `names_shown`.
+        refusal: Error that a fit of these images would end with; empty for none.
 
     Returns:
-        An HTML document that needs nothing else.
+        A self-contained HTML document.
     """
     template = page_environment().get_template("audit.html.j2")
     return harmless(
@@ -56,10 +56,10 @@ def render_doctor(diagnosis: Mapping[str, Any], thumbnails: Mapping[str, str], c
     Args:
         diagnosis: `Diagnosis.to_json()`.
         thumbnails: `data:` URIs by path.
-        csv_name: The file that the list is in.
+        csv_name: Name of the list.
 
     Returns:
-        An HTML document that needs nothing else.
+        A self-contained HTML document.
     """
     template = page_environment().get_template("doctor.html.j2")
     page = template.render(
@@ -69,7 +69,7 @@ def render_doctor(diagnosis: Mapping[str, Any], thumbnails: Mapping[str, str], c
 
 
 def labels_shown(diagnosis: Mapping[str, Any]) -> list[str]:
-    """The images that the doctor's page shows."""
+    """Return the paths of the images that the page of the label doctor shows."""
     images = diagnosis["images"]
     suspected = [image["path"] for image in images if image["suspected"]]
     others = [image["path"] for image in images if not image["suspected"]]

@@ -1,7 +1,6 @@
-"""The report of a fit: one HTML page for people, made from the bundle's manifest and a few thumbnails.
+"""Report of a fit: one HTML page, made from the manifest and a few thumbnails.
 
-What it shares with other pages is in `pages`; the wording is in `report.html.j2`, the figures are in `charts`, and what is
-computed from the manifest is here.
+The template `report.html.j2` holds the text and `charts` draws the figures. This module computes what the template needs.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
 MATRIX_CLASSES = 30
-"""Up to so many classes, the confusions are a matrix; beyond, a list of the commonest."""
+"""Largest number of classes for a confusion matrix; above it, the page lists the most common confusions."""
 
 ROWS_SHOWN = 15
-"""Rows of a table per class before the rest is folded."""
+"""Rows of a table of classes before the rest is folded."""
 
 CONFUSIONS_LISTED = 20
 IGNORED_LISTED = 1000
@@ -49,7 +48,7 @@ SIZE_SCALE = charts.Scale(
 
 @dataclass(frozen=True)
 class _ClassRow:
-    """One class in the tables; figures are None where no image or no prediction backs them."""
+    """One class in the tables; a figure is None where it rests on no image or no prediction."""
 
     name: str
     num_images: int
@@ -62,7 +61,7 @@ class _ClassRow:
 
 @dataclass(frozen=True)
 class _Confusion:
-    """Images of one class that were taken for another."""
+    """Images of one class that were classified as another."""
 
     true: str
     predicted: str
@@ -80,13 +79,13 @@ def render_report(
     """Write the report.
 
     Args:
-        manifest: `bundle.json`, before or after checksums are added.
+        manifest: Manifest, with or without checksums.
         samples: Images of some of the classes.
-        mistakes: Test images that the classifier got wrong, worst first; all of them or some.
+        mistakes: All or some of the misclassified test images, most confident first.
         copies: Thumbnails by name, for the images of `names_shown`.
 
     Returns:
-        An HTML document that needs nothing else, and that UTF-8 can encode.
+        A self-contained HTML document that UTF-8 can encode.
     """
     page = _template().render(
         m=manifest,
@@ -101,7 +100,7 @@ def render_report(
         similarity_note=_similarity_note(manifest),
         reasons=by_topic(manifest["plan"]["reasons"]),
         backbone_reason=backbone_reason(manifest["backbones"]),
-        contest=_contest(manifest.get("candidates") or (), manifest["config"]),
+        comparison=_comparison(manifest.get("candidates") or (), manifest["config"]),
         search_plot=_search_plot(manifest.get("search")),
         search_sentences=search_sentences(manifest["search"]) if "search" in manifest else [],
         axis=_stage_axis(manifest["backbones"]),
@@ -130,7 +129,7 @@ def _template() -> Template:
 
 
 def _headline(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The one figure to lead with: from the test split, else from validation, else cross-validated."""
+    """Return the main accuracy: of the test images, else of the validation images, else cross-validated."""
     for split in ("test", "validation"):
         figures = manifest["metrics"].get(split)
         if figures:
@@ -150,7 +149,7 @@ def _headline(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _class_rows(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[_ClassRow]:
-    """The classes by recall, lowest first; those without an image come last."""
+    """Return the classes by recall, lowest first; those without an image come last."""
     names, confusion = manifest["class_names"], figures["confusion"]
     claimed = [sum(column) for column in zip(*confusion, strict=True)]
     rows = []
@@ -174,7 +173,7 @@ def _class_rows(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list
 
 
 def _confusions(manifest: Mapping[str, Any], figures: Mapping[str, Any], limit: int) -> list[_Confusion]:
-    """Pairs of classes that were mixed up, the commonest first."""
+    """Return the pairs of classes that were confused, most common first."""
     names = manifest["class_names"]
     pairs = [
         _Confusion(names[i], names[j], count, sum(row))
@@ -186,38 +185,38 @@ def _confusions(manifest: Mapping[str, Any], figures: Mapping[str, Any], limit: 
 
 
 def _heat(count: int, total: int) -> int:
-    """Shade of a confusion matrix' cell: 0 for none, 1 to 5 by its share of the row."""
+    """Return the shade of a cell of the confusion matrix: 0 for none, 1 to 5 by its share of the row."""
     return 0 if count == 0 else 1 + min(4, 5 * count // max(total, 1))
 
 
 def _size(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The training set's median class, and why its size is not judged by the total where it is not."""
+    """Return the size of the median class, and a note where the total does not decide the size of the set."""
     plan, settings = manifest["plan"], manifest["config"]
     counts = list(manifest["data"]["counts"]["train"].values())
     median = statistics.median(counts) if counts else 0
     enough = plan["num_images"] >= LARGE_TOTAL
     note = ""
     if settings.get("size") == plan["size"] and (plan["size"] == "large") != (enough and median >= LARGE_PER_CLASS):
-        note = f"Set by hand, against the measurement: --size {plan['size']}."
+        note = f"--size {plan['size']} overrules the measurement."
     elif plan["size"] == "small" and enough:
-        note = "It counts as small by its median class, not by its total."
+        note = "The set counts as small because of its median class."
     return {"median": median, "note": note}
 
 
 def _similarity_note(manifest: Mapping[str, Any]) -> str:
-    """Why the verdict on similarity is not the one that D alone would give, where it is not."""
+    """Return a note where D does not decide the similarity."""
     plan = manifest["plan"]
     if (plan["similarity"] == "similar") == (plan["divergence"] < SIMILAR_BELOW):
         return ""
     if manifest["config"].get("similarity") == plan["similarity"]:
-        return f"Set by hand, against the measurement: --similarity {plan['similarity']}."
-    return "D alone would say similar, but an earlier stage beats the last one, so the set counts as different."
+        return f"--similarity {plan['similarity']} overrules the measurement."
+    return "An earlier stage beats the last, so the set counts as different although D is low."
 
 
-def _contest(contenders: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The contenders of the bake-off, the one that ships, and the charts of their epochs on common axes."""
-    winner = next((c for c in contenders if c["chosen"]), None)
-    histories = {c["name"]: c["history"] for c in contenders if c["history"]}
+def _comparison(candidates: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the candidates, the one that ships, and charts of their epochs on common axes."""
+    winner = next((c for c in candidates if c["chosen"]), None)
+    histories = {c["name"]: c["history"] for c in candidates if c["history"]}
     epochs = [epoch for history in histories.values() for epoch in history]
 
     def values(quantity: str) -> list[float]:
@@ -231,19 +230,19 @@ def _contest(contenders: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
         name: [
             (
                 quantity,
-                charts.curves_chart(f"{quantity.capitalize()} of {name}", _curves(history, quantity), axis, kept),
+                charts.curves_chart(f"{quantity.capitalize()} of {name}", _curves(history, quantity), axis, selected),
             )
             for quantity, axis in axes.items()
         ]
         for name, history in histories.items()
-        for kept in [_kept_epoch(history)]
+        for selected in [_selected_epoch(history)]
     }
     return {
-        "all": contenders,
+        "all": candidates,
         "winner": winner,
         "scratch": bool(config.get("scratch")),
         "rule_only": bool(config.get("rule_only")),
-        "head": any(c["head_only"] for c in contenders),
+        "head": any(c["head_only"] for c in candidates),
         "tuned": winner is not None and bool(winner["epochs"]),
         "charts": drawn,
         "averages": any(epoch["averaged_val_loss"] is not None for epoch in epochs),
@@ -262,7 +261,7 @@ def _names(quantity: str) -> tuple[str, str, str]:
 
 
 def _curves(history: Sequence[Mapping[str, Any]], quantity: str) -> list[charts.Curve]:
-    """Training, validation, and validation of the averaged weights where those were kept."""
+    """Return the curves of training, validation, and validation with averaged weights where there are any."""
     labels = (("training", "train"), ("validation", "val"), ("averaged weights", "averaged"))
     curves = [
         charts.Curve(label, kind, tuple(epoch[name] for epoch in history))
@@ -271,8 +270,8 @@ def _curves(history: Sequence[Mapping[str, Any]], quantity: str) -> list[charts.
     return [curve for curve in curves if any(value is not None for value in curve.values)]
 
 
-def _kept_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """The epoch that counts: the best on the validation images, the first among equals."""
+def _selected_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return the epoch that was selected: the best on the validation images, the first among equals."""
 
     def best_of(epoch: Mapping[str, Any]) -> tuple[float, float]:
         figures = [(epoch["val_accuracy"], epoch["val_loss"])]
@@ -288,7 +287,7 @@ def _stage_axis(candidates: Sequence[Mapping[str, Any]]) -> charts.DotAxis:
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Images by class and split, with totals."""
+    """Return the images by class and split, with totals."""
     splits = manifest["data"]["counts"]
     rows = []
     for name in manifest["class_names"]:

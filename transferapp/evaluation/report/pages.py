@@ -1,7 +1,7 @@
-"""What all pages for people share: the template environment, the style, thumbnails, and the words for numbers.
+"""Template environment, filters and thumbnails of all HTML pages.
 
-Every page stands alone: style and images are in it, there is no script, and its own Content-Security-Policy forbids
-everything else. Names of classes and files come from outside and are escaped by the templates.
+Every page is self-contained: it embeds style and images, and its Content-Security-Policy forbids scripts and everything else.
+Names of classes and files come from outside, and the templates escape them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from PIL import Image, ImageOps
 from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import ImageError
-from transferapp.evaluation.report import charts
+from transferapp.evaluation.report import charts, wording
 from transferapp.images import decode_image
 
 CLUSTERS_SHOWN = 24
-"""Groups of copies that a page shows as images ..."""
+"""Groups of duplicates that a page shows."""
+
 MEMBERS_SHOWN = 4
-"""... and images of each."""
+"""Images of each group that a page shows."""
+
 THUMBNAIL_SIDE = 112
 
 _JOINT = re.compile(r"(?<=[_/.-])(?=\w)")
@@ -42,11 +44,11 @@ class Thumbnail:
     """An image to show in the report.
 
     Attributes:
-        name: The file, as people are told of it.
+        name: Name of the file.
         data_uri: From `thumbnail`.
-        label: Its true class.
-        predicted: What the classifier said, where that is shown.
-        score: How sure it was, in [0, 1].
+        label: True class.
+        predicted: Predicted class, where it is shown.
+        score: Probability of the predicted class, in [0, 1].
     """
 
     name: str
@@ -57,8 +59,8 @@ class Thumbnail:
 
 
 def page_environment() -> Environment:
-    """Where the templates are, and the filters that they use."""
-    # autoescape=True, not select_autoescape: that goes by the file's ending and would leave a .j2 unescaped.
+    """Return the environment of the templates, with their filters."""
+    # select_autoescape goes by the file extension and would leave a .j2 unescaped.
     environment = Environment(
         loader=PackageLoader("transferapp.evaluation.report"),
         autoescape=True,
@@ -72,10 +74,10 @@ def page_environment() -> Environment:
         decimal=charts.decimal,
         significant=charts.significant,
         points=charts.points,
-        plural=plural,
+        plural=wording.counted,
         day=day,
         csp_hash=csp_hash,
-        sentence=sentence,
+        sentence=wording.sentence,
         breakable=breakable,
         options=options,
     )
@@ -84,12 +86,12 @@ def page_environment() -> Environment:
 
 
 def harmless(page: str) -> str:
-    """The page without what HTML and UTF-8 cannot hold: control characters in file names, and bytes that were no text."""
+    """Replace what HTML and UTF-8 cannot hold: control characters in file names, and bytes that are not text."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", page).encode("utf-8", "replace").decode("utf-8")
 
 
 def thumbnails(records: Sequence[Record], names: Sequence[str], size: int = THUMBNAIL_SIDE) -> dict[str, str]:
-    """Thumbnails of some images, by name; those that can no longer be read are left out."""
+    """Return thumbnails of some images by name; unreadable ones are left out."""
     wanted = {record.name: record for record in records}
     found = {}
     for name in dict.fromkeys(names):
@@ -100,7 +102,7 @@ def thumbnails(records: Sequence[Record], names: Sequence[str], size: int = THUM
 
 
 def names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None = None) -> list[str]:
-    """The images that a page shows of an audit's findings, and of what the test shares with what was learned from."""
+    """Return the names of images that a page shows: duplicates, similar pairs, and overlap of test and training images."""
     return list(_names_shown(findings, leaks))
 
 
@@ -113,11 +115,11 @@ def _names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None) -
 
 
 def thumbnail(image: Image.Image, size: int = THUMBNAIL_SIDE) -> str:
-    """The middle square of an RGB image as a small JPEG.
+    """Return the middle square of an image as a small JPEG.
 
     Args:
-        image: The image, in mode RGB.
-        size: Its side in pixels.
+        image: Image in mode RGB.
+        size: Side of the thumbnail in pixels.
 
     Returns:
         A `data:` URI.
@@ -128,20 +130,8 @@ def thumbnail(image: Image.Image, size: int = THUMBNAIL_SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def plural(count: int, noun: str) -> str:
-    """A count and its noun: `1 image`, `2 images`, `2 classes`."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def sentence(text: str) -> str:
-    """With a capital first letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else ""
-
-
 def day(created: str) -> str:
-    """A date as people write it; as it is if it is not ISO 8601."""
+    """Format an ISO 8601 date for people; other text is returned unchanged."""
     try:
         when = datetime.fromisoformat(created)
     except ValueError:
@@ -150,12 +140,12 @@ def day(created: str) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """Escaped, and free to wrap after the characters that join words in names of classes and files."""
+    """Escape a name and let it wrap after characters that join words."""
     return Markup("<wbr>").join(_JOINT.split(text))
 
 
 def options(text: str) -> Markup:
-    """Escaped, and command-line options such as `--size` kept in one piece."""
+    """Escape a text and keep command-line options such as `--size` in one piece."""
     parts = _OPTION.split(text)  # every second part is an option
     return Markup("").join(
         Markup('<span class="option">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts)
@@ -163,5 +153,5 @@ def options(text: str) -> Markup:
 
 
 def csp_hash(style: str) -> str:
-    """The source expression by which a Content-Security-Policy admits just this style sheet."""
+    """Return the source expression with which a Content-Security-Policy admits exactly this style sheet."""
     return "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")

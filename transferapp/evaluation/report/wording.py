@@ -1,4 +1,4 @@
-"""Sentences that both the decision card and the report say, made from the manifest's figures."""
+"""Sentences that the decision card and the reports share, made from the figures of a manifest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transferapp.evaluation.report import charts
+
+CLOSE = 0.005
+"""Accuracies that differ by less count as close; the loss then decides between backbones."""
+
+UNEVEN = 1.2
+"""Ratio of the largest class to the smallest from which the sizes of classes are mentioned."""
+
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Format a count and its noun: `1 image`, `2,000 images`, `2 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {plural or noun + ('es' if noun.endswith('s') else 's')}"
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital first letter and a period."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else ""
 
 
 def by_topic(reasons: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -19,114 +39,89 @@ def by_topic(reasons: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]
     return [(topic, [reason["text"] for reason in group]) for topic, group in groups]
 
 
-SURER_WITHIN = 0.005
-"""A lead in accuracy below half a point is no reason by itself to choose a dearer backbone."""
-
-
-def backbone_reason(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """Why the chosen backbone was chosen, in a sentence."""
-    chosen = next((c for c in candidates if c["chosen"]), None)
-    others = [c for c in candidates if not c["chosen"]]
+def backbone_reason(backbones: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentence that explains the choice of the backbone."""
+    chosen = next((b for b in backbones if b["chosen"]), None)
+    others = [b for b in backbones if not b["chosen"]]
     if chosen is None or not others:
         return "No other backbone was tried."
-    passed_over = next((c for c in others if c.get("passed_over")), None)
+    passed_over = next((b for b in others if b.get("passed_over")), None)
     if passed_over is not None:
         return (
-            f"The solved classifier does better on {passed_over['backbone']}, but there was too little time to tune that: "
-            "--budget gives more."
+            f"A linear classifier does better on {passed_over['backbone']}, but the budget is too short to fine-tune that "
+            "backbone; --budget raises it."
         )
-    best = max(others, key=lambda c: c["accuracy"])
-    gap = chosen["accuracy"] - best["accuracy"]
+    best = max(others, key=lambda b: b["accuracy"])
+    name, other = chosen["backbone"], best["backbone"]
+    lead = chosen["accuracy"] - best["accuracy"]
     cost = chosen["milliseconds"] / best["milliseconds"] if best["milliseconds"] > 0 else 1.0
-    price = (
-        "the same cost"
-        if f"{cost:.1f}" == "1.0"
-        else f"{cost:.1f} times its cost"
-        if cost > 1
-        else f"{cost:.0%} of its cost"
-    )
-    lead = charts.points(abs(gap), signed=False)
-    own, other = float(chosen.get("loss", 0.0)), float(best.get("loss", 0.0))
-    if gap < SURER_WITHIN and cost > 1 and own < other:
-        # Chosen for its loss: where a hundred images tie or nearly so in accuracy, that still tells the two apart.
+    price = f"{cost:.1f} times its cost" if cost > 1 else f"{cost:.0%} of its cost"
+    price = "the same cost" if f"{cost:.1f}" == "1.0" else price
+    points = charts.points(abs(lead), signed=False)
+    loss, other_loss = float(chosen.get("loss", 0.0)), float(best.get("loss", 0.0))
+    if lead < CLOSE and cost > 1 and loss < other_loss:
         return (
-            f"It is right about as often as {best['backbone']} and surer where it is (loss {own:.3f} against {other:.3f}), "
-            f"at {price}."
+            f"{name} is as accurate as {other} and has a lower loss ({loss:.3f} against {other_loss:.3f}), at {price}."
         )
-    if lead == "0.0":
-        return f"It does as well as {best['backbone']}, at {price}."
-    if gap > 0:
-        return f"It does {lead} points better than {best['backbone']}, at {price}."
-    return f"{best['backbone']} does {lead} points better, too small a lead to pay for: this one answers at {price}."
-
-
-UNEVEN_FROM = 1.2
-"""The largest class over the smallest from which classes are said to differ in size."""
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A count and its noun: `1 image`, `2,000 images`."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+    if points == "0.0":
+        return f"{name} is as accurate as {other}, at {price}."
+    if lead > 0:
+        return f"{name} is {points} points more accurate than {other}, at {price}."
+    return f"{name} is {points} points less accurate than {other}, but answers at {price}."
 
 
 def data_sentences(findings: Mapping[str, Any]) -> list[str]:
-    """What an audit found, in a few sentences: the size of the set, its copies, its contradictions.
+    """Return what an audit found: the size of the set, duplicates, contradicting labels, overlap of splits.
 
     Args:
         findings: `Findings.to_json()`.
     """
-    sentences = []
     counts = findings["counts"]
-    largest, smallest = (pick(counts, key=counts.__getitem__, default="") for pick in (max, min))
-    said = f"{counted(findings['num_images'], 'image')} in {counted(len(counts), 'class', 'classes')}"
-    if counts and findings["imbalance"] >= UNEVEN_FROM:
-        said += (
-            f", {findings['imbalance']:.1f} times as many of {largest} ({counts[largest]:,}) as of {smallest} "
-            f"({counts[smallest]:,})"
+    size = f"The set has {counted(findings['num_images'], 'image')} in {counted(len(counts), 'class')}"
+    if counts and findings["imbalance"] >= UNEVEN:
+        largest, smallest = (pick(counts, key=counts.__getitem__) for pick in (max, min))
+        size += (
+            f"; the largest, {largest} ({counts[largest]:,}), has {findings['imbalance']:.1f} times as many as the smallest, "
+            f"{smallest} ({counts[smallest]:,})"
         )
-    sentences.append(said)
+    sentences = [f"{size}."]
     exact, near = findings["exact_duplicates"], findings["near_duplicates"]
-    if exact or near:
-        kinds = [counted(exact, "exact copy", "exact copies")] if exact else []
-        kinds += [counted(near, "near copy", "near copies")] if near else []
-        sentences.append(f"{' and '.join(kinds)} of other images, in {counted(findings['num_clusters'], 'group')}")
-    else:
-        sentences.append("no copies")
+    kinds = [counted(n, noun) for n, noun in ((exact, "exact duplicate"), (near, "near-duplicate")) if n]
+    groups = counted(findings["num_clusters"], "group")
+    sentences.append(f"It contains {' and '.join(kinds)}, in {groups}." if kinds else "It contains no duplicates.")
     if findings["conflicts"]:
-        sentences.append(
-            f"{counted(findings['conflicts'], 'group')} of copies with more than one label: one of them must be wrong"
-        )
+        verb = "has" if findings["conflicts"] == 1 else "have"
+        groups = counted(findings["conflicts"], "group")
+        sentences.append(f"{groups} of duplicates {verb} more than one label, of which only one can be right.")
     if findings["num_similar"]:
-        sentences.append(f"{counted(findings['num_similar'], 'more pair')} of images that look alike to the network")
-    sentences += [overlap_sentence(overlap) for overlap in findings["overlaps"] if overlap_total(overlap)]
-    return sentences
+        sentences.append(f"The network finds {counted(findings['num_similar'], 'more pair')} of similar images.")
+    return [*sentences, *(overlap_sentence(overlap) for overlap in findings["overlaps"] if overlap_total(overlap))]
 
 
 def overlap_total(overlap: Mapping[str, Any]) -> int:
-    """Images of a split that are in others too, in whatever way."""
+    """Count the images of a split that are in other splits too."""
     return int(overlap["exact"] + overlap["near"] + overlap["group"])
 
 
 def overlap_sentence(overlap: Mapping[str, Any]) -> str:
-    """How many images of a split are in others too."""
+    """Return the sentence on the images of a split that are in other splits too."""
     kinds = [
         f"{overlap[kind]:,} {words}"
-        for kind, words in (("exact", "byte for byte"), ("near", "as near copies"), ("group", "by their group"))
+        for kind, words in (
+            ("exact", "as exact duplicates"),
+            ("near", "as near-duplicates"),
+            ("group", "by their group"),
+        )
         if overlap[kind]
     ]
-    total, asked = overlap_total(overlap), f"{_WHOLE[overlap['split']]} image"
-    return (
-        f"{total:,} of {counted(overlap['num_images'], asked)} "
-        f"{'is' if total == 1 else 'are'} among the {' and '.join(_WHOLE[s] for s in overlap['others'])} images too"
-        + (f": {', '.join(kinds)}" if kinds else "")
-    )
-
-
-_WHOLE = {"train": "training", "val": "validation", "test": "test"}
+    total, others = overlap_total(overlap), " and ".join(_SPLITS[split] for split in overlap["others"])
+    images = counted(overlap["num_images"], f"{_SPLITS[overlap['split']]} image")
+    verb = "is" if total == 1 else "are"
+    return f"{total:,} of {images} {verb} also among the {others} images: {', '.join(kinds)}."
 
 
 def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
-    """What the test shares with what was learned from, and the honest figure; nothing where it shares nothing.
+    """Return the overlap of test and training images and the accuracy without it; nothing where there is no overlap.
 
     Args:
         leaks: `Leaks.to_json()`.
@@ -135,45 +130,45 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
         return []
     sentences = [overlap_sentence(leaks["overlap"])] if overlap_total(leaks["overlap"]) else []
     if leaks["num_similar"]:
+        verb = "looks" if leaks["num_similar"] == 1 else "look"
         sentences.append(
-            f"{counted(leaks['num_similar'], 'test image')} more look{'s' if leaks['num_similar'] == 1 else ''} like one that "
-            "was learned from"
+            f"{counted(leaks['num_similar'], 'more test image')} {verb} like a training image to the network."
         )
-    honest = leaks["honest"]
-    if honest is None:
-        sentences.append("no test image is left that shares nothing, so there is no honest figure")
-    else:
-        low, high = honest["accuracy_interval"]
-        right = round(honest["accuracy"] * honest["num_images"])
-        sentences.append(
-            f"without these: accuracy {honest['accuracy']:.3f}, {right:,} of {counted(honest['num_images'], 'image')} right, "
-            f"95 % interval {low:.2f} to {high:.2f}"
-        )
-    return sentences
+    without = leaks["honest"]
+    if without is None:
+        return [*sentences, "No test image is free of overlap, so there is no accuracy without it."]
+    low, high = without["accuracy_interval"]
+    right = round(without["accuracy"] * without["num_images"])
+    images = counted(without["num_images"], "image")
+    return [
+        *sentences,
+        f"Without them the accuracy is {without['accuracy']:.3f} (95 % interval {low:.2f} to {high:.2f}): {right:,} of "
+        f"{images} are classified correctly.",
+    ]
 
 
 def search_sentences(search: Mapping[str, Any]) -> list[str]:
-    """What a search did and found, from the manifest's account of it."""
+    """Return the course and the outcome of a search, from its part of the manifest."""
     return [
         *search_course(search),
         *(f"Narrowed to {note}." for note in search["narrowed"]),
         search_best(search),
-        *(f"Warning: {edge}; better ones may lie beyond." for edge in search["edges"]),
+        *(f"Warning: {edge}; better values may lie beyond it." for edge in search["edges"]),
         f"Chosen by {search['chosen_by']}.",
         f"Final figure: {search['final_figure']}.",
     ]
 
 
 def search_course(search: Mapping[str, Any]) -> list[str]:
-    """Its phases, a sentence each."""
+    """Return one sentence for each phase of a search."""
     return [
-        f"{phase['trials']} {phase['name']} trials at random, {phase['epochs']} epochs each, over {' '.join(phase['over'])}."
+        f"{phase['trials']} {phase['name']} trials of {phase['epochs']} epochs, drawn from {' '.join(phase['over'])}."
         for phase in search["phases"]
     ]
 
 
 def search_best(search: Mapping[str, Any]) -> str:
-    """The best trial, beside what full-batch L-BFGS reaches with a linear head on the same images."""
+    """Return the sentence on the best trial, against the optimum of a linear head by full-batch L-BFGS."""
     best, optimum = search["best"], search["optimum"]
     params = ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -181,6 +176,6 @@ def search_best(search: Mapping[str, Any]) -> str:
     )
     gap = charts.points(best["accuracy"] - optimum["accuracy"])
     return (
-        f"Best: trial {best['trial']} with {params}: right on {charts.percent(best['accuracy'])} of the validation images, "
-        f"{gap} points against the optimum of a linear head by L-BFGS ({charts.percent(optimum['accuracy'])})."
+        f"Trial {best['trial']} is the best, with {params}: {charts.percent(best['accuracy'])} on the validation images, {gap} "
+        f"points against the optimum of a linear head by L-BFGS ({charts.percent(optimum['accuracy'])})."
     )
