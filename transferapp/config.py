@@ -351,7 +351,7 @@ def _check_number(name: str, text: str, limits: tuple[float, float], expected: s
 
 def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     """Return a value as the field's type, or raise what is wrong with it."""
-    kind = type(spec.default)
+    kind: type[Any] = type(spec.default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             value = float(value)

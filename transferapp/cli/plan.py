@@ -26,7 +26,7 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
 
     with quiet_libraries() as console:
         measurement = plan(config, TerminalProgress(console))
-    manifest = {
+    manifest: dict[str, Any] = {
         "plan": measurement.plan.to_json(),
         "backbones": [backbone_json(each, each is measurement.chosen) for each in measurement.backbones],
         "data": {
