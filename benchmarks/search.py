@@ -1,6 +1,6 @@
 """Cost and result of a search: `transferapp search` beside `transferapp fit`.
 
-    python benchmarks/search.py --data ../shared/data/dogs [--rounds 1] [--out benchmarks/results/search.json]
+    python benchmarks/search.py --data DIR [--rounds 1]
 
 `fit` and `search` with 100 trials run in turns, each in a process and with a cache of its own, so that both begin with nothing.
 Reported: wall seconds, processor seconds, their ratios, and the best validation accuracy of the search beside the accuracy of
@@ -20,6 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, write_results
 
 ROOT = Path(__file__).parents[1]
 TRIALS = 100
@@ -72,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/search.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "search.json", help="where the figures go")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -82,7 +86,7 @@ def main() -> None:
             "trials": TRIALS,
             **side_by_side(arguments.data.resolve(), arguments.rounds, place),
         }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.out, result)
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
 
 
