@@ -50,6 +50,7 @@ CATS_AND_DOGS = {"000": "cat", "001": "dog"}
         "Label,FileName",
         "image_path,class",
         "img,Category",
+        "Picture,Category",
         "file,target",
         "id,breed",
         "Image ID,Class Name",

@@ -34,7 +34,7 @@ _SPLITS: dict[str, Split] = {
     "evaluation": "test",
     "holdout": "test",
 }
-_NEUTRAL_WORDS = frozenset("data dataset image images img imgs photos images set split".split())  # noqa: SIM905
+_NEUTRAL_WORDS = frozenset("data dataset image images img imgs photos pictures set split".split())  # noqa: SIM905
 """Words beside a split's name, as in `train_images` or `Test set`."""
 
 _IMAGE_FOLDERS = _NEUTRAL_WORDS | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
