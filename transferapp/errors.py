@@ -1,33 +1,33 @@
-"""Every error a person may meet, and what each entry point makes of it.
+"""Exceptions of transferapp, their exit codes and messages.
 
 The tree::
 
     TransferAppError            exit 1
-    ├── UsageError              exit 2   an argument or setting makes no sense
-    ├── DataError               exit 3   the folder of images cannot be used as it is
-    │   └── ImageError          exit 3   one image cannot be decoded; `code` says why
+    ├── UsageError              exit 2   an argument or setting is invalid
+    ├── DataError               exit 3   the images cannot be used as they are
+    │   └── ImageError          exit 3   one image cannot be decoded; `code` gives the reason
     ├── BundleError             exit 4   a model bundle is missing, damaged or foreign
-    ├── ResourceError           exit 5   disk, memory, or a download that cannot be made
-    │   └── WeightsError        exit 5   pretrained weights are not here and cannot be fetched
-    └── TrainingError           exit 6   optimization diverged or gave no usable model
+    ├── ResourceError           exit 5   disk, memory, or a failed download
+    │   └── WeightsError        exit 5   pretrained weights are neither cached nor downloadable
+    └── TrainingError           exit 6   training diverged or gave no usable model
 
-Each carries a stable machine-readable ``code`` and a message in four parts: what happened, what was expected, what came
-instead, and how to mend it. The command line prints the message and exits with ``exit_code``; the service turns ``code``
-into an RFC 9457 problem document. Neither shows a traceback.
+Each has a stable machine-readable ``code`` and a message in four parts: what happened, what was expected, what was found, and a
+hint. The command line prints the message and exits with ``exit_code``; the service turns ``code`` into an RFC 9457 problem
+document. Neither shows a traceback.
 """
 
 from __future__ import annotations
 
 
 class TransferAppError(Exception):
-    """Base of all errors raised on purpose.
+    """Base of all exceptions that transferapp raises itself.
 
     Args:
-        what: One sentence: what happened, naming the file or setting.
-        expected: What would have been accepted. Optional.
-        got: What came instead. Optional.
-        hint: How to mend it. Optional.
-        code: Stable snake_case identifier; defaults to the class's own.
+        what: One sentence on what happened, with the file or setting.
+        expected: Values that would have been accepted.
+        got: Value that was found.
+        hint: Advice for the user.
+        code: Stable identifier in snake_case; defaults to that of the class.
     """
 
     exit_code = 1
@@ -62,7 +62,7 @@ class TransferAppError(Exception):
 
 
 class UsageError(TransferAppError):
-    """An argument, flag or configuration value is not acceptable."""
+    """An argument, option or configuration value is invalid."""
 
     exit_code = 2
     default_code = "usage"
@@ -93,7 +93,7 @@ class BundleError(TransferAppError):
 
 
 class ResourceError(TransferAppError):
-    """The machine ran out of disk or memory, or something could not be downloaded."""
+    """The machine ran out of disk or memory, or a download failed."""
 
     exit_code = 5
     default_code = "resources"

@@ -83,7 +83,7 @@ class _Reader(io.RawIOBase):
 
 def test_progress_goes_on_in_silence_when_its_reader_leaves() -> None:
     reader = _Reader()
-    stream = streams.Patient(io.BufferedWriter(reader, 16), encoding="utf-8", line_buffering=True)
+    stream = streams.ProgressStream(io.BufferedWriter(reader, 16), encoding="utf-8", line_buffering=True)
     stream.write("first\n")
     reader.left = True
     for _ in range(3):

@@ -1,7 +1,6 @@
-"""Standard output and error as a command finds them: closed, full, a pipe whose reader has left, unable to say `é`.
+"""Standard output and standard error that are closed, full, a pipe without a reader, or limited to ASCII.
 
-Nothing that a person pipes a command into may end in a traceback, and nothing that a file name holds may reach the terminal
-as a command.
+No pipe may end a command in a traceback, and no file name may reach the terminal as a control sequence.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import unicodedata
 from typing import Any
 
 SPELLED_OUT = "transferapp-spelled-out"
-"""The error handler by which a stream says in ASCII what its encoding cannot."""
+"""Error handler with which a stream spells in ASCII what its encoding cannot represent."""
 
 _SPELLINGS = {
     "→": "->", "▶": ">", "·": "-", "•": "-", "±": "+/-", "×": "x", "–": "-", "−": "-", "█": "#", "…": "...",
@@ -35,24 +34,24 @@ codecs.register_error(SPELLED_OUT, _spell_out)
 
 
 def prepare_streams() -> None:
-    """Make every later print safe: a closed stream swallows what it is given, a narrow encoding spells it out."""
+    """Make later prints safe: a closed stream discards them, and a narrow encoding spells them in ASCII."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  # open until the end
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  # stays open until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=SPELLED_OUT)
 
 
 def printable(text: str) -> str:
-    r"""The text in one line and without what a terminal obeys: control characters are written as `\x1b`, `\n`.
+    r"""Return a text in one line, with control characters and direction marks escaped as `\x1b`, `\n`.
 
-    Names of files and classes come from outside and can hold them, and the marks that turn the direction of writing too.
+    Names of files and classes come from outside and can contain them.
     """
     return "".join(_escaped(c) if _is_harmful(c) else c for c in text)
 
@@ -66,17 +65,17 @@ def _escaped(character: str) -> str:
 
 
 def print_json(document: Any, indent: int | None = 2) -> None:
-    """Print one JSON document to standard output: as it is where the stream can say it, escaped to ASCII where not."""
+    """Print one JSON document to standard output, escaped to ASCII where the stream cannot represent it."""
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:  # also for names whose bytes were no text: `\udcff` is what JSON has for them
+    except UnicodeEncodeError:  # also for file names that are not text: JSON writes their bytes as `\udcff`
         text = json.dumps(document, indent=indent, allow_nan=False)
     print(text, flush=True)
 
 
-class Patient(io.TextIOWrapper):
-    """A text stream for progress: when whoever read it has gone, the work goes on in silence."""
+class ProgressStream(io.TextIOWrapper):
+    """A text stream for progress that discards its text once its reader has gone."""
 
     _gone = False
 

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while work goes on: bars on a terminal, plain lines anywhere else."""
+"""Progress of a running command: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from transferapp.cli.streams import SPELLED_OUT, Patient, printable
+from transferapp.cli.streams import SPELLED_OUT, ProgressStream, printable
 from transferapp.system.progress import Advance
 
 QUIET_SECONDS = 30.0
-"""Where there is no bar to watch, a line says so often how far a long task has come."""
+"""Interval between progress lines where there is no bar."""
 
 _BAR = 16
-"""Characters; a line that is not full has room for the ^C that a terminal writes behind it, and can then be wiped out."""
+"""Width in characters. It leaves room for the ^C that a terminal prints behind the line, so that the line can be cleared."""
 
 _WORTH_A_LINE = 0.1
-"""Seconds; a task that counts nothing and is over sooner leaves no line."""
+"""Seconds; a shorter task without items prints no line."""
 
 _FEW = 20
-"""Items; below, a rate is noise."""
+"""Items; with fewer, a rate is noise."""
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[Console]:
-    """Keep the libraries' own messages off the terminal, and give the console that still reaches it.
+    """Hide the messages of libraries, and yield a console that still reaches the terminal.
 
-    TensorFlow's C++ code writes to file descriptor 2 whatever it is told. For the time of the block that descriptor leads to
-    nowhere, while Python's `sys.stderr` and the console keep a copy of the real one. With `--debug` nothing is hidden.
+    TensorFlow's C++ code always writes to file descriptor 2. Inside the block that descriptor leads to the null device, while
+    `sys.stderr` and the console keep a copy of the real one. With `--debug` nothing is hidden.
     """
     if os.environ.get("TRANSFERAPP_DEBUG"):
         yield Console(stderr=True, highlight=False)
@@ -45,7 +45,7 @@ def quiet_libraries() -> Iterator[Console]:
         before.flush()
     real = os.dup(2)
     binary = os.fdopen(os.dup(real), "wb")
-    stream = Patient(binary, encoding=before.encoding, errors=SPELLED_OUT, line_buffering=True)
+    stream = ProgressStream(binary, encoding=before.encoding, errors=SPELLED_OUT, line_buffering=True)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -65,8 +65,8 @@ class TerminalProgress:
     """Progress on a console.
 
     Args:
-        console: Where it is shown.
-        clock: Tells the time in seconds.
+        console: Console to show it on.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -99,7 +99,7 @@ class TerminalProgress:
                     said = self._clock()
                     if total:
                         self._line(f"{label}: {value:,} of {total:,}", count.rate(), count.time_left(total))
-                    else:  # nobody knows how many there will be
+                    else:  # the total is unknown
                         self._line(f"{label}: {value:,} so far", count.rate())
 
             yield advance
@@ -129,7 +129,7 @@ class TerminalProgress:
 
 
 class _Count:
-    """How much of a task is done, and how fast."""
+    """Count of finished items, and their rate."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -139,7 +139,7 @@ class _Count:
 
     def __call__(self, value: int) -> None:
         if self._first is None:
-            self._first = value  # what the cache already had costs no time and does not count for the rate
+            self._first = value  # cached items take no time and do not count for the rate
         self._done = value
 
     @property
@@ -151,7 +151,7 @@ class _Count:
         return fresh / self.seconds if fresh and self.seconds > 0.05 else 0.0
 
     def rate(self) -> str:
-        """Items a second, or nothing where that cannot be told yet."""
+        """Return the rate; empty where it is not known yet."""
         speed = self._per_second()
         if speed >= 10:
             return f"{speed:.0f}/s"
@@ -160,13 +160,13 @@ class _Count:
         return f"{duration(1 / speed)} each" if speed else ""
 
     def time_left(self, total: int) -> str:
-        """An estimate of what the rest will take, or nothing."""
+        """Return the estimated remaining time; empty where it is not known yet."""
         speed = self._per_second()
         return f"about {duration((total - self._done) / speed)} left" if speed else ""
 
 
 def duration(seconds: float) -> str:
-    """A span of time as people say it: `8.1 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format a duration: `8.1 s`, `3 min 20 s`, `2 h 5 min`."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -83,7 +83,7 @@ class NewHead:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, how, and the reasons.
+    """Outcome of `make_plan`: the decision, its settings and its reasons.
 
     Attributes:
         size: `small` or `large`.
