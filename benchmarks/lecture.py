@@ -258,7 +258,7 @@ def preprocessing(task: Task, features: np.ndarray) -> Figures:
 
 
 def penalties(task: Task) -> Figures:
-    """Held-out accuracy of the solved classifier with the cross-validated L2 and with almost none."""
+    """Held-out accuracy of the linear classifier with the cross-validated L2 and with almost none."""
     features = task.rows[:, :-1]
     weak = fit_probe(features, task.labels, task.num_classes, 1e-6)
     chosen = fit_probe(features, task.labels, task.num_classes, task.l2)

@@ -1,7 +1,7 @@
-"""Fine-tuning small enough for any test: textures of 32 pixels, a network of two thousand parameters, a solved classifier.
+"""Fine-tuning small enough for any test: textures of 32 pixels, a network of two thousand parameters, a linear classifier.
 
 Everything is what a fit uses, but for `measure`, which would run a real backbone to measure the similarity to ImageNet. The
-network's weights are random, so that a solved classifier on it does middling and training it helps.
+network's weights are random, so that a linear classifier on it does middling and training it helps.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Setting:
     Attributes:
         config: Settings of the fit.
         measurement: Images, backbone and plan.
-        solved: The solved classifier.
+        solved: The linear classifier.
         loader: Builds the backbones.
     """
 
@@ -104,7 +104,7 @@ class Outcome:
 
     Attributes:
         setting: Its arguments.
-        candidates: The solved classifier first.
+        candidates: The linear classifier first.
         winner: The one that ships.
     """
 

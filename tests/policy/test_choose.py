@@ -1,4 +1,4 @@
-"""Choice among candidates: accuracy, then loss; a tie keeps the solved classifier."""
+"""Choice among candidates: accuracy, then loss; a tie keeps the linear classifier."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOLVED = Figures("solved", 0.8, 0.5)
     [
         ([], "solved"),
         ([Figures("worse", 0.7, 0.1)], "solved"),
-        ([Figures("tie", 0.8, 0.1)], "solved"),  # a smaller loss does not decide a tie with the solved classifier
+        ([Figures("tie", 0.8, 0.1)], "solved"),  # a smaller loss does not decide a tie with the linear classifier
         ([Figures("better", 0.81, 0.9)], "better"),
         ([Figures("better", 0.81, 0.9), Figures("best", 0.9, 0.9)], "best"),
         ([Figures("first", 0.9, 0.4), Figures("smaller loss", 0.9, 0.3)], "smaller loss"),

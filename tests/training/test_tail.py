@@ -1,4 +1,4 @@
-"""What trains above a cut: it begins as the solved classifier, and only what should move moves."""
+"""What trains above a cut: it begins as the linear classifier, and only what should move moves."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def choose(candidates: Sequence[C], *, insist: bool = False) -> C:
     """Return the candidate that ships.
 
     Args:
-        candidates: The solved classifier first, then what was trained beside it.
-        insist: Whether to pass the solved classifier over where anything else was trained (`--rule-only`, `--scratch`).
+        candidates: The linear classifier first, then what was trained beside it.
+        insist: Whether to pass the linear classifier over where anything else was trained (`--rule-only`, `--scratch`).
     """
     solved, *others = candidates
     trained = [candidate for candidate in others if candidate.accuracy is not None]

@@ -136,7 +136,7 @@ class Head:
 
     @classmethod
     def of(cls, probe: LinearProbe, spec: HeadSpec | None = None) -> Head:
-        """Return a solved classifier as a head.
+        """Return a linear classifier as a head.
 
         Args:
             probe: Solved.

@@ -39,7 +39,7 @@ SAFETY = 10.0
 
 DIVERGED_AT = 4.0
 """The test stops when each of the last `_IN_A_ROW` losses exceeds this many times the mean of those before, or one is not
-finite. Several losses and the mean, rather than one loss and the best: batches of a solved classifier differ tenfold among
+finite. Several losses and the mean, rather than one loss and the best: batches of a linear classifier differ tenfold among
 themselves, and stopping early costs the edge, while stopping late costs only a few updates that are undone anyway."""
 
 _IN_A_ROW = 3

@@ -64,7 +64,7 @@ def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_every_candidate_carries_its_figures(insisted: Outcome) -> None:
-    names = ["solved classifier", "all but the first stages", "whole network"]
+    names = ["linear classifier", "all but the first stages", "whole network"]
     assert [candidate.name for candidate in insisted.candidates] == names
     solved, *tuned = insisted.candidates
     assert solved.cut == insisted.setting.measurement.plan.cut
@@ -78,7 +78,7 @@ def test_every_candidate_carries_its_figures(insisted: Outcome) -> None:
         assert candidate.findings
         assert candidate.notes[0].startswith("epoch ")
         assert candidate.accuracy is not None
-        gain = f"{100 * (candidate.accuracy - solved.accuracy):+.1f} points against the solved classifier (epoch "
+        gain = f"{100 * (candidate.accuracy - solved.accuracy):+.1f} points against the linear classifier (epoch "
         assert reason.startswith(gain)
     assert insisted.winner in tuned
     assert insisted.winner.accuracy == max(candidate.accuracy or 0 for candidate in tuned)
@@ -204,7 +204,7 @@ def test_what_takes_longer_than_what_there_is_no_time_for_is_not_even_timed(root
     assert tail.startswith("left out: there was time for 1 epoch of ")
     assert whole == "left out: it takes longer than 'all but the first stages', for which there was too little time"
     assert not begun(tmp_path / "bundle").decided("input/plan")
-    assert outcome.winner.name == "solved classifier"
+    assert outcome.winner.name == "linear classifier"
 
 
 @pytest.mark.parametrize(
@@ -243,13 +243,13 @@ def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path
     begun(tmp_path / "bundle").decide("join2/plan", NO_TIME)
     outcome = fine_tuned(setting, tmp_path / "bundle")
     assert [(c.backbone, c.name, c.accuracy is None) for c in outcome.candidates] == [
-        ("tiny.keras", "solved classifier", False),
+        ("tiny.keras", "linear classifier", False),
         ("tiny.keras", "last stage", True),
         ("small.keras", "last stage", False),
     ]
     assert outcome.winner is outcome.candidates[2]
     written = candidates_json(outcome.candidates, outcome.winner)
-    names = ["tiny.keras: solved classifier", "tiny.keras: last stage", "small.keras: last stage"]
+    names = ["tiny.keras: linear classifier", "tiny.keras: last stage", "small.keras: last stage"]
     assert [each["name"] for each in written] == names, "where there are several backbones"
     assert outcome.accuracy() == outcome.winner.accuracy
     # A run that goes on finds what was trained, seconds and all.
@@ -328,7 +328,7 @@ def test_convolutions_are_computed_as_suits_the_hardware(
 def test_a_candidate_that_fails_is_no_want_of_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000)
     outcome = fine_tuned(with_a_cheaper_one(root), tmp_path / "bundle")
-    assert [candidate.name for candidate in outcome.candidates] == ["solved classifier", "last stage"]
+    assert [candidate.name for candidate in outcome.candidates] == ["linear classifier", "last stage"]
 
 
 @pytest.mark.slow
@@ -548,7 +548,7 @@ def test_without_room_on_the_disk_a_candidate_is_left_out_and_says_so(
     setting = prepared(root, tune="last", epochs=2)
     monkeypatch.setattr("transferapp.recipes.fit.training_data.free_bytes", lambda path: 1000)
     outcome = fine_tuned(setting, tmp_path / "bundle")
-    assert outcome.winner.name == "solved classifier"
+    assert outcome.winner.name == "linear classifier"
     assert outcome.reasons[0] == "nothing else could be trained", "there was time enough"
     assert "not enough room on the disk" in outcome.reasons[1]
     assert "MB free" in outcome.reasons[1]

@@ -149,7 +149,7 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     result = recipes.fit(config(tmp_path / "tuned", rule_only=True, **TUNED), progress)
     manifest = read_bundle(tmp_path / "tuned").manifest
     probe, tuned = manifest["candidates"]
-    assert (probe["name"], tuned["name"], tuned["cut"]) == ("solved classifier", "last stage", "block14")
+    assert (probe["name"], tuned["name"], tuned["cut"]) == ("linear classifier", "last stage", "block14")
     assert tuned["chosen"]
     assert manifest["head"]["kind"] == "fine-tuned"
     assert manifest["backbone"]["cut"] == "top", "that is where the tuned head stands"
@@ -192,7 +192,7 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     assert manifest["backbone"]["name"] == manifest["plan"]["backbone"] == "efficientnet_lite0"
     assert [c["chosen"] for c in manifest["backbones"]] == [True, False]
     assert [c["passed_over"] for c in manifest["backbones"]] == [False, True]
-    why = "The solved classifier does better on efficientnet_lite2, but there was too little time to tune that"
+    why = "A linear classifier does better on efficientnet_lite2"
     assert why in (result.path / "report.html").read_text(encoding="utf-8")
     assert manifest["candidates"][-1]["name"] == "efficientnet_lite0: last stage"
     assert manifest["candidates"][-1]["chosen"]

@@ -71,7 +71,7 @@ def test_where_nothing_was_trained_beside_the_solved_classifier_there_is_no_comp
 def test_candidates_name_their_backbone_where_there_are_several() -> None:
     cheap = dataclasses.replace(TUNED, backbone="cheap")
     documents = candidates_json((SOLVED_ONE, LEFT_OUT, cheap), cheap)
-    names = ["small: solved classifier", "small: whole network", "cheap: last stage"]
+    names = ["small: linear classifier", "small: whole network", "cheap: last stage"]
     assert [each["name"] for each in documents] == names
     assert [each["chosen"] for each in documents] == [False, False, True]
 
@@ -93,7 +93,7 @@ def test_candidates_name_their_backbone_where_there_are_several() -> None:
             TUNED,
             (TUNED,),
             TUNED,
-            "+12.5 points against the solved classifier (epoch 2); batches of 8, because memory ran out",
+            "+12.5 points against the linear classifier (epoch 2); batches of 8, because memory ran out",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The solved classifier: all images to solve it, out-of-fold predictions to calibrate it, held-out images to measure it."""
+"""The linear classifier: all images to solve it, out-of-fold predictions to calibrate it, held-out images to measure it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def solved_on(hues: Path, **settings: Any) -> tuple[Measurement, ViewChoice, Candidate, Classifier]:
-    """Return everything up to the solved classifier, and its weights."""
+    """Return everything up to the linear classifier, and its weights."""
     config = make_config({"data": str(hues), "backbone": DEFAULT_BACKBONE, **settings})
     measurement = measure(config, open_source(str(hues)), Loader(), Silent())  # type: ignore[arg-type]
     choice = choose_views(measurement, config, Silent())

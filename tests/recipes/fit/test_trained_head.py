@@ -82,14 +82,14 @@ def insisted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 def test_it_carries_curves_and_figures(insisted: Outcome) -> None:
     solved, head = insisted.candidates
-    assert (solved.name, head.name) == ("solved classifier", "trained head")
+    assert (solved.name, head.name) == ("linear classifier", "trained head")
     assert insisted.winner is head
     assert head.classifier is not None
     assert head.cut == insisted.setting.measurement.plan.cut == head.classifier.stage
     assert head.epochs == len(head.history) <= head.planned_epochs == 6
     assert (head.learning_rate, head.backbone_learning_rate) == (1e-2, 0.0)
     assert head.findings
-    assert "points against the solved classifier" in insisted.reasons[1]
+    assert "points against the linear classifier" in insisted.reasons[1]
     written = candidates_json(insisted.candidates, insisted.winner)
     assert written[1]["findings"]
     assert [each["head_only"] for each in written] == [False, True], "of those that were trained"

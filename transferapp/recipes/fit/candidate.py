@@ -17,7 +17,7 @@ from transferapp.training.settings import Epoch, Weights
 if TYPE_CHECKING:
     from transferapp.training.curves import Finding
 
-SOLVED = "solved classifier"
+SOLVED = "linear classifier"
 """Name of the candidate that L-BFGS solves on frozen features."""
 
 

@@ -37,7 +37,7 @@ def fine_tune(
 
     Args:
         measurement: Images, backbones and plan.
-        views: Random views of each image that the solved classifier used.
+        views: Random views of each image that the linear classifier used.
         config: Settings of the fit.
         loader: Builds the backbones.
         run: Records decisions, activations and checkpoints.
@@ -115,7 +115,7 @@ def _require_one(candidates: Sequence[Candidate], config: FitConfig, *, several_
     if all(candidate.no_time for candidate in candidates):
         ways.append("give it more time with --budget")
     if config.rule_only and not config.scratch:
-        ways.append("leave out --rule-only to ship the solved classifier")
+        ways.append("leave out --rule-only to ship the linear classifier")
     hint = ", or ".join(ways)
     raise TrainingError(
         f"{'The network of --scratch' if config.scratch else 'The proposal of the rule'} could not be trained: "

@@ -183,7 +183,7 @@ def _begin(run: RunFolder, measurement: Measurement, solved: Candidate, config: 
     if config.scratch:
         tail, escape = "the whole network is trained from random weights", ""
     progress.note(
-        f"The solved classifier is right on {solved.accuracy:.1%} of the validation images; now "
+        f"The linear classifier is right on {solved.accuracy:.1%} of the validation images; now "
         f"{' and '.join(filter(None, (head, tail)))}{limit}{escape}"
     )
 

@@ -75,7 +75,7 @@ class ProbedBackbone:
 
     @property
     def cut(self) -> Stage:
-        """The stage that the solved classifier stands on."""
+        """The stage that the linear classifier stands on."""
         return stage_named(self.trunk.stages, self.plan.cut)
 
     @property
@@ -101,7 +101,7 @@ class Measurement:
         dataset: Audited and split.
         findings: The audit's findings.
         backbones: The backbones that were tried, cheapest first.
-        chosen: The one that the solved classifier stands on.
+        chosen: The one that the linear classifier stands on.
         weighting: The weight of each class in training, and the cross-validation at the cut with these weights.
     """
 
@@ -322,7 +322,7 @@ def _plan(
 
 
 def l2_path(config: FitConfig) -> tuple[float, ...]:
-    """The strengths of the solved classifier's penalty that are tried: one, where the person has chosen it."""
+    """The strengths of the linear classifier's penalty that are tried: one, where the person has chosen it."""
     return L2_PATH if config.l2 == "auto" else (float(config.l2),)
 
 

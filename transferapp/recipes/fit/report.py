@@ -46,8 +46,8 @@ class Fitted:
 
     Attributes:
         measurement: All that was known before training.
-        views: The random views that the solved classifier was solved on.
-        candidates: The solved classifier first, then the candidates trained beside it.
+        views: The random views that the linear classifier was solved on.
+        candidates: The linear classifier first, then the candidates trained beside it.
         winner: The one that ships.
         plan: The plan, as it was carried out.
         manifest: Entries to put into the manifest beside the usual ones, or instead of them.
@@ -224,7 +224,7 @@ def candidates_json(candidates: Sequence[Candidate], winner: Candidate) -> list[
 
 
 def candidate_reason(candidate: Candidate, candidates: Sequence[Candidate], winner: Candidate) -> str:
-    """Return the sentence on a candidate: why the solved classifier ships, or what training gained against it."""
+    """Return the sentence on a candidate: why the linear classifier ships, or what training gained against it."""
     solved, *others = candidates
     if candidate is solved:
         if winner is not solved:
@@ -235,7 +235,7 @@ def candidate_reason(candidate: Candidate, candidates: Sequence[Candidate], winn
         return "nothing else could be trained" + (" in the time there was" if too_short else "")
     notes = list(candidate.notes)
     if candidate.accuracy is not None and solved.accuracy is not None:
-        gain = f"{100 * (candidate.accuracy - solved.accuracy):+.1f} points against the solved classifier"
+        gain = f"{100 * (candidate.accuracy - solved.accuracy):+.1f} points against the linear classifier"
         notes = [f"{gain} ({notes[0]})" if notes else gain, *notes[1:]]
     return "; ".join(notes)
 
@@ -256,7 +256,7 @@ def library_versions() -> dict[str, str]:
 
 
 def history_table(fitted: Fitted) -> str:
-    """Return the history of the fit as CSV: every epoch of every candidate, or of a solved classifier the search for its L2.
+    """Return the history of the fit as CSV: every epoch of every candidate, or of a linear classifier the search for its L2.
 
     A convex problem has no epochs to show; its table lists the loss at each strength, stage by stage.
     """

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from transferapp.training.tail import Tail
 
 MAX_FOUND_RATE = 1e-2
-"""Upper bound of a rate found by a range test: a solved classifier bears more for sixty steps than for a whole run."""
+"""Upper bound of a rate found by a range test: a linear classifier bears more for sixty steps than for a whole run."""
 
 _SPARE = 0.9
 """Share of the time left that epochs are planned into; the rest absorbs variations of the machine's speed."""
@@ -86,7 +86,7 @@ class _Job:
         sample: A few images to time a training step on.
         data: From a number of views to the training data.
         batch_size: Images in a step, if there is memory.
-        begins_solved: Whether it starts from the solved classifier, below which half a training would end.
+        begins_solved: Whether it starts from the linear classifier, below which half a training would end.
         findings: Findings known before training.
         idle: Seconds of an epoch beside its steps.
     """
@@ -113,7 +113,7 @@ class Trainer:
         backbone: The probed backbone.
         network: Its Keras model with pretrained weights; training leaves it unchanged.
         measurement: The images and the class weights.
-        views: Random views of each image that the solved classifier used; a head alone is trained on as many.
+        views: Random views of each image that the linear classifier used; a head alone is trained on as many.
         config: Settings of the fit.
         run: Records decisions, activations and checkpoints.
         progress: Receives progress updates.
@@ -455,7 +455,7 @@ def _polyak(trained: Trained) -> str:
 
 
 def _is_solvable_form(spec: HeadSpec) -> bool:
-    """Return whether a head has the form of the solved classifier."""
+    """Return whether a head has the form of the linear classifier."""
     return spec.linear and spec.pooling == "average"
 
 
