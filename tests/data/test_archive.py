@@ -1,4 +1,4 @@
-"""Archives: whole ones of every kind, and all that can be wrong with them, by accident or on purpose."""
+"""Archives: every kind, damaged ones and hostile ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TAR_KINDS = {"tar": "w", "tar.gz": "w:gz", "tgz": "w:gz", "tar.bz2": "w:bz2", "t
 
 
 def everything_below(folder: Path, leave_out: Path) -> dict[str, bytes | str | None]:
-    """What lies in a folder at any depth, with the content of files and the targets of links."""
+    """Return the paths in a folder at any depth, with the content of files and the targets of links."""
     found: dict[str, bytes | str | None] = {}
     for path in folder.rglob("*"):
         if path.is_symlink():
@@ -83,7 +83,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarf
 
 
 def names(path: Path) -> list[str]:
-    """Files in the archive, once it is unpacked."""
+    """Return the files of an unpacked archive."""
     folder = unpack(path, Silent()).folder
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 

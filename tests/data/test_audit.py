@@ -1,4 +1,4 @@
-"""The audit: what is kept, what is left out and why, and when that is too much."""
+"""The audit: images that are kept, images that are left out, and sets that are refused."""
 
 from __future__ import annotations
 

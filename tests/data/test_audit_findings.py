@@ -1,4 +1,4 @@
-"""What an audit says it has found."""
+"""Audit findings: sizes, duplicates, oddities, overlaps between splits."""
 
 from __future__ import annotations
 

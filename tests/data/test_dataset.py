@@ -1,4 +1,4 @@
-"""The dataset: parts, counts, and a fingerprint of what the data are."""
+"""Datasets: parts, counts, and the fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class folders, as people have them: nested, linked, littered, split or not, in any alphabet."""
+"""Class folders: nested, linked, with litter, split or not, in any alphabet."""
 
 from __future__ import annotations
 

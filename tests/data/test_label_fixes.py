@@ -1,4 +1,4 @@
-"""Corrections of labels: what they change, and every way in which a file can be wrong."""
+"""Label fixes: their effect, and faulty files."""
 
 from __future__ import annotations
 

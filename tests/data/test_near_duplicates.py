@@ -1,4 +1,4 @@
-"""Copies: what is found, what is told apart, and what belongs together because of it."""
+"""Duplicates and near-duplicates: found, told apart from other images, and clustered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--data` may name, and how it is told apart."""
+"""Data sources: every kind of `--data`, and the errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The split: stratified, seeded, decided by content."""
+"""Splits: stratified, seeded, and by content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of paths and labels, as spreadsheets, scripts and strangers write them."""
+"""Tables of paths and labels: columns, files, rows, dialects and faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(root: Path, text: str | bytes, name: str = "labels.csv", **options: str
 
 
 def found(dataset: Dataset) -> dict[str, str]:
-    """The class of each file, by the file's own name."""
+    """Return the class of each file, by file name."""
     return {record.path.stem: dataset.class_names[record.label] for record in dataset.records}
 
 

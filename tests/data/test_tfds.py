@@ -1,4 +1,4 @@
-"""Datasets of tensorflow-datasets, prepared here, read without a network."""
+"""Datasets of tensorflow-datasets, prepared by the tests and read without a network."""
 
 from __future__ import annotations
 

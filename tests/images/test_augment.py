@@ -1,4 +1,4 @@
-"""Training views as settings: each can be switched off by itself, and the defaults are `views.training_view`."""
+"""Training views: each setting can be switched off by itself, and the defaults are those of `views.training_view`."""
 
 from __future__ import annotations
 

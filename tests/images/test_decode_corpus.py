@@ -1,4 +1,4 @@
-"""The decoder over the whole corpus: what is accepted, what is refused with which code, and how early."""
+"""The decoder on the whole corpus: images that are accepted, and refusals with their codes."""
 
 from __future__ import annotations
 

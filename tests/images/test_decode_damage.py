@@ -1,4 +1,4 @@
-"""Damaged bytes: whatever is cut, flipped, repeated or made up, the decoder answers with an image or an error of its own."""
+"""Damaged bytes: cut, flipped, repeated or invented, they give an image or one of the documented errors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def damaged(draw: st.DrawFn, form: str) -> bytes:
 
 
 def with_right_checksums(data: bytes) -> bytes:
-    """A PNG as a forger would send it: each chunk's checksum fits what is now in it."""
+    """Return a PNG with the checksums of its chunks corrected."""
     repaired, at = bytearray(data), 8
     while at + 12 <= len(repaired):
         end = at + 8 + int.from_bytes(repaired[at : at + 4])
@@ -104,7 +104,7 @@ def with_right_checksums(data: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Decode; let through only what the decoder promises to raise."""
+    """Decode; only documented errors may be raised."""
     message = ""
     try:
         decoded = decode_image(data, limits=LIMITS, min_short_side=8)

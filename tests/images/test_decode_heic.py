@@ -1,4 +1,4 @@
-"""HEIC, where the optional package is installed: like any other format."""
+"""HEIC with the optional package: like any other format."""
 
 from __future__ import annotations
 

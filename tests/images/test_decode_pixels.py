@@ -1,4 +1,4 @@
-"""Every pixel where it belongs: depths, transparency, turns and colors worked out by other means than the decoder's."""
+"""Pixels: depths, transparency, orientations and colors against independent computations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the bytes come from, what may be refused before they are read, and how much is decoded."""
+"""Sources of bytes, refusals before they are read, and reduced decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same sixty images as class folders, table, archive and tensorflow-datasets: one model, whatever they are called."""
+"""The same sixty images as class folders, table, archive and tensorflow-datasets give the same model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes worked out by hand, what holds for boxes of every size, and pixels against a resampler written out in full."""
+"""Views: boxes by hand, properties of boxes of every size, and pixels against a plain resampler."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_the_advised_side_is_the_scale_itself_for_the_reference_crop() -> None:
 
 
 class Drawn:
-    """Stands in for a generator: gives numbers that a hand can work with."""
+    """Fake generator with simple numbers."""
 
     def __init__(self, *numbers: float) -> None:
         self.numbers = numbers

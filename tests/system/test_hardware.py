@@ -1,4 +1,4 @@
-"""What the machine has: detection from faked device lists, the precision that follows, and the sentence on the card."""
+"""Hardware: detection from fake device lists, the precision, and the sentence on the card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are wholly there or not at all, whatever fails; errors of the disk have hints."""
+"""Storage: atomic writes under every failure, and errors of the disk with hints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads: as many as there are cores, never far ahead, and results in order."""
+"""Threads: cores that the process may use, and ordered work with bounded memory."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Images with labels: where they come from, whether they can be used, and what each is used for."""
+"""Data: sources of labeled images, audit, near-duplicates, splits and label fixes."""

@@ -48,7 +48,7 @@ _SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".
 """Suffixes that are appended to paths without the suffix of an image."""
 
 _NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
-"""Whether disks take names in another case or Unicode form for the same."""
+"""True on systems whose disks take names in another case or Unicode form for the same."""
 
 _IS_INDEX = re.compile(r"$|unnamed\d|indexlevel\d")
 """Index columns that pandas writes, without blanks and punctuation."""

@@ -1,1 +1,1 @@
-"""What the machine offers: storage, cache, threads, progress, hardware."""
+"""System: storage, cache, threads, progress, hardware."""

@@ -1,4 +1,4 @@
-"""A look at a few images before the audit: how large they are; and what the audit keeps of their colors."""
+"""Sizes of a few images before the audit, and the colors that the audit samples."""
 
 from __future__ import annotations
 
