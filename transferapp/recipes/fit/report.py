@@ -27,7 +27,7 @@ from transferapp.evaluation.test_time_views import CropChoice
 from transferapp.images import decode_image
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode
 from transferapp.policy.plan import Plan
-from transferapp.recipes.fit.candidate import Candidate, Classifier
+from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
 from transferapp.recipes.fit.export import Exported
 from transferapp.recipes.fit.leaks import Leaks
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone
@@ -165,7 +165,7 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
 def _head(fitted: Fitted) -> dict[str, Any]:
     winner, classifier = fitted.winner, fitted.classifier
     spec = classifier.head.spec
-    solved = winner is fitted.candidates[0]
+    solved = winner.name == SOLVED
     return {
         "kind": "linear" if solved else "trained" if winner.head_only else "fine-tuned",
         "description": spec.describe(),

@@ -11,9 +11,8 @@ from typing import Any
 from transferapp.data.dataset import Dataset
 from transferapp.policy.plan import Plan
 from transferapp.policy.reasons import Reason
-from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.search.space import SearchSettings, written
-from transferapp.recipes.search.trials import HeadSettings, Searched, Trial, ranked
+from transferapp.recipes.search.trials import Searched, Trial, ranked
 
 TOP_SHOWN = 10
 """Trials in the table of the report."""
@@ -28,27 +27,13 @@ def carried_out(plan: Plan, searched: Searched) -> Plan:
     rate = Reason("rate", text, {"learning_rate": settings.learning_rate, "trials": trials})
     return replace(
         plan,
+        proposals=(),
         method=f"{form}, {settings.optimizer} by search",
         head_learning_rate=settings.learning_rate,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        reasons=(*(reason for reason in plan.reasons if reason.topic not in ("rate", "tune")), rate),
+        reasons=(*(reason for reason in plan.reasons if reason.topic not in ("head", "rate", "tune")), rate),
     )
-
-
-def head_json(candidate: Candidate, settings: HeadSettings, train_views: int) -> dict[str, Any]:
-    """Return the manifest's entry on the head."""
-    assert candidate.classifier is not None
-    return {
-        "kind": "searched",
-        "description": settings.head.describe(),
-        "form": settings.head.to_json(),
-        "l2": settings.head.l2,
-        "iterations": 0,
-        "temperature": candidate.classifier.temperature,
-        "train_views": train_views,
-        "settings": {name: value for name, value in settings.to_json().items() if name != "head"},
-    }
 
 
 def search_json(
@@ -69,6 +54,7 @@ def search_json(
         ],
         "narrowed": list(searched.notes),
         "edges": [edge.sentence() for edge in searched.edges],
+        "settings": searched.settings.to_json(),
         "best": trial_json(searched.best),
         "top": [trial_json(trial) for trial in ranked(searched.trials)[:TOP_SHOWN]],
         "points": [

@@ -9,8 +9,8 @@ again on both together. The test images are used once, at the end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import softmax
@@ -29,7 +29,7 @@ from transferapp.recipes.fit.random_views import ViewChoice, random_rows
 from transferapp.recipes.fit.report import Fitted
 from transferapp.recipes.fit.resume import RunFolder, run_identity
 from transferapp.recipes.fit.solve import center_features
-from transferapp.recipes.search.report import carried_out, head_json, search_json, trials_table
+from transferapp.recipes.search.report import carried_out, search_json, trials_table
 from transferapp.recipes.search.space import SCHEDULES, SearchSettings
 from transferapp.recipes.search.trials import Features, HeadSettings, Journal, Problem, TrainedHead, judged, run_trials
 from transferapp.system.progress import Progress, Silent
@@ -37,19 +37,6 @@ from transferapp.training.probe import fit_probe
 
 if TYPE_CHECKING:
     from transferapp.recipes.search.trainer import HeadTrainer
-
-_HEAD_OPTIONS = (
-    "hidden",
-    "dropout",
-    "dropconnect",
-    "l1",
-    "l2",
-    "label_smoothing",
-    "mixup",
-    "cutmix",
-    "stochastic_depth",
-)
-"""Settings for which a fit trains a head beside the solved one."""
 
 
 def search(
@@ -87,7 +74,7 @@ def search(
             run.discard()
         source = open_source(config.data, options=config.source, progress=progress)
         with backbone_loader(config, source) as loader:
-            measurement = measure(_without_head(config), source, loader, progress)
+            measurement = measure(config, source, loader, progress)
             # Needed by the first trial, and importing TensorFlow takes a while.
             loader.submit(loader.model, measurement.chosen.spec)
             watch.lap("measure")
@@ -103,17 +90,15 @@ def search(
             watch.lap("search")
             candidate = refit(searched.settings, problem, trainer, measurement, config, progress)
             watch.lap("refit")
+            extra_views = problem.num_views - 1
             views = ViewChoice(
-                problem.num_views - 1,
+                extra_views,
                 measurement.weighting.validation,
                 (),
-                "set by --train-views; a search tries no others",
+                "a search adds random views only where --train-views says so",
             )
-            manifest = {
-                "head": head_json(candidate, searched.settings, views.views),
-                "search": search_json(searched, settings, optimum, measurement.dataset),
-            }
             plan, files = carried_out(measurement.plan, searched), {"search.csv": trials_table(searched)}
+            manifest = {"search": search_json(searched, settings, optimum, measurement.dataset)}
             fitted = Fitted(measurement, views, (candidate,), candidate, plan, manifest, files)
             result = finish(fitted, config, loader, watch, progress)
         run.discard()
@@ -142,12 +127,6 @@ def base_settings(config: FitConfig) -> HeadSettings:
         weight_decay=config.weight_decay,
         label_smoothing=config.label_smoothing,
     )
-
-
-def _without_head(config: FitConfig) -> FitConfig:
-    """Return the settings for the measurement, whose plan proposes no head."""
-    defaults: dict[str, Any] = {field.name: field.default for field in fields(FitConfig) if field.name in _HEAD_OPTIONS}
-    return replace(config, **defaults)
 
 
 def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> Problem:
