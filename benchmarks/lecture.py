@@ -375,7 +375,7 @@ def averaging(task: Task, features: np.ndarray) -> Figures:
     """Held-out figures of the last weights of a hidden layer at a constant rate, and of their Polyak average."""
     session, model, _ = trained(task, features, schedule="constant")
     last = head_scores(task, features, model)
-    session.assign(session.averaged())
+    session.assign(session.weights(averaged=True))
     return judged_scores(task, {"last": last, "averaged": head_scores(task, features, model)})
 
 

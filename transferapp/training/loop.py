@@ -204,10 +204,9 @@ def _evaluated(
         averaged_val_accuracy=None,
         seconds=0.0,
     )
-    average = session.averaged()
-    if average is not None:
+    if session.averages:
         raw = session.weights()
-        session.assign(average)
+        session.assign(session.weights(averaged=True))
         averaged_logits, loss, accuracy = session.validate(labels)
         session.assign(raw)
         record = replace(record, averaged_val_loss=loss, averaged_val_accuracy=accuracy)

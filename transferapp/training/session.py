@@ -40,6 +40,7 @@ class Session:
 
     Attributes:
         snapshot_epochs: Epochs, counted from 1, at whose end a cycle of `sgdr` ends.
+        averages: Whether there is a Polyak average of the weights.
     """
 
     def __init__(self, job: TrainingJob, validation: Any) -> None:
@@ -65,7 +66,7 @@ class Session:
             ends = restart_steps(total, settings.cycles, warmup_steps=warmup, steps_per_epoch=self._steps)
             self.snapshot_epochs = frozenset(end // self._steps for end in ends)
         self._optimizer = _compile(job, self._schedule)
-        self._averages = bool(settings.average)
+        self.averages = bool(settings.average)
 
     def fit_epoch(self, number: int) -> dict[str, float]:
         """Train one epoch, counted from 1, and return its mean `loss` and `accuracy`."""
@@ -112,10 +113,6 @@ class Session:
             average = averaged_weights(self._optimizer)
             arrays |= {id(v): np.array(a) for v, a in zip(self.model.trainable_variables, average, strict=True)}
         return [arrays[id(v)] for v in self.model.weights]
-
-    def averaged(self) -> Weights | None:
-        """Return the weights with their Polyak average, or None without averaging."""
-        return self.weights(averaged=True) if self._averages else None
 
     def assign(self, weights: Sequence[np.ndarray]) -> None:
         """Set the model's weights."""

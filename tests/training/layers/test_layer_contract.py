@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.networks import draws_in_training
 from transferapp.backbones.engine import OpenVINOEngine, convert
-from transferapp.training.layers import DropConnect, FractionalMaxPooling2D, Maxout, StochasticDepth
+from transferapp.training.layers import DropConnect, Dropout, FractionalMaxPooling2D, Maxout, StochasticDepth
 
 SIZE = (9, 7, 4)
 """Maps that the layers are tried on: sides that do not divide evenly."""
@@ -56,6 +56,7 @@ CASES = {
     "dropconnect, activated": Case(
         lambda seed: DropConnect(5, 0.6, seed=seed, use_bias=False, name="mine"), SIZE, (9, 7, 5)
     ),
+    "dropout": Case(lambda seed: Dropout(0.3, seed=seed), SIZE, SIZE),
     "stochastic depth": Case(lambda seed: StochasticDepth(0.4, seed=seed), SIZE, SIZE, two=True),
     "stochastic depth, vectors": Case(lambda seed: StochasticDepth(0.7, seed=seed), (6,), (6,), two=True),
     "maxout": Case(lambda seed: Maxout(2), SIZE, (9, 7, 2), random=False),
@@ -190,6 +191,18 @@ def test_dropconnect_without_training_is_the_dense_layer() -> None:
     assert {float(layer(x, training=True)[0, 0]) for _ in range(40)} == {0.5, 6.5, 0.0, 2.5}
 
 
+def test_a_rate_may_be_a_variable_that_steps_read() -> None:
+    rate = keras.Variable(0.0)
+    x = np.ones((4, 50), np.float32)
+    layers = [Dropout(lambda: rate, seed=0), DropConnect(5, lambda: rate, seed=0)]
+    plain = [np.asarray(layer(x)) for layer in layers]
+    for layer, expected in zip(layers, plain, strict=True):
+        np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-6)
+    rate.assign(0.5)
+    for layer, expected in zip(layers, plain, strict=True):
+        assert np.abs(np.asarray(layer(x, training=True)) - expected).max() > 0
+
+
 def test_stochastic_depth_drops_branches_of_whole_images() -> None:
     shortcut, branch = np.zeros((200, 2, 2, 1), np.float32), np.ones((200, 2, 2, 1), np.float32)
     given = np.asarray(StochasticDepth(0.25, seed=1)([shortcut, branch], training=True))
@@ -236,6 +249,7 @@ def test_one_pixel_stays_one_pixel() -> None:
     [
         (lambda: DropConnect(3, 1.0), "rate"),
         (lambda: StochasticDepth(-0.1), "rate"),
+        (lambda: Dropout(1.5), "rate"),
         (lambda: Maxout(0), "at least 1"),
         (lambda: Maxout(2).compute_output_shape((None, 5)), "multiple"),
         (lambda: FractionalMaxPooling2D().compute_output_shape((None, None, 7, 3)), "known height"),

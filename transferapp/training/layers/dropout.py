@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 Rate = float | Callable[[], Any]
-"""A probability in [0, 1), or a function that returns it as a variable, read anew in every step."""
+"""A probability in [0, 1), or a function that returns a variable with it, which every step reads."""
 
 
 @keras.saving.register_keras_serializable(package="transferapp")
@@ -17,7 +17,7 @@ class Dropout(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Keras' `Dropout`, with a rate that a compiled step reads from a variable where it is given as a function.
 
     Args:
-        rate: Probability that a number is left out of a training step.
+        rate: Probability that an input is set to 0 in a training step, in [0, 1), or a function that returns it.
         seed: Seed of the masks.
         **options: Arguments of `keras.layers.Layer`.
 
@@ -26,6 +26,11 @@ class Dropout(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     Output shape:
         That of the input.
+
+    Example:
+
+    >>> Dropout(0.5, seed=0)(keras.ops.ones((4, 32)), training=True).shape
+    (4, 32)
 
     Reference:
         [Srivastava et al., JMLR 2014](https://jmlr.org/papers/v15/srivastava14a.html)
@@ -55,7 +60,7 @@ def checked_rate(layer: str, rate: Rate) -> Rate:
 
 
 def dropped(values: Any, rate: Rate, seed: keras.random.SeedGenerator) -> Any:
-    """Set each number to 0 with the probability `rate`, and scale the others so that the expected sum stays."""
+    """Set each number to 0 with probability `rate`, and scale the others so that the expected sum is the same."""
     share = rate() if callable(rate) else rate
     kept = keras.random.uniform(ops.shape(values), seed=seed) >= share
     return values * ops.cast(kept, values.dtype) / ops.cast(1 - share, values.dtype)

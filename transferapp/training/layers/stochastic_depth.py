@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from transferapp.training.layers.dropout import checked_rate
+
 
 @keras.saving.register_keras_serializable(package="transferapp")
 class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -37,8 +39,7 @@ class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]  # Keras has no
 
     def __init__(self, rate: float, seed: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if not 0 <= rate < 1:
-            raise ValueError(f"The rate of StochasticDepth must be at least 0 and less than 1, got {rate}.")
+        checked_rate("StochasticDepth", rate)
         self.rate = rate
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
