@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -374,6 +375,33 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     folder = unpack(path, Silent()).folder
     assert not (folder / "b" / "2.png").exists()
     assert (folder / "a" / "inner" / "2.png").read_bytes() == b"2"
+
+
+def test_a_bomb_in_the_place_of_a_link_is_not_unpacked(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("a/link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    info.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("b/1.png", b"x")
+        packed.writestr(info, b"y" * 90_000_000)
+    tracemalloc.start()
+    try:
+        unpacked = unpack(tmp_path / "a.zip", Silent())
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert [item.code for item in unpacked.ignored] == ["link"]
+
+
+def test_hard_links_between_litter_are_left_out_like_litter(tmp_path: Path) -> None:
+    path = tarred(
+        tmp_path / "a.tar",
+        (member("a/._1.png"), b"x"),
+        (member("a/._2.png", tarfile.LNKTYPE, "a/._1.png"), b""),
+        (member("a/1.png"), b"1"),
+        (member("b/2.png"), b"2"),
+    )
+    assert names(path) == ["a/1.png", "b/2.png"]
 
 
 @pytest.mark.parametrize("to", ["b/gone.png", "../../etc/passwd", "/etc/passwd"])

@@ -1,7 +1,8 @@
 """Zip and tar archives, unpacked once into the cache and read like a folder from then on.
 
 An archive may come from anyone. Names that lead out of it are refused, no link is ever created on the disk, and limits stop
-archives that unpack to absurd sizes. The cache finds an unpacked archive by its content, whatever its name.
+archives that unpack to absurd sizes. `tarfile`'s `data` filter is not used: it creates links and resolves them on the disk, and
+was escaped from that way (CVE-2025-4517). The cache finds an unpacked archive by its content, whatever its name.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _REVISION = 2
 _CHUNK = 1 << 20
 _BLOCK = 512
 _MAX_NAME = 255
+_MAX_LINK = 4096
 _MAX_HOPS = 40
 """Symbolic links in a row that are followed to a file; as many as Linux follows."""
 
@@ -199,7 +201,9 @@ def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
     if info.is_dir():
         return _Entry(name, "folder")
     if mode == stat.S_IFLNK:
-        return _Entry(name, "symlink", link=_from_root(name, archive.read(info)[:4096].decode("utf-8", "replace")))
+        with archive.open(info) as content:
+            link = content.read(_MAX_LINK).decode("utf-8", "replace")
+        return _Entry(name, "symlink", link=_from_root(name, link))
     return _Entry(name, "file", archive.open(info)) if mode in (0, stat.S_IFREG) else _Entry(name, "other")
 
 
@@ -295,7 +299,9 @@ class _Unpacking:
                 self._write(target, name, content)
             elif kind == "hard link":
                 original = self._target(link)
-                if original is None or original not in self._written:
+                if target is None or original is None:  # litter
+                    continue
+                if original not in self._written:
                     what = f"has a link, {printable(name)}, to what is not in it"
                     raise _RefusedError(what, "Pack it again without links")
                 self._copy(original, target, name)
