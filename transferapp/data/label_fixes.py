@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import unicodedata
 from pathlib import Path
 
 from transferapp.data.dataset import Dataset, Ignored, Record
+from transferapp.data.table_files import open_table
 from transferapp.errors import DataError, UsageError
 
 DROP = "drop"
@@ -37,7 +36,7 @@ def apply_label_fixes(dataset: Dataset, file: Path) -> Dataset:
             f"{file} says {DROP!r}, which is both the name of a class and the word for leaving an image out",
             hint="Rename the class",
         )
-    unknown = sorted(set(fixes) - {record.name for record in dataset.records})
+    unknown = sorted(set(fixes) - {record.name.strip() for record in dataset.records})
     if unknown:
         raise DataError(
             f"{file} names {len(unknown)} image{'' if len(unknown) == 1 else 's'} that {dataset.origin} does not have: "
@@ -48,7 +47,7 @@ def apply_label_fixes(dataset: Dataset, file: Path) -> Dataset:
     kept: list[Record] = []
     dropped: list[Ignored] = []
     for record in dataset.records:
-        fix = fixes.get(record.name, "")
+        fix = fixes.get(record.name.strip(), "")  # cells of tables are stripped
         if fix == DROP:
             dropped.append(Ignored(record.name, "dropped", f"left out by {file.name}"))
         elif fix and fix not in labels:
@@ -88,39 +87,23 @@ def check_list_target(file: Path) -> None:
 
 def _read(file: Path) -> dict[str, str]:
     """Return the fix of each path in the file."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror or error})", hint=_HINT) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not text in UTF-8", hint="Save it as CSV in UTF-8") from error
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)  # spreadsheets use the separator of their country
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise DataError(f"{file} is not valid CSV ({error})", hint=_HINT) from error
-    columns = [name.strip().lower() for name in rows[0]] if rows else []
+    table = open_table(file, str(file))
+    columns = [name.lower() for name in table.columns]
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise DataError(
             f"{file} has no column {missing[0]!r}",
             expected=f"a first line with {' and '.join(_NEEDED)}",
-            got=", ".join(columns)[:200] or "an empty file",
+            got=", ".join(columns)[:200],
             hint=_HINT,
         )
-    path_at, fix_at = (columns.index(name) for name in _NEEDED)
     fixes: dict[str, str] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) <= path_at or not row[path_at]:
-            raise DataError(f"{file} names no image in line {number}", expected=f"{len(columns)} cells a line")
-        path = row[path_at]
-        fix = unicodedata.normalize("NFC", row[fix_at].strip()) if len(row) > fix_at else ""
-        if path in fixes and fixes[path] != fix:
+    for line, (path, cell) in table.rows([columns.index(name) for name in _NEEDED]):
+        if not path:
+            raise DataError(f"{file} names no image in line {line}", expected="a path in every line", hint=_HINT)
+        fix = unicodedata.normalize("NFC", cell)
+        if fixes.setdefault(path, fix) != fix:
             raise DataError(
                 f"{file} has two fixes for {path}, {fixes[path]!r} and {fix!r}", hint="Keep one of the two lines"
             )
-        fixes[path] = fix
     return fixes
