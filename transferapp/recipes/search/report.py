@@ -91,9 +91,9 @@ def trials_table(searched: Searched) -> str:
     names = [dimension.name for dimension in searched.phases[0].space]
     writer.writerow(["trial", "phase", *names, "val_accuracy", "val_loss", "epochs", "exploded", "seconds", "best"])
     for trial in searched.trials:
-        outcome = trial.outcome
         values = [f"{v:.8g}" if isinstance(v, float) else written(v) for v in (trial.params[name] for name in names)]
-        loss = f"{outcome.loss:.6f}" if math.isfinite(outcome.loss) else ""
-        judged = [f"{outcome.accuracy:.6f}", loss, outcome.epochs, int(outcome.exploded), f"{outcome.seconds:.4f}"]
-        writer.writerow([trial.index, trial.phase, *values, *judged, int(trial is searched.best)])
+        entry = trial_json(trial)
+        loss = "" if entry["loss"] is None else f"{entry['loss']:.6f}"
+        outcome = [f"{entry['accuracy']:.6f}", loss, entry["epochs"], int(entry["exploded"]), entry["seconds"]]
+        writer.writerow([trial.index, trial.phase, *values, *outcome, int(trial is searched.best)])
     return table.getvalue()

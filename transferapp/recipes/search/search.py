@@ -90,7 +90,7 @@ def search(
             watch.lap("search")
             candidate = refit(searched.settings, problem, trainer, measurement, config, progress)
             watch.lap("refit")
-            extra_views = problem.num_views - 1
+            extra_views = problem.train.rows.shape[1] - 1
             views = ViewChoice(
                 extra_views,
                 measurement.weighting.validation,
@@ -186,7 +186,7 @@ def refit(
     dataset, chosen, cut = measurement.dataset, measurement.chosen, measurement.chosen.cut.name
     held_out = trainer.train(settings)
     temperature = fit_temperature(held_out.logits, problem.val.labels)
-    both, views = dataset.part("train", "val"), problem.num_views - 1
+    both, views = dataset.part("train", "val"), problem.train.rows.shape[1] - 1
     together = _features(chosen, both, "training and validation", views, config.seed, progress)
     trained = type(trainer)(replace(problem, train=together)).train(settings)
 

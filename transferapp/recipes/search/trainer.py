@@ -58,18 +58,17 @@ class HeadTrainer:
         )
         smoothing = settings.label_smoothing
         targets = ((1 - smoothing) * np.eye(num_classes) + smoothing / num_classes).astype(np.float32)
-        rates = _rates(settings, len(batches) * settings.epochs)
-        step, first = 0, math.inf
+        rates = iter(_rates(settings, len(batches) * settings.epochs))
+        limit = math.inf
         for epoch in range(settings.epochs):
             batches.epoch = epoch
             for index in range(len(batches)):
                 x, labels = batches[index]
-                model.optimizer.learning_rate.assign(rates[step])
+                model.optimizer.learning_rate.assign(next(rates))
                 cost = float(np.ravel(model.train_on_batch(x, targets[labels]))[0])
-                first = cost if step == 0 else first
-                step += 1
-                if not cost <= HOPELESS * max(first, 1e-3):  # NaN included
+                if not cost <= limit:  # NaN included
                     return self._trained(compiled, settings, epoch + 1, exploded=True)
+                limit = limit if math.isfinite(limit) else HOPELESS * max(cost, 1e-3)
         return self._trained(compiled, settings, settings.epochs, exploded=False)
 
     def _trained(self, compiled: CompiledHead, settings: HeadSettings, epochs: int, *, exploded: bool) -> TrainedHead:
@@ -134,11 +133,8 @@ class CompiledHead:
 
 def _form(head: HeadSpec) -> HeadSpec:
     """Return the head without the numbers that are variables: equal forms share a compiled step."""
-    return replace(head, l1=0.0, l2=0.0, dropout=_half(head.dropout), dropconnect=_half(head.dropconnect))
-
-
-def _half(rate: float) -> float:
-    return 0.5 if rate else 0.0
+    dropout, dropconnect = (0.5 if rate else 0.0 for rate in (head.dropout, head.dropconnect))
+    return replace(head, l1=0.0, l2=0.0, dropout=dropout, dropconnect=dropconnect)
 
 
 def _rates(settings: HeadSettings, total_steps: int) -> np.ndarray:

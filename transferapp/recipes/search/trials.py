@@ -101,11 +101,6 @@ class Problem:
     num_classes: int
     seed: int
 
-    @property
-    def num_views(self) -> int:
-        """Views of each training image."""
-        return int(self.train.rows.shape[1])
-
 
 @dataclass(frozen=True)
 class TrainedHead:
@@ -191,10 +186,6 @@ class Phase:
         """Return the settings of each trial."""
         rng = np.random.default_rng(self.seed)
         return [{dimension.name: dimension.draw(rng) for dimension in self.space} for _ in range(self.trials)]
-
-    def settings(self, params: Mapping[str, Any]) -> HeadSettings:
-        """Return the full settings of a trial."""
-        return self.base.with_params(params)
 
 
 class Journal:
@@ -283,7 +274,7 @@ def run_trials(
         phase = Phase(name, space, count, len(trials), replace(base, epochs=epochs), problem.seed + len(phases))
         phases.append(phase)
         for trial in run_phase(phase, problem, trainer, journal):
-            on_trial(trial.line(phase.settings(trial.params), settings.trials))
+            on_trial(trial.line(base.with_params(trial.params), settings.trials))
             trials.append(trial)
     # Coarse trials train for too few epochs to ship: they only narrow the ranges.
     best = ranked(trials[phase.first :])[0]
@@ -296,7 +287,7 @@ def run_trials(
         progress.note(
             f"Warning: {edge.sentence()}: better values may lie beyond; --over {edge.beyond.written()} includes them"
         )
-    return Searched(tuple(trials), tuple(phases), notes, best, phase.settings(best.params), at_edge)
+    return Searched(tuple(trials), tuple(phases), notes, best, phase.base.with_params(best.params), at_edge)
 
 
 def run_phase(phase: Phase, problem: Problem, trainer: HeadTrainer, journal: Journal) -> Iterator[Trial]:
@@ -304,7 +295,7 @@ def run_phase(phase: Phase, problem: Problem, trainer: HeadTrainer, journal: Jou
     for index, params in enumerate(phase.draws(), start=phase.first):
         if index not in journal.outcomes:
             started = time.perf_counter()
-            trained = trainer.train(phase.settings(params))
+            trained = trainer.train(phase.base.with_params(params))
             accuracy, loss = judged(trained.logits, problem.val.labels)
             seconds = time.perf_counter() - started
             journal.add(index, Outcome(accuracy, loss, trained.epochs, trained.exploded, seconds))
