@@ -78,7 +78,7 @@ class FitConfig:
     data: str = _option(
         "", DATA, "Folder of images with a sub-folder per class, a table, an archive, or tfds:NAME.", metavar="PATH"
     )
-    label_fixes: str = _option("", DATA, "Corrected labels: the CSV of `doctor`, filled in.", metavar="PATH")
+    label_fixes: str = _option("", DATA, "Corrected labels: a filled-in CSV of `doctor`.", metavar="PATH")
     path_column: str = _option("", DATA, "Table column of the image paths.", metavar="NAME")
     label_column: str = _option("", DATA, "Table column of the classes.", metavar="NAME")
     split_column: str = _option("", DATA, "Table column of the splits: train, val or test.", metavar="NAME")
@@ -116,7 +116,7 @@ class FitConfig:
     )
 
     budget: str = _option("10m", FINE_TUNING, "Time limit, such as 90s, 10m or 2h; none for no limit.", metavar="TIME")
-    epochs: int = _option(0, FINE_TUNING, "Most epochs; 0 for 8, and more for small sets.", limits=(0, 10_000))
+    epochs: int = _option(0, FINE_TUNING, "Most epochs; 0 for 8, or more for small sets.", limits=(0, 10_000))
     batch_size: int = _option(
         0, FINE_TUNING, "Images in a step; 0 for 64, and fewer for small sets.", limits=(0, 4096), least=4
     )

@@ -341,8 +341,8 @@ def test_mistakes_are_counted_and_shown_with_their_prediction() -> None:
     assert "9 mistakes" in page(make_manifest()).words()
     some = page(make_manifest(), mistakes=[image("ant", "bee", 0.914), image("bee", "ant", None)]).words()
     assert "2 of 9 mistakes" in some
-    assert "label ant prediction bee confidence 91%" in some
-    assert "label bee prediction ant" in some
+    assert "label ant model bee score 91%" in some
+    assert "label bee model ant" in some
 
 
 def test_ignored_files_are_counted_by_kind_and_folded_when_many() -> None:

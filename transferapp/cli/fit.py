@@ -14,8 +14,8 @@ from transferapp.cli.streams import print_json
 
 @click.command("fit", cls=GroupedCommand)
 @fit_options()
-@click.option("--fresh", is_flag=True, help="New start, instead of resuming an unfinished fit.")
-@click.option("--json", "as_json", is_flag=True, help="The bundle's manifest as JSON, instead of the card.")
+@click.option("--fresh", is_flag=True, help="New start instead of resuming a fit.")
+@click.option("--json", "as_json", is_flag=True, help="Manifest as JSON, instead of the card.")
 def command(config_file: Path | None, fresh: bool, as_json: bool, **flags: Any) -> None:
     """Train a classifier on images and write it as a bundle."""
     started = time.perf_counter()

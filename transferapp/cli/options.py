@@ -58,7 +58,7 @@ def fit_options(*leave_out: str) -> Callable[[F], F]:
             cls=Option,
             type=click.Path(path_type=Path),
             metavar="PATH",
-            help="YAML file of these settings; options take precedence.",
+            help="YAML file of settings; options override it.",
         )
         for spec in reversed(dataclasses.fields(FitConfig)):
             if spec.name not in leave_out:

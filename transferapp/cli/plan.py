@@ -14,7 +14,7 @@ from transferapp.cli.streams import print_json
 
 @click.command("plan", cls=GroupedCommand)
 @fit_options("out", "train_views")
-@click.option("--json", "as_json", is_flag=True, help="The decision as JSON, instead of the card.")
+@click.option("--json", "as_json", is_flag=True, help="Decision as JSON, instead of the card.")
 def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Measure images and show what would be trained, and why."""
     config = config_from(config_file, flags)

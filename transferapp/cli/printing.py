@@ -63,7 +63,7 @@ def table(*headings: str, header: bool = True, style: str = "") -> Table:
         header: Whether to show them.
         style: Style of the headings.
     """
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header)
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header, header_style="none")
     for heading in headings:
         alignment: Any = "right" if heading.startswith(">") else "left"
         made.add_column(heading.removeprefix(">"), header_style=style, justify=alignment)

@@ -48,8 +48,8 @@ _OF_FINE_TUNING = (
     "[default:\N{NO-BREAK SPACE}learning_rate=1e-6..1e-1 and l2=1e-5..1e1]",
 )
 @fit_options(*_OF_FINE_TUNING)
-@click.option("--fresh", is_flag=True, help="Forget an unfinished search and begin anew.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest of the bundle instead of trials and card.")
+@click.option("--fresh", is_flag=True, help="New start instead of resuming a search.")
+@click.option("--json", "as_json", is_flag=True, help="Manifest as JSON, instead of trials and card.")
 def command(
     trials: int,
     coarse: int | None,

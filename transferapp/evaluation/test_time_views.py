@@ -136,7 +136,7 @@ def choose_crops(
     if 50 not in asked:
         text = (
             f"50 crops were not tried: even on {MEASURED_AT_LEAST} images they would cost more than {SHARE:.0%} of the fit; "
-            "`transferapp evaluate --views 50` measures them."
+            "transferapp evaluate --views 50 measures them."
         )
         reasons.append(Reason("crops", text, {"least_images": MEASURED_AT_LEAST, "share": SHARE}))
     return CropChoice(views, tried, len(part), tuple(reasons))
@@ -208,10 +208,9 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
         if behind <= error + 1e-12:  # a single image is exactly its own standard error
             equal.append(each)
     chosen = next((each for each in equal if each.views == USUAL), equal[0])
-    gains = [each for each in tried if each.gain is not None]
-    measured = " and ".join(
-        f"{each.views} crops by {100 * (each.gain or 0):+.1f} ± {100 * (each.standard_error or 0):.1f} points"
-        for each in gains
+    gains = {each.views: (each.gain, each.standard_error or 0.0) for each in tried if each.gain is not None}
+    changes = " and ".join(
+        f"{views} crops by {100 * gain:+.1f} ± {100 * error:.1f} points" for views, (gain, error) in gains.items()
     )
     name = "the center crop" if chosen.views == 1 else f"{chosen.views} crops"
     if chosen.views != USUAL:
@@ -221,6 +220,6 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
     else:
         outcome = "ten are the default, within one standard error of the best"
     count = len(correct[best.views])
-    text = f"On {count} validation images, averaging changes accuracy over the center crop: {measured}; {outcome}."
-    values = {f"gain_{each.views}": each.gain or 0.0 for each in gains}
+    text = f"On {count} validation images, the accuracy against the center crop changes with {changes}; {outcome}."
+    values = {f"gain_{views}": gain for views, (gain, _) in gains.items()}
     return chosen.views, Reason("crops", text, {"views": chosen.views, "num_images": count, **values})
