@@ -44,7 +44,7 @@ def test_predict_shows_the_best_classes_of_every_image(tiny: Path, colors: Path)
     done = transferapp("predict", tiny, red, blue, "--top-k", "2")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert (lines[0], lines[3]) == (str(red), str(blue))
+    assert (lines[0], lines[3]) == (f"{red}  (single_color)", f"{blue}  (single_color)")
     assert [line.split()[0] for line in lines[1:3] + lines[4:]] == ["red", "blue", "blue", "green"]
 
 
@@ -62,7 +62,7 @@ def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colors: Path, 
         "model": "tiny",
         "model_version": document["model_version"],
         "views": views or 10,
-        "notes": [],
+        "notes": ["single_color"],
     }
     assert len(document["predictions"]) == 3
 

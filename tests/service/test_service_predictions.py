@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import io
 
-from tests.service.conftest import Served, paint
+import pytest
+from PIL import Image
+
+from tests.service.conftest import COLORS, Served, paint
 from transferapp.bundle.predictor import Predictor
+
+
+def two_colors(size: tuple[int, int], form: str) -> bytes:
+    """Return an encoded image that is blue with one green row."""
+    image = Image.new("RGB", size, COLORS["blue"])
+    image.paste(COLORS["green"], (0, 0, size[0], 1))
+    stream = io.BytesIO()
+    image.save(stream, form)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("color", ["red", "green", "blue"])
@@ -40,7 +52,7 @@ def test_ten_times_the_same_scores_equal_to_the_predictor_in_process(service: Se
 
 
 def test_the_answer_says_what_was_done(service: Served) -> None:
-    answer = service.predict(paint(size=(400, 200), form="GIF"), views=1, top_k=2).json()
+    answer = service.predict(two_colors((400, 200), "GIF"), views=1, top_k=2).json()
     predictor = service.app.state.models.slot().get()
     assert (answer["width"], answer["height"]) == (400, 200)
     assert (answer["model"], answer["model_version"]) == ("tiny", predictor.bundle.version)
@@ -49,6 +61,14 @@ def test_the_answer_says_what_was_done(service: Served) -> None:
     assert answer["notes"] == []
     assert len(answer["predictions"]) == 2
     assert set(answer["seconds"]) == {"queue", "decode", "crop", "network"}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/explain"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF"])
+def test_an_image_of_one_color_is_answered_with_a_warning(service: Served, path: str, form: str) -> None:
+    plain = service.client.post(path, content=paint("blue", form=form)).json()
+    assert (plain["notes"], len(plain["warnings"])) == (["single_color"], 1)
+    assert service.client.post(path, content=two_colors((300, 200), form)).json()["notes"] == []
 
 
 def test_defaults(service: Served) -> None:

@@ -7,7 +7,7 @@ are averaged (Krizhevsky et al., 2012). No TensorFlow is imported on this path.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,14 +184,17 @@ class Predictor:
         return mean
 
     def decode(self, source: Path | bytes, views: int | None = None) -> DecodedImage:
-        """Decode an image no larger than `views` need.
+        """Decode an image no larger than `views` need, and note whether it has a single color.
 
         Raises:
             ImageError: It is none, damaged, too large or too small.
         """
         largest = MULTI_SCALE_SHORT_SIDES[-1] if self.check_views(views) == 50 else SHORT_SIDE
         needed = short_side_to_decode(largest, self.image_size)
-        return decode_image(source, limits=self.limits, min_short_side=needed)
+        decoded = decode_image(source, limits=self.limits, min_short_side=needed)
+        if decoded.image.getcolors(1) is None:  # more than one
+            return decoded
+        return replace(decoded, notes=(*decoded.notes, "single_color"))
 
     def check_views(self, views: int | None) -> int:
         """`views` or the bundle's default, if it is one of 1, 10 and 50.

@@ -33,6 +33,7 @@ NOTES = {
     "scaled_16_bit": "samples of more than 8 bits were scaled to 8",
     "scaled_float": "floating-point samples from 0 to 1 were scaled to 8 bits",
     "trailing_data": "something follows the image in the file; it was not read",
+    "single_color": "every pixel has the same color; the image may be blank or read wrongly",
 }
 """Codes in `DecodedImage.notes`, each with a sentence for people."""
 
