@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -50,7 +50,7 @@ PROBLEMS: Mapping[str, Kind] = {
     # the request
     "views": Kind(422, "Unknown number of views", "Ask for views=1, 10 or 50, or leave it out"),
     "top_k": Kind(422, "top_k is out of range", "Ask for a number of classes from 1, or leave it out"),
-    "missing_file": Kind(422, "No image in the form", _SEND),
+    "missing_file": Kind(422, "No image in the request", _SEND),
     "too_many_files": Kind(422, "Too many images", "Send them in several requests"),
     "label": Kind(422, "No such class", "GET /info lists the classes; leave it out for the most probable one"),
     "model_not_found": Kind(404, "No such model", "GET /models lists the models"),
@@ -155,8 +155,11 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, TransferAppError)
         return problem_response(error, request.scope)
 
-    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        prefix = request.scope.get("root_path", "")
+        if prefix and request.scope["path"] == prefix:
+            return RedirectResponse(f"{prefix}/")  # links on the page are relative
         other = "invalid_request" if error.status_code < 500 else "internal"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, other)
         what = f"{request.method} {request.url.path[:100]}: {error.detail}"

@@ -20,6 +20,7 @@ from service.schemas import (
     MAX_TOP_K,
     Alive,
     ExplanationAnswer,
+    FormParameters,
     Info,
     Limits,
     ModelList,
@@ -58,17 +59,22 @@ def _body(description: str, **form: Any) -> dict[str, Any]:
 
 
 _FILES = {"type": "array", "minItems": 1, "items": _FILE}
+_PARAMETERS = FormParameters.model_json_schema()["properties"]
 _PREDICT_BODY = _body(
     "Images as fields of a form, or one as the body itself or in base64.",
     properties={
         FIELD: {"description": "The image; repeated, several.", "anyOf": [_FILE, _FILES]},
         LIST_FIELD: {**_FILES, "description": "The same, and the answer is a list even for one."},
+        **{name: _PARAMETERS[name] for name in ("views", "top_k", "model")},
     },
     anyOf=[{"required": [FIELD]}, {"required": [LIST_FIELD]}],
 )
 _EXPLAIN_BODY = _body(
     "One image: as a form field, as the body itself, or in base64.",
-    properties={FIELD: {**_FILE, "description": "The image."}},
+    properties={
+        FIELD: {**_FILE, "description": "The image."},
+        **{name: _PARAMETERS[name] for name in ("label", "model")},
+    },
     required=[FIELD],
 )
 
@@ -102,7 +108,7 @@ async def predict(request: Request, views: Views = None, top_k: TopK = DEFAULT_T
 
     Send the image as the field `file` of a form, as the body itself with its content type, or in base64 as `image` of a JSON
     object. For several, repeat the field: the answer is then a list with one entry per image, in order, and an image that
-    cannot be used has its problem there. The field `files` always gets a list.
+    cannot be used has its problem there. The field `files` always gets a list. `views`, `top_k` and `model` may be fields, too.
     """
     return await _predict(request, model, views, top_k)
 
@@ -120,9 +126,11 @@ async def predict_with(
 
 async def _predict(request: Request, model: str | None, views: int | None, top_k: int) -> Response:
     slot, predictor = _admit(request, model)
-    views = predictor.check_views(views)
+    predictor.check_views(views)
     upload = await read_upload(request, request.app.state.settings.max_files)
-    views = predictor.check_views(upload.views or views)
+    if upload.model is not None:
+        slot, predictor = _admit(request, upload.model)
+    views = predictor.check_views(views if upload.views is None else upload.views)
     top_k = upload.top_k or top_k
     _charge(request, len(upload.images) * math.ceil(views / 10))
     run = RequestPredictor(request, slot.name, predictor)
@@ -148,8 +156,11 @@ async def explain(
     It takes as long as about eight predictions with ten crops, for any image.
     """
     slot, predictor = _admit(request, model)
-    check_label(predictor, label)
     upload = await read_upload(request, 1)
+    if upload.model is not None:
+        slot, predictor = _admit(request, upload.model)
+    label = label if upload.label is None else upload.label
+    check_label(predictor, label)
     _charge(request, math.ceil(FORWARD_PASSES / 10))
     run = RequestPredictor(request, slot.name, predictor)
     return _json(await while_connected(request.receive, run.explain(upload.images[0], label)))

@@ -55,20 +55,32 @@ class ScoredLabel(_Answer):
     score: Score = Field(description="Probability, from 0 to 1.", examples=[0.9731])
 
 
-class JsonImage(BaseModel):
-    """An image in a JSON object, for clients that can send nothing else."""
+class BodyParameters(BaseModel):
+    """Parameters in a body, checked as in the query."""
+
+    views: int | None = Field(
+        None, description="Crops to average, as in the query.", json_schema_extra={"enum": [*VIEW_COUNTS, None]}
+    )
+    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="Largest number of classes, as in the query.")
+
+
+class FormParameters(BodyParameters):
+    """Parameters in the fields of a form."""
+
+    model: str | None = Field(None, description="Name of the model, as in the query.")
+    label: str | None = Field(None, description="The class to explain, as in the query.")
+
+
+class JsonImage(BodyParameters):
+    """An image in a JSON object, for clients that can send nothing else. `views` and `top_k` override the query."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     image: str = Field(
-        description="The file's bytes in base64.",
+        description="The file's bytes in base64, standard or URL-safe, or as a data URL.",
         json_schema_extra={"contentEncoding": "base64", "format": "byte"},
         examples=["iVBORw0KGgo..."],
     )
-    views: int | None = Field(
-        None, description="As in the query, which it overrides.", json_schema_extra={"enum": [*VIEW_COUNTS, None]}
-    )
-    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="As in the query, which it overrides.")
 
 
 class PredictionAnswer(_Answer):

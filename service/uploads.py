@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import json
+import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.problems import PROBLEMS, RequestError
-from service.schemas import JsonImage
+from service.schemas import FormParameters, JsonImage
 
 FIELD = "file"
 """Form field with the image; repeated for several."""
@@ -31,6 +33,10 @@ OTHER_PARTS = 16
 _LARGE_JSON = 65_536
 """Bytes of JSON from which it is parsed in a thread, so that the event loop continues to answer."""
 
+_ADDRESS = re.compile(rb"\s*https?://", re.IGNORECASE)
+_DATA_URL = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -41,12 +47,16 @@ class Upload:
         many: Whether the answer is a list.
         views: Number of crops named in the body.
         top_k: Number of classes named in the body.
+        model: Model named in the body.
+        label: Class named in the body.
     """
 
     images: list[bytes]
     many: bool = False
     views: int | None = None
     top_k: int | None = None
+    model: str | None = None
+    label: str | None = None
 
 
 async def read_upload(request: Request, max_files: int) -> Upload:
@@ -74,7 +84,9 @@ async def read_upload(request: Request, max_files: int) -> Upload:
         return await asyncio.to_thread(_read_json, body) if len(body) > _LARGE_JSON else _read_json(body)
     # Many clients send no type with raw bytes. RFC 9110 (8.3) then allows to judge by the bytes, as is done here anyway.
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
-        return Upload([await request.body()])
+        body = await request.body()
+        _check_address(body)
+        return Upload([body])
     raise RequestError(
         "The body's content type is not accepted",
         code="unsupported_media_type",
@@ -85,20 +97,47 @@ async def read_upload(request: Request, max_files: int) -> Upload:
 
 def _read_json(body: bytes) -> Upload:
     try:
-        document = JsonImage.model_validate_json(body)
-        image = base64.b64decode(document.image, validate=True)
+        # The encoding is that of a byte-order mark, if there is one.
+        document = JsonImage.model_validate_json(body.decode(json.detect_encoding(body), "replace"))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise RequestError(f"The body is not JSON: {_shown(first['msg'], 160)}", code="malformed_body") from error
-        name = str(first["loc"][0]) if first["loc"] else "the body"
-        code = name if name in PROBLEMS else "missing_file" if name == "image" else "invalid_request"
-        raise RequestError(f"{_shown(name)}: {_shown(first['msg'], 160)}", code=code) from error
-    except (binascii.Error, ValueError) as error:  # ValueError: characters that are not ASCII
+        raise _invalid(error) from error
+    return Upload([_from_base64(document.image)], views=document.views, top_k=document.top_k)
+
+
+def _from_base64(text: str) -> bytes:
+    """Decode base64: standard or URL-safe, with or without padding and line breaks, or in a data URL."""
+    encoded = text.encode()
+    _check_address(encoded)
+    if match := _DATA_URL.match(encoded):
+        encoded = encoded[match.end() :]
+    # Spaces inside stay, and are refused: they may have been plus signs.
+    encoded = encoded.strip().translate(_URL_SAFE, b"\r\n\t").rstrip(b"=")
+    try:
+        return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+    except ValueError as error:
         raise RequestError(
-            "image: not base64", code="invalid_request", hint="Encode the file's bytes in base64, without line breaks"
+            "image: not base64", code="invalid_request", hint="Encode the file's bytes in base64"
         ) from error
-    return Upload([image], views=document.views, top_k=document.top_k)
+
+
+def _check_address(image: bytes) -> None:
+    """Refuse an address in place of an image."""
+    if _ADDRESS.match(image):
+        raise RequestError(
+            "An address was sent instead of an image",
+            code="missing_file",
+            hint="Nothing is downloaded: send the bytes of the image itself",
+        )
+
+
+def _invalid(error: ValidationError) -> RequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = _shown(first["msg"], 160)
+    if first["type"] == "json_invalid":
+        return RequestError(f"The body is not JSON: {message}", code="malformed_body")
+    name = str(first["loc"][0]) if first["loc"] else "the body"
+    code = name if name in PROBLEMS else "missing_file" if name == "image" else "invalid_request"
+    return RequestError(f"{_shown(name)}: {message}", code=code)
 
 
 class _FormParser(MultiPartParser):
@@ -136,8 +175,39 @@ async def _read_form(request: Request, header: str, max_files: int) -> Upload:
     if not values:
         names = ", ".join(_shown(name) for name, _ in parts) or "no fields"
         raise RequestError(f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names)
-    images = [await value.read() if isinstance(value, UploadFile) else value.encode("latin-1") for value in values]
-    return Upload(images, many=LIST_FIELD in form or len(images) > 1)
+    images = [await _content(value) for value in values]
+    many = LIST_FIELD in form or len(images) > 1
+    if not many:
+        _check_address(images[0])
+    return Upload(images, many, **await _form_parameters(request, form))
+
+
+async def _form_parameters(request: Request, form: FormData) -> dict[str, Any]:
+    """Read the fields that name parameters, as the query is read; a field may not contradict the address."""
+    given = {}
+    for name in FormParameters.model_fields:
+        fields = [(await _content(value)).decode("utf-8", "replace") for value in form.getlist(name)]
+        address = request.query_params.getlist(name)
+        if name == "model":
+            address += [request.path_params["name"]] if "name" in request.path_params else []
+        if fields and len({*fields, *address}) > 1:
+            raise RequestError(
+                f"{name}: the request has several values",
+                code="invalid_request",
+                expected="one value",
+                got=", ".join(_shown(value) for value in [*address, *fields][:5]),
+                hint=f"Give {name} once, in the form or in the address",
+            )
+        if fields:
+            given[name] = fields[0]
+    try:
+        return FormParameters.model_validate(given).model_dump()
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+async def _content(value: UploadFile | str) -> bytes:
+    return await value.read() if isinstance(value, UploadFile) else value.encode("latin-1")
 
 
 def _malformed(reason: str) -> RequestError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,32 @@ def test_a_compressed_body(service: Served) -> None:
 def test_malformed_forms(service: Served, boundary: str, body: bytes) -> None:
     answer = service.client.post("/predict", content=body, headers={"content-type": f"multipart/form-data{boundary}"})
     check(answer, 400, "malformed_body")
+
+
+FILE = b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("start", "unit", "status"),
+    [
+        (FILE, b"A:\r\n", 400),
+        (FILE[:-2] + b"; x=", b"y", 400),
+        (b"", FILE + b"\r\nx\r\n", 400),
+        (FILE + b"\r\n", b"\r\n--", 415),
+        (FILE + b"\r\n", b"\r", 415),
+        (b"", b"\r\n", 422),
+    ],
+    ids=["headers", "one header", "parts", "boundaries", "returns", "preamble"],
+)
+def test_a_form_made_to_be_slow_to_parse_holds_nobody_up(
+    service: Served, start: bytes, unit: bytes, status: int
+) -> None:
+    body = start + unit * ((10_000_000 - len(start)) // len(unit)) + b"\r\n--B--\r\n"
+    began = time.monotonic()
+    answer = service.client.post("/predict", content=body, headers={"content-type": "multipart/form-data; boundary=B"})
+    assert answer.status_code == status, answer.text
+    assert time.monotonic() - began < 5  # .3 seconds; long, since the machine may be busy
+    assert service.client.get("/livez").status_code == 200
 
 
 def test_pages_and_methods_that_do_not_exist(service: Served) -> None:

@@ -7,13 +7,15 @@ import io
 import json
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
+from service.settings import Settings
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import Gate, Served, paint, wait_for
 from tests.service.test_service_problems import check
 
@@ -124,6 +126,72 @@ def test_what_is_not_done_in_time_says_so_in_its_entry(
     wait_for(lambda: served.app.state.pool.running == 0)
 
 
+# Parameters in a form
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("two")
+    make_tiny_bundle(folder / "english")
+    make_tiny_bundle(folder / "german", ("rot", "grün", "blau"))
+    served = Served(Settings(models=folder))
+    wait_for(lambda: served.client.get("/readyz").status_code == 200)
+    yield served
+    served.close()
+
+
+def send_form(served: Served, fields: dict[str, Any], path: str = "/predict", **query: Any) -> httpx.Response:
+    return served.client.post(path, files={"file": paint("green")}, data=fields, params=query or None)
+
+
+def test_fields_of_a_form_are_read_as_the_query_is(two_models: Served) -> None:
+    fields = {"model": "german", "top_k": "1", "views": "1"}
+    answer = send_form(two_models, fields)
+    asked = two_models.client.post("/predict", files={"file": paint("green")}, params=fields)
+    assert answer.json() | {"seconds": 0} == asked.json() | {"seconds": 0}
+    assert (answer.json()["model"], answer.json()["views"]) == ("german", 1)
+    assert [entry["label"] for entry in answer.json()["predictions"]] == ["grün"]
+    explained = send_form(two_models, {"model": "german", "label": "grün"}, "/explain").json()
+    assert (explained["model"], explained["label"]) == ("german", "grün")
+
+
+def test_a_field_may_repeat_what_the_address_says(two_models: Served) -> None:
+    assert send_form(two_models, {"views": "1", "model": "german"}, views=1, model="german").json()["views"] == 1
+    assert send_form(two_models, {"model": "german"}, "/models/german/predict").json()["model"] == "german"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "query", "status", "code"),
+    [
+        ("/predict", {"model": "other"}, {}, 404, "model_not_found"),
+        ("/predict", {"model": b"\xff"}, {}, 404, "model_not_found"),
+        ("/predict", {"views": "7"}, {}, 422, "views"),
+        ("/predict", {"views": "0"}, {}, 422, "views"),
+        ("/predict", {"views": "many"}, {}, 422, "views"),
+        ("/predict", {"top_k": "0"}, {}, 422, "top_k"),
+        ("/predict", {"top_k": "1e9"}, {}, 422, "top_k"),
+        ("/explain", {"label": "rot"}, {}, 422, "label"),
+        ("/explain", {"model": "german", "label": "red"}, {}, 422, "label"),
+        ("/predict", {"views": ["1", "10"]}, {}, 422, "invalid_request"),
+        ("/predict", {"views": "1"}, {"views": 10}, 422, "invalid_request"),
+        ("/predict", {"model": "english"}, {"model": "german"}, 422, "invalid_request"),
+        ("/models/german/predict", {"model": "english"}, {}, 422, "invalid_request"),
+        ("/explain", {"label": "red"}, {"label": "blue"}, 422, "invalid_request"),
+    ],
+)
+def test_fields_that_are_wrong_or_contradict_the_address(
+    two_models: Served, path: str, fields: dict[str, Any], query: dict[str, Any], status: int, code: str
+) -> None:
+    check(send_form(two_models, fields, path, **query), status, code)
+
+
+def test_openapi_describes_the_fields(service: Served) -> None:
+    paths = service.client.get("/openapi.json").json()["paths"]
+    bodies = {path: paths[path]["post"]["requestBody"]["content"] for path in ("/predict", "/explain")}
+    fields = {path: set(body["multipart/form-data"]["schema"]["properties"]) for path, body in bodies.items()}
+    assert fields == {"/predict": {"file", "files", "views", "top_k", "model"}, "/explain": {"file", "label", "model"}}
+
+
 # An image in a JSON object
 
 
@@ -144,6 +212,45 @@ def test_a_large_json_body(service: Served) -> None:
     assert send_json(service, {"image": encoded(image)}).json()["predictions"][0]["label"] == "blue"
 
 
+@pytest.mark.parametrize("length", range(3))
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda image: f"data:image/bmp;base64,{encoded(image)}",
+        lambda image: f"data:image/bmp;name=x.bmp;base64,{encoded(image)}",
+        lambda image: base64.encodebytes(image).decode(),
+        lambda image: base64.encodebytes(image).decode().replace("\n", "\r\n"),
+        lambda image: base64.urlsafe_b64encode(image).decode(),
+        lambda image: encoded(image).rstrip("="),
+        lambda image: f" {base64.urlsafe_b64encode(image).decode().rstrip('=')}\n",
+    ],
+    ids=["data URL", "data URL with parameters", "lines", "CR LF", "url-safe", "no padding", "all at once"],
+)
+def test_base64_as_programs_write_it(service: Served, write: Callable[[bytes], str], length: int) -> None:
+    image = paint("green", size=(40, 40), form="BMP") + b"\xfb\xef\xbe\xff\xff\xff" + bytes(length)
+    assert "++++////" in encoded(image)
+    assert encoded(image).count("=") == -length % 3
+    answer = send_json(service, {"image": write(image), "views": 1})
+    assert answer.json()["predictions"][0]["label"] == "green"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_with_a_byte_order_mark(service: Served, encoding: str) -> None:
+    body = json.dumps({"image": encoded(paint("green")), "views": 1}).encode(encoding)
+    assert send_json(service, body).json()["predictions"][0]["label"] == "green"
+
+
+@pytest.mark.parametrize("address", ["https://example.com/dog.jpg", " HTTP://10.0.0.1/x?y=é", "http://"])
+def test_an_address_instead_of_an_image(service: Served, address: str) -> None:
+    image = address.encode()
+    for answer in (
+        send_json(service, {"image": address}),
+        service.predict(image),
+        service.client.post("/predict", files={"file": (None, image)}),
+    ):
+        assert "othing is downloaded" in check(answer, 422, "missing_file")["hint"]
+
+
 @pytest.mark.parametrize(
     ("document", "status", "code"),
     [
@@ -155,6 +262,10 @@ def test_a_large_json_body(service: Served) -> None:
         ({"image": 5}, 422, "missing_file"),
         ({"image": "?"}, 422, "invalid_request"),
         ({"image": "é" * 4}, 422, "invalid_request"),
+        ({"image": "abc de=="}, 422, "invalid_request"),
+        ({"image": "abcde"}, 422, "invalid_request"),
+        ({"image": "data:image/svg+xml,%3Csvg%3E"}, 422, "invalid_request"),
+        ({"image": encoded(paint()), "views": 0}, 422, "views"),
         ({"image": ""}, 422, "empty_file"),
         ({"image": encoded(b"<html>")}, 415, "unsupported_format"),
         ({"image": encoded(paint()), "views": 7}, 422, "views"),
