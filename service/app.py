@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from service import pages, problems, routes
@@ -21,9 +24,11 @@ from service.middleware.tracing import make_tracer
 from service.queue import WorkerPool
 from service.registry import ModelRegistry
 from service.schemas import MAX_TOP_K, JsonImage, Problem
-from service.settings import Settings, read_settings
+from service.settings import ENV_PREFIX, Settings, is_service_link, read_settings
 from transferapp.images import ImageLimits
 from transferapp.images.views import VIEW_COUNTS
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -35,6 +40,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = read_settings()
         configure_logging(settings.log_level, settings.log_format)
+    port = os.environ.get(f"{ENV_PREFIX}PORT")
+    if is_service_link(port):
+        logger.warning("port_ignored", extra={"value": port, "port": settings.port, "detail": "Kubernetes set it"})
     app = FastAPI(
         title="transferapp",
         summary="Image classification.",
@@ -60,7 +68,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         seconds=settings.body_seconds,
         min_rate=settings.body_min_rate,
     )
-    app.add_middleware(RequestContext, metrics=app.state.metrics, trace=make_tracer())
+    app.add_middleware(RequestContext, metrics=app.state.metrics, trace=make_tracer(), root_path=settings.root_path)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as FastAPI documents it
     return app
 
@@ -97,7 +113,14 @@ def _limits(settings: Settings) -> dict[str, dict[str, Any]]:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return FastAPI's description with the schemas that no route declares, and with API keys."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, summary=app.summary, version=app.version, routes=app.routes)
+        prefix = app.state.settings.root_path
+        schema = get_openapi(
+            title=app.title,
+            summary=app.summary,
+            version=app.version,
+            routes=app.routes,
+            servers=[{"url": prefix}] if prefix else None,
+        )
         for model in (Problem, JsonImage):
             schema["components"]["schemas"][model.__name__] = model.model_json_schema()
         if app.state.settings.api_keys:

@@ -21,6 +21,8 @@ def ready_url(environment: Mapping[str, str]) -> str:
     host = environment.get("TRANSFERAPP_HOST", "127.0.0.1")
     host = _LOCAL.get(host, host)
     port = environment.get("TRANSFERAPP_PORT", "8000")
+    if "://" in port:  # set by Kubernetes; the service ignores it, too (`settings.is_service_link`)
+        port = "8000"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz"
 
 

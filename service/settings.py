@@ -18,6 +18,9 @@ ENV_PREFIX = "TRANSFERAPP_"
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
 """Characters that RFC 6750 allows in a header; 16 of them are too many to guess."""
 
+_ROOT_PATH = re.compile(r"(/[\w.~-]+)*", re.ASCII)
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+
 
 class Settings(BaseSettings):
     """All settings. Immutable; keyword arguments win over the environment."""
@@ -31,6 +34,13 @@ class Settings(BaseSettings):
     watch_seconds: float = Field(1.0, ge=0, description="Seconds between two checks for new bundles; 0: no checks.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free port.")
+    root_path: str = Field(
+        "", description="Prefix of all paths, such as `/images`, where a proxy in front keeps its prefix in requests."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins of other sites whose pages may use the API, separated by commas; `*`: all. Empty: none.",
+    )
     workers: int = Field(
         default_factory=cpu_cores, ge=1, le=256, description="Images predicted at once. Default: one per core."
     )
@@ -79,10 +89,32 @@ class Settings(BaseSettings):
         "auto", description="One JSON object per line, or text; auto is text on a terminal."
     )
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("port", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+    def _ignore_service_link(cls, value: object) -> object:
+        return cls.model_fields["port"].default if is_service_link(value) else value
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if not _ROOT_PATH.fullmatch(path):
+            raise ValueError("it must begin with / and have letters, digits and signs of - . _ ~ / only")
+        return path
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin.lower().removesuffix("/") for origin in origins)
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not `*` or a scheme, a host and perhaps a port")
+        return origins
 
     @field_validator("api_keys")
     @classmethod
@@ -91,6 +123,14 @@ class Settings(BaseSettings):
             if not _KEY.fullmatch(key.get_secret_value()):
                 raise ValueError(f"key {number} is not 16 to 256 letters, digits, or signs of - . _ ~ + / =")
         return keys
+
+
+def is_service_link(value: object) -> bool:
+    """Return whether a port is an address such as tcp://10.96.0.12:8000.
+
+    Kubernetes sets TRANSFERAPP_PORT to one in every container beside a Service that is named transferapp.
+    """
+    return isinstance(value, str) and "://" in value
 
 
 def read_settings(**overrides: Any) -> Settings:

@@ -1,1 +1,1 @@
-"""ASGI middleware, from the outside in: request context, body limits, access."""
+"""ASGI middleware, from the outside in: CORS (Starlette's), request context, body limits, access."""

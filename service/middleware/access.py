@@ -82,16 +82,17 @@ class Access:
         self._buckets = TokenBuckets(rate, burst) if rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(PAGE_FILES):
+        path = scope.get("path", "").removeprefix(scope.get("root_path", "")) or "/"
+        if scope["type"] == "http" and not path.startswith(PAGE_FILES):
             try:
-                self._admit(scope)
+                self._admit(scope, path)
             except RequestError as refusal:
                 await problem_response(refusal, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> None:
-        path, client = scope["path"], scope.get("client")
+    def _admit(self, scope: Scope, path: str) -> None:
+        client = scope.get("client")
         caller = f"address {client[0]}" if client else "address unknown"
         if self._digests and path not in OPEN_PATHS:
             key = self._find_key(Headers(scope=scope))

@@ -37,10 +37,17 @@ class RequestContext:
     """ASGI middleware; see the module.
 
     Inner layers may add to the log line with `scope["state"]["log"]`, and change its level with `scope["state"]["log_level"]`.
+
+    Args:
+        app: The application inside.
+        metrics: Receives every request.
+        trace: Records every request as a span.
+        root_path: Prefix that a proxy keeps in paths; "" for none.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, trace: Trace | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, trace: Trace | None = None, root_path: str = "") -> None:
         self.app = app
+        self._root_path = root_path
         self._metrics = metrics
         self._trace = trace
 
@@ -48,6 +55,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self._root_path:
+            scope["root_path"] = self._root_path
         started = time.perf_counter()
         offered = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = offered if _VALID_ID.fullmatch(offered) else new_request_id()

@@ -19,6 +19,7 @@ from tests.service.conftest import PATIENCE, Served, paint
 from tests.service.test_service_problems import check
 from transferapp.errors import UsageError
 
+ORIGIN = "https://site.example"
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
 
 
@@ -161,3 +162,66 @@ def test_keys_that_are_too_short_are_refused_and_never_shown(monkeypatch: pytest
     settings = read_settings()
     assert [key.get_secret_value() for key in settings.api_keys] == [FIRST, SECOND]
     assert FIRST not in repr(settings)
+
+
+# Pages of other origins
+
+
+def preflight(served: Served, origin: str, path: str = "/predict") -> httpx.Response:
+    headers = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type,x-api-key",
+    }
+    return served.client.options(path, headers=headers)
+
+
+def test_other_origins_are_not_admitted_by_default(service: Served) -> None:
+    check(preflight(service, ORIGIN), 405, "method_not_allowed")
+    answer = service.client.get("/info", headers={"origin": ORIGIN})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_an_origin_that_is_listed_may_use_the_api(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(cors_origins=f"http://localhost:3000, {ORIGIN}", api_keys=FIRST)
+    asked = preflight(served, ORIGIN)  # a browser sends no key with it
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    assert "x-api-key" in asked.headers["access-control-allow-headers"].lower()
+    assert post(served, origin=ORIGIN, **{"x-api-key": FIRST}).headers["access-control-allow-origin"] == ORIGIN
+    refused = post(served, origin=ORIGIN)
+    check(refused, 401, "unauthorized")
+    assert refused.headers["access-control-allow-origin"] == ORIGIN
+    assert "Retry-After" in refused.headers["access-control-expose-headers"]
+    monkeypatch.setattr(served.app.state.models.slot().get(), "predict", None)
+    broken = post(served, origin=ORIGIN, **{"x-api-key": FIRST})
+    check(broken, 500, "internal")
+    assert broken.headers["access-control-allow-origin"] == ORIGIN
+    for other in ("https://site.example.evil.example", "http://site.example", "null"):
+        assert "access-control-allow-origin" not in preflight(served, other).headers
+        assert "access-control-allow-origin" not in post(served, origin=other).headers
+
+
+# A prefix that a proxy keeps
+
+
+def test_every_path_works_below_the_prefix(serve: Callable[..., Served]) -> None:
+    served = serve(root_path="/own/images", api_keys=FIRST)
+    key = {"x-api-key": FIRST}
+    for path in ("/", "/docs", "/page/page.js", "/livez", "/readyz", "/openapi.json"):
+        assert served.client.get(f"/own/images{path}").status_code == 200
+        assert served.client.get(path).status_code == 200  # for health checks past the proxy
+    for path in ("/info", "/models", "/report", "/metrics", "/own/images/livez", "/livez/own/images", "images/livez"):
+        check(served.client.get(f"/own/images{path}"), 401, "unauthorized")
+    answer = served.client.post("/own/images/predict", content=paint("blue"), headers=key)
+    assert answer.json()["predictions"][0]["label"] == "blue"
+    bare = served.client.get("/own/images")
+    assert (bare.status_code, bare.headers["location"]) == (307, "/own/images/")
+    assert served.client.get("/own/images/openapi.json").json()["servers"] == [{"url": "/own/images"}]
+    check(served.client.get("/own/images/nothing", headers=key), 404, "not_found")
+
+
+def test_without_a_prefix_there_is_none(service: Served) -> None:
+    assert "servers" not in service.client.get("/openapi.json").json()
+    check(service.client.get("/own/images"), 404, "not_found")

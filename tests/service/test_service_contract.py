@@ -116,6 +116,52 @@ def test_a_setting_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         read_settings(port=1, max_pixels=255)  # smaller than any accepted image
 
 
+@pytest.mark.parametrize("value", ["tcp://10.96.0.12:8000", "udp://[fd00::1]:53"])
+def test_a_port_set_by_kubernetes_is_ignored_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    monkeypatch.setenv("TRANSFERAPP_PORT", value)
+    settings = read_settings()
+    assert settings.port == 8000
+    monkeypatch.setattr(logging.getLogger("service"), "propagate", True)  # for caplog
+    create_app(settings)
+    (record,) = [record for record in caplog.records if record.message == "port_ignored"]
+    assert (record.__dict__["value"], record.__dict__["port"]) == (value, 8000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("cors_origins", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
+        ("cors_origins", "https://A.example", ("https://a.example",)),
+        ("cors_origins", "*", ("*",)),
+        ("cors_origins", "", ()),
+        ("root_path", "/images/", "/images"),
+        ("root_path", "/", ""),
+        ("root_path", "/a/b.c-d_e~f", "/a/b.c-d_e~f"),
+    ],
+)
+def test_origins_and_prefix(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object) -> None:
+    monkeypatch.setenv(f"TRANSFERAPP_{name.upper()}", value)
+    assert getattr(read_settings(), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("cors_origins", value)
+            for value in ("a.example", "https://a.example/page", "https://*,x", "https://", "null")
+        ),
+        *(("root_path", value) for value in ("images", "/a//b", "/a b", "https://a.example/b", "/{a}")),
+    ],
+)
+def test_origins_and_prefix_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"TRANSFERAPP_{name.upper()}", value)
+    with pytest.raises(UsageError, match=f"TRANSFERAPP_{name.upper()}"):
+        read_settings()
+
+
 def test_every_setting_is_described() -> None:
     table = settings_table()
     for name, field in Settings.model_fields.items():

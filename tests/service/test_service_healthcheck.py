@@ -37,6 +37,7 @@ def ask(port: int, **environment: str) -> subprocess.CompletedProcess[str]:
         ({"TRANSFERAPP_HOST": "0.0.0.0", "TRANSFERAPP_PORT": "9000"}, "http://127.0.0.1:9000/readyz"),
         ({"TRANSFERAPP_HOST": "::"}, "http://[::1]:8000/readyz"),
         ({"TRANSFERAPP_HOST": "10.0.0.7"}, "http://10.0.0.7:8000/readyz"),
+        ({"TRANSFERAPP_PORT": "tcp://10.96.0.12:8000"}, "http://127.0.0.1:8000/readyz"),
     ],
 )
 def test_it_asks_where_the_service_listens(environment: dict[str, str], url: str) -> None:

@@ -7,7 +7,9 @@ import io
 import json
 import shlex
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -434,3 +436,73 @@ def test_the_api_can_be_read_and_tried_without_any_other_server(
     api.expect(block.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
     assert f"{opened.base}{prefix}info" in opened.requested
     assert all(url.startswith(("data:", f"{opened.base}{prefix}")) for url in opened.requested)
+
+
+def test_the_page_and_the_api_work_below_a_prefix_that_the_proxy_keeps(
+    serve: Callable[..., Served], tab: Callable[..., Tab]
+) -> None:
+    served = serve(root_path="/own/images")
+    opened = tab(served, path="own/images")  # without the slash at the end
+    opened.give(paint("green"))
+    assert opened.answered()[0][0] == "green"
+    opened.explained("green")
+    docs = tab(served, path="own/images/docs")
+    block = docs.page.locator(".opblock", has_text="/info").first
+    block.locator(".opblock-summary").click(timeout=20_000)
+    block.locator(".execute").click()
+    api.expect(block.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+    prefix = f"{opened.base}own/images"
+    assert f"{prefix}/info" in docs.requested
+    assert all(url.startswith(("data:", "blob:", prefix)) for url in opened.requested + docs.requested)
+
+
+class BlankPage(BaseHTTPRequestHandler):
+    """Another site, with an empty page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BlankPage)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_only_pages_of_listed_origins_can_use_the_api(serve: Callable[..., Served], browser: Any, site: str) -> None:
+    page = browser.new_page()
+    page.goto(site)
+
+    def ask(served: Served, key: str = KEY) -> dict[str, Any]:
+        return dict(
+            page.evaluate(
+                """async ([url, image, key]) => {
+                    try {
+                        const headers = { "Content-Type": "application/json", "X-API-Key": key };
+                        const answer = await fetch(url, { method: "POST", headers, body: JSON.stringify({ image }) });
+                        return { status: answer.status, id: answer.headers.get("X-Request-ID"), ...(await answer.json()) };
+                    } catch (error) { return { blocked: error.name }; }
+                }""",
+                [f"{served.client.base_url}/predict", base64.b64encode(paint("blue")).decode(), key],
+            )
+        )
+
+    listed = serve(cors_origins=site, api_keys=KEY)
+    answer = ask(listed)
+    assert (answer["status"], answer["predictions"][0]["label"]) == (200, "blue")
+    assert answer["id"]
+    assert ask(listed, "wrong-key-0123456789")["code"] == "unauthorized"
+    assert ask(serve(cors_origins="*", api_keys=KEY))["status"] == 200
+    for others in ("http://127.0.0.1:1", ""):
+        assert ask(serve(cors_origins=others, api_keys=KEY)) == {"blocked": "TypeError"}
+    page.close()

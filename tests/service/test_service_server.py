@@ -110,6 +110,17 @@ def test_sigterm_under_load_finishes_what_was_accepted_and_no_tensorflow(start: 
     assert output.strip() == "[]"
 
 
+def test_a_port_set_by_kubernetes_stops_neither_the_service_nor_its_health_check(start: Start) -> None:
+    environment = {"TRANSFERAPP_HOST": "127.0.0.77", "TRANSFERAPP_PORT": "tcp://10.96.0.12:8000"}
+    process = start(**environment)
+    assert process.popen.stderr
+    assert json.loads(process.popen.stderr.readline())["event"] == "port_ignored"
+    assert process.url() == "http://127.0.0.77:8000"
+    wait_for(lambda: httpx.get("http://127.0.0.77:8000/readyz").status_code == 200)
+    check = [sys.executable, "-m", "service.healthcheck"]
+    subprocess.run(check, env={**os.environ, **environment}, cwd=Path(__file__).parents[2], check=True)
+
+
 def test_killed_it_leaves_no_litter_and_starts_again(start: Start, bundle: Path) -> None:
     before = sorted(bundle.parent.rglob("*"))
     process = start()
