@@ -90,13 +90,13 @@ class TerminalProgress:
 
                 yield advance
         else:
-            said = self._clock()
+            printed = self._clock()
 
             def advance(value: int) -> None:
-                nonlocal said
+                nonlocal printed
                 count(value)
-                if (value < total or not total) and self._clock() - said >= QUIET_SECONDS:
-                    said = self._clock()
+                if (value < total or not total) and self._clock() - printed >= QUIET_SECONDS:
+                    printed = self._clock()
                     if total:
                         self._line(f"{label}: {value:,} of {total:,}", count.rate(), count.time_left(total))
                     else:  # the total is unknown

@@ -265,7 +265,7 @@ def _cut(stages: Sequence[StageScore], size: str, similarity: str) -> tuple[Stag
             f"The classifier reads {best.stage}: cross-validated accuracy {best.accuracy:.3f}, "
             f"{100 * best.gain_over_top:+.1f} ± {100 * best.standard_error:.1f} points against the last stage."
         )
-        return best, Reason("cut", text, _values(best))
+        return best, Reason("cut", text, vars(best))
     runner_up = max(stages[:-1], key=lambda score: score.accuracy, default=None)
     if runner_up is None:
         return top, Reason("cut", f"The backbone has only one stage, {top.stage}.", {"stage": top.stage})
@@ -275,16 +275,7 @@ def _cut(stages: Sequence[StageScore], size: str, similarity: str) -> tuple[Stag
         f"The last stage, {top.stage}, does best (cross-validated accuracy {top.accuracy:.3f}); {runner_up.stage}, the best "
         f"earlier stage, is {behind} behind{tie}."
     )
-    return top, Reason("cut", text, {**_values(top), "runner_up": runner_up.stage, "behind": -runner_up.gain_over_top})
-
-
-def _values(score: StageScore) -> dict[str, float | int | str]:
-    return {
-        "stage": score.stage,
-        "accuracy": score.accuracy,
-        "gain_over_top": score.gain_over_top,
-        "standard_error": score.standard_error,
-    }
+    return top, Reason("cut", text, {**vars(top), "runner_up": runner_up.stage, "behind": -runner_up.gain_over_top})
 
 
 def _training_reasons(
@@ -312,14 +303,12 @@ def _training_reasons(
         return
     names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
     steps = f"training takes up to {tuning.epochs} epochs in batches of {tuning.batch_size}"
-    rates = {"head_rate": tuning.head_rate, "backbone_rate": tuning.backbone_rate}
-    values = {**rates, "epochs": tuning.epochs, "batch_size": tuning.batch_size}
     if tuning.from_scratch:
         yield Reason("fine-tuning", f"Trained from random weights, and shipped whatever its accuracy: {names}.")
         found = (
             "A range test finds the learning rate" if tuning.find_rate else f"The learning rate is {tuning.head_rate:g}"
         )
-        yield Reason("rate", f"{found} for head and backbone alike; {steps}.", values)
+        yield Reason("rate", f"{found} for head and backbone alike; {steps}.", vars(tuning))
         return
     start = "that head or, where it is linear, from the linear classifier" if head else "the linear classifier"
     text = f"Fine-tuning starts from {start} and trains: {names}. The best candidate on the validation images ships."
@@ -328,7 +317,9 @@ def _training_reasons(
         found = f"A range test finds the head's rate, and the backbone's is {tuning.backbone_rate / tuning.head_rate:g} of it"
     else:
         found = f"The head's rate is {tuning.head_rate:g} and the backbone's {tuning.backbone_rate:g}"
-    yield Reason("rate", f"{found}, which refines the pretrained weights without destroying them; {steps}.", values)
+    yield Reason(
+        "rate", f"{found}, which refines the pretrained weights without destroying them; {steps}.", vars(tuning)
+    )
 
 
 def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: int) -> Iterator[Reason]:

@@ -139,16 +139,7 @@ def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> Similar
         compared = f"A linear classifier on {best.stage} differs from one on the last stage by {gain}: a tie."
     reasons = (
         Reason("similarity", measured, {"divergence": divergence, "similar_below": SIMILAR_BELOW}),
-        Reason(
-            "similarity",
-            compared,
-            {
-                "best_stage": best.stage,
-                "accuracy": best.accuracy,
-                "gain_over_top": best.gain_over_top,
-                "standard_error": best.standard_error,
-            },
-        ),
+        Reason("similarity", compared, vars(best)),
     )
     return SimilarityFinding(
         "similar" if close and not earlier_wins else "different", divergence, earlier_wins, reasons

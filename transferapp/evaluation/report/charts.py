@@ -72,41 +72,34 @@ def unit_chart(right: int, total: int) -> Markup:
     if right < total:
         filled = min(filled, squares - 1)  # a few mistakes among thousands stay visible
     marks = [_unit(index, index < filled) for index in range(squares)]
-    rows = math.ceil(squares / _COLUMNS)
-    return Markup('<svg class="units" role="img" viewBox="0 0 {} {}" aria-label="{} of {} right">{}</svg>').format(
-        10 * min(squares, _COLUMNS) - 2, 10 * rows - 2, right, total, Markup("").join(marks)
-    )
+    box = f"0 0 {10 * min(squares, _COLUMNS) - 2} {10 * math.ceil(squares / _COLUMNS) - 2}"
+    return _tag("svg", "units", *marks, role="img", viewBox=box, aria_label=f"{right} of {total} right")
 
 
 def _unit(index: int, right: bool) -> Markup:
     x, y = 10 * (index % _COLUMNS), 10 * (index // _COLUMNS)
     if right:
-        return Markup('<rect class="hit" x="{}" y="{}" width="8" height="8" rx="1.5"/>').format(x, y)
-    return Markup('<path class="miss" d="M{} {}h7v7h-7zm1.8 1.8l3.4 3.4m0-3.4l-3.4 3.4"/>').format(x + 0.5, y + 0.5)
+        return _tag("rect", "hit", x=x, y=y, width=8, height=8, rx=1.5)
+    return _tag("path", "miss", d=f"M{x + 0.5} {y + 0.5}h7v7h-7zm1.8 1.8l3.4 3.4m0-3.4l-3.4 3.4")
 
 
 def bar(share: float) -> Markup:
     """Draw a bar over a share of its cell; it is hidden from screen readers, for the number stands beside it."""
-    return Markup(
-        '<svg class="bar" aria-hidden="true" width="100%" height="10">'
-        '<rect class="rail" width="100%" height="10" rx="2"/><rect class="hit" width="{}" height="10" rx="2"/></svg>'
-    ).format(_percent(share))
+    rail = _tag("rect", "rail", width="100%", height=10, rx=2)
+    hit = _tag("rect", "hit", width=_percent(share), height=10, rx=2)
+    return _tag("svg", "bar", rail, hit, aria_hidden="true", width="100%", height=10)
 
 
 def interval_chart(share: float, interval: Sequence[float], guess: float) -> Markup:
     """Draw accuracy and its interval from 0 to 100 %, with a mark at the accuracy of always naming the most common class."""
     low, high = interval
-    label = Markup("{:.1f}%, between {:.1f}% and {:.1f}%; guessing: {:.1f}%").format(
-        100 * share, 100 * low, 100 * high, 100 * guess
-    )
+    label = f"{100 * share:.1f}%, between {100 * low:.1f}% and {100 * high:.1f}%; guessing: {100 * guess:.1f}%"
     marks = [
-        Markup('<rect class="rail" y="26" width="100%" height="12" rx="3"/>'),
-        Markup('<rect class="band" x="{}" y="26" width="{}" height="12" rx="3"/>').format(
-            _percent(low), _percent(high - low)
-        ),
-        Markup('<line class="edge" x1="{0}" x2="{0}" y1="22" y2="42"/>').format(_percent(share)),
+        _tag("rect", "rail", y=26, width="100%", height=12, rx=3),
+        _tag("rect", "band", x=_percent(low), y=26, width=_percent(high - low), height=12, rx=3),
+        _upright("edge", share, 22, 42),
         _text(share, 16, f"{100 * share:.1f}%", "strong"),
-        Markup('<line class="mark" x1="{0}" x2="{0}" y1="22" y2="42"/>').format(_percent(guess)),
+        _upright("mark", guess, 22, 42),
         *(_text(at, 56, f"{100 * at:.0f}%", "small") for at in (0.0, 0.5, 1.0)),
     ]
     if abs(share - guess) > 2 * _NEAR:
@@ -147,19 +140,17 @@ class Scale:
 def scale_chart(scale: Scale, value: float, label: str, zone_on: str) -> Markup:
     """Draw a value on a scale with one zone shaded, which need not be the one that the value lies in."""
     border, at = scale.position(scale.threshold), scale.position(value)
-    marks = [_text(at, 15, label, "strong"), _pointer(at)]
+    pointer = _tag("path", "pointer", d="M-7 0h14l-7 11z")
+    marks = [_text(at, 15, label, "strong"), _tag("svg", "", pointer, x=_percent(at), y=20, overflow="visible")]
     for start, end, zone in ((0.0, border, scale.zones[0]), (border, 1.0, scale.zones[1])):
-        marks.append(
-            Markup('<rect class="zone{}" x="{}" y="32" width="{}" height="28"/>').format(
-                " on" if zone == zone_on else "", _percent(start), _percent(end - start)
-            )
-        )
+        kind = "zone on" if zone == zone_on else "zone"
+        marks.append(_tag("rect", kind, x=_percent(start), y=32, width=_percent(end - start), height=28))
         marks.append(_text((start + end) / 2, 51, zone, "strong" if zone == zone_on else "", anchor="middle"))
-    marks.append(Markup('<line class="cutoff" x1="{0}" x2="{0}" y1="26" y2="66"/>').format(_percent(border)))
+    marks.append(_upright("cutoff", border, 26, 66))
     marks.append(_text(border, 80, scale.threshold_label, "strong", anchor="middle"))
     for tick, text in scale.ticks:
         place = scale.position(tick)
-        marks.append(Markup('<line class="tick" x1="{0}" x2="{0}" y1="60" y2="64"/>').format(_percent(place)))
+        marks.append(_upright("tick", place, 60, 64))
         if abs(place - border) > _NEAR:
             marks.append(_text(place, 80, text, "small"))
     return _figure(86, f"{label}: {zone_on}; the threshold is {scale.threshold_label}", marks)
@@ -191,26 +182,17 @@ class DotAxis:
             _text(self.position(value), 11, f"{100 * value:.0f}%", "small optional" if value == middle else "small")
             for value in shown
         ]
-        return Markup('<svg class="plot" aria-hidden="true" width="100%" height="14">{}</svg>').format(
-            Markup("").join(texts)
-        )
+        return _tag("svg", "plot", *texts, aria_hidden="true", width="100%", height=14)
 
     def dot(self, value: float, error: float, reference: float, emphasized: bool) -> Markup:
         """Draw a value with a whisker of `error` to both sides, and a line at `reference` that continues from row to row."""
+        left, at, right = (_percent(self.position(each)) for each in (value - error, value, value + error))
         marks = [
-            Markup('<line class="reference" x1="{0}" x2="{0}" y1="-9" y2="49"/>').format(
-                _percent(self.position(reference))
-            ),
-            Markup('<line class="whisker" x1="{}" x2="{}" y1="20" y2="20"/>').format(
-                _percent(self.position(value - error)), _percent(self.position(value + error))
-            ),
-            Markup('<circle class="{}" cx="{}" cy="20" r="{}"/>').format(
-                "dot on" if emphasized else "dot", _percent(self.position(value)), 6 if emphasized else 4
-            ),
+            _upright("reference", self.position(reference), -9, 49),
+            _tag("line", "whisker", x1=left, x2=right, y1=20, y2=20),
+            _tag("circle", "dot on" if emphasized else "dot", cx=at, cy=20, r=6 if emphasized else 4),
         ]
-        return Markup('<svg class="plot" aria-hidden="true" width="100%" height="40">{}</svg>').format(
-            Markup("").join(marks)
-        )
+        return _tag("svg", "plot", *marks, aria_hidden="true", width="100%", height=40)
 
 
 @dataclass(frozen=True)
@@ -286,43 +268,25 @@ def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int
 
     marks = []
     for value in (axis.low, (axis.low + axis.high) / 2, axis.high):
-        marks.append(
-            Markup('<line class="grid" x1="{}" x2="100%" y1="{y}" y2="{y}"/>').format(
-                _percent(_CURVES_LEFT), y=down(value)
-            )
-        )
-        marks.append(Markup('<text class="small" x="0" y="{}">{}</text>').format(down(value) + 4, axis.write(value)))
+        marks.append(_tag("line", "grid", x1=_percent(_CURVES_LEFT), x2="100%", y1=down(value), y2=down(value)))
+        marks.append(_tag("text", "small", axis.write(value), x=0, y=down(value) + 4))
     if best is not None:
-        marks.append(
-            Markup('<line class="reference" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
-                _percent(across(best - 1)), _CURVES_TOP, _CURVES_BOTTOM
-            )
-        )
+        marks.append(_upright("reference", across(best - 1), _CURVES_TOP, _CURVES_BOTTOM))
     for curve in curves:
-        known = [(across(i), down(v)) if v is not None else None for i, v in enumerate(curve.values)]
+        known = [(_percent(across(i)), down(v)) if v is not None else None for i, v in enumerate(curve.values)]
         marks += [
-            Markup('<line class="curve {}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
-                curve.kind, _percent(start[0]), start[1], _percent(end[0]), end[1]
-            )
+            _tag("line", f"curve {curve.kind}", x1=start[0], y1=start[1], x2=end[0], y2=end[1])
             for start, end in itertools.pairwise(known)
             if start and end
         ]
-        marks += [
-            Markup('<circle class="point {}" cx="{}" cy="{}" r="2.5"/>').format(
-                curve.kind, _percent(point[0]), point[1]
-            )
-            for point in known
-            if point
-        ]
-    shown = {1, epochs}
+        marks += [_tag("circle", f"point {curve.kind}", cx=at[0], cy=at[1], r=2.5) for at in known if at]
+    labeled = {1, epochs}
     if best is not None and min(best - 1, epochs - best) > _NEAR * (epochs - 1):
-        shown.add(best)
-    for epoch in sorted(shown):
-        x = _percent(across(epoch - 1))
-        marks.append(Markup('<text class="small" x="{}" y="136" text-anchor="middle">{}</text>').format(x, epoch))
+        labeled.add(best)
+    marks += [_text(across(epoch - 1), 136, str(epoch), "small", anchor="middle") for epoch in sorted(labeled)]
     ends = [(c.label, [v for v in c.values if v is not None]) for c in curves]
-    said = "; ".join(f"{label} from {axis.write(v[0])} to {axis.write(v[-1])}" for label, v in ends if v)
-    return _figure(140, f"{title} over {epochs} epochs: {said}", marks)
+    summary = "; ".join(f"{label} from {axis.write(v[0])} to {axis.write(v[-1])}" for label, v in ends if v)
+    return _figure(140, f"{title} over {epochs} epochs: {summary}", marks)
 
 
 Trial = tuple[float, float, float]
@@ -355,17 +319,13 @@ def search_chart(trials: Sequence[Trial], best: Trial) -> Markup:
 
     marks = []
     for tick in up.ticks():
-        line = Markup('<line class="grid" x1="{}" x2="100%" y1="{y}" y2="{y}"/>')
-        marks.append(line.format(_percent(_TRIALS_LEFT), y=y(tick)))
-        marks.append(Markup('<text class="small" x="0" y="{}">{:.0e}</text>').format(y(tick) + 4, tick))
-    for tick in across.ticks():
-        number = Markup('<text class="small" x="{}" y="206" text-anchor="middle">{:.0e}</text>')
-        marks.append(number.format(x(tick), tick))
+        marks.append(_tag("line", "grid", x1=_percent(_TRIALS_LEFT), x2="100%", y1=y(tick), y2=y(tick)))
+        marks.append(_tag("text", "small", f"{tick:.0e}", x=0, y=y(tick) + 4))
+    marks += [_tag("text", "small", f"{tick:.0e}", x=x(tick), y=206, text_anchor="middle") for tick in across.ticks()]
     for rate, strength, accuracy in sorted(trials, key=lambda trial: trial[2]):
         opacity = min(1.0, max(_FAINTEST, 1 - (best[2] - accuracy) / _FADED))
-        point = Markup('<circle class="point val" cx="{}" cy="{}" r="4" fill-opacity="{:.2f}"/>')
-        marks.append(point.format(x(rate), y(strength), opacity))
-    marks.append(Markup('<circle class="curve val" cx="{}" cy="{}" r="8"/>').format(x(best[0]), y(best[1])))
+        marks.append(_tag("circle", "point val", cx=x(rate), cy=y(strength), r=4, fill_opacity=f"{opacity:.2f}"))
+    marks.append(_tag("circle", "curve val", cx=x(best[0]), cy=y(best[1]), r=8))
     label = f"{len(trials)} trials; the best at learning rate {best[0]:.2e}, regularization {best[1]:.2e}"
     return _figure(212, label, marks)
 
@@ -395,22 +355,27 @@ class _Decades:
 
 
 def _figure(height: int, label: str, marks: Sequence[Markup]) -> Markup:
-    return Markup('<svg class="chart" role="img" width="100%" height="{}" aria-label="{}">{}</svg>').format(
-        height, label, Markup("").join(marks)
-    )
+    return _tag("svg", "chart", *marks, role="img", width="100%", height=height, aria_label=label)
 
 
-def _pointer(at: float) -> Markup:
-    return Markup('<svg x="{}" y="20" overflow="visible"><path class="pointer" d="M-7 0h14l-7 11z"/></svg>').format(
-        _percent(at)
-    )
+def _upright(kind: str, at: float, top: float, bottom: float) -> Markup:
+    """Draw a vertical line."""
+    return _tag("line", kind, x1=_percent(at), x2=_percent(at), y1=top, y2=bottom)
 
 
 def _text(at: float, y: int, text: str, kind: str, anchor: str = "") -> Markup:
     """Draw text at a position; near the ends it is anchored so that it stays inside."""
     side = anchor or ("start" if at < _NEAR else "end" if at > 1 - _NEAR else "middle")
     x = {"start": max(0.0, at - 0.02), "end": min(1.0, at + 0.02), "middle": at}[side]
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(kind, _percent(x), y, side, text)
+    return _tag("text", kind, text, x=_percent(x), y=y, text_anchor=side)
+
+
+def _tag(name: str, kind: str, *content: str, **attributes: object) -> Markup:
+    """Return an element of a class, with escaped text; `_` in the name of an attribute stands for `-`."""
+    pairs = {"class": kind, **{key.replace("_", "-"): value for key, value in attributes.items()}}
+    written = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in pairs.items() if value != "")
+    inner = Markup("").join(content)
+    return Markup("<{}{}>{}</{}>").format(name, written, inner, name)
 
 
 def _percent(share: float) -> str:
