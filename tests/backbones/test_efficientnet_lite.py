@@ -1,4 +1,4 @@
-"""The definition against the paper (Tan and Le, 2019, table 1) and the published counts, and how weights are put into it."""
+"""The definition against the paper (Tan and Le, 2019, table 1) and the published counts, and the assignment of its weights."""
 
 from __future__ import annotations
 

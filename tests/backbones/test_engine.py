@@ -1,4 +1,4 @@
-"""Engines: the same features from OpenVINO as from Keras, from any number of threads, and plain words when it cannot be."""
+"""Engines: the same features from OpenVINO as from Keras, from any number of threads, and their errors."""
 
 from __future__ import annotations
 
@@ -324,7 +324,9 @@ def test_under_another_backend_a_process_with_tensorflow_converts(tiny: Any, mon
     np.testing.assert_array_equal(engine(pixels), OpenVINOEngine(converted, precision="f32")(pixels))
 
 
-def test_a_conversion_that_fails_elsewhere_says_why(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_conversion_in_a_subprocess_is_an_error(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "keras.py").write_text("raise ImportError('no framework in here')\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}")
     monkeypatch.setattr(engine_module, "keras_backend", lambda: "jax")

@@ -1,4 +1,4 @@
-"""The feature store: right rows, each computed once, whatever happens in between.
+"""The feature store: correct rows, each computed once, also after kills and with several processes.
 
 The network here is arithmetic on pixels, so that every row can be worked out again and no backbone need be loaded.
 """
@@ -394,7 +394,7 @@ def test_an_engine_that_fails_leaves_what_was_done_and_no_lock(records: list[Rec
     np.testing.assert_allclose(rows, directly(records, [CENTER]), rtol=1e-6)
 
 
-def test_who_waits_for_another_process_is_told_and_then_goes_on(
+def test_waiting_for_another_process_gives_a_note(
     records: list[Record], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "_PATIENCE", 0.01)

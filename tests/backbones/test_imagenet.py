@@ -1,4 +1,4 @@
-"""Are the embedded backbones really the ImageNet networks? Asked of images with known classes."""
+"""The embedded backbones are the ImageNet networks: predictions for images with known classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHOTOGRAPHS = {
     "coffee": (967, 968),  # espresso in a cup: espresso, cup
     "stereo_motorcycle": (665, 670),  # moped, motor scooter
 }
-"""Images inside the scikit-image wheel, by the function that gives them, and the classes that are right."""
+"""Images of the scikit-image wheel, by function, with their correct classes."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Copies of models: the same answers, weights of their own."""
+"""Copies of models: the same outputs, with weights of their own."""
 
 from __future__ import annotations
 

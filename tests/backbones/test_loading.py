@@ -1,4 +1,4 @@
-"""Backbones as Keras models: scaling, downloads that fail, weight files that fit and that do not, foreign `.keras` files."""
+"""Backbones as Keras models: scaling, failed downloads, weight files, foreign `.keras` files."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_layers_have_the_same_names_whatever_was_built_before_and_in_whatever_th
     assert find_stages(models[0]) == find_stages(models[1])
 
 
-def test_a_download_that_fails_names_the_embedded_backbones_and_the_mend(
+def test_a_failed_download_names_the_embedded_backbones_in_its_hint(
     no_downloads: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(WeightsError) as caught:

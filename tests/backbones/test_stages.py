@@ -1,4 +1,4 @@
-"""Where networks can be cut: found from the graph, the same in every network family, and exact when put together again."""
+"""Stages: found from the graph in every network family; the two parts of a cut compute what the whole does."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ class _Subclassed(keras.Model):  # type: ignore[misc]
         (_Subclassed, "subclassed cannot be cut.*functional.*got a _Subclassed"),
     ],
 )
-def test_what_cannot_be_cut_says_why(build: Callable[[], Any], reason: str) -> None:
+def test_a_model_that_cannot_be_cut_is_an_error(build: Callable[[], Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         find_stages(build())
 

@@ -1,4 +1,4 @@
-"""Weight files written by hand, one opcode after another: right ones, cut ones, lying ones and malicious ones."""
+"""Weight files written opcode by opcode: valid, truncated, inconsistent and malicious ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trunks: every tap in one pass, and a cache of converted networks that is either whole or not there."""
+"""Trunks: every tap in one pass, and a cache of converted networks without incomplete entries."""
 
 from __future__ import annotations
 

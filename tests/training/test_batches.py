@@ -1,4 +1,4 @@
-"""The input of whole-network training: every image once an epoch, the same views for the same seed and epoch, always."""
+"""Batches of whole-network training: every image once per epoch, and views that depend on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_another_seed_or_epoch_gives_another_order_and_other_views(
     assert not any(np.array_equal(views[0][position], views[1][position]) for position in range(COUNT))
 
 
-def test_threads_memory_and_the_order_of_asking_leave_no_trace(records: list[Record], pca: PCAColor) -> None:
+def test_batches_do_not_depend_on_threads_memory_or_order(records: list[Record], pca: PCAColor) -> None:
     expected = read(make(records, pca, workers=1))
     assert read(make(records, pca, workers=4)) == expected
     for max_bytes in (0, 50_000):
@@ -201,7 +201,7 @@ def test_global_random_states_are_neither_read_nor_moved(records: list[Record], 
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-def test_twins_in_the_data_get_views_of_their_own(records: list[Record], pca: PCAColor) -> None:
+def test_duplicates_get_different_views(records: list[Record], pca: PCAColor) -> None:
     (pixels, _labels) = make([records[0], records[0]], pca)[0]
     assert not np.array_equal(pixels[0], pixels[1])
 

@@ -72,7 +72,7 @@ LEFT = {
     "no convolution": lambda x: layers.BatchNormalization()(layers.AveragePooling2D(2)(x)),
     "separable": lambda x: layers.BatchNormalization()(layers.SeparableConv2D(4, 3)(x)),
 }
-"""What must not be folded."""
+"""Convolutions that must not be folded."""
 
 
 def half(network: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Generations on disk: whole or not at all, the newest that can be read, two at most."""
+"""Checkpoints: atomic, the newest readable generation, at most two."""
 
 from __future__ import annotations
 

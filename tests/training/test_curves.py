@@ -1,4 +1,4 @@
-"""Synthetic curves of each kind, and what is read off them; the borders of each threshold; and curves with holes in them."""
+"""Findings from synthetic curves of each kind, at the borders of each threshold, and from incomplete curves."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_healthy_run_yields_only_that() -> None:
     assert "90" in finding.sentence or "89" in finding.sentence
 
 
-def test_validation_above_training_is_said_to_be_above() -> None:
+def test_validation_above_training_reads_as_above() -> None:
     (finding,) = diagnose(healthy_but(train_accuracy=(0.781,) * 16, val_accuracy=(0.92,) * 16))
     assert finding.evidence["gap"] == pytest.approx(-0.139)
     assert "validation accuracy is 92.0%, 13.9 points above training" in finding.sentence

@@ -1,4 +1,4 @@
-"""Heads: their forms, what regularizes them, what they need to be loaded, and whether a signal comes through deep ones."""
+"""Heads: forms, regularization, loading without this package, and the signal through deep ones."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_images_of_the_same_content_share_one_entry() -> None:
     assert len(cache) == 1
 
 
-def test_images_that_were_never_hashed_are_told_apart_by_path() -> None:
+def test_images_without_a_hash_are_distinguished_by_path() -> None:
     cache = DecodedCache(Counting())
     records = [dataclasses.replace(record, sha256="") for record in named("a", "b")]
     assert [cache.get(record)[0, 0, 0] for record in records] == [0, 1]

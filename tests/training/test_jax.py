@@ -1,4 +1,4 @@
-"""`KERAS_BACKEND=jax`: the same fit comes to the same figures as under TensorFlow, and to a bundle that is served alike."""
+"""`KERAS_BACKEND=jax`: the same fit gives the figures and the bundle that it gives under TensorFlow."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_it_stops_after_three_losses_of_over_four_times_the_mean_and_not_after_o
     assert found.diverged
 
 
-def test_a_loss_that_never_breaks_out_gives_the_highest_rate_and_says_so() -> None:
+def test_a_loss_that_never_diverges_gives_the_highest_rate() -> None:
     found = range_test(lambda rate: 1.0, high=0.5)
     assert found.edge == pytest.approx(0.5)
     assert not found.diverged

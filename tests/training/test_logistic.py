@@ -125,7 +125,7 @@ def test_principal_axes_are_orthonormal_uncorrelated_and_complete(n: int, d: int
     assert np.abs(spread - np.diag(np.diag(spread))).max() < 1e-4 * spread.max()
 
 
-def test_rows_that_are_all_alike_have_no_axes_and_the_bias_is_what_is_left() -> None:
+def test_equal_rows_have_no_axes_and_only_the_bias_is_fitted() -> None:
     labels = np.array([0, 0, 0, 1])
     with working() as workers:
         coordinates, axes = principal_axes(np.zeros((4, 9), dtype=np.float32), workers)

@@ -1,4 +1,4 @@
-"""Training to the end: the best is kept, whatever happens on the way, and an interruption changes nothing."""
+"""The training loop: best weights, early stops, errors, and interruptions that change nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def killed(_: Epoch) -> None:
 
 
 HARD = TrainingSettings(epochs=4, learning_rate=2e-2, average=0.9, schedule="sgdr", cycles=2)
-"""With everything that has a state: Adam, an average, snapshots; the model adds dropout and the statistics of BatchNorm."""
+"""Settings in which everything has a state: Adam, an average, snapshots; the model adds dropout and the statistics of BatchNorm."""
 
 
 def hard_model(seed: int = 0) -> Any:
@@ -281,7 +281,7 @@ def starve(model: Any, *calls: int) -> list[list[np.ndarray]]:
     return begun
 
 
-def test_out_of_memory_halves_the_batch_says_so_and_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
+def test_out_of_memory_halves_the_batch_with_a_note_and_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     model = toy_model()
     begun = starve(model, 2)
     weights: dict[int, list[np.ndarray]] = {}
@@ -325,7 +325,7 @@ def test_the_state_of_the_optimizer_survives_a_lack_of_memory(tmp_path: Path) ->
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_where_the_smallest_batch_is_too_large_that_is_said(tmp_path: Path) -> None:
+def test_a_smallest_batch_that_is_too_large_is_an_error(tmp_path: Path) -> None:
     model = toy_model()
 
     def fit(*_: Any, **__: Any) -> None:
@@ -517,7 +517,7 @@ def test_a_rate_is_looked_for_with_the_batch_that_fits() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_too_little_memory_to_validate_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_to_validate_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
     def hungry(*_: Any, **__: Any) -> Any:

@@ -1,4 +1,4 @@
-"""mixup and CutMix: shares, boxes and labels worked out by hand, and nothing left to a generator that could be lost."""
+"""mixup and CutMix: shares, boxes and labels worked out by hand, from the seed, epoch and batch alone."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_network_learns_from_soft_labels(settings: dict[str, float], tmp_path:
     assert trained.history[-1].loss > trained.loss, "what was mixed or smoothed cannot be fitted so closely"
 
 
-def test_smoothing_costs_a_sure_network_what_the_formula_says(tmp_path: Any) -> None:
+def test_smoothing_gives_the_loss_of_the_formula(tmp_path: Any) -> None:
     from transferapp.training.session import Session
 
     make, validation, _ = toy_data()

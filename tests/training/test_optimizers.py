@@ -255,7 +255,7 @@ def test_the_average_is_found_through_loss_scaling() -> None:
     )
 
 
-def test_an_optimizer_without_an_average_says_so() -> None:
+def test_an_optimizer_without_an_average_raises() -> None:
     with pytest.raises(UsageError, match="holds no average"):
         averaged_weights(make_optimizer("sgd", RATE))
 

@@ -105,7 +105,7 @@ def test_two_classes_are_opposite() -> None:
     np.testing.assert_allclose(kernel[:, 0], -kernel[:, 1], atol=1e-4)
 
 
-def test_a_class_without_images_is_hardly_ever_said() -> None:
+def test_a_class_without_images_is_hardly_ever_predicted() -> None:
     features, labels = blobs()
     probe = fit_probe(features, labels, 4, 0.01)
     assert softmax(probe.logits(features), axis=1)[:, 3].max() < 0.01
@@ -121,14 +121,14 @@ def test_constant_features_are_left_out_and_cause_no_alarm() -> None:
     assert np.isfinite(probe.logits(features)).all()
 
 
-def test_images_that_all_look_alike_leave_the_frequencies_of_the_labels() -> None:
+def test_equal_images_give_the_frequencies_of_the_labels() -> None:
     labels = np.array([0, 0, 0, 1])
     probe = fit_probe(np.ones((4, 6), np.float32), labels, 2, 0.1)
     np.testing.assert_allclose(softmax(probe.logits(np.ones((1, 6))), axis=1), [[0.75, 0.25]], atol=1e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_features_that_are_no_numbers_are_refused(value: float) -> None:
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
     features, labels = blobs()
     features[7, 3] = value
     for work in (lambda: fit_probe(features, labels, 3, 0.1), lambda: cross_validate(features, labels, 3)):
@@ -212,7 +212,7 @@ def test_labels_without_meaning_are_guessed_by_chance_alone(n: int, d: int, clas
     assert np.mean(losses) > 0.97 * np.log(classes)
 
 
-def test_easy_classes_are_told_apart_and_ask_for_little_penalty() -> None:
+def test_easy_classes_are_separated_with_little_penalty() -> None:
     features, labels = blobs(spread=0.1)
     found = cross_validate(features, labels, 3)
     assert found.accuracy == 1

@@ -1,4 +1,4 @@
-"""Stochastic depth in a tail: which sums it stands in, at what rates, and that nothing else is random."""
+"""Stochastic depth in a tail: its residual sums and rates, with nothing else random."""
 
 from __future__ import annotations
 

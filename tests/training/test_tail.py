@@ -1,4 +1,4 @@
-"""What trains above a cut: it begins as the linear classifier, and only what should move moves."""
+"""Tails: they start as the linear classifier, and only the layers above the cut train."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def values(variables: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("index", CUTS)
-def test_before_training_a_tail_on_its_trunk_says_what_the_probe_says(
+def test_before_training_a_tail_on_its_trunk_equals_the_probe(
     backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray, index: int | None
 ) -> None:
     stage = stage_at(stages, index)
@@ -280,7 +280,7 @@ def test_an_ensemble_is_the_average_of_its_members(
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])
-def test_weights_of_a_tail_fit_its_plain_twin(
+def test_weights_of_a_tail_fit_the_plain_tail(
     backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, from_scratch: bool
 ) -> None:
     tail = build_tail(backbone, stages, stages[0], Head.of(probe), from_scratch=from_scratch)

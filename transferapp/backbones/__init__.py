@@ -1,0 +1,1 @@
+"""Backbones: registry, loading, stages, inference engines, trunks, and the cache of their features."""

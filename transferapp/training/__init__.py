@@ -1,1 +1,1 @@
-"""What is trained above the cut."""
+"""Training above a cut: linear classifiers, heads, tails, batches, optimizers, schedules, and the loop with checkpoints."""

@@ -1,4 +1,4 @@
-"""What every layer of ours keeps: shapes, configuration, saving, export, seeds, and an average that is its prediction."""
+"""Contract of every custom layer: shapes, configuration, saving, export, seeds, and prediction as the average of training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transferapp.backbones.engine import OpenVINOEngine, convert
 from transferapp.training.layers import DropConnect, Dropout, FractionalMaxPooling2D, Maxout, StochasticDepth
 
 SIZE = (9, 7, 4)
-"""Maps that the layers are tried on: sides that do not divide evenly."""
+"""Size of the test maps: sides that do not divide evenly."""
 
 Make = Callable[..., Any]
 
