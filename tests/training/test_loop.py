@@ -67,7 +67,7 @@ def killed(_: Epoch) -> None:
 
 
 HARD = TrainingSettings(epochs=4, learning_rate=2e-2, average=0.9, schedule="sgdr", cycles=2)
-"""Settings in which everything has a state: Adam, an average, snapshots; the model adds dropout and the statistics of BatchNorm."""
+"""Everything here has a state: Adam, an average, snapshots; the model adds dropout and the statistics of BatchNorm."""
 
 
 def hard_model(seed: int = 0) -> Any:
