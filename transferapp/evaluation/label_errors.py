@@ -2,8 +2,7 @@
 
 Each image is predicted by a classifier that was not trained on it. Where the probability of another class than the given one
 reaches the mean probability of the images labeled with that class, either the prediction or the label is wrong; with images
-that a pretrained network understands it is mostly the label. Counting these images estimates the number of wrong labels from
-each class to each other, and a ranking lists them.
+that a pretrained network understands it is mostly the label.
 """
 
 from __future__ import annotations
@@ -25,22 +24,20 @@ class LabelErrors:
         suspected: bool, shape (n,): whether the label counts as wrong.
         suggested: int64, shape (n,): most probable class other than the given one.
         confidence: float64, shape (n,): probability of that class, in [0, 1].
-        joint: float64, shape (num_classes, num_classes): estimated share of images by given and true class; sums to 1.
     """
 
     order: np.ndarray
     suspected: np.ndarray
     suggested: np.ndarray
     confidence: np.ndarray
-    joint: np.ndarray
 
 
 def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErrors:
     """Compare labels with the predictions of classifiers that were not trained on them.
 
-    A label is suspected where the confident joint puts its image off the diagonal: among the classes whose probability reaches
-    the mean of the images labeled so, another than the given one is the most probable. Suspected images come first; both parts
-    are ordered by the normalized margin, the probability of the given class minus that of the best other one.
+    A label is suspected where, among the classes whose probability reaches the mean of the images labeled so, another than the
+    given one is the most probable. Suspected images come first; both parts are ordered by the normalized margin: the
+    probability of the given class minus that of the best other one.
 
     Args:
         probabilities: float, shape (n, num_classes): out-of-fold; rows sum to 1.
@@ -55,20 +52,10 @@ def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErr
     confident = np.where(probabilities >= thresholds - _ROUNDING, probabilities, -1.0)
     believed = confident.argmax(axis=1)
     counted = confident.max(axis=1) >= 0
-    joint = np.zeros((num_classes, num_classes))
-    np.add.at(joint, (labels[counted], believed[counted]), 1)
     others = probabilities.copy()
     others[np.arange(n), labels] = -1.0
     suggested = others.argmax(axis=1)
     confidence = others.max(axis=1)
     suspected = counted & (believed != labels)
     order = np.lexsort((own - confidence, ~suspected))
-    return LabelErrors(order, suspected, suggested, confidence.astype(np.float64), _calibrated(joint, counts))
-
-
-def _calibrated(joint: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Scale the confident joint so that every given class has its share of the images."""
-    joint = joint + np.diag((joint.sum(axis=1) == 0) & (counts > 0))  # no confident image: trust the labels
-    rows = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1) * counts[:, None]
-    result: np.ndarray = rows / max(rows.sum(), 1)
-    return result
+    return LabelErrors(order, suspected, suggested, confidence.astype(np.float64))
