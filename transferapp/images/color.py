@@ -16,6 +16,14 @@ BACKGROUND = (255, 255, 255)
 objects in pretraining sets are on white too."""
 
 
+MAX_PROFILE_BYTES = 4 << 20
+"""Size from which color profiles are ignored; those of printing presses are below 3 MB."""
+
+_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_SAME_COLOR = 2
+"""Gray levels within which a profile counts as sRGB and is not applied: less than the rounding of a JPEG."""
+
+
 def to_rgb(source: Image.Image, png_bits: int, subject: str) -> tuple[Image.Image, set[str]]:
     """Make a loaded image RGB.
 
@@ -116,14 +124,6 @@ def _narrow(source: Image.Image, subject: str) -> tuple[Image.Image, Image.Image
     else:
         gray = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
     return Image.fromarray(gray), alpha, note
-
-
-MAX_PROFILE_BYTES = 4 << 20
-"""Size from which color profiles are ignored; those of printing presses are below 3 MB."""
-
-_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_SAME_COLOR = 2
-"""Gray levels within which a profile counts as sRGB and is not applied: less than the rounding of a JPEG."""
 
 
 def _checked_profile(profile: object) -> bytes:

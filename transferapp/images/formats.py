@@ -30,6 +30,16 @@ from transferapp.images.safety import Stream
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """The formats that are read. HEIF joins them where the optional package `pillow-heif` is installed."""
 
+MAX_TIFF_PIECES = 100_000
+"""Strips or tiles in a TIFF. Pillow makes an object for each: a 4 MB file of strip offsets costs 240 MB and 5 s."""
+
+MAX_TIFF_TILE = 1 << 24
+"""Pixels in one TIFF tile. A tile is decoded whole, however small the image that declares it."""
+
+MAX_GIF_BLOCKS = 65_536
+"""Data blocks of a GIF looked through for the first frame's size and a second frame; 16 MB in ordinary files."""
+
+
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     # Called directly because Image.open has size limits of its own, and hands a JPEG with several images to a reader that
     # follows the offsets in it.
@@ -150,16 +160,6 @@ def reader_for(form: str) -> Callable[[IO[bytes], str], ImageFile.ImageFile] | N
     if form in ("WEBP", "AVIF") and not features.check(form.lower()):
         return None
     return _READERS[form]
-
-
-MAX_TIFF_PIECES = 100_000
-"""Strips or tiles in a TIFF. Pillow makes an object for each: a 4 MB file of strip offsets costs 240 MB and 5 s."""
-
-MAX_TIFF_TILE = 1 << 24
-"""Pixels in one TIFF tile. A tile is decoded whole, however small the image that declares it."""
-
-MAX_GIF_BLOCKS = 65_536
-"""Data blocks of a GIF looked through for the first frame's size and a second frame; 16 MB in ordinary files."""
 
 
 @dataclass(frozen=True)

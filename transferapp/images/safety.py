@@ -15,6 +15,15 @@ from PIL import ImageFile
 
 from transferapp.errors import ImageError, UsageError
 
+MAX_JPEG_SCANS = 100
+"""Scans of a progressive JPEG; encoders write about ten. Each costs a pass over all the pixels (16 ms at 25 megapixels)
+and as little as 18 bytes, so a 1 MB file could keep a core busy for many minutes."""
+
+MAX_RLE_PIXELS = 4_000_000
+"""Pixels of a run-length coded BMP. Pillow unpacks them in Python, about 100 ns a pixel, whatever the file's size."""
+
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+
 
 @dataclass(frozen=True)
 class ImageLimits:
@@ -164,16 +173,6 @@ def unreadable(subject: str, reason: str) -> ImageError:
 def printable(text: str) -> str:
     """Return the text as one line: line breaks, control characters and surrogates are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-MAX_JPEG_SCANS = 100
-"""Scans of a progressive JPEG; encoders write about ten. Each costs a pass over all the pixels (16 ms at 25 megapixels)
-and as little as 18 bytes, so a 1 MB file could keep a core busy for many minutes."""
-
-MAX_RLE_PIXELS = 4_000_000
-"""Pixels of a run-length coded BMP. Pillow unpacks them in Python, about 100 ns a pixel, whatever the file's size."""
-
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 
 
 def check_effort(image: ImageFile.ImageFile, stream: Stream, subject: str) -> None:
