@@ -6,11 +6,11 @@ import os
 import re
 import sys
 import unicodedata
-from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.names import (
@@ -108,7 +108,7 @@ def read_table(
             progress(count)
     if progress is not None:
         progress(count)
-    if not rows.locations:
+    if not rows:
         missing = [item.name for item in rows.ignored if item.code == "missing_file"]
         raise DataError(
             f"{name} names no image that is there",
@@ -182,106 +182,96 @@ def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataErr
     )
 
 
+class _Row(NamedTuple):
+    """A row that names an image: its number and its cells."""
+
+    line: int
+    label: str
+    split: str
+    group: str
+
+
 class _Rows:
-    """The rows of a table, in little memory, and those that are left out."""
+    """The rows of a table by the file that they name, and those that are left out."""
 
     def __init__(self, lookup: _Lookup, table: str) -> None:
         self.lookup = lookup
         self.ignored: list[Ignored] = []
-        self.locations: list[str] = []
         self._table = table
-        self._lines = array("q")
-        self._labels, self._splits, self._groups = array("q"), array("q"), array("q")
-        self._words: dict[str, int] = {"": 0}  # each label, split and group once
-        self._first: dict[str, int] = {}
-        self._conflicts: dict[int, list[str]] = defaultdict(list)
+        self._rows: dict[str, _Row] = {}
+        self._words: dict[str, str] = {}  # each label, split and group once, to save memory
+        self._conflicts: dict[str, list[str]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def add(self, line: int, path: str, label: str, split: str, group: str) -> None:
-        shown = printable(path) or f"{self._table}, row {line}"
+        location, label = None, class_name(label)
         if not path:
-            self.ignored.append(Ignored(shown, "no_path", f"row {line} of {self._table} names no file"))
+            code, reason = "no_path", f"row {line} of {self._table} names no file"
+        elif not label:
+            code, reason = "no_label", f"has no label in row {line} of {self._table}"
+        elif suffix_of(path) in UNREAD_SUFFIXES:
+            code, reason = "unsupported_format", f"{suffix_of(path)} files are not read"
+        elif (location := self.lookup.find(path)) is None:
+            code, reason = "missing_file", f"is in row {line} of {self._table} and is not there"
+        elif location == "":
+            code, reason = "outside", "lies outside the archive that the table came in"
+        elif (first := self._rows.get(location)) is None:
+            self._rows[location] = _Row(line, *(self._words.setdefault(word, word) for word in (label, split, group)))
             return
-        if not label:
-            self.ignored.append(Ignored(shown, "no_label", f"has no label in row {line} of {self._table}"))
+        elif first.label != label:
+            self._conflicts[location].append(f"{label!r} (row {line})")
             return
-        if suffix_of(path) in UNREAD_SUFFIXES:
-            self.ignored.append(Ignored(shown, "unsupported_format", f"{suffix_of(path)} files are not read"))
-            return
-        location = self.lookup.find(path)
-        if location is None:
-            self.ignored.append(Ignored(shown, "missing_file", f"is in row {line} of {self._table} and is not there"))
-            return
-        if location == "":
-            self.ignored.append(Ignored(shown, "outside", "lies outside the archive that the table came in"))
-            return
-        words = self._words
-        row = (words.setdefault(class_name(label), len(words)), words.setdefault(split, len(words)))
-        first = self._first.setdefault(location, len(self.locations))
-        if first < len(self.locations):
-            if row[0] != self._labels[first]:
-                self._conflicts[first].append(f"{class_name(label)!r} (row {line})")
-            else:
-                reason = f"is in row {self._lines[first]} of {self._table} already"
-                self.ignored.append(Ignored(shown, "duplicate_row", reason))
-            return
-        self.locations.append(location)
-        self._lines.append(line)
-        self._labels.append(row[0])
-        self._splits.append(row[1])
-        self._groups.append(words.setdefault(group, len(words)))
+        else:
+            code, reason = "duplicate_row", f"is in row {first.line} of {self._table} already"
+        self.ignored.append(Ignored(printable(path) or f"{self._table}, row {line}", code, reason))
 
     def dataset(self, origin: str, columns: Columns) -> Dataset:
-        """Return the dataset of all rows. Call it once: the rows are freed."""
-        words = list(self._words)
-        self._first.clear()
-        for index, others in self._conflicts.items():
-            labels = ", ".join([f"{words[self._labels[index]]!r} (row {self._lines[index]})", *others])
-            name = self.lookup.name(self.locations[index])
-            self.ignored.append(Ignored(name, "conflicting_labels", f"has several labels: {labels}"))
-        splits = self._known_splits(words, columns)
-        kept = [i for i in range(len(self.locations)) if i not in self._conflicts]
-        if splits:
-            unknown = {i for i in kept if self._splits[i] not in splits}
-            for i in sorted(unknown):
-                reason = f"{words[self._splits[i]]!r} is none of train, val and test"
-                self.ignored.append(Ignored(self.lookup.name(self.locations[i]), "unknown_split", reason))
-            kept = [i for i in kept if i not in unknown]
-        order, spelled = class_order({words[self._labels[i]] for i in kept})
-        position = {name: label for label, name in enumerate(order)}
-        number = [position.get(spelled.get(word, word), -1) for word in words]
-        kept.sort(key=lambda i: (number[self._labels[i]], self.locations[i]))
-        used = {splits.get(self._splits[i]) for i in kept}
+        """Return the dataset of all rows."""
+        splits = self._known_splits(columns)
+        kept = []
+        for location, row in self._rows.items():
+            if location in self._conflicts:
+                labels = ", ".join([f"{row.label!r} (row {row.line})", *self._conflicts[location]])
+                self._leave_out(location, "conflicting_labels", f"has several labels: {labels}")
+            elif splits and row.split not in splits:
+                self._leave_out(location, "unknown_split", f"{row.split!r} is none of train, val and test")
+            else:
+                kept.append(location)
+        order, spelled = class_order({self._rows[location].label for location in kept})
+        position = {name: index for index, name in enumerate(order)}
+        number = {label: position[name] for label, name in spelled.items()}
+        kept.sort(key=lambda location: (number[self._rows[location].label], location))
+        used = {splits.get(self._rows[location].split) for location in kept}
         given = tuple(split for split in SPLITS if split in used)
         if given == ("train",):
             given, splits = (), {}  # a train folder alone is not a split
         records = tuple(
-            Record(
-                self.locations[i],
-                self.lookup.name(self.locations[i]),
-                number[self._labels[i]],
-                splits.get(self._splits[i]),
-                group=words[self._groups[i]],
-            )
-            for i in kept
+            Record(location, self.lookup.name(location), number[row.label], splits.get(row.split), group=row.group)
+            for location in kept
+            for row in [self._rows[location]]
         )
         return Dataset(origin, tuple(order), records, tuple(self.ignored), given)
 
-    def _known_splits(self, words: Sequence[str], columns: Columns) -> dict[int, Split | None]:
+    def _leave_out(self, location: str, code: str, reason: str) -> None:
+        self.ignored.append(Ignored(self.lookup.name(location), code, reason))
+
+    def _known_splits(self, columns: Columns) -> dict[str, Split | None]:
         """Return the split of each word in the split column; empty if the column turns out to be something else."""
         if columns.split is None:
             return {}
-        known: dict[int, Split | None] = {
-            word: split for word in set(self._splits) if (split := split_named(words[word])) is not None
-        }
+        words = {row.split for row in self._rows.values()}
+        known: dict[str, Split | None] = {word: split for word in words if (split := split_named(word)) is not None}
         if not known and columns.split_guessed:
             return {}
-        unknown = sorted(words[word] for word in set(self._splits) - set(known) if words[word])
+        unknown = sorted(words - {*known, ""})
         if unknown and not columns.split_guessed:
             raise DataError(
                 f"{self._table} has splits that are not known: {', '.join(map(repr, unknown[:5]))}",
                 expected="train, val or test in the column named with --split-column",
             )
-        return {0: None, **known}
+        return {"": None, **known}
 
 
 def class_order(labels: set[str]) -> tuple[list[str], dict[str, str]]:
