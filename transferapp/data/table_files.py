@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import itertools
 import math
@@ -112,30 +113,16 @@ def _padded(row: Sequence[str], columns: Sequence[int]) -> list[str]:
 
 def _encoding(path: Path, name: str) -> str:
     """Return the encoding: UTF-8, -16 or -32 by its mark, otherwise UTF-8 if it is valid, otherwise Windows-1252."""
-    with path.open("rb") as stream:
-        start = stream.read(4)
-        for mark, encoding in _BOMS:
-            if start.startswith(mark):
+    with path.open("rb") as file:
+        start = file.read(4)
+    for mark, encoding in _BOMS:
+        if start.startswith(mark):
+            return encoding
+    for encoding in ("utf-8", "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError), path.open(encoding=encoding, newline="") as text:
+            if not any("\0" in chunk for chunk in iter(lambda: text.read(1 << 20), "")):
                 return encoding
-        stream.seek(0)
-        try_utf8, windows = codecs.getincrementaldecoder("utf-8")(), codecs.getincrementaldecoder("cp1252")()
-        utf8 = True
-        while chunk := stream.read(1 << 20):
-            if b"\0" in chunk:
-                raise _undecodable(name)
-            try:
-                if utf8:
-                    try_utf8.decode(chunk)
-            except UnicodeDecodeError:
-                utf8 = False
-                stream.seek(0)
-                continue
-            if not utf8:
-                try:
-                    windows.decode(chunk)
-                except UnicodeDecodeError as error:
-                    raise _undecodable(name) from error
-    return "utf-8" if utf8 else "cp1252"
+    raise _undecodable(name)
 
 
 def _undecodable(name: str) -> DataError:
