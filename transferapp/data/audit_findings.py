@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from transferapp.data.audit import FEATURELESS
 from transferapp.data.dataset import Dataset, Record, Split
+from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES
 from transferapp.images import NOTES
 
 TINY_SIDE = 32
@@ -31,17 +32,6 @@ SENTENCES = {
     "elongated": f"one side is at least {ELONGATED:g} times the other; a square crop shows little of it",
 }
 """Oddities of images that are used all the same, by code."""
-
-_FORMS = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "PNG": {".png"},
-    "WEBP": {".webp"},
-    "GIF": {".gif"},
-    "BMP": {".bmp", ".dib"},
-    "TIFF": {".tif", ".tiff"},
-    "AVIF": {".avif"},
-    "HEIF": {".heic", ".heif"},
-}
 
 Kind = Literal["exact", "near", "group"]
 
@@ -299,11 +289,7 @@ def _oddities(records: Sequence[Record]) -> tuple[Oddity, ...]:
 def _odd_shapes(record: Record) -> list[str]:
     codes = []
     suffix = PurePosixPath(record.name).suffix.lower()
-    if (
-        record.form in _FORMS
-        and suffix not in _FORMS[record.form]
-        and any(suffix in known for known in _FORMS.values())
-    ):
+    if suffix in IMAGE_SUFFIXES - FORMAT_SUFFIXES.get(record.form, IMAGE_SUFFIXES):
         codes.append("misnamed")
     if record.size is not None:
         short, long = sorted(record.size)

@@ -8,10 +8,20 @@ import unicodedata
 
 from transferapp.data.dataset import Split
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .heic .heif".split()  # noqa: SIM905
-)
-"""Suffixes of files that are read as images. Their bytes decide the format; files with other suffixes are skipped."""
+FORMAT_SUFFIXES = {
+    "JPEG": frozenset((".jpg", ".jpeg", ".jpe", ".jfif")),
+    "PNG": frozenset((".png",)),
+    "WEBP": frozenset((".webp",)),
+    "GIF": frozenset((".gif",)),
+    "BMP": frozenset((".bmp", ".dib")),
+    "TIFF": frozenset((".tif", ".tiff")),
+    "AVIF": frozenset((".avif",)),
+    "HEIF": frozenset((".heic", ".heif")),
+}
+"""Suffixes of the formats that are read. The bytes of a file decide which of them it is in."""
+
+IMAGE_SUFFIXES = frozenset().union(*FORMAT_SUFFIXES.values())
+"""Suffixes of files that are read as images; files with other suffixes are skipped."""
 
 UNREAD_SUFFIXES = frozenset(
     ".ai .arw .cr2 .cr3 .dcm .dng .emf .eps .exr .fit .fits .hdr .ico .j2k .jp2 .jxl .nef .orf .pbm .pcx .pdf .pgm .pnm "  # noqa: SIM905
