@@ -43,13 +43,13 @@ def test_each_trained_candidate_has_two_charts_and_its_findings() -> None:
 def test_the_text_depends_on_the_winner() -> None:
     tuned = page(tuned_manifest()).words()
     assert "fine-tuned above block10" in tuned
-    assert "selected the model and its epoch" in tuned
+    assert "also selected the model" in tuned
     assert "fitted on the validation images" in tuned
     assert "head 0.001, backbone 0.0001; 3 epochs" in tuned
     probe = linear(chosen=True, reason="no other candidate does better")
     solved = page(make_manifest(candidates=[probe, candidate("last two stages"), left_out()])).words()
     assert "The linear classifier ships: no other candidate does better." in solved
-    assert "selected the model and its epoch" not in solved
+    assert "also selected the model" not in solved
     assert "fitted on cross-validated predictions" in solved
 
 

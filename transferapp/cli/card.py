@@ -203,12 +203,12 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     console = page_console()
     show(console, crops_table(manifest["test_views"]))
     leaks = leak_sentences(manifest.get("leaks"))
-    tuned = any(c["chosen"] and c["epochs"] for c in manifest.get("candidates") or ())
+    selected = "search" in manifest or any(c["chosen"] and c["epochs"] for c in manifest.get("candidates") or ())
     rows: Rows = []
     for split in ("validation", "test"):
         if figures := manifest["metrics"][split]:
             kind = "held-out test images" if split == "test" and not leaks else f"{split} images"
-            note = "; these images also selected the model" if split == "validation" and tuned else ""
+            note = "; these images also selected the model" if split == "validation" and selected else ""
             low, high = figures["accuracy_interval"]
             right = round(figures["accuracy"] * figures["num_images"])
             accuracy = Text.assemble(

@@ -145,7 +145,7 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
             "accuracy",
             Text.assemble((f"{evaluation['accuracy']:.3f}", "bold"), f" (95 % interval {low:.2f} to {high:.2f})"),
         ),
-        ("top 5", f"{evaluation['top5_accuracy']:.3f}"),
+        *([("top 5", f"{evaluation['top5_accuracy']:.3f}")] if len(evaluation["per_class"]) > 5 else []),
         ("by class", macro_words(evaluation)),
         ("loss", f"{evaluation['loss']:.3f} nats"),
         ("measured on", f"{images}, split: {evaluation['split']}"),

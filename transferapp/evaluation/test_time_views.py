@@ -210,7 +210,7 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
     chosen = next((each for each in equal if each.views == USUAL), equal[0])
     gains = {each.views: (each.gain, each.standard_error or 0.0) for each in tried if each.gain is not None}
     changes = " and ".join(
-        f"{views} crops by {100 * gain:+.1f} ± {100 * error:.1f} points" for views, (gain, error) in gains.items()
+        f"by {100 * gain:+.1f} ± {100 * error:.1f} points with {views} crops" for views, (gain, error) in gains.items()
     )
     name = "the center crop" if chosen.views == 1 else f"{chosen.views} crops"
     if chosen.views != USUAL:
@@ -220,6 +220,6 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
     else:
         outcome = "ten are the default, within one standard error of the best"
     count = len(correct[best.views])
-    text = f"On {count} validation images, the accuracy against the center crop changes with {changes}; {outcome}."
+    text = f"On {count} validation images, accuracy changes {changes} against the center crop; {outcome}."
     values = {f"gain_{views}": gain for views, (gain, _) in gains.items()}
     return chosen.views, Reason("crops", text, {"views": chosen.views, "num_images": count, **values})

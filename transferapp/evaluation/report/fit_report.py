@@ -87,6 +87,7 @@ def render_report(
     Returns:
         A self-contained HTML document that UTF-8 can encode.
     """
+    comparison = _comparison(manifest.get("candidates") or (), manifest["config"])
     page = _template().render(
         m=manifest,
         plan=manifest["plan"],
@@ -100,7 +101,8 @@ def render_report(
         similarity_note=_similarity_note(manifest),
         reasons=by_topic(manifest["plan"]["reasons"]),
         backbone_reason=backbone_reason(manifest["backbones"]),
-        comparison=_comparison(manifest.get("candidates") or (), manifest["config"]),
+        comparison=comparison,
+        selected=comparison["tuned"] or "search" in manifest,
         search_plot=_search_plot(manifest.get("search")),
         search_sentences=search_sentences(manifest["search"]) if "search" in manifest else [],
         axis=_stage_axis(manifest["backbones"]),
