@@ -55,11 +55,16 @@ _NOT_READY = {
 }
 
 
-def not_ready(phase: Phase, what: str | None = None, hint: str | None = None) -> RequestError:
+def not_ready(phase: Phase, what: str | None = None) -> RequestError:
     """Return the error of a model that cannot answer yet, or ever."""
-    headers = None if phase is Phase.FAILED else {"Retry-After": "1"}
-    members = {"phase": phase.value}
-    return RequestError(what or _NOT_READY[phase], code="not_ready", hint=hint, headers=headers, members=members)
+    failed = phase is Phase.FAILED
+    return RequestError(
+        what or _NOT_READY[phase],
+        code="not_ready",
+        hint="See the service's log; a good bundle in its place fixes it" if failed else None,
+        headers=None if failed else {"Retry-After": "1"},
+        members={"phase": phase.value},
+    )
 
 
 class ModelSlot:
@@ -95,12 +100,9 @@ class ModelSlot:
             RequestError: There is none yet, or there was no good bundle.
         """
         predictor = self.predictor
-        if predictor is not None:
-            return predictor
-        failed = self.phase is Phase.FAILED
-        raise not_ready(
-            self.phase, hint="See the service's log; a good bundle in its place fixes it" if failed else None
-        )
+        if predictor is None:
+            raise not_ready(self.phase)
+        return predictor
 
     def state(self, *, default: bool) -> ModelState:
         """Return the model's entry in the list of models."""
@@ -167,9 +169,8 @@ class ModelSlot:
             weakref.finalize(old, logger.info, "model_drained", extra=details).atexit = False
 
     def _refuse(self, error: Exception, quiet: bool) -> None:
-        expected = isinstance(error, TransferAppError)
-        code = error.code if isinstance(error, TransferAppError) else "internal"
-        detail = str(error) if expected else "It could not be loaded"
+        known = error if isinstance(error, TransferAppError) else None
+        code, detail = (known.code, str(known)) if known else ("internal", "It could not be loaded")
         public = detail.replace(str(self.path.absolute()), self.name).replace(str(self.path), self.name)
         self.refused = RefusedBundle(at=datetime.now(UTC), code=code, detail=public)
         self._metrics.load_failures.labels(self.name).inc()
@@ -178,7 +179,7 @@ class ModelSlot:
             self.phase, self.error = Phase.FAILED, error
         if not quiet:
             details = {"model": self.name, "code": code, "detail": detail, "still_serving": serving}
-            logger.error("bundle_refused", extra=details, exc_info=None if expected else error)
+            logger.error("bundle_refused", extra=details, exc_info=None if known else error)
 
 
 class ModelRegistry:
@@ -210,8 +211,7 @@ class ModelRegistry:
             RequestError: There is no such model, or the models have not been listed yet.
         """
         wanted = self.default if name is None else name
-        slot = self.slots.get(wanted) if wanted is not None else None
-        if slot is not None:
+        if slot := self.slots.get(wanted or ""):
             return slot
         if not self._started:
             raise not_ready(Phase.LOADING, "The models are being listed")

@@ -51,9 +51,7 @@ class BodyLimits:
         try:
             body.check_declared()
             await self.app(scope, body.receive, body.send)
-        except (
-            RequestError
-        ) as refusal:  # from `check_declared`, or from an application that passes `receive`'s errors on
+        except RequestError as refusal:  # from `check_declared`, or from `receive` through the application
             await problem_response(refusal, scope)(scope, receive, body.send)
         finally:
             self.buffered -= body.received
