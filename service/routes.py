@@ -59,13 +59,14 @@ def _body(description: str, **form: Any) -> dict[str, Any]:
 
 
 _FILES = {"type": "array", "minItems": 1, "items": _FILE}
-_PARAMETERS = FormParameters.model_json_schema()["properties"]
+_FIELDS = FormParameters.model_json_schema()["properties"]
+_PREDICT_FIELDS, _EXPLAIN_FIELDS = ("views", "top_k", "model"), ("label", "model")
 _PREDICT_BODY = _body(
     "Images as fields of a form, or one as the body itself or in base64.",
     properties={
         FIELD: {"description": "The image; repeated, several.", "anyOf": [_FILE, _FILES]},
         LIST_FIELD: {**_FILES, "description": "The same, and the answer is a list even for one."},
-        **{name: _PARAMETERS[name] for name in ("views", "top_k", "model")},
+        **{name: _FIELDS[name] for name in _PREDICT_FIELDS},
     },
     anyOf=[{"required": [FIELD]}, {"required": [LIST_FIELD]}],
 )
@@ -73,7 +74,7 @@ _EXPLAIN_BODY = _body(
     "One image: as a form field, as the body itself, or in base64.",
     properties={
         FIELD: {**_FILE, "description": "The image."},
-        **{name: _PARAMETERS[name] for name in ("label", "model")},
+        **{name: _FIELDS[name] for name in _EXPLAIN_FIELDS},
     },
     required=[FIELD],
 )
@@ -127,7 +128,7 @@ async def predict_with(
 async def _predict(request: Request, model: str | None, views: int | None, top_k: int) -> Response:
     slot, predictor = _admit(request, model)
     predictor.check_views(views)
-    upload = await read_upload(request, request.app.state.settings.max_files)
+    upload = await read_upload(request, request.app.state.settings.max_files, _PREDICT_FIELDS)
     if upload.model is not None:
         slot, predictor = _admit(request, upload.model)
     views = predictor.check_views(views if upload.views is None else upload.views)
@@ -156,7 +157,7 @@ async def explain(
     It takes as long as about eight predictions with ten crops, for any image.
     """
     slot, predictor = _admit(request, model)
-    upload = await read_upload(request, 1)
+    upload = await read_upload(request, 1, _EXPLAIN_FIELDS)
     if upload.model is not None:
         slot, predictor = _admit(request, upload.model)
     label = label if upload.label is None else upload.label

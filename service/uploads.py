@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,9 @@ OTHER_PARTS = 16
 _LARGE_JSON = 65_536
 """Bytes of JSON from which it is parsed in a thread, so that the event loop continues to answer."""
 
-_ADDRESS = re.compile(rb"\s*https?://", re.IGNORECASE)
-_DATA_URL = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+# Bounded, since a body may be 20 MB of blanks.
+_ADDRESS = re.compile(rb"\s{0,20}https?://", re.IGNORECASE)
+_DATA_URL = re.compile(rb"\s{0,20}data:[^,]{0,200};base64,", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
@@ -59,8 +61,13 @@ class Upload:
     label: str | None = None
 
 
-async def read_upload(request: Request, max_files: int) -> Upload:
+async def read_upload(request: Request, max_files: int, parameters: Sequence[str]) -> Upload:
     """Read the body of a request, which must be unread.
+
+    Args:
+        request: The request.
+        max_files: Largest number of images.
+        parameters: Fields of a form that are read beside images, of those of `FormParameters`; others are ignored.
 
     Raises:
         RequestError: The content type is not accepted, the body is malformed, has no image or too many, or is over a limit.
@@ -78,7 +85,7 @@ async def read_upload(request: Request, max_files: int) -> Upload:
         )
     kind = header.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _read_form(request, header, max_files)
+        return await _read_form(request, header, max_files, parameters)
     if kind == "application/json":
         body = await request.body()
         return await asyncio.to_thread(_read_json, body) if len(body) > _LARGE_JSON else _read_json(body)
@@ -150,7 +157,7 @@ class _FormParser(MultiPartParser):
         self.complete = True
 
 
-async def _read_form(request: Request, header: str, max_files: int) -> Upload:
+async def _read_form(request: Request, header: str, max_files: int, parameters: Sequence[str]) -> Upload:
     # A part without a file name is text to the parser. As Latin-1 its bytes are restored exactly.
     headers = Headers({"content-type": f"{header}; charset=latin-1"})
     parser = _FormParser(headers, request.stream(), max_part_size=sys.maxsize)  # the body's own limit is smaller
@@ -179,17 +186,17 @@ async def _read_form(request: Request, header: str, max_files: int) -> Upload:
     many = LIST_FIELD in form or len(images) > 1
     if not many:
         _check_address(images[0])
-    return Upload(images, many, **await _form_parameters(request, form))
+    return Upload(images, many, **await _read_parameters(request, form, parameters))
 
 
-async def _form_parameters(request: Request, form: FormData) -> dict[str, Any]:
-    """Read the fields that name parameters, as the query is read; a field may not contradict the address."""
+async def _read_parameters(request: Request, form: FormData, names: Sequence[str]) -> dict[str, Any]:
+    """Read parameters in fields as the query is read; a field may not contradict the address."""
     given = {}
-    for name in FormParameters.model_fields:
+    for name in names:
         fields = [(await _content(value)).decode("utf-8", "replace") for value in form.getlist(name)]
         address = request.query_params.getlist(name)
-        if name == "model":
-            address += [request.path_params["name"]] if "name" in request.path_params else []
+        if name == "model" and "name" in request.path_params:
+            address.append(request.path_params["name"])
         if fields and len({*fields, *address}) > 1:
             raise RequestError(
                 f"{name}: the request has several values",

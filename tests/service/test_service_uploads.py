@@ -160,6 +160,11 @@ def test_a_field_may_repeat_what_the_address_says(two_models: Served) -> None:
     assert send_form(two_models, {"model": "german"}, "/models/german/predict").json()["model"] == "german"
 
 
+def test_fields_of_other_endpoints_and_of_programs_are_ignored(two_models: Served) -> None:
+    assert send_form(two_models, {"label": ["a", "b"], "submit": "", "views": "1"}).json()["views"] == 1
+    assert send_form(two_models, {"views": "x", "label": "green"}, "/explain").json()["label"] == "green"
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "query", "status", "code"),
     [
