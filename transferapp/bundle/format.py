@@ -1,15 +1,15 @@
-"""The bundle: a folder that holds a trained classifier, everything needed to serve it, and how it came to be.
+"""Format of bundles: folders with a trained classifier, all that serving it needs, and the record of how it was made.
 
     models/dogs/
-      bundle.json    what it is: classes, preprocessing, plan with reasons, config, data, metrics, checksums
+      bundle.json    manifest: classes, preprocessing, plan with reasons, config, data, metrics, checksums
       model.xml/.bin the whole network, pixels 0-255 to probabilities, for OpenVINO
       model.keras    the same network for Keras
-      history.csv    how training went
-      split.csv      which image (by content) was used for what
-      report.html    all of it for people
+      history.csv    history of training
+      split.csv      split of each image, by content
+      report.html    report for people
 
-Writing is all or nothing: files go to a hidden folder beside the target, are flushed, and the two folders change places in
-one step. Reading verifies checksums and never runs code from the folder. `models/README.md` documents the format.
+Writing is atomic: files go to a hidden folder beside the target, are flushed, and the two folders are exchanged in one step.
+Reading verifies checksums and never runs code from the folder. `models/README.md` documents the format.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ FORMAT = "transferapp-bundle"
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 NETWORK_FILES = ("model.xml", "model.bin")
-"""What a server needs besides the manifest."""
+"""Files that a server needs besides the manifest."""
 
 MAX_MANIFEST_BYTES = 32 << 20
-"""A manifest of ten thousand classes, each with its metrics, has 3 MB."""
+"""Size limit; the manifest of ten thousand classes has 3 MB."""
 
 _STAGING = ".part-"
 _RETIRED = ".old-"
@@ -52,8 +52,8 @@ class Bundle:
     """A bundle on disk whose manifest has been read and checked.
 
     Attributes:
-        path: The folder.
-        manifest: `bundle.json` as parsed.
+        path: Folder of the bundle.
+        manifest: Parsed `bundle.json`.
     """
 
     path: Path
@@ -75,10 +75,10 @@ class Bundle:
 
     @property
     def color(self) -> PCAColor | None:
-        """The principal components of its training images' colors; None where it was trained without.
+        """Principal components of the training images' colors; None without color augmentation.
 
         Raises:
-            BundleError: What is written there is none.
+            BundleError: The components in the manifest are invalid.
         """
         values = self.manifest.get("color")
         if values is None:
@@ -93,16 +93,16 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """Twelve hex digits that name the content: the same weights, classes and preprocessing give the same version."""
+        """Twelve hex digits that identify the weights, the classes and the preprocessing."""
         parts = {name: self.manifest["files"][name]["sha256"] for name in NETWORK_FILES}
         identity = json.dumps([parts, self.manifest["class_names"], self.manifest["input"]], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
     def file(self, name: str) -> Path:
-        """The path of one of the bundle's files, after its checksum has been verified.
+        """Return the path of a file after verifying its checksum.
 
         Raises:
-            BundleError: It is missing, or its bytes are not those that were written.
+            BundleError: The file is missing or was altered.
         """
         path, checksum = self._entry(name)
         if sha256_file(path) != checksum:
@@ -110,12 +110,10 @@ class Bundle:
         return path
 
     def read(self, name: str) -> bytes:
-        """One of the bundle's files as bytes whose checksum has been verified: these very bytes.
-
-        What is read so cannot change any more, whatever is copied over the file afterwards.
+        """Return the bytes of a file after verifying their checksum; later changes of the file do not affect them.
 
         Raises:
-            BundleError: It is missing, or its bytes are not those that were written.
+            BundleError: The file is missing or was altered.
         """
         path, checksum = self._entry(name)
         try:
@@ -143,16 +141,16 @@ def _altered(path: Path) -> BundleError:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Open a bundle: read its manifest and check that it is one that this version understands.
+    """Open a bundle: read and check its manifest.
 
     Raises:
-        BundleError: There is no bundle, it is damaged, or a newer version wrote it.
+        BundleError: The bundle is missing, damaged, or written by a newer version.
     """
     _recover(path)
     manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"There is no bundle at {path}", expected="a folder that `transferapp fit --out` wrote")
-    if not manifest_path.is_file():  # a pipe by that name, too: reading one would wait for ever
+    if not manifest_path.is_file():  # reading a pipe of that name would block forever
         raise BundleError(
             f"{path} is not a bundle: it has no {MANIFEST}", expected="a folder that `transferapp fit --out` wrote"
         )
@@ -209,15 +207,15 @@ def _is_size(value: Any) -> bool:
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """Give a staging folder; when the block ends well, put it in the place of `target` in one step.
+    """Yield a staging folder; when the block succeeds, put it in the place of `target` in one step.
 
-    The block must call `write_manifest` last. If it raises, or the process is killed at any moment, what was at `target`
-    stays as it was. The block holds the lock of `only_writer`.
+    The block must call `write_manifest` last. If it raises, or the process is killed at any moment, `target` stays unchanged.
+    The block holds the lock of `only_writer`.
 
     Raises:
         DataError: Another process is writing to `target`.
         ResourceError: The disk is full or not writable.
-        BundleError: Something that is not a bundle is at `target`: it is not overwritten.
+        BundleError: `target` exists and is not a bundle.
     """
     check_target(target)
     with only_writer(target), disk_errors(target):
@@ -237,29 +235,29 @@ def writing(target: Path) -> Iterator[Path]:
         finally:
             try:
                 shutil.rmtree(staging, ignore_errors=True)
-            except BaseException:  # Ctrl-C while this was going on, which comes as an exception, and once
+            except BaseException:  # Ctrl-C during the removal raises once
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
 
 
 @contextlib.contextmanager
 def only_writer(target: Path) -> Iterator[None]:
-    """Hold the lock of a bundle's place: one process, and one thread of it, writes there at a time.
+    """Hold the lock of a target, so that only one thread of one process writes to it.
 
-    A thread that holds the lock may take it again: a fit holds it from its start, and once more while it writes.
+    The lock is reentrant: a fit holds it from its start, and again while it writes.
 
     Raises:
-        DataError: Someone else holds the lock.
-        ResourceError: No lock can be made there.
+        DataError: Another process or thread holds the lock.
+        ResourceError: The lock file cannot be created.
     """
     with disk_errors(target):
-        place = target.resolve()  # one lock, whatever links lead there
+        place = target.resolve()  # one lock for all links to the same place
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place.with_name(f".{place.name}.lock"), is_singleton=True)
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            if not Path(lock.lock_file).exists():  # no file can be made there, as in /proc
+            if not Path(lock.lock_file).exists():  # files cannot be created there, as in /proc
                 raise ResourceError(
                     f"Could not write to {place.parent}", hint="Name another folder with --out"
                 ) from error
@@ -274,10 +272,10 @@ def only_writer(target: Path) -> Iterator[None]:
 
 
 def check_target(target: Path) -> None:
-    """Refuse a target that holds something else than a bundle, before hours of work are spent on it.
+    """Raise an error for a target that must not be overwritten, before any work is done.
 
     Raises:
-        BundleError: It does. An empty folder is welcome, and so is a bundle whose manifest is damaged.
+        BundleError: The target is neither a bundle, possibly with a damaged manifest, nor an empty folder.
     """
     _recover(target)
     if target.exists() and not _may_replace(target):
@@ -299,13 +297,13 @@ def _may_replace(target: Path) -> bool:
 
 
 def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
-    """Add checksums of every file in the staging folder to `manifest` and write it as `bundle.json`."""
+    """Add the checksums of all files in the staging folder to the manifest and write it as `bundle.json`."""
     files = {
         file.name: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for file in sorted(staging.iterdir())
     }
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **manifest, "files": files}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    # File names that are no Unicode come as lone surrogates; what replaces them here is how JSON escapes those.
+    # File names that are not Unicode contain lone surrogates, which are written as JSON escapes.
     (staging / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
@@ -318,14 +316,14 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 def _replace_in_two_steps(staging: Path, target: Path) -> None:
-    """Where folders cannot be exchanged, the target is absent for an instant; `_recover` mends a kill just then."""
+    """Replace the target by two renames, between which it is absent; `_recover` repairs a kill at that moment."""
     retired = _beside(target, _RETIRED, secrets.token_hex(4))
     while True:
         target.rename(retired)
         try:
             staging.rename(target)
         except OSError:
-            if target.exists():  # a reader took the instant for a kill and put the old one back
+            if target.exists():  # a reader has called `_recover` in between
                 continue
             retired.rename(target)
             raise
@@ -334,7 +332,7 @@ def _replace_in_two_steps(staging: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two folders change places in one step (Linux 3.15 and later); False where the system cannot."""
+    """Exchange two folders in one step (Linux 3.15 and later); return False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     at_cwd, exchange = -100, 2
@@ -343,12 +341,12 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _beside(target: Path, kind: str, tag: str) -> Path:
-    """A hidden folder next to the target, on the same file system, so that renaming is one step."""
+    """Return the path of a hidden folder beside the target, on the same file system."""
     return target.parent / f".{target.name}{kind}{tag}"
 
 
 def _leftovers(target: Path, kind: str) -> list[Path]:
-    """Hidden folders of a kind that killed writers have left beside the target."""
+    """List the hidden folders of a kind that killed writers have left beside the target."""
     prefix = f".{target.name}{kind}"
     return sorted(
         path
@@ -358,13 +356,13 @@ def _leftovers(target: Path, kind: str) -> list[Path]:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed writers have left beside the target."""
+    """Remove the folders that killed writers have left beside the target."""
     for leftover in (*_leftovers(target, _STAGING), *_leftovers(target, _RETIRED)):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _recover(target: Path) -> None:
-    """Put back a bundle whose replacement was cut off between its two renames."""
+    """Restore a bundle whose replacement was interrupted between its two renames."""
     if target.exists() or not target.parent.is_dir():
         return
     with contextlib.suppress(OSError):

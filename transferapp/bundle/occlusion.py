@@ -1,10 +1,10 @@
-"""Where the network looked: what covering parts of the image does to one class's score.
+"""Occlusion maps: the drop in a class's score when parts of the image are covered.
 
-Occlusion (Zeiler & Fergus, 2014, "Visualizing and Understanding Convolutional Networks", section 4.2): a patch of the
-crop's mean color is moved over the center view, and wherever it lowers the class's score, the network had looked. It needs
-the network's answers and nothing of its inside, so it works on the exported graph of any bundle, without TensorFlow.
+Occlusion (Zeiler & Fergus, 2014, "Visualizing and Understanding Convolutional Networks", section 4.2) moves a patch of the
+crop's mean color over the center crop; a cell matters where covering it lowers the score. It needs only the outputs of the
+network, so it works on the exported graph of any bundle, without TensorFlow.
 
-The cost is fixed: `FORWARD_PASSES` crops, which is those of seven and a half predictions with ten views.
+The cost is fixed: `FORWARD_PASSES` crops, as many as seven and a half predictions with ten crops.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from transferapp.errors import UsageError
 from transferapp.images.views import View, center_view, views_for
 
 GRID = 7
-"""Cells on each side of the answer: 32 pixels each of a 224-pixel crop, the stride of the networks' last stage."""
+"""Cells on each side of the map: 32 pixels each of a 224-pixel crop, the stride of the networks' last stage."""
 
 PATCH_CELLS = 2
-"""Cells on each side of a patch. A single cell is too small to hide what a network can see around it."""
+"""Cells on each side of a patch. One cell would be too small: the network recognizes the object from its surroundings."""
 
 FORWARD_PASSES = 10 + (GRID + PATCH_CELLS - 1) ** 2
-"""Crops that go through the network: the ten views, and a patch at every place where it covers at least one cell."""
+"""Crops that go through the network: the ten crops, and one for every position of the patch that covers a cell."""
 
 _CHUNK = 4
-"""Covered crops in one forward pass: a worker has one core, whose cache holds the activations of four better than those of ten
-(measured: 5 % less time)."""
+"""Covered crops in one forward pass: the cache of one core holds the activations of four better than those of ten (measured:
+5 % less time)."""
 
 _LEAST = 1e-30
-"""Probabilities are taken as no less than this, so that certainty is no infinity. A softmax in single precision tells them
-apart far below it: what it cannot do is come close to 1, which is why log-odds are never computed from 1 - p."""
+"""Lower bound of probabilities, so that log-odds stay finite. A softmax in single precision resolves values far below it, but
+not values close to 1, so log-odds are never computed from 1 - p."""
 
 _NOISE = 1e-3
-"""Falls in log-odds that are together no more than this are the arithmetic's own: nothing was found."""
+"""Largest total drop in log-odds that counts as rounding."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One of the views that a prediction averages.
+    """One of the crops that a prediction averages.
 
     Attributes:
-        box: (left, top, right, bottom) in pixels of the image as a person sees it.
+        box: (left, top, right, bottom) in pixels of the upright image.
         mirror: Whether it was flipped left to right.
-        score: The class's probability in this view alone, in [0, 1].
+        score: Probability of the class in this crop alone, in [0, 1].
     """
 
     box: tuple[float, float, float, float]
@@ -58,21 +58,20 @@ class Crop:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the network looked for one class.
+    """Occlusion map of one class.
 
     Attributes:
-        label: The class explained.
-        score: Its probability averaged over the ten views, as `Predictor.predict` gives it.
-        box: (left, top, right, bottom) of the center view, which `saliency` covers, in pixels of the image as a person
-            sees it.
-        saliency: float64, shape (GRID, GRID), rows from the top, each in [0, 1]: how much covering a cell lowers the
-            class's log-odds in the center view, over the largest such fall. All 0 where covering no cell lowers them.
-        center_score: The class's probability in the center view.
-        lowest_score: The same with the patch that hurts most in place: how much the network depends on one spot.
-        crops: The ten views.
-        size: (width, height) of the image as a person sees it.
-        notes: What had to be done to the image, as in a prediction.
-        seconds: Time spent, by stage of work: `decode`, `crop`, `network`.
+        label: The class.
+        score: Its probability averaged over the ten crops, as in `Predictor.predict`.
+        box: (left, top, right, bottom) of the center crop, which `saliency` covers, in pixels of the upright image.
+        saliency: float64, shape (GRID, GRID), rows from the top, in [0, 1]: drop in the log-odds of the class when a cell
+            of the center crop is covered, relative to the largest drop. All 0 where no drop exceeds rounding.
+        center_score: Probability of the class in the center crop.
+        lowest_score: The same with the patch where it lowers the probability most.
+        crops: The ten crops.
+        size: (width, height) of the upright image.
+        notes: Corrections made to the image, as in a prediction.
+        seconds: Time by step: `decode`, `crop`, `network`.
     """
 
     label: str
@@ -88,12 +87,12 @@ class Explanation:
 
 
 def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = None) -> Explanation:
-    """Find the parts of an image on which a class's score rests.
+    """Compute the occlusion map of an image.
 
     Args:
-        predictor: What judges the image.
+        predictor: Classifier.
         source: A file, or the bytes of one.
-        label: The class to explain; None for the most probable one.
+        label: Class to explain; None for the most probable one.
 
     Raises:
         ImageError: The image cannot be used.
@@ -134,10 +133,10 @@ def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = N
 
 
 def check_label(predictor: Predictor, label: str | None) -> None:
-    """Refuse a class that the predictor does not know.
+    """Raise an error for a class that the predictor does not have.
 
     Raises:
-        UsageError: It is none of the predictor's.
+        UsageError: The class is unknown.
     """
     if label is not None and label not in predictor.class_names:
         raise UsageError(
@@ -146,16 +145,16 @@ def check_label(predictor: Predictor, label: str | None) -> None:
 
 
 def log_odds(scores: npt.NDArray[np.floating], index: int) -> npt.NDArray[np.float64]:
-    """How much speaks for a class: the logarithm of its probability over that of all others together.
+    """Return the log-odds of a class: the logarithm of its probability over that of all others together.
 
-    Of two scores that both round to 1 this still says which is surer, and by how much.
+    Log-odds still differ where two probabilities both round to 1.
 
     Args:
         scores: Probabilities, shape (..., num_classes).
         index: The class.
 
     Returns:
-        Shape (...); finite whatever the scores.
+        Shape (...); always finite.
     """
     exact = np.asarray(scores, np.float64)
     others = np.delete(exact, index, axis=-1).sum(axis=-1)
@@ -164,14 +163,14 @@ def log_odds(scores: npt.NDArray[np.floating], index: int) -> npt.NDArray[np.flo
 
 
 def saliency(whole: npt.NDArray[np.float64], occluded: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The importance of each cell, from log-odds under patches.
+    """Compute the importance of each cell from log-odds under patches.
 
     Args:
-        whole: The class's log-odds with nothing covered: a scalar.
-        occluded: Its log-odds with the patch's last row and column at each cell: shape (n, n), n of GRID + PATCH_CELLS - 1.
+        whole: Log-odds of the class with nothing covered: a scalar.
+        occluded: Log-odds with the last row and column of the patch at each cell: shape (n, n), n of GRID + PATCH_CELLS - 1.
 
     Returns:
-        Shape (GRID, GRID): the mean fall over the patches that cover a cell, rises counted as 0, over the largest.
+        Shape (GRID, GRID): mean drop over the patches that cover a cell, with rises as 0, relative to the largest.
     """
     falls = np.maximum(whole - occluded, 0.0)
     cells: npt.NDArray[np.float64] = np.zeros((GRID, GRID))
@@ -183,14 +182,14 @@ def saliency(whole: npt.NDArray[np.float64], occluded: npt.NDArray[np.float64]) 
 
 
 def _occluded_scores(predictor: Predictor, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Every class's probability with the patch in each place, shape (n, n, num_classes); some places overhang the edges."""
+    """Return all probabilities for each position of the patch, shape (n, n, num_classes); some overhang the edges."""
     height, width = predictor.image_size
     rows, columns = (np.linspace(0, side, GRID + 1).round().astype(int) for side in (height, width))
     color = crop.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     side = GRID + PATCH_CELLS - 1
     places = [(i // side, i % side) for i in range(side * side)]
     found = np.empty((len(places), len(predictor.class_names)), np.float32)
-    batch = np.empty((_CHUNK, *crop.shape), np.uint8)  # filled anew for each pass, so that memory stays flat
+    batch = np.empty((_CHUNK, *crop.shape), np.uint8)  # reused for each pass, so that memory stays constant
     for start in range(0, len(places), _CHUNK):
         part = places[start : start + _CHUNK]
         batch[: len(part)] = crop

@@ -1,7 +1,7 @@
-"""From an image to scores: the one predictor behind the command line, the evaluation and the service.
+"""Predictions with a bundle, for the command line, the evaluation and the service.
 
-An image is decoded once, cropped into 1, 10 or 50 views, and pushed through the bundle's network; the views' probabilities
-are averaged (Krizhevsky et al., 2012). No TensorFlow is imported on this path.
+An image is decoded once and cropped 1, 10 or 50 times; the network runs on the crops, and their probabilities are averaged
+(Krizhevsky et al., 2012). No TensorFlow is imported on this path.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from transferapp.images.views import (
 )
 
 _CHUNK = 10
-"""Crops in one forward pass: one ten-crop set. 50 views are five of them, so that memory stays flat."""
+"""Crops in one forward pass, so that 50 crops take no more memory than ten."""
 
 
 class ModelOutputError(TransferAppError):
-    """The network answered with numbers that are no probabilities (NaN, infinite)."""
+    """The network returned NaN or infinite numbers."""
 
     exit_code = 4
     default_code = "model_output_invalid"
@@ -47,15 +47,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the predictor says of one image.
+    """Prediction for one image.
 
     Attributes:
-        scores: Every class or the best `top_k`, highest probability first.
-        views: How many crops were averaged.
-        format: The image's format, as its bytes say.
-        size: (width, height) of the image as a person sees it.
-        notes: What had to be done to the image: `first_frame`, `exif_rotated`, ...
-        seconds: Time spent, by stage of work: `decode`, `crop`, `network`.
+        scores: All classes or the best `top_k`, highest probability first.
+        views: Crops that were averaged.
+        format: Format of the image, by its bytes.
+        size: (width, height) of the upright image.
+        notes: Corrections made to the image: `first_frame`, `exif_rotated`, ...
+        seconds: Time by step: `decode`, `crop`, `network`.
     """
 
     scores: tuple[Score, ...]
@@ -72,15 +72,15 @@ class Prediction:
 
 
 class Predictor:
-    """A bundle ready to classify images. Safe to use from several threads.
+    """A bundle ready to classify images. Thread-safe.
 
     Args:
-        bundle: What to serve.
-        engine: The network to ask; by default the bundle's own, on OpenVINO.
-        precision: For the default engine: `f32`, `bf16`, or None for what the bundle was checked with.
-        streams: For the default engine: how many callers may run at once.
-        threads: For the default engine: cores to use in all; None for every one.
-        limits: What images are accepted.
+        bundle: The bundle.
+        engine: Engine that runs the network; by default OpenVINO with the network of the bundle.
+        precision: Of the default engine: `f32`, `bf16`, or None for the precision that the bundle names.
+        streams: Of the default engine: number of concurrent callers.
+        threads: Of the default engine: number of cores; None for all.
+        limits: Limits of accepted images.
     """
 
     def __init__(
@@ -99,8 +99,7 @@ class Predictor:
         self.limits = limits or ImageLimits()
         self.default_views = int(bundle.manifest["input"].get("default_views", 10))
         if engine is None:
-            # From bytes and not from the files, which OpenVINO would map: a copy over a bundle that is being served must
-            # neither change its weights nor pull them from under it.
+            # OpenVINO would map the files: copying over a bundle that is being served must not change its weights.
             engine = OpenVINOEngine(
                 read_network(bundle.read("model.xml"), bundle.read("model.bin"), str(bundle.path)),
                 precision=precision or str(bundle.manifest.get("precision", {}).get("served", "f32")),
@@ -112,9 +111,9 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str, **options: Any) -> Predictor:
-        """Open the bundle at `path`; options as for the constructor.
+        """Open a bundle, with the options of the constructor.
 
-        If another bundle takes its place meanwhile, that one is opened, never parts of both.
+        If another bundle replaces it meanwhile, that one is opened, never parts of both.
 
         Raises:
             BundleError: There is no usable bundle at `path`.
@@ -136,7 +135,7 @@ class Predictor:
                 raise failure
 
     def _check_network(self) -> None:
-        """Run once on a gray image: the first run is slow, and a network that does not fit its manifest must not serve."""
+        """Run once on a gray image, because the first run is slow, and check the output against the manifest."""
         height, width = self.image_size
         gray = np.full((1, height, width, 3), 127, dtype=np.uint8)
         try:
@@ -153,7 +152,7 @@ class Predictor:
             )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Run ready-made crops through the network.
+        """Run the network on crops.
 
         Args:
             images: uint8, shape (n, height, width, 3), n of at least 1.
@@ -174,20 +173,20 @@ class Predictor:
         return scores
 
     def crops(self, decoded: DecodedImage, views: int) -> np.ndarray:
-        """The pixels of an image's views: uint8, shape (views, height, width, 3)."""
+        """Return the crops of an image: uint8, shape (views, height, width, 3)."""
         size = decoded.image.size
         return render_batch(decoded.image, views_for(views, size, self.image_size), self.image_size)
 
     def average(self, decoded: DecodedImage, views: int) -> np.ndarray:
-        """The class probabilities of a decoded image, averaged over its views: float32, shape (num_classes,)."""
+        """Return the probabilities of an image, averaged over its crops: float32, shape (num_classes,)."""
         mean: np.ndarray = self.probabilities(self.crops(decoded, views)).mean(axis=0)
         return mean
 
     def decode(self, source: Path | bytes, views: int | None = None) -> DecodedImage:
-        """Decode an image no larger than `views` need, and note whether it has a single color.
+        """Decode an image no larger than the crops need, and note whether it has a single color.
 
         Raises:
-            ImageError: It is none, damaged, too large or too small.
+            ImageError: The image cannot be used.
         """
         largest = MULTI_SCALE_SHORT_SIDES[-1] if self.check_views(views) == 50 else SHORT_SIDE
         needed = short_side_to_decode(largest, self.image_size)
@@ -197,10 +196,10 @@ class Predictor:
         return replace(decoded, notes=(*decoded.notes, "single_color"))
 
     def check_views(self, views: int | None) -> int:
-        """`views` or the bundle's default, if it is one of 1, 10 and 50.
+        """Return `views`, or the default of the bundle for None.
 
         Raises:
-            UsageError: It is not.
+            UsageError: It is not 1, 10 or 50.
         """
         views = self.default_views if views is None else views
         if views not in VIEW_COUNTS:
@@ -213,10 +212,10 @@ class Predictor:
         Args:
             source: A file, or the bytes of one.
             views: 1, 10 or 50 crops to average; None for the bundle's default.
-            top_k: How many classes to return; None for all.
+            top_k: Number of classes to return; None for all.
 
         Raises:
-            ImageError: The image cannot be used; `code` says why.
+            ImageError: The image cannot be used; `code` gives the reason.
             UsageError: `views` or `top_k` is out of range.
             ModelOutputError: The network's answer is not a number.
         """
