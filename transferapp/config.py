@@ -115,7 +115,13 @@ class FitConfig:
         "auto", DECISION, "Class weights in training; auto uses them if they help.", choices=CLASS_WEIGHT_CHOICES
     )
 
-    budget: str = _option("10m", FINE_TUNING, "Time limit, such as 90s, 10m or 2h; none for no limit.", metavar="TIME")
+    budget: str = _option(
+        "auto",
+        FINE_TUNING,
+        "Time limit, such as 90s, 10m or 2h; 0 for none, none for no limit; auto is 10m for large sets, 2m for small ones "
+        "unlike ImageNet.",
+        metavar="TIME",
+    )
     epochs: int = _option(0, FINE_TUNING, "Most epochs; 0 for 8, or more for small sets.", limits=(0, 10_000))
     batch_size: int = _option(
         0, FINE_TUNING, "Images in a step; 0 for 64, and fewer for small sets.", limits=(0, 4096), least=4
@@ -211,9 +217,9 @@ class FitConfig:
         )
 
     @property
-    def budget_seconds(self) -> float:
-        """Time limit for fine-tuning; infinite without one."""
-        return parse_duration(self.budget)
+    def budget_seconds(self) -> float | None:
+        """Seconds of fine-tuning; infinite where there is no limit, None where the policy decides."""
+        return None if self.budget == "auto" else parse_duration(self.budget)
 
     @property
     def ratio(self) -> float:
@@ -326,7 +332,8 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
         _check_number("l2", config.l2, (1e-8, 1000), "auto, or a number from 1e-8 to 1000")
     if config.learning_rate not in ("auto", "find"):
         _check_number("learning_rate", config.learning_rate, (1e-30, 10), "auto, find, or a number such as 1e-3")
-    parse_duration(config.budget)
+    if config.budget != "auto":
+        parse_duration(config.budget)
     config.augmentation_for(tiny=False)  # raises what is out of range, and so does `head_spec`
     if config.head_spec.batch_norm and config.head_spec.linear:
         raise UsageError("--head-batch-norm needs hidden layers", hint="Name their units, such as --hidden 256")
@@ -388,7 +395,7 @@ def parse_duration(text: str) -> float:
         return math.inf
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh]?)", text.strip())
     if match is None:
-        raise UsageError("budget is not a duration", expected="such as 90s, 10m, 2h, or none", got=repr(text))
+        raise UsageError("budget is not a duration", expected="such as 90s, 10m, 2h, none, or auto", got=repr(text))
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 

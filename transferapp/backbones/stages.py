@@ -49,6 +49,19 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Tap:
+    """Statistics of a stage's feature map, over space, that a linear classifier reads.
+
+    Attributes:
+        stage: Name of the stage.
+        deviation: Whether the standard deviation of each channel stands beside its mean.
+    """
+
+    stage: str
+    deviation: bool = False
+
+
+@dataclass(frozen=True)
 class _Point:
     tensor: Any
     name: str
@@ -224,17 +237,30 @@ def stage_tensor(model: keras.Model, stage: Stage) -> Any:
 
 
 def pooled_taps(model: keras.Model, stages: tuple[Stage, ...]) -> keras.Model:
-    """Return a model that computes every stage's globally average-pooled feature map, side by side, in one pass.
+    """Return a model that computes the statistics of every stage's feature map, side by side, in one pass.
 
     Returns:
-        A model from the same input to one tensor of shape (batch, row_size): each stage's channels, earliest first, and then,
-        where the model ends in a classifier, that classifier's outputs.
+        A model from the same input to one tensor of shape (batch, row_size): the mean of each channel of each stage, earliest
+        stage first; then, where the model ends in a classifier, the outputs of that; then the standard deviations, in the
+        order of the means.
     """
     import keras
 
-    pool = keras.layers.GlobalAveragePooling2D
-    columns = [pool(name=f"tap_{stage.index}")(stage_tensor(model, stage)) for stage in stages]
+    maps = [stage_tensor(model, stage) for stage in stages]
+    columns = [keras.layers.GlobalAveragePooling2D(name=f"tap_{i}")(tensor) for i, tensor in enumerate(maps)]
     if len(model.outputs[0].shape) == 2:
         columns.append(model.outputs[0])
-    row = keras.layers.Concatenate(name="taps")(columns) if len(columns) > 1 else columns[0]
+    columns += [spatial_deviation(tensor, f"deviation_{i}") for i, tensor in enumerate(maps)]
+    row = keras.layers.Concatenate(name="taps")(columns)
     return keras.Model(model.inputs[0], row, name=f"{model.name}_taps")
+
+
+def spatial_deviation(tensor: Any, name: str) -> Any:
+    """Return the standard deviation of each channel over space, shape (batch, channels), for maps of four axes."""
+    import keras
+
+    mean = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(tensor)
+    centered = keras.layers.Subtract(name=f"{name}_centered")([tensor, mean])
+    squares = keras.layers.Multiply(name=f"{name}_squares")([centered, centered])
+    variance = keras.layers.GlobalAveragePooling2D(name=f"{name}_variance")(squares)
+    return keras.ops.sqrt(variance)

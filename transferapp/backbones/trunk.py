@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from transferapp.backbones.engine import Engine, KerasEngine, OpenVINOEngine, convert, resolve_precision, save_converted
 from transferapp.backbones.keras_internals import independent_copy
 from transferapp.backbones.registry import BackboneSpec, weights_fingerprint
-from transferapp.backbones.stages import Stage, find_stages, pooled_taps, stage_tensor
+from transferapp.backbones.stages import Stage, Tap, find_stages, pooled_taps, stage_named, stage_tensor
 from transferapp.errors import BundleError
 from transferapp.system.cache import cache_directory
 from transferapp.system.storage import disk_errors, sha256_file, write_bytes
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _NETWORK = "taps.xml"
 _FACTS = "stages.json"
-_REVISION = 1
+_REVISION = 2
 """Increase this when the graph of a backbone or its taps changes: earlier converted networks and features are then invalid."""
 
 
@@ -68,7 +68,7 @@ class _RunnableTrunk:
 
 @dataclass(frozen=True)
 class Trunk(_RunnableTrunk):
-    """A tapped backbone. A row holds each stage's channels, pooled, and then the logits where there are any.
+    """A tapped backbone, whose rows are those of `pooled_taps`.
 
     Attributes:
         stages: Its stages, earliest first.
@@ -84,15 +84,32 @@ class Trunk(_RunnableTrunk):
 
     @property
     def row_slices(self) -> list[slice]:
-        """Columns of each stage's features, and then of the logits, in a row."""
+        """Columns of each stage's means, and then of the logits, in a row."""
         widths = [stage.shape[2] for stage in self.stages] + ([self.num_logits] if self.num_logits else [])
         ends = np.cumsum(widths)
         return [slice(int(end) - width, int(end)) for end, width in zip(ends, widths, strict=True)]
 
     @property
+    def deviation_slices(self) -> list[slice]:
+        """Columns of each stage's standard deviations in a row."""
+        start = self.row_slices[-1].stop
+        ends = start + np.cumsum([stage.shape[2] for stage in self.stages])
+        return [slice(int(end) - stage.shape[2], int(end)) for end, stage in zip(ends, self.stages, strict=True)]
+
+    def features(self, rows: np.ndarray, taps: Sequence[Tap]) -> np.ndarray:
+        """Return the columns of some taps, in their order, from rows of shape (..., row_size)."""
+        columns = []
+        for tap in taps:
+            index = stage_named(self.stages, tap.stage).index
+            columns.append(rows[..., self.row_slices[index]])
+            if tap.deviation:
+                columns.append(rows[..., self.deviation_slices[index]])
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
+
+    @property
     def row_size(self) -> int:
         """Numbers per view."""
-        return int(self.row_slices[-1].stop)
+        return int(self.deviation_slices[-1].stop)
 
 
 @dataclass(frozen=True)

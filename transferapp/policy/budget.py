@@ -7,6 +7,29 @@ from dataclasses import dataclass
 
 from transferapp.policy.cuts import MIN_EPOCHS
 
+FINE_TUNED_FROM = 200
+"""Training images from which a small set that is different from ImageNet is fine-tuned beside the mixture of stages. On eight
+such sets of 240 to 720 images fine-tuning gained 1.5 to 19 points on five and lost on three; the comparison on held-out images
+tells which (docs/decisions/0017-mixture.md)."""
+
+LARGE_BUDGET, SMALL_BUDGET = 600.0, 120.0
+"""Seconds of fine-tuning, unless the user names a budget."""
+
+
+def default_budget(size: str, similarity: str, num_images: int, tune: str = "auto") -> float:
+    """Return the seconds of fine-tuning where the user names no budget; 0 where nothing is fine-tuned.
+
+    Args:
+        size: `small` or `large`.
+        similarity: `similar` or `different`.
+        num_images: Training images.
+        tune: One of `transferapp.policy.cuts.TUNE_CHOICES`; what the user asks for gets the time of a large set.
+    """
+    if size == "large" or tune not in ("auto", "none"):
+        return LARGE_BUDGET
+    return SMALL_BUDGET if similarity == "different" and num_images >= FINE_TUNED_FROM else 0.0
+
+
 MAX_CACHED_VIEWS = 8
 """Random views of each image that a tail is trained on: one for each of the usual epochs."""
 

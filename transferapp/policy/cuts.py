@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,17 +37,21 @@ class Proposal:
         return f"head-{self.cut}" if self.head_only else self.cut
 
 
-def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto") -> tuple[Proposal, ...]:
+def propose(
+    size: str, similarity: str, stages: Sequence[str], tune: str = "auto", *, budget: float = math.inf
+) -> tuple[Proposal, ...]:
     """Return the fine-tuning candidates beside the linear classifier.
 
     The lecture's rule for large sets: similar ones fine-tune the last stages, different ones the whole network. It leaves open
-    how many stages; depths are tried from shallow to deep as far as the time budget allows.
+    how many stages; depths are tried from shallow to deep as far as the time budget allows. For small sets it fine-tunes
+    nothing; where a budget is given all the same, one candidate is tried.
 
     Args:
         size: `small` or `large`.
         similarity: `similar` or `different`.
         stages: Names of the stages, earliest first.
         tune: One of `TUNE_CHOICES`; `auto` applies the rule.
+        budget: Seconds of fine-tuning; with 0 nothing is fine-tuned.
 
     Returns:
         Proposals, cheapest first, which is the order in which they get time; empty where only a classifier is trained.
@@ -56,9 +61,14 @@ def propose(size: str, similarity: str, stages: Sequence[str], tune: str = "auto
     """
     wanted: tuple[str, ...]
     if tune == "auto":
-        wanted = () if size == "small" else ("last-two", "most") if similarity == "similar" else ("most", "all")
+        if size == "small":
+            wanted = ("most",) if similarity == "different" else ()
+        else:
+            wanted = ("last-two", "most") if similarity == "similar" else ("most", "all")
     else:
         wanted = () if tune == "none" else (tune,)
+    if not budget:
+        return ()
     cuts: dict[str, str] = {}
     for name in wanted:
         cut = _cut_below(name, stages)

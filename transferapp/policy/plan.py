@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transferapp.policy.budget import BATCH_SIZES, USUAL_EPOCHS
+from transferapp.policy.budget import BATCH_SIZES, LARGE_BUDGET, USUAL_EPOCHS, default_budget
 from transferapp.policy.cuts import INPUT, TRAINED_HEAD, Proposal, propose
 from transferapp.policy.input_size import InputSize
+from transferapp.policy.mixture import MixtureScore, use_mixture
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
@@ -33,39 +35,19 @@ class Overrides:
         similarity: `auto`, `similar` or `different`.
         tune: `auto` or another of `TUNE_CHOICES`.
         tune_reason: Sentence that explains `tune` where the user did not set it.
+        budget: Seconds of fine-tuning, infinite for no limit; None leaves it to `default_budget`.
+        rule_only: Whether the lecture's table alone decides: nothing of a small set is fine-tuned, whatever the budget.
     """
 
     size: str = "auto"
     similarity: str = "auto"
     tune: str = "auto"
     tune_reason: str = ""
+    budget: float | None = None
+    rule_only: bool = False
 
 
 RULE_DECIDES = Overrides()
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """Settings of fine-tuning, where a part of the backbone trains.
-
-    Attributes:
-        head_rate: Highest learning rate of the head.
-        backbone_rate: Highest learning rate of the backbone.
-        find_rate: Whether a range test replaces these rates.
-        epochs: Most epochs.
-        batch_size: Images in a step.
-        from_scratch: Whether the backbone begins with random weights.
-    """
-
-    head_rate: float = HEAD_LEARNING_RATE
-    backbone_rate: float = BACKBONE_LEARNING_RATE
-    find_rate: bool = False
-    epochs: int = USUAL_EPOCHS
-    batch_size: int = BATCH_SIZES[-1]
-    from_scratch: bool = False
-
-
-USUAL_TUNING = FineTuning()
 
 
 @dataclass(frozen=True)
@@ -82,6 +64,32 @@ class NewHead:
 
 
 @dataclass(frozen=True)
+class FineTuning:
+    """Settings of training in steps: of a part of the backbone, or of a head.
+
+    Attributes:
+        head_rate: Highest learning rate of the head.
+        backbone_rate: Highest learning rate of the backbone.
+        find_rate: Whether a range test replaces these rates.
+        epochs: Most epochs.
+        batch_size: Images in a step.
+        from_scratch: Whether the backbone begins with random weights.
+        head: Head to train instead of a linear classifier; None where the linear classifier is the head.
+    """
+
+    head_rate: float = HEAD_LEARNING_RATE
+    backbone_rate: float = BACKBONE_LEARNING_RATE
+    find_rate: bool = False
+    epochs: int = USUAL_EPOCHS
+    batch_size: int = BATCH_SIZES[-1]
+    from_scratch: bool = False
+    head: NewHead | None = None
+
+
+USUAL_TUNING = FineTuning()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Outcome of `make_plan`: the decision, its settings and its reasons.
 
@@ -92,12 +100,14 @@ class Plan:
         num_images: Training images.
         num_classes: Classes.
         backbone: Name of the backbone.
-        cut: Stage that the linear classifier reads.
+        cut: Stage that the linear classifier reads, or the best single one where it reads a mixture.
+        mixture: Weights of the mixture of stages that the linear classifier reads, by tap; empty where it reads one stage.
         tuned: Part of the backbone that is fine-tuned: `none`, `last stages`, `all`, or the value of `--tune`.
         method: What is trained, in a few words.
         proposals: Candidates beside the linear classifier: a head, parts of the backbone; empty where there are none.
         head_learning_rate: Highest rate of the head; None where the line search of L-BFGS chooses every step.
         backbone_learning_rate: Highest rate of the backbone; 0 where it is frozen.
+        budget: Seconds of training beside the linear classifier; infinite for no limit, 0 where nothing is trained.
         epochs: Most epochs; 0 where the classifier is solved to its optimum instead.
         batch_size: Images in a step of fine-tuning, or of a head found by a search; 0 where nothing trains in steps.
         reasons: Steps of the argument, in order.
@@ -111,11 +121,13 @@ class Plan:
     num_classes: int
     backbone: str
     cut: str
+    mixture: Mapping[str, float]
     tuned: str
     method: str
     proposals: tuple[Proposal, ...]
     head_learning_rate: float | None
     backbone_learning_rate: float
+    budget: float
     epochs: int
     batch_size: int
     reasons: tuple[Reason, ...]
@@ -136,6 +148,8 @@ class Plan:
         return {
             "quadrant": self.quadrant,
             **vars(self),
+            "mixture": dict(self.mixture),
+            "budget": self.budget if math.isfinite(self.budget) else None,
             "proposals": [vars(proposal) for proposal in self.proposals],
             "reasons": [reason.to_json() for reason in self.reasons],
             "would_change": [reason.to_json() for reason in self.would_change],
@@ -157,7 +171,7 @@ def make_plan(
     input_size: InputSize | None = None,
     overrides: Overrides = RULE_DECIDES,
     tuning: FineTuning = USUAL_TUNING,
-    head: NewHead | None = None,
+    mixture: MixtureScore | None = None,
 ) -> Plan:
     """Apply the four-quadrant rule.
 
@@ -168,16 +182,24 @@ def make_plan(
         backbone: Name of the backbone.
         input_size: From `choose_input_size`; None leaves it out of the reasons.
         overrides: Decisions of the user.
-        tuning: Settings of fine-tuning.
-        head: Head to train instead of a linear classifier; None where the linear classifier is the head.
+        tuning: Settings of training in steps.
+        mixture: Figures of a mixture of stages; None rules it out.
     """
+    head = tuning.head
     decided = (
         size.size if overrides.size == "auto" else overrides.size,
         similarity.similarity if overrides.similarity == "auto" else overrides.similarity,
     )
     overruled = tuple(_overruled(size, similarity, overrides))
     stage, cut_reason = _cut(stages, *decided)
-    tails = propose(*decided, [score.stage for score in stages], overrides.tune)
+    mixed = mixture if mixture is not None and use_mixture(decided[1], mixture) else None
+    budget = overrides.budget
+    if budget is None:
+        budget = math.inf if tuning.from_scratch else default_budget(*decided, size.num_images, overrides.tune)
+    obeyed = overrides.rule_only and overrides.tune == "auto" and decided[0] == "small"
+    tails = () if obeyed else propose(*decided, [score.stage for score in stages], overrides.tune, budget=budget)
+    if head and not tails and overrides.budget is None:
+        budget = LARGE_BUDGET
     head_stage = stages[-1].stage if tails else stage.stage
     heads = (Proposal(TRAINED_HEAD, head_stage, head_only=True),) if head else ()
     trained = [*([f"a trained head ({head.description})"] if head else []), *(["fine-tuning"] if tails else [])]
@@ -189,11 +211,13 @@ def make_plan(
         num_classes=size.num_classes,
         backbone=backbone,
         cut=stage.stage,
-        tuned=_tuned(tails, decided[1], overrides.tune),
+        mixture=mixed.weights if mixed else {},
+        tuned=_tuned(tails, *decided, overrides.tune),
         method="whole network from random weights" if tuning.from_scratch else ", then ".join([_LINEAR, *trained]),
         proposals=(*heads, *tails),
         head_learning_rate=tuning.head_rate if tails else head.learning_rate if head else None,
         backbone_learning_rate=tuning.backbone_rate if tails else 0.0,
+        budget=budget if tails or head else 0.0,
         epochs=tuning.epochs if tails else HEAD_EPOCHS if head else 0,
         batch_size=tuning.batch_size if tails else 0,
         reasons=(
@@ -203,8 +227,13 @@ def make_plan(
             *(reason for reason, _ in overruled if reason.topic == "similarity"),
             *([input_size.reason] if input_size else []),
             Reason("rule", _RULES[decided], {"size": decided[0], "similarity": decided[1]}),
-            cut_reason,
-            *_training_reasons(tails, tuning, head, head_stage, overrides),
+            mixed.reason() if mixed else cut_reason,
+            *_training_reasons(tails, tuning, head_stage, overrides),
+            *(
+                [_budget_reason(budget, decided[0])]
+                if tails and math.isfinite(budget) and not tuning.from_scratch
+                else []
+            ),
         ),
         would_change=(
             *(undone for _, undone in overruled),
@@ -220,7 +249,7 @@ _RULES = {
     (
         "small",
         "different",
-    ): "small + different: train a linear classifier on an earlier stage, whose features are more general.",
+    ): "small + different: train a linear classifier on earlier stages, whose features are more general.",
     ("large", "similar"): "large + similar: fine-tune the last stages from the linear classifier, at a reduced rate.",
     (
         "large",
@@ -229,12 +258,21 @@ _RULES = {
 }
 
 
-def _tuned(tails: tuple[Proposal, ...], similarity: str, tune: str) -> str:
+def _tuned(tails: tuple[Proposal, ...], size: str, similarity: str, tune: str) -> str:
     if not tails:
         return "none"
     if tune != "auto":
         return tune
+    if size == "small":
+        return "most"
     return "last stages" if similarity == "similar" else "all"
+
+
+def _budget_reason(budget: float, size: str) -> Reason:
+    text = f"Fine-tuning may take {budget:.0f} seconds; --budget sets another time, and --budget 0 leaves it out."
+    if size == "small":
+        text = f"The rule fine-tunes nothing of a small set; held-out images decide whether it pays. {text}"
+    return Reason("budget", text, {"seconds": budget})
 
 
 def _overruled(
@@ -279,9 +317,10 @@ def _cut(stages: Sequence[StageScore], size: str, similarity: str) -> tuple[Stag
 
 
 def _training_reasons(
-    tails: tuple[Proposal, ...], tuning: FineTuning, head: NewHead | None, head_stage: str, overrides: Overrides
+    tails: tuple[Proposal, ...], tuning: FineTuning, head_stage: str, overrides: Overrides
 ) -> Iterator[Reason]:
     """Yield the reasons about training: the head, what is fine-tuned, and the rates."""
+    head = tuning.head
     if head:
         text = (
             f"A head that cannot be solved for ({head.description}) is trained on the features of {head_stage} for up to "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from transferapp.backbones.stages import Stage, stage_tensor
+from transferapp.backbones.stages import Stage, Tap, spatial_deviation, stage_named, stage_tensor
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.layers import DropConnect, Dropout, FractionalMaxPooling2D, Maxout
 from transferapp.training.layers.fractional_pooling import evenly_pooled
@@ -157,22 +157,44 @@ def set_head(model: keras.Model, head: Head, below: Collection[keras.layers.Laye
         variable.assign(array)
 
 
-def attach_head(backbone: keras.Model, stage: Stage, head: Head, temperature: float, name: str) -> keras.Model:
-    """Return the whole classifier: backbone up to the cut, pooling, standardization, the head's layers, softmax.
+def _tapped(backbone: keras.Model, stages: tuple[Stage, ...], taps: Sequence[Tap]) -> Any:
+    """Return the feature map of a single tap without deviation, or the concatenated statistics of several taps."""
+    maps = [stage_tensor(backbone, stage_named(stages, tap.stage)) for tap in taps]
+    if len(taps) == 1 and not taps[0].deviation:
+        return maps[0]
+    columns = []
+    for index, (tap, tensor) in enumerate(zip(taps, maps, strict=True)):
+        columns.append(keras.layers.GlobalAveragePooling2D(name=f"tap_{index}")(tensor))
+        if tap.deviation:
+            columns.append(spatial_deviation(tensor, f"deviation_{index}"))
+    return keras.layers.Concatenate(name="taps")(columns) if len(columns) > 1 else columns[0]
+
+
+def attach_head(
+    backbone: keras.Model,
+    stages: Sequence[Stage],
+    taps: Sequence[Tap],
+    head: Head,
+    temperature: float,
+    name: str,
+) -> keras.Model:
+    """Return the whole classifier: backbone up to the last tap, pooling, standardization, the head's layers, softmax.
 
     Args:
         backbone: From `load_backbone`.
-        stage: The cut.
-        head: Trained on that stage's pooled features; its regularization is omitted.
+        stages: Its stages, earliest first.
+        taps: Statistics that the head reads; of a single one without deviation, `head.spec.pooling` says how it is pooled.
+        head: Trained on the features of these taps; layers that only training needs are left out.
         temperature: Divisor of the logits.
-        name: The model's name.
+        name: Name of the model.
 
     Returns:
         A model from float32 pixels in [0, 255], shape (batch, height, width, 3), to probabilities, shape
         (batch, num_classes).
     """
-    maps = stage_tensor(backbone, stage)
-    x = build_head(head.spec, maps, head.num_classes, head.mean, head.std, for_prediction=True)
+    x = build_head(
+        head.spec, _tapped(backbone, tuple(stages), taps), head.num_classes, head.mean, head.std, for_prediction=True
+    )
     x = keras.layers.Rescaling(1 / temperature, name="head_temperature")(x)
     outputs = keras.layers.Softmax(name="probabilities")(x)
     model = keras.Model(backbone.inputs[0], outputs, name=name)

@@ -114,6 +114,11 @@ def stratified_folds(labels: np.ndarray, num_folds: int, seed: int, groups: np.n
     return together if together.min() != together.max() else folds
 
 
+def cross_validation_folds(labels: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the folds of `cross_validate`: fewer than `NUM_FOLDS` where even the largest class has fewer images."""
+    return stratified_folds(labels, max(2, min(NUM_FOLDS, int(np.bincount(labels).max()))), seed, groups)
+
+
 def fit_probe(
     features: np.ndarray,
     labels: np.ndarray,
@@ -179,8 +184,7 @@ def cross_validate(
         class_weights: float, shape (num_classes,): weight of each class's images, in training and in the loss that the
             strength is chosen by. None for equal weights.
     """
-    num_folds = max(2, min(NUM_FOLDS, int(np.bincount(labels).max())))
-    folds = stratified_folds(labels, num_folds, seed, groups)
+    folds = cross_validation_folds(labels, seed, groups)
     weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
     stacked = features[:, None] if extra is None else np.concatenate([features[:, None], extra], axis=1)
     num_views = stacked.shape[1]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transferapp.backbones.stages import Tap
 from transferapp.errors import TransferAppError
 from transferapp.evaluation.metrics import Metrics
 from transferapp.training.head_spec import Head
@@ -26,16 +27,16 @@ class Classifier:
     """The weights of a trained classifier: with the pretrained backbone, all that its network is built from.
 
     Attributes:
-        stage: The backbone's stage that the head stands on.
+        taps: The statistics of the backbone's stages that the head reads, in the order of its features.
         head: The head with its weights. Where `tails` is not empty, its form: each tail has head weights of its own.
         temperature: Divisor of the logits, calibrated on held-out images.
-        cut: The last frozen stage below the tails; `transferapp.policy.cuts.INPUT` where the whole network was trained. Equals
-            `stage` where the backbone is frozen.
+        cut: The last frozen stage below the tails; `transferapp.policy.cuts.INPUT` where the whole network was trained. The
+            best stage where the backbone is frozen.
         tails: Weights above the cut, head included, in the order of `Tail.model.weights`; empty where the backbone is frozen.
             Several are a snapshot ensemble, whose probabilities are averaged.
     """
 
-    stage: str
+    taps: tuple[Tap, ...]
     head: Head
     temperature: float
     cut: str
@@ -45,6 +46,11 @@ class Classifier:
     def frozen(self) -> bool:
         """Whether the backbone keeps its pretrained weights."""
         return not self.tails
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the head reads means and deviations, which are cached as features, and no other pooling of the maps."""
+        return self.head.spec.pooling == "average"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,7 @@ class Candidate:
         classifier: What ships if this candidate is chosen; None where it was not trained.
         held_out: The same classifier trained without the validation images; None where `classifier` has not seen them.
         metrics: Figures on the validation images; None without them, or where it was not trained.
+        correct: bool, shape (n,): whether each validation image is classified right; None where `metrics` is.
         seconds: Cost, cached activations included.
         planned_epochs, epochs: Epochs that there was time for, and epochs trained.
         learning_rate, backbone_learning_rate: The highest of the run; 0 where L-BFGS chooses its steps.
@@ -77,6 +84,7 @@ class Candidate:
     classifier: Classifier | None = None
     held_out: Classifier | None = None
     metrics: Metrics | None = None
+    correct: np.ndarray | None = None
     seconds: float = 0.0
     planned_epochs: int = 0
     epochs: int = 0

@@ -91,8 +91,7 @@ def build_network(classifier: Classifier, network: keras.Model, stages: Sequence
 
     identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
     if classifier.frozen:
-        stage = stage_named(tuple(stages), classifier.stage)
-        return attach_head(network, stage, classifier.head, classifier.temperature, identifier)
+        return attach_head(network, stages, classifier.taps, classifier.head, classifier.temperature, identifier)
     cut = None if classifier.cut == INPUT else stage_named(tuple(stages), classifier.cut)
     return attach_tails(network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier)
 
@@ -141,7 +140,7 @@ def predict_test(
     if not len(test):
         return np.empty((0, classifier.head.num_classes), np.float32)
     with progress.task(f"{backbone.spec.name}: {len(test)} test images", len(test)) as advance:
-        if classifier.frozen and classifier.head.spec.pooling == "average":
+        if classifier.frozen and classifier.pooled:
             rows = backbone.store.collect(test.records, [CENTER], advance)[:, 0]
             return frozen_classifier(classifier, backbone)(rows)
         workers, size = cpu_cores(), backbone.trunk.image_size
@@ -162,8 +161,8 @@ def predict_test(
 def frozen_classifier(classifier: Classifier, backbone: ProbedBackbone) -> Callable[[np.ndarray], np.ndarray]:
     """Return a classifier on a frozen backbone as a function from rows of the trunk to probabilities, both float32."""
     logits = head_function(classifier.head)
-    columns = backbone.trunk.row_slices[stage_named(backbone.trunk.stages, classifier.stage).index]
-    return lambda rows: np.asarray(softmax(logits(rows[:, columns]) / classifier.temperature, axis=1))
+    features = backbone.trunk.features
+    return lambda rows: np.asarray(softmax(logits(features(rows, classifier.taps)) / classifier.temperature, axis=1))
 
 
 def frozen_scorer(classifier: Classifier, backbone: ProbedBackbone) -> Scorer:

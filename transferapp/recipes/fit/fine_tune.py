@@ -54,7 +54,7 @@ def fine_tune(
     proposals = measurement.plan.proposals
     if not proposals:
         return ()
-    deadline = time.monotonic() + config.budget_seconds
+    deadline = time.monotonic() + measurement.plan.budget
 
     def trainer(backbone: ProbedBackbone, run: RunFolder) -> Trainer:
         network = loader.model(backbone.spec)

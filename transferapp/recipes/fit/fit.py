@@ -5,6 +5,7 @@ source -> audit -> split -> trunk -> plan -> linear classifier -> fine-tuned can
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -109,21 +110,38 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             watch.lap("views")
             solved = solve(measurement, views, config, progress)
             watch.lap("solve")
-            _begin(run, measurement, solved, config, progress)
+            insist = config.rule_only or config.scratch
+            resumed = _begin(run, config, measurement, progress)
+            checked: Checked | None = None
+            if measurement.plan.proposals and not (resumed or insist or config.bundle_path.exists()):
+                # A usable bundle is there before the long part begins, and stays if that is interrupted.
+                first = Fitted(measurement, views, (solved,), solved, measurement.plan)
+                checked = check(first, config, loader, watch, progress)
+                write_bundle(first, checked, config, watch, progress)
+                progress.note(f"{config.bundle_path} can be used already; it is replaced if fine-tuning does better")
+            _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, views.views, config, loader, run, progress)
             watch.lap("tune")
             candidates = (solved, *tuned)
-            winner = choose(candidates, insist=config.rule_only or config.scratch)
+            winner = choose(candidates, insist=insist)
             fitted = Fitted(measurement, views, candidates, winner, measurement.backbone(winner.backbone).plan)
-            result = finish(fitted, config, loader, watch, progress)
+            if checked is None or winner is not solved:
+                checked = check(fitted, config, loader, watch, progress)
+            result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result
 
 
-def finish(
-    fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stopwatch, progress: Progress
-) -> FitResult:
-    """Export the winner, measure it on the test images, choose the crops, and write the bundle.
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """An exported network and its figures."""
+
+    exported: Exported
+    tested: Tested
+
+
+def check(fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stopwatch, progress: Progress) -> Checked:
+    """Export the winner, compare the exported network with it, measure it on the test images, and choose the crops.
 
     Args:
         fitted: The candidates and the one that ships.
@@ -133,7 +151,6 @@ def finish(
         progress: Receives progress updates.
     """
     backbone, classifier, dataset = fitted.backbone, fitted.classifier, fitted.measurement.dataset
-    target = config.bundle_path
     with background() as pool:
         crops: Future[CropChoice] | None = None
         held_out = fitted.winner.held_out
@@ -141,8 +158,8 @@ def finish(
             # Keras builds the network on one core, so OpenVINO can score crops on the others meanwhile.
             crops = pool.submit(try_crops, fitted, frozen_scorer(held_out, backbone))
         with progress.task("building the network", 0):
-            network = loader.model(backbone.spec)
-            exported = export(classifier, backbone, network, target.name, dataset, config.precision)
+            network, name = loader.model(backbone.spec), config.bundle_path.name
+            exported = export(classifier, backbone, network, name, dataset, config.precision)
         probabilities = predict_test(classifier, backbone, exported, dataset.part("test"), progress)
         leaks = find_leaks(fitted.measurement, backbone, probabilities, progress)
         watch.lap("network")
@@ -151,7 +168,15 @@ def finish(
                 scorer = frozen_scorer(held_out, backbone) if held_out is not None else served_scorer(exported)
             chosen_crops = crops.result() if crops else try_crops(fitted, scorer)
         watch.lap("crops")
-    tested = Tested(probabilities, test_metrics(probabilities, dataset), leaks, chosen_crops)
+    return Checked(exported, Tested(probabilities, test_metrics(probabilities, dataset), leaks, chosen_crops))
+
+
+def write_bundle(
+    fitted: Fitted, checked: Checked, config: FitConfig, watch: Stopwatch, progress: Progress
+) -> FitResult:
+    """Write the bundle with its tables and its report, in one step."""
+    exported, tested, dataset = checked.exported, checked.tested, fitted.measurement.dataset
+    target = config.bundle_path
     manifest = describe(fitted, exported, tested, config)
     with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
         exported.network.save(staging / "model.keras")
@@ -161,25 +186,31 @@ def finish(
             (staging / name).write_text(text, encoding="utf-8")
         watch.lap("write")
         manifest["seconds"] = watch.seconds
-        page = report_page(manifest, dataset, probabilities)
+        page = report_page(manifest, dataset, tested.probabilities)
         (staging / "report.html").write_text(page, encoding="utf-8", newline="\n")
         write_manifest(staging, manifest)
     return FitResult(target, manifest)
 
 
-def _begin(run: RunFolder, measurement: Measurement, solved: Candidate, config: FitConfig, progress: Progress) -> None:
-    """Open the folder of the run, where one is needed, and announce the fine-tuning."""
+def _begin(run: RunFolder, config: FitConfig, measurement: Measurement, progress: Progress) -> bool:
+    """Open the folder of the run, where one is needed; return whether an unfinished run goes on."""
+    resumed = (bool(measurement.plan.proposals) or run.unfinished) and run.begin(run_identity(config, measurement))
+    if resumed:
+        progress.note(f"Going on with the unfinished fit in {run.path}")
+    return resumed
+
+
+def _announce(measurement: Measurement, solved: Candidate, config: FitConfig, progress: Progress) -> None:
+    """Say what is trained beside the solved classifier, and for how long."""
     plan = measurement.plan
     if config.stochastic_depth and not plan.tails:
         progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
-    if (plan.proposals or run.unfinished) and run.begin(run_identity(config, measurement)):
-        progress.note(f"Going on with the unfinished fit in {run.path}")
     if not plan.proposals:
         return
-    limit = "" if config.budget == "none" else f", for about {config.budget}"
+    limit = f", for about {plan.budget:.0f} seconds" if math.isfinite(plan.budget) else ""
     head = "a head is trained" if len(plan.proposals) > len(plan.tails) else ""
     tail = "parts of the backbone are tuned" if plan.tails else ""
-    escape = " (--tune none leaves the tuning out)" if tail else ""
+    escape = " (--budget 0 leaves that out)" if tail else ""
     if config.scratch:
         tail, escape = "the whole network is trained from random weights", ""
     progress.note(

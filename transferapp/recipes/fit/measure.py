@@ -18,7 +18,7 @@ from scipy.special import softmax
 from transferapp.backbones.feature_store import CENTER, FeatureStore, RandomViews, trim_cache
 from transferapp.backbones.loader import BackboneLoader
 from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneSpec, backbone_spec
-from transferapp.backbones.stages import Stage, stage_named
+from transferapp.backbones.stages import Stage, Tap, stage_named
 from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
 from transferapp.data.audit import audit, peek_sizes
@@ -30,13 +30,15 @@ from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
 from transferapp.policy.input_size import InputSize
+from transferapp.policy.mixture import MixtureScore
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, Plan, make_plan
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import measure_size
 from transferapp.recipes.fit.class_weighting import Weighting, weigh_classes
 from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores
-from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate
+from transferapp.training.mixture import Mixture, mix
+from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate, cross_validation_folds, log_softmax
 
 CHEAPER_WITHIN = 0.005
 """A cheaper backbone is preferred while its cross-validated accuracy is within half a point of the best, ..."""
@@ -60,6 +62,8 @@ class ProbedBackbone:
         input_size: Size of its input for these images, with the reason.
         validations: Cross-validation of the linear classifier on each stage, earliest first, with equal class weights.
         scores: The figures that the policy looks at, in the same order.
+        members: The taps of the mixture of stages, with their cross-validation.
+        mixture: The mixture of these, cross-fitted; it is used where the plan says so.
         plan: The rule applied to this backbone.
         milliseconds: One ten-crop request through the whole backbone.
     """
@@ -70,6 +74,8 @@ class ProbedBackbone:
     input_size: InputSize
     validations: tuple[CrossValidation, ...]
     scores: tuple[StageScore, ...]
+    members: tuple[tuple[Tap, CrossValidation], ...]
+    mixture: Mixture
     plan: Plan
     milliseconds: float
 
@@ -80,13 +86,13 @@ class ProbedBackbone:
 
     @property
     def accuracy(self) -> float:
-        """Cross-validated accuracy at the cut, in [0, 1]."""
-        return self.scores[self.cut.index].accuracy
+        """Cross-validated accuracy of the solved classifier, in [0, 1]."""
+        return self.mixture.accuracy if self.plan.mixture else self.scores[self.cut.index].accuracy
 
     @property
     def loss(self) -> float:
-        """Cross-validated loss at the cut, in nats."""
-        return self.scores[self.cut.index].loss
+        """Cross-validated loss of the solved classifier, in nats."""
+        return self.mixture.loss if self.plan.mixture else self.scores[self.cut.index].loss
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Return the columns of the cut from rows of the store."""
@@ -145,7 +151,9 @@ def backbone_loader(config: FitConfig, source: Dataset) -> BackboneLoader:
     )
 
 
-def measure(config: FitConfig, source: Dataset, loader: BackboneLoader, progress: Progress) -> Measurement:
+def measure(
+    config: FitConfig, source: Dataset, loader: BackboneLoader, progress: Progress, *, mixture: bool = True
+) -> Measurement:
     """Audit and split the images, try the backbones, and apply the rule.
 
     Args:
@@ -153,6 +161,7 @@ def measure(config: FitConfig, source: Dataset, loader: BackboneLoader, progress
         source: The images as their source delivers them.
         loader: Builds the backbones.
         progress: Receives progress updates.
+        mixture: Whether the linear classifier may read a mixture of stages.
 
     Raises:
         DataError: The images cannot be used.
@@ -169,7 +178,7 @@ def measure(config: FitConfig, source: Dataset, loader: BackboneLoader, progress
     sample = measured_sample(train)
     augmentation = config.augmentation_for(tiny=loader.input_size(reference).tiny)
     random_views = RandomViews(augmentation, _color_components(train) if augmentation.color.pca_std else None)
-    probed: dict[BackboneSpec, tuple[FeatureStore, tuple[CrossValidation, ...]]] = {}
+    probed: dict[BackboneSpec, tuple[FeatureStore, _Probed]] = {}
     for spec in specs:
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = loader.trunk(spec)
@@ -181,16 +190,17 @@ def measure(config: FitConfig, source: Dataset, loader: BackboneLoader, progress
             imagenet = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
             divergence = label_divergence(imagenet, sample.labels)
         if spec in tried:
-            probed[spec] = store, _cross_validate_stages(trunk, rows, sample, config, progress)
+            probed[spec] = store, _probe(trunk, rows, sample, config, progress)
     trunks = {spec: loader.trunk(spec) for spec in probed}
     milliseconds = _request_milliseconds(list(trunks.values()))
     backbones = []
-    for (spec, (store, validations)), milliseconds_each in zip(probed.items(), milliseconds, strict=True):
-        scores = _stage_scores(trunks[spec], validations)
-        input_size = loader.input_size(spec)
-        plan = _plan(spec, scores, divergence, input_size, dataset, config)
+    for (spec, (store, (validations, members, mixed))), each in zip(probed.items(), milliseconds, strict=True):
+        trunk, input_size = trunks[spec], loader.input_size(spec)
+        scores = _stage_scores(trunk, validations)
+        mixture_score = _mixture_score(members, mixed, sample.labels) if mixture else None
+        plan = _plan(spec, scores, mixture_score, divergence, input_size, dataset, config)
         backbones.append(
-            ProbedBackbone(spec, trunks[spec], store, input_size, validations, scores, plan, milliseconds_each)
+            ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixed, plan, each)
         )
     chosen = choose_backbone(backbones)
     with progress.task(f"{chosen.spec.name}: weighing the classes", 0):
@@ -265,25 +275,48 @@ def choose_backbone(backbones: Sequence[ProbedBackbone]) -> ProbedBackbone:
     )
 
 
-def _cross_validate_stages(
-    trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitConfig, progress: Progress
-) -> tuple[CrossValidation, ...]:
-    validations = []
+_Probed = tuple[tuple[CrossValidation, ...], tuple[tuple[Tap, CrossValidation], ...], Mixture]
+"""Cross-validation of every stage by its means, of every tap of the mixture, and the mixture."""
+
+
+def _probe(trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitConfig, progress: Progress) -> _Probed:
     labels, num_classes, groups = sample.labels, len(sample.class_names), sample.groups()
+
+    def validate(tap: Tap) -> CrossValidation:
+        features = trunk.features(rows, [tap])
+        return cross_validate(features, labels, num_classes, seed=config.seed, path=l2_path(config), groups=groups)
+
+    means, deviations = [], []
     with progress.task(f"{trunk.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
-        for stage, columns in zip(trunk.stages, trunk.row_slices, strict=False):  # the last slice may be the logits
-            validations.append(
-                cross_validate(
-                    rows[:, columns], labels, num_classes, seed=config.seed, path=l2_path(config), groups=groups
-                )
-            )
+        for stage in trunk.stages:
+            means.append(validate(Tap(stage.name)))
+            deviations.append((Tap(stage.name, deviation=True), validate(Tap(stage.name, deviation=True))))
             advance(stage.index + 1)
-    return tuple(validations)
+    members = (*deviations, (Tap(trunk.top.name), means[-1]))
+    folds = cross_validation_folds(labels, config.seed, groups)
+    return tuple(means), members, mix([validation.logits for _, validation in members], labels, folds)
+
+
+def _mixture_score(
+    members: Sequence[tuple[Tap, CrossValidation]], mixture: Mixture, labels: np.ndarray
+) -> MixtureScore:
+    top = members[-1][1]  # the last stage by its means alone, as the rule has it
+    saved = _losses(top.logits, labels) - _losses(mixture.logits, labels)
+    names = [f"{tap.stage} (mean)" if not tap.deviation else tap.stage for tap, _ in members]
+    weights = {name: float(weight) for name, weight in zip(names, mixture.weights, strict=True) if weight}
+    error = float(saved.std(ddof=1) / math.sqrt(len(saved)))
+    return MixtureScore(mixture.accuracy, mixture.loss, float(saved.mean()), error, weights)
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    losses: np.ndarray = -log_softmax(logits)[np.arange(len(labels)), labels]
+    return losses
 
 
 def _plan(
     spec: BackboneSpec,
     scores: Sequence[StageScore],
+    mixture: MixtureScore | None,
     divergence: float,
     input_size: InputSize,
     dataset: Dataset,
@@ -291,6 +324,7 @@ def _plan(
 ) -> Plan:
     train = dataset.part("train")
     tuning = config.tuning(len(train))
+    new_head = NewHead(config.trained_head, config.new_head_learning_rate)
     rule = partial(
         make_plan,
         measure_size(train.counts()),
@@ -305,11 +339,14 @@ def _plan(
             epochs=tuning.epochs,
             batch_size=tuning.batch_size,
             from_scratch=config.scratch,
+            head=new_head if config.trained_head and not config.scratch else None,
         ),
+        mixture=mixture,
     )
-    new_head = NewHead(config.trained_head, config.new_head_learning_rate)
-    overrides = Overrides(config.size, config.similarity, config.tune)
-    plan = rule(overrides=overrides, head=new_head if config.trained_head and not config.scratch else None)
+    overrides = Overrides(
+        config.size, config.similarity, config.tune, budget=config.budget_seconds, rule_only=config.rule_only
+    )
+    plan = rule(overrides=overrides)
     if plan.proposals and not len(dataset.part("val")):
         if config.rule_only or config.scratch:
             raise DataError(

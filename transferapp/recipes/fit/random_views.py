@@ -13,6 +13,10 @@ from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, measure
 from transferapp.system.progress import Progress
 from transferapp.training.probe import CrossValidation, cross_validate, log_softmax
 
+TRIED_FROM = 1_000
+"""Training images from which random views are tried. Their gain in accuracy is a point or so where there is one, and with fewer
+images cross-validation has a standard error of that size (docs/lecture.md)."""
+
 VIEW_STEPS = (1, 2, 4, 8)
 """Tried in turn, until a step gains no more than one standard error of the paired difference in loss."""
 
@@ -47,17 +51,18 @@ class ViewChoice:
 
 
 def random_rows(backbone: ProbedBackbone, part: Dataset, views: int, seed: int, progress: Progress) -> np.ndarray:
-    """Return the features at the cut of the first `views` random views: float32, shape (n, views, channels)."""
+    """Return the trunk's rows of the first `views` random views: float32, shape (n, views, row_size)."""
     names = [random_view_name(index, seed) for index in range(views)]
     with progress.task(f"{backbone.spec.name}: {views} random views each", len(part) * views) as advance:
-        return backbone.features(backbone.store.collect(part.records, names, advance))
+        return backbone.store.collect(part.records, names, advance)
 
 
 def choose_views(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
     """Choose the number of random views of each image that the linear classifier at the cut is solved on.
 
-    They are tried on `measured_sample` of the training images. Where parts of the backbone will be tuned, none are tried:
-    the tuning sees random views, and the classifier that it starts from need not.
+    They are tried on `measured_sample` of the training images, from `TRIED_FROM` images on. Where parts of the backbone will
+    be tuned, none are tried: the tuning sees random views, and the classifier that it starts from need not. Nor are they for
+    a mixture of stages.
     """
     backbone = measurement.chosen
     best = measurement.weighting.validation
@@ -65,11 +70,15 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
         whose = "the classifier that it is compared with" if config.scratch else "the classifier that it starts from"
         return ViewChoice(0, best, (), f"training in steps sees random views; {whose} need not")
     sample = measured_sample(measurement.dataset.part("train"))
+    if config.train_views == "auto" and (measurement.plan.mixture or len(sample) < TRIED_FROM):
+        few = f"not tried on {len(sample)} images: the gain is smaller than cross-validation can see"
+        reason = "not tried: a mixture of stages is solved on the center views" if measurement.plan.mixture else few
+        return ViewChoice(0, best, (), reason)
     center = backbone.features(backbone.store.collect(sample.records, [CENTER])[:, 0])
     labels, seed = sample.labels, config.seed
 
     def validate(views: int) -> CrossValidation:
-        extra = random_rows(backbone, sample, views, seed, progress) if views else None
+        extra = backbone.features(random_rows(backbone, sample, views, seed, progress)) if views else None
         return cross_validate(
             center,
             labels,

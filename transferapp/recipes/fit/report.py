@@ -103,7 +103,10 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
     dataset, random_views = measurement.dataset, backbone.store.random_views
     height, width = backbone.trunk.image_size
     weights = Path(config.weights) if config.weights else None
-    stage = stage_named(backbone.trunk.stages, fitted.classifier.stage)
+    # The network runs up to the last of the stages that its head reads.
+    stage = max(
+        (stage_named(backbone.trunk.stages, tap.stage) for tap in fitted.classifier.taps), key=lambda s: s.index
+    )
     return {
         "name": config.bundle_path.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

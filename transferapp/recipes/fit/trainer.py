@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import softmax
 
 from transferapp.backbones.feature_store import CENTER
-from transferapp.backbones.stages import stage_named
+from transferapp.backbones.stages import Tap, stage_named
 from transferapp.config import FitConfig
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.evaluation.metrics import fit_temperature, measure
@@ -205,14 +205,12 @@ class Trainer:
             self._start_from(job.head, proposal, trained)
         classifier, logits, which = self._classifier(proposal, job, trained, data)
         smaller = f"batches of {batch_size}, because memory ran out" if batch_size < job.batch_size else ""
+        probabilities = softmax(logits / classifier.temperature, axis=-1).mean(axis=0)
         return replace(
             candidate,
             classifier=classifier,
-            metrics=measure(
-                softmax(logits / classifier.temperature, axis=-1).mean(axis=0),
-                self._val.labels,
-                self._measurement.dataset.class_names,
-            ),
+            metrics=measure(probabilities, self._val.labels, self._measurement.dataset.class_names),
+            correct=probabilities.argmax(axis=1) == self._val.labels,
             seconds=spent + trained.seconds,
             epochs=len(trained.history),
             learning_rate=rate,
@@ -232,7 +230,8 @@ class Trainer:
         logits = trained.logits[None]
         if proposal.head_only:
             head = replace(job.head, weights=tuple(trained.weights))
-            return Classifier(proposal.cut, head, fit_temperature(logits, labels), proposal.cut), logits, epoch
+            temperature = fit_temperature(logits, labels)
+            return Classifier((Tap(proposal.cut),), head, temperature, proposal.cut), logits, epoch
         tails: tuple[Weights, ...] = (trained.weights,)
         if len(trained.snapshots) > 1:
             members = _predictions(job.tail.model, trained.snapshots, data.validation)
@@ -241,7 +240,8 @@ class Trainer:
                 tails, logits = tuple(trained.snapshots), members
                 epoch = f"{len(tails)} snapshots averaged, each adding its tail to the cost of a request"
         temperature = fit_temperature(logits, labels)
-        return Classifier(self._backbone.trunk.top.name, job.head, temperature, proposal.cut, tails), logits, epoch
+        taps = (Tap(self._backbone.trunk.top.name),)
+        return Classifier(taps, job.head, temperature, proposal.cut, tails), logits, epoch
 
     def _remarks(self, proposal: Proposal, job: _Job) -> list[str]:
         remarks = []
@@ -411,7 +411,7 @@ class Trainer:
 
     def _limit(self, proposal: Proposal, seconds: float) -> float:
         """Return the seconds that the epochs may take: the time left and the share by which the budget may be overrun."""
-        limit = seconds + OVERRUN * self._config.budget_seconds
+        limit = seconds + OVERRUN * self._measurement.plan.budget
         decided = self._run.decide(f"{proposal.key}/limit", limit if math.isfinite(limit) else None)
         return math.inf if decided is None else float(decided)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import softmax
 
+from transferapp.backbones.feature_store import CENTER
+from transferapp.backbones.stages import Tap
 from transferapp.bundle.format import check_target, only_writer
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
@@ -23,12 +25,11 @@ from transferapp.errors import DataError, UsageError
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.recipes.fit.candidate import Candidate, Classifier
-from transferapp.recipes.fit.fit import FitResult, Stopwatch, finish
+from transferapp.recipes.fit.fit import FitResult, Stopwatch, check, write_bundle
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, backbone_loader, measure, measured_sample
 from transferapp.recipes.fit.random_views import ViewChoice, random_rows
 from transferapp.recipes.fit.report import Fitted
 from transferapp.recipes.fit.resume import RunFolder, run_identity
-from transferapp.recipes.fit.solve import center_features
 from transferapp.recipes.search.report import carried_out, search_json, trials_table
 from transferapp.recipes.search.space import SCHEDULES, SearchSettings
 from transferapp.recipes.search.trials import Features, HeadSettings, Journal, Problem, TrainedHead, judged, run_trials
@@ -74,7 +75,7 @@ def search(
             run.discard()
         source = open_source(config.data, options=config.source, progress=progress)
         with backbone_loader(config, source) as loader:
-            measurement = measure(config, source, loader, progress)
+            measurement = measure(config, source, loader, progress, mixture=False)
             # Needed by the first trial, and importing TensorFlow takes a while.
             loader.submit(loader.model, measurement.chosen.spec)
             watch.lap("measure")
@@ -100,7 +101,8 @@ def search(
             plan, files = carried_out(measurement.plan, searched), {"search.csv": trials_table(searched)}
             manifest = {"search": search_json(searched, settings, optimum, measurement.dataset)}
             fitted = Fitted(measurement, views, (candidate,), candidate, plan, manifest, files)
-            result = finish(fitted, config, loader, watch, progress)
+            checked = check(fitted, config, loader, watch, progress)
+            result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result
 
@@ -157,9 +159,10 @@ def _features(
     backbone: ProbedBackbone, part: Dataset, label: str, views: int, seed: int, progress: Progress
 ) -> Features:
     """Return features at the cut: of the center view, and of `views` random ones."""
-    rows = center_features(backbone, part, label, progress)[:, None]
+    with progress.task(f"{backbone.spec.name}: {len(part)} {label} images", len(part)) as advance:
+        rows = backbone.features(backbone.store.collect(part.records, [CENTER], advance))
     if views:
-        rows = np.concatenate([rows, random_rows(backbone, part, views, seed, progress)], axis=1)
+        rows = np.concatenate([rows, backbone.features(random_rows(backbone, part, views, seed, progress))], axis=1)
     return Features(np.ascontiguousarray(rows, np.float32), part.labels)
 
 
@@ -191,7 +194,7 @@ def refit(
     trained = type(trainer)(replace(problem, train=together)).train(settings)
 
     def classifier(trained: TrainedHead) -> Classifier:
-        return Classifier(cut, trained.head, temperature, cut)
+        return Classifier((Tap(cut),), trained.head, temperature, cut)
 
     return Candidate(
         "searched head",

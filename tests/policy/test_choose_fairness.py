@@ -1,0 +1,71 @@
+"""The choice on validation images is fair: simulated trainings that are no better seldom win, real gains mostly do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.special import ndtri
+
+from transferapp.policy.choose import choose, paired_gain
+
+EPOCHS, CANDIDATES, SOLVED_ACCURACY = 8, 2, 0.85
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """A classifier as the choice looks at it."""
+
+    correct: np.ndarray
+    loss: float = 1.0
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+def share_of_wins(gain: float, num_images: int, *, between_epochs: float, trials: int = 400) -> float:
+    """Return how often a trained candidate is chosen whose every epoch is truly better by `gain`.
+
+    An image is right where a margin is positive: the image's own, shared by all classifiers, plus a part of the classifier
+    and a part of each epoch with raw and with averaged weights. A fit compares the best of all these.
+    """
+    rng = np.random.default_rng(0)
+    total = np.sqrt(1 + 0.6**2 + between_epochs**2)
+    wins = 0
+    for _ in range(trials):
+        image = rng.normal(size=num_images)
+
+        def right(accuracy: float, own: np.ndarray, image: np.ndarray = image) -> np.ndarray:
+            noise = between_epochs * rng.normal(size=num_images)
+            return image + own + noise + ndtri(accuracy) * total > 0
+
+        solved = Simulated(right(SOLVED_ACCURACY, 0.6 * rng.normal(size=num_images)))
+        trained = []
+        for _ in range(CANDIDATES):
+            own = 0.6 * rng.normal(size=num_images)
+            epochs = [Simulated(right(SOLVED_ACCURACY + gain, own)) for _ in range(2 * EPOCHS)]
+            trained.append(max(epochs, key=lambda each: each.accuracy))
+        wins += choose([solved, *trained]) is not solved
+    return wins / trials
+
+
+@pytest.mark.parametrize("between_epochs", [0.15, 0.35])
+@pytest.mark.parametrize("num_images", [60, 100, 400])
+def test_no_better_candidates_win_in_at_most_a_fifth_of_the_cases(num_images: int, between_epochs: float) -> None:
+    assert share_of_wins(0.0, num_images, between_epochs=between_epochs) <= 0.2
+
+
+@pytest.mark.parametrize("between_epochs", [0.15, 0.35])
+def test_a_gain_of_five_points_at_100_images_is_mostly_taken(between_epochs: float) -> None:
+    assert share_of_wins(0.05, 100, between_epochs=between_epochs) >= 0.6
+    assert share_of_wins(0.10, 100, between_epochs=between_epochs) >= 0.95
+
+
+def test_gain_and_standard_error_are_paired_by_image() -> None:
+    first, second = np.array([1, 1, 0, 1, 1], bool), np.array([1, 0, 0, 1, 0], bool)
+    gain, error = paired_gain(first, second)
+    assert gain == pytest.approx(0.4)
+    assert error == pytest.approx(np.std([0, 1, 0, 0, 1], ddof=1) / np.sqrt(5))
+    assert paired_gain(first, first) == (0.0, 0.0)

@@ -1,0 +1,31 @@
+"""The choice between the last stage and a mixture of stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from transferapp.policy.mixture import CLEARLY, MixtureScore, use_mixture
+
+
+def score(saved: float, standard_error: float = 0.01) -> MixtureScore:
+    return MixtureScore(0.9, 0.3, saved, standard_error, {"block6": 0.2, "top": 0.6})
+
+
+@pytest.mark.parametrize("saved", [-0.1, 0.0, 0.1])
+def test_the_rule_asks_for_it_on_images_that_are_different(saved: float) -> None:
+    assert use_mixture("different", score(saved))
+
+
+@pytest.mark.parametrize(
+    ("saved", "used"), [(-0.1, False), (0.99 * CLEARLY * 0.01, False), (1.01 * CLEARLY * 0.01, True)]
+)
+def test_on_similar_images_it_must_be_clearly_better(saved: float, used: bool) -> None:
+    assert use_mixture("similar", score(saved)) == used
+
+
+def test_the_reason_gives_shares_and_figures() -> None:
+    reason = score(0.05).reason()
+    assert reason.topic == "cut"
+    assert reason.values["block6"] == pytest.approx(0.25)
+    assert reason.values["top"] == pytest.approx(0.75)
+    assert (reason.values["accuracy"], reason.values["saved"]) == (0.9, 0.05)
