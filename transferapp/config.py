@@ -118,8 +118,8 @@ class FitConfig:
     budget: str = _option(
         "auto",
         FINE_TUNING,
-        "Time limit, such as 90s, 10m or 2h; 0 for none, none for no limit; auto is 10m for large sets, 2m for small ones "
-        "unlike ImageNet.",
+        "Time limit, such as 90s, 10m or 2h; 0 leaves fine-tuning out, none lifts the limit; auto is 10m for large sets and "
+        "2m for small ones that differ from ImageNet.",
         metavar="TIME",
     )
     epochs: int = _option(0, FINE_TUNING, "Most epochs; 0 for 8, or more for small sets.", limits=(0, 10_000))

@@ -33,7 +33,7 @@ from transferapp.evaluation.report.wording import (
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
-    ("small", "different"): "linear classifier on\nan earlier stage",
+    ("small", "different"): "linear classifier on\nearlier stages",
     ("large", "similar"): "fine-tune the\nlast stages",
     ("large", "different"): "fine-tune the\nwhole network",
 }
@@ -44,6 +44,7 @@ _TERMS = (
     ("backbone", "the network pretrained on ImageNet, a million images of 1000 classes, and reused here"),
     ("stage", "a part of the backbone: the first ones respond to edges and textures, the last to whole objects"),
     ("cut", "the stage that the linear classifier reads; the backbone up to it stays frozen"),
+    ("mixture", "several stages, each with a linear classifier; the weighted sum of these decides"),
     ("D", "the loss of predicting these labels from ImageNet's classes: 0 is perfect, 1 is guessing"),
     ("cross-validated", "measured on training images, each predicted by a classifier trained without it"),
 )
@@ -154,14 +155,15 @@ class _Backbones:
     def _figures(self, backbone: Mapping[str, Any]) -> list[Text]:
         return [
             Text(_marked(backbone["chosen"], backbone["backbone"]), no_wrap=True),
-            text(backbone["cut"]),
+            text("mixture" if backbone.get("mixture") else backbone["cut"]),
             Text(f"{backbone['accuracy']:.3f}"),
             Text(f"{backbone['milliseconds']:.0f} ms"),
         ]
 
     def _profile(self, backbone: Mapping[str, Any]) -> Text:
         stages = backbone["stages"]
-        cells = [f"{s['accuracy']:.2f}{'*' if s['stage'] == backbone['cut'] else ' '}" for s in stages]
+        cut = "" if backbone.get("mixture") else backbone["cut"]
+        cells = [f"{s['accuracy']:.2f}{'*' if s['stage'] == cut else ' '}" for s in stages]
         return Text(" ".join(cells).rstrip())
 
 

@@ -106,6 +106,7 @@ def render_report(
         search_plot=_search_plot(manifest.get("search")),
         search_sentences=search_sentences(manifest["search"]) if "search" in manifest else [],
         axis=_stage_axis(manifest["backbones"]),
+        mixture=_mixture(manifest["plan"].get("mixture") or {}),
         counts=_counts(manifest),
         ignored=Counter(item["code"] for item in manifest["data"]["ignored"]).most_common(),
         charts=charts,
@@ -281,6 +282,11 @@ def _selected_epoch(history: Sequence[Mapping[str, Any]]) -> int:
         return max(((a, -loss) for a, loss in figures if a is not None and loss is not None), default=(-1.0, 0.0))
 
     return 1 + max(range(len(history)), key=lambda index: (best_of(history[index]), -index))
+
+
+def _mixture(weights: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """Return (name, weight, share) of each tap of the mixture."""
+    return [(name, weight, weight / sum(weights.values())) for name, weight in weights.items()]
 
 
 def _stage_axis(candidates: Sequence[Mapping[str, Any]]) -> charts.DotAxis:

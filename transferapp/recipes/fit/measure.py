@@ -178,7 +178,7 @@ def measure(
     sample = measured_sample(train)
     augmentation = config.augmentation_for(tiny=loader.input_size(reference).tiny)
     random_views = RandomViews(augmentation, _color_components(train) if augmentation.color.pca_std else None)
-    probed: dict[BackboneSpec, tuple[FeatureStore, _Probed]] = {}
+    probed: dict[BackboneSpec, tuple[FeatureStore, Probed]] = {}
     for spec in specs:
         with progress.task(f"waiting for {spec.name}", 0):
             trunk = loader.trunk(spec)
@@ -190,7 +190,7 @@ def measure(
             imagenet = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
             divergence = label_divergence(imagenet, sample.labels)
         if spec in tried:
-            probed[spec] = store, _probe(trunk, rows, sample, config, progress)
+            probed[spec] = store, probe_stages(trunk, rows, sample, config, progress)
     trunks = {spec: loader.trunk(spec) for spec in probed}
     milliseconds = _request_milliseconds(list(trunks.values()))
     backbones = []
@@ -275,11 +275,12 @@ def choose_backbone(backbones: Sequence[ProbedBackbone]) -> ProbedBackbone:
     )
 
 
-_Probed = tuple[tuple[CrossValidation, ...], tuple[tuple[Tap, CrossValidation], ...], Mixture]
+Probed = tuple[tuple[CrossValidation, ...], tuple[tuple[Tap, CrossValidation], ...], Mixture]
 """Cross-validation of every stage by its means, of every tap of the mixture, and the mixture."""
 
 
-def _probe(trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitConfig, progress: Progress) -> _Probed:
+def probe_stages(trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitConfig, progress: Progress) -> Probed:
+    """Return the cross-validated linear classifiers on each stage of a trunk, and their mixture."""
     labels, num_classes, groups = sample.labels, len(sample.class_names), sample.groups()
 
     def validate(tap: Tap) -> CrossValidation:

@@ -185,6 +185,7 @@ def backbone_json(backbone: ProbedBackbone, chosen: bool, passed_over: bool = Fa
     return {
         "backbone": backbone.spec.name,
         "cut": backbone.plan.cut,
+        "mixture": dict(backbone.plan.mixture),
         "accuracy": backbone.accuracy,
         "loss": backbone.loss,
         "milliseconds": round(backbone.milliseconds, 1),
@@ -233,7 +234,7 @@ def candidate_reason(candidate: Candidate, candidates: Sequence[Candidate], winn
         if winner is not solved:
             return ""
         if any(other.classifier for other in others):
-            return "nothing that was tuned does better on the validation images"
+            return "nothing that was trained is clearly better on the validation images"
         too_short = all(other.no_time for other in others)
         return "nothing else could be trained" + (" in the time there was" if too_short else "")
     notes = list(candidate.notes)
