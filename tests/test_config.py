@@ -176,9 +176,15 @@ def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> Non
     assert make_config({"data": "images", "budget": text}).budget_seconds == seconds
 
 
+def test_the_budget_is_left_to_the_policy_by_default() -> None:
+    assert make_config({"data": "images"}).budget == "auto"
+    assert make_config({"data": "images"}).budget_seconds is None
+    assert make_config({"data": "images", "budget": "0"}).budget_seconds == 0
+
+
 @pytest.mark.parametrize("text", ["", "ten minutes", "-5m", "10 min", "1h30m", "m", "1e3", "inf", "nan", "٣m", "1:30"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"budget is not a duration\. Expected such as 90s, 10m, 2h, or none"):
+    with pytest.raises(UsageError, match=r"budget is not a duration\. Expected such as 90s, 10m, 2h, none, or auto"):
         make_config({"data": "images", "budget": text})
 
 

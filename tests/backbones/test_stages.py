@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,13 +11,28 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import TINY_SIZE, TINY_STAGES, enliven, noise_pixels, tiny_network
+from transferapp.backbones.engine import OpenVINOEngine, convert
 from transferapp.backbones.loading import load_backbone
 from transferapp.backbones.registry import backbone_spec
-from transferapp.backbones.stages import Stage, cut, find_stages, pooled_taps, stage_named, stage_tensor
+from transferapp.backbones.stages import (
+    Stage,
+    cut,
+    find_stages,
+    pooled_taps,
+    spatial_deviation,
+    stage_named,
+    stage_tensor,
+)
 from transferapp.errors import UsageError
 
 SMALL = (64, 64)
 layers = keras.layers
+DEVIATING = {
+    "noise": np.random.default_rng(0).normal(size=(3, 4, 6, 5)).astype(np.float32),
+    "far from zero": (1e3 + np.random.default_rng(1).normal(size=(2, 8, 8, 4))).astype(np.float32),
+    "constant": np.full((2, 3, 3, 2), 7, np.float32),
+    "one pixel": np.ones((2, 1, 1, 3), np.float32),
+}
 
 
 def described(stages: tuple[Stage, ...]) -> list[tuple[str, tuple[int, int, int]]]:
@@ -272,21 +288,54 @@ def test_a_stage_of_another_network_is_refused(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("num_logits", [0, 5])
-def test_pooled_taps_are_each_stages_average_side_by_side_and_then_the_logits(num_logits: int) -> None:
+def test_pooled_taps_are_means_of_stages_then_the_logits_then_deviations(num_logits: int) -> None:
     model = tiny_network(num_logits=num_logits)
     stages = find_stages(model)
     pixels = noise_pixels(3).astype(np.float32)
-    columns = [np.asarray(cut(model, stage)[0](pixels)).mean(axis=(1, 2)) for stage in stages]
-    if num_logits:
-        columns.append(np.asarray(model(pixels)))
+    maps = [np.asarray(cut(model, stage)[0](pixels)) for stage in stages]
+    means, deviations = ([statistic(each, axis=(1, 2)) for each in maps] for statistic in (np.mean, np.std))
+    logits = [np.asarray(model(pixels))] if num_logits else []
     row = np.asarray(pooled_taps(model, stages)(pixels))
-    assert row.shape == (3, 8 + 12 + 20 + num_logits)
-    np.testing.assert_allclose(row, np.concatenate(columns, axis=1), rtol=1e-5, atol=1e-5)
+    assert row.shape == (3, 2 * (8 + 12 + 20) + num_logits)
+    np.testing.assert_allclose(row, np.concatenate([*means, *logits, *deviations], axis=1), rtol=1e-5, atol=1e-5)
 
 
-def test_pooled_taps_of_a_single_stage_are_its_average() -> None:
+def test_pooled_taps_of_a_single_stage_are_its_mean_and_its_deviation() -> None:
     start = keras.Input((4, 4, 3))
     model = enliven(keras.Model(start, layers.Conv2D(2, 3, name="only")(start)))
     row = np.asarray(pooled_taps(model, find_stages(model))(noise_pixels(2, (4, 4)).astype(np.float32)))
     whole = np.asarray(model(noise_pixels(2, (4, 4)).astype(np.float32)))
-    np.testing.assert_allclose(row, whole.mean(axis=(1, 2)), rtol=1e-5)
+    expected = np.concatenate([whole.mean(axis=(1, 2)), whole.std(axis=(1, 2))], axis=1)
+    np.testing.assert_allclose(row, expected, rtol=1e-5)
+
+
+def deviations_of(maps: np.ndarray) -> keras.Model:
+    start = keras.Input(maps.shape[1:])
+    return keras.Model(start, spatial_deviation(start, "deviation"))
+
+
+@pytest.mark.parametrize("maps", DEVIATING.values(), ids=DEVIATING)
+def test_deviations_are_those_of_numpy(maps: np.ndarray) -> None:
+    found = np.asarray(deviations_of(maps)(maps))
+    assert found.shape == (len(maps), maps.shape[3])
+    np.testing.assert_allclose(found, maps.astype(np.float64).std(axis=(1, 2)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("maps", DEVIATING.values(), ids=DEVIATING)
+def test_deviations_survive_being_saved(maps: np.ndarray, tmp_path: Path) -> None:
+    model = deviations_of(maps)
+    expected = maps.astype(np.float64).std(axis=(1, 2))
+    model.save(tmp_path / "deviations.keras")
+    again = keras.saving.load_model(tmp_path / "deviations.keras", safe_mode=True)
+    np.testing.assert_allclose(np.asarray(again(maps)), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_taps_survive_being_saved_and_being_converted(tmp_path: Path) -> None:
+    model = tiny_network(num_logits=5)
+    taps, pixels = pooled_taps(model, find_stages(model)), noise_pixels(3)
+    expected = np.asarray(taps(pixels.astype(np.float32)))
+    taps.save(tmp_path / "taps.keras")
+    again = keras.saving.load_model(tmp_path / "taps.keras", safe_mode=True)
+    np.testing.assert_allclose(np.asarray(again(pixels.astype(np.float32))), expected, rtol=1e-5, atol=1e-5)
+    converted = OpenVINOEngine(convert(taps), precision="f32")(pixels)
+    np.testing.assert_allclose(converted, expected, rtol=1e-4, atol=1e-4)

@@ -17,7 +17,7 @@ import pytest
 from tests.helpers.networks import TINY_SIZE, TINY_STAGES, enliven, noise_pixels, tiny_network
 from transferapp.backbones.engine import FEATURE_TOLERANCE
 from transferapp.backbones.registry import BackboneSpec, backbone_spec
-from transferapp.backbones.stages import cut
+from transferapp.backbones.stages import Tap, cut
 from transferapp.backbones.trunk import Trunk, load_trunk
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +57,11 @@ def load(saved: tuple[Any, BackboneSpec], **options: Any) -> tuple[Trunk, Builde
 
 
 def expected_rows(model: Any, trunk: Trunk, pixels: np.ndarray) -> np.ndarray:
-    """Every stage pooled by hand, and then the logits."""
+    """Means of every stage worked out by NumPy, then the logits, then the standard deviations."""
     x = pixels.astype(np.float32)
-    columns = [np.asarray(cut(model, stage)[0](x)).mean(axis=(1, 2)) for stage in trunk.stages]
-    return np.concatenate([*columns, np.asarray(model(x))], axis=1)
+    maps = [np.asarray(cut(model, stage)[0](x)) for stage in trunk.stages]
+    means, deviations = ([statistic(each, axis=(1, 2)) for each in maps] for statistic in (np.mean, np.std))
+    return np.concatenate([*means, np.asarray(model(x)), *deviations], axis=1)
 
 
 def folder_of(cache: Path) -> Path:
@@ -78,11 +79,12 @@ def test_a_trunk_knows_its_stages_and_the_layout_of_its_rows(cache: Path, saved:
     assert trunk.top is trunk.stages[-1]
     assert (trunk.name, trunk.image_size, trunk.num_logits) == ("tiny.keras", TINY_SIZE, 5)
     assert trunk.row_slices == [slice(0, 8), slice(8, 20), slice(20, 40), slice(40, 45)]
-    assert trunk.row_size == 45
+    assert trunk.deviation_slices == [slice(45, 53), slice(53, 65), slice(65, 85)]
+    assert trunk.row_size == 85
 
 
 @pytest.mark.parametrize("engine", ["openvino", "keras"])
-def test_rows_are_each_stages_average_and_then_the_logits(
+def test_rows_are_means_of_stages_then_the_logits_then_deviations(
     cache: Path, saved: tuple[Any, BackboneSpec], engine: str
 ) -> None:
     trunk, _ = load(saved, engine=engine)
@@ -111,7 +113,18 @@ def test_a_backbone_without_a_classifier_has_no_logits(cache: Path, tmp_path: Pa
     trunk = load_trunk(backbone_spec(str(tmp_path / "headless.keras")), lambda: model, image_size=TINY_SIZE)
     assert trunk.num_logits == 0
     assert trunk.row_slices == [slice(0, 8), slice(8, 20), slice(20, 40)]
-    assert trunk.rows(noise_pixels(2)).shape == (2, 40)
+    assert trunk.deviation_slices == [slice(40, 48), slice(48, 60), slice(60, 80)]
+    assert trunk.rows(noise_pixels(2)).shape == (2, 80)
+
+
+def test_the_features_of_taps_are_their_columns_in_the_order_asked_for(
+    cache: Path, saved: tuple[Any, BackboneSpec]
+) -> None:
+    trunk, _ = load(saved)
+    rows = np.arange(2 * 3 * 85).reshape(2, 3, 85)
+    np.testing.assert_array_equal(trunk.features(rows, [Tap("join2")]), rows[..., 8:20])
+    both = trunk.features(rows, [Tap("top", deviation=True), Tap("join1"), Tap("top")])
+    np.testing.assert_array_equal(both, rows[..., [*range(20, 40), *range(65, 85), *range(8), *range(20, 40)]])
 
 
 def test_the_second_time_nothing_is_built_and_the_rows_are_the_same(
@@ -134,7 +147,7 @@ def test_a_cached_trunk_runs_without_keras_and_tensorflow(cache: Path, saved: tu
         "spec = backbone_spec(sys.argv[1])\n"
         "trunk = load_trunk(spec, lambda: sys.exit('built again'), image_size=spec.image_size, precision='f32')\n"
         "assert trunk.key == sys.argv[2], trunk.key\n"
-        "assert trunk.rows(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 45)\n"
+        "assert trunk.rows(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 85)\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, saved[1].weights, trunk.key], check=True, timeout=60)

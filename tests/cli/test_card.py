@@ -19,6 +19,7 @@ from tests.helpers.manifests import (
     linear,
     make_manifest,
     metrics_of,
+    mixed_manifest,
     plan,
     reason,
     tuned_manifest,
@@ -60,6 +61,7 @@ def test_the_whole_text(on_terminal: Show, in_pipe: Show) -> None:
         "80 columns": on_terminal(80, card.show_card, make_manifest()),
         "120 columns": on_terminal(120, card.show_card, manifest),
         "pipe": in_pipe(card.show_card, manifest),
+        "mixture of stages": in_pipe(card.show_card, mixed_manifest()),
         "outcome": in_pipe(card.show_outcome, manifest, path, 71.2),
         "outcome without held-out images": in_pipe(
             card.show_outcome,

@@ -17,7 +17,16 @@ import pytest
 from PIL import Image
 
 from tests.helpers.golden import check_golden
-from tests.helpers.manifests import leaks, make_manifest, metrics_of, parity, reason, some_metrics, tuned_manifest
+from tests.helpers.manifests import (
+    leaks,
+    make_manifest,
+    metrics_of,
+    mixed_manifest,
+    parity,
+    reason,
+    some_metrics,
+    tuned_manifest,
+)
 from transferapp.evaluation.report import charts, fit_report, pages, wording
 from transferapp.evaluation.report.fit_report import render_report
 from transferapp.evaluation.report.pages import Thumbnail, thumbnail
@@ -222,6 +231,7 @@ def test_the_whole_text() -> None:
     pages = {
         "linear classifier": page(make_manifest(), [image()], [image("ant", "bee", 0.914)]),
         "fine-tuned": page(with_all),
+        "mixture of stages": page(mixed_manifest()),
         "without test images": page(
             make_manifest(metrics={"validation": some_metrics(("ant", "bee", "wasp"), 9, 4).to_json(), "test": None})
         ),
@@ -229,6 +239,17 @@ def test_the_whole_text() -> None:
     }
     text = "\n\n".join(f"--- {name}\n\n{each.lines()}" for name, each in pages.items())
     check_golden(Path(__file__).parent / "golden" / "report.txt", text)
+
+
+def test_the_mixture_of_stages_is_a_table_of_shares() -> None:
+    document = page(mixed_manifest())
+    rows = [document.row(name)[2:] for name in ("block4", "block14", "top (mean)")]
+    assert rows == [["10%", "0.12"], ["40%", "0.48"], ["50%", "0.60"]]
+    words = document.words()
+    assert "Mixture of stages" in words
+    assert "95.0% with its mixture of stages" in words
+    assert "cut at top" not in words
+    assert "Mixture of stages" not in page(make_manifest()).words()
 
 
 def test_headline_counts_the_test_images() -> None:

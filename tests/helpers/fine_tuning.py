@@ -37,14 +37,13 @@ from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.class_weighting import Weighting
 from transferapp.recipes.fit.export import build_network
 from transferapp.recipes.fit.fine_tune import fine_tune
-from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, l2_path
+from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, probe_stages
 from transferapp.recipes.fit.random_views import ViewChoice
 from transferapp.recipes.fit.report import candidate_reason
 from transferapp.recipes.fit.resume import RunFolder
 from transferapp.recipes.fit.solve import solve
 from transferapp.recipes.fit.trainer import Trainer
 from transferapp.system.progress import Silent
-from transferapp.training.probe import cross_validate
 
 CLASSES = ("across", "down", "rings")
 PER_CLASS = 24
@@ -153,10 +152,11 @@ def _timeless(candidate: Candidate) -> dict[str, Any]:
         "history": [replace(epoch, seconds=0.0) for epoch in candidate.history],
         "error": str(error),
         "held_out": candidate.held_out is not None,
+        "correct": None if candidate.correct is None else candidate.correct.tolist(),
         "classifier": None
         if classifier is None
         else (
-            classifier.stage,
+            classifier.taps,
             classifier.cut,
             classifier.temperature,
             classifier.head.spec,
@@ -197,6 +197,14 @@ def trainer_of(setting: Setting, target: Path) -> Trainer:
     return Trainer(chosen, setting.network, setting.measurement, 0, setting.config, begun(target), Silent())
 
 
+def with_budget(setting: Setting, seconds: float) -> Setting:
+    """Return the same setting with another budget."""
+    measurement = setting.measurement
+    chosen = replace(measurement.chosen, plan=replace(measurement.plan, budget=seconds))
+    backbones = tuple(chosen if each is measurement.chosen else each for each in measurement.backbones)
+    return replace(setting, measurement=replace(measurement, backbones=backbones, chosen=chosen))
+
+
 def prepared(root: Path, **changes: Any) -> Setting:
     """Do everything that comes before fine-tuning.
 
@@ -226,10 +234,7 @@ def prepared(root: Path, **changes: Any) -> Setting:
     train = dataset.part("train")
     store = FeatureStore(trunk, random_views=RandomViews(config.augmentation_for(tiny=False)))
     rows = store.collect(train.records, [CENTER])[:, 0]
-    validations = tuple(
-        cross_validate(rows[:, columns], train.labels, len(CLASSES), path=l2_path(config), groups=train.groups())
-        for columns in trunk.row_slices[: len(trunk.stages)]
-    )
+    validations, members, mixture = probe_stages(trunk, rows, train, config, Silent())
     scores = tuple(
         StageScore(stage.name, v.accuracy, v.loss, 0.0, 0.05)
         for stage, v in zip(trunk.stages, validations, strict=True)
@@ -240,11 +245,11 @@ def prepared(root: Path, **changes: Any) -> Setting:
         judge_similarity(0.9, scores),
         scores,
         backbone=spec.name,
-        overrides=Overrides(size=config.size, tune=config.tune),
-        tuning=FineTuning(epochs=config.epochs),
-        head=head if config.trained_head and not config.scratch else None,
+        overrides=Overrides(config.size, config.similarity, config.tune, budget=config.budget_seconds),
+        tuning=FineTuning(epochs=config.epochs, head=head if config.trained_head and not config.scratch else None),
     )
-    chosen = ProbedBackbone(spec, trunk, store, choose_input_size((), TINY_SIZE), validations, scores, plan, 1.0)
+    input_size = choose_input_size((), TINY_SIZE)
+    chosen = ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixture, plan, 1.0)
     at_cut = validations[chosen.cut.index]
     weighting = Weighting(None, WeightsFinding("none", Reason("classes", "not asked")), at_cut, 1.0)
     measurement = Measurement(dataset, summarize(dataset), (chosen,), chosen, weighting)

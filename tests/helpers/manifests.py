@@ -9,6 +9,7 @@ import numpy as np
 
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.policy.input_size import choose_input_size
+from transferapp.policy.mixture import MixtureScore
 from transferapp.policy.plan import FineTuning, Overrides, make_plan
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
@@ -27,7 +28,14 @@ def reason(topic: str, text: str) -> dict[str, Any]:
     return Reason(topic, text).to_json()
 
 
-def plan(num_classes: int = 3, divergence: float = 0.24, *, top: float = 0.933, **overrides: str) -> dict[str, Any]:
+def plan(
+    num_classes: int = 3,
+    divergence: float = 0.24,
+    *,
+    top: float = 0.933,
+    mixture: MixtureScore | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
     """The plan of a set with 36 training images per class."""
     scores = [StageScore(name, top + gain, 0.4, gain, 0.014 if gain else 0.0) for name, gain, _ in STAGES]
     made = make_plan(
@@ -38,6 +46,7 @@ def plan(num_classes: int = 3, divergence: float = 0.24, *, top: float = 0.933, 
         input_size=choose_input_size([(640, 480)], (224, 224)),
         overrides=Overrides(**overrides),
         tuning=FineTuning(epochs=8, batch_size=16),
+        mixture=mixture,
     )
     return made.to_json()
 
@@ -47,6 +56,7 @@ def backbone(name: str, accuracy: float = 0.933, milliseconds: float = 30.0, *, 
     return {
         "backbone": name,
         "cut": "top",
+        "mixture": {},
         "accuracy": accuracy,
         "loss": 0.21,
         "milliseconds": milliseconds,
@@ -179,6 +189,13 @@ def leaks(**changes: Any) -> dict[str, Any]:
     without = measure(np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]), np.array([0, 1, 0]), ["ant", "bee"]).to_json()
     overlap = {"split": "test", "others": ["train", "val"], "num_images": 5, "exact": 1, "near": 1, "group": 0}
     return {"overlap": overlap, "num_similar": 0, "similar": [], "honest": without, **changes}
+
+
+def mixed_manifest() -> dict[str, Any]:
+    """A manifest of a small set that is different from ImageNet, whose linear classifier reads a mixture of stages."""
+    mixture = MixtureScore(0.95, 0.17, 0.04, 0.01, {"block4": 0.12, "block14": 0.48, "top (mean)": 0.6})
+    chosen = {**backbone("efficientnet_lite0", 0.95, chosen=True), "mixture": dict(mixture.weights)}
+    return make_manifest(plan=plan(divergence=0.8, mixture=mixture), backbones=[chosen])
 
 
 def make_manifest(class_names: Sequence[str] = CLASSES, **changes: Any) -> dict[str, Any]:

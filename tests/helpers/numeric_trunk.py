@@ -18,7 +18,8 @@ NUM_LOGITS = 3
 
 
 class Colors:
-    """Engine whose rows are the mean color of an image, the means of its upper and lower half, and logits of its hue.
+    """Engine whose rows are the mean color of an image, the means of its upper and lower half, and logits of its hue; then
+    the standard deviations that belong to the means.
 
     Args:
         blind_top: Whether the top stage is noise, the same each time for the same image.
@@ -37,7 +38,10 @@ class Colors:
         if self._blind_top:
             top = np.sin(1e5 * top)
         logits = 0.2 * mean if self._knows_hues else np.zeros_like(mean)
-        deviations = np.zeros((len(batch), 9))  # constant, so that they tell a classifier nothing
+        halves = (batch, batch[:, :half], batch[:, half:])
+        deviations = np.concatenate([pixels.std(axis=(1, 2)) for pixels in halves], axis=1)
+        if self._blind_top:
+            deviations[:, 3:] = np.sin(1e5 * deviations[:, 3:])
         return np.concatenate([mean, top, logits, deviations], axis=1).astype(np.float32)
 
 

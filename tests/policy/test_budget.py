@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from transferapp.policy.budget import Affordable, Cost, affordable, least_epochs, usual_batch_size, usual_epochs
+from transferapp.policy.budget import (
+    FINE_TUNED_FROM,
+    Affordable,
+    Cost,
+    affordable,
+    default_budget,
+    least_epochs,
+    usual_batch_size,
+    usual_epochs,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +73,27 @@ def test_half_of_the_steps_that_training_takes_are_the_least_to_be_started(
     wanted: int, num_train: int, batch_size: int, least: int
 ) -> None:
     assert least_epochs(wanted, num_train, batch_size) == least
+
+
+@pytest.mark.parametrize(
+    ("size", "similarity", "num_images", "tune", "seconds"),
+    [
+        ("large", "similar", 5_000, "auto", 600.0),
+        ("large", "different", 5_000, "auto", 600.0),
+        ("large", "different", 40, "auto", 600.0),  # the user may call any set large
+        ("small", "similar", 900, "auto", 0.0),
+        ("small", "similar", 100, "auto", 0.0),
+        ("small", "different", 900, "auto", 120.0),
+        ("small", "different", FINE_TUNED_FROM, "auto", 120.0),
+        ("small", "different", FINE_TUNED_FROM - 1, "auto", 0.0),
+        ("small", "different", 900, "none", 120.0),  # nothing is proposed with `none`, whatever the time
+        ("small", "similar", 100, "last", 600.0),  # what the user asks for gets time
+        ("small", "different", 100, "all", 600.0),
+    ],
+)
+def test_the_default_budget(size: str, similarity: str, num_images: int, tune: str, seconds: float) -> None:
+    assert default_budget(size, similarity, num_images, tune) == seconds
+
+
+def test_small_different_sets_are_fine_tuned_from_200_images() -> None:
+    assert FINE_TUNED_FROM == 200

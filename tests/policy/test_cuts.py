@@ -14,9 +14,19 @@ def cuts(size: str, similarity: str, stages: tuple[str, ...] = LITE, tune: str =
     return [(p.name, p.cut) for p in propose(size, similarity, stages, tune)]
 
 
+def test_small_and_similar_tunes_nothing() -> None:
+    assert cuts("small", "similar") == []
+
+
+def test_small_and_different_tries_one_cut_where_there_is_time() -> None:
+    assert cuts("small", "different") == [("all but the first stages", "block4")]
+
+
 @pytest.mark.parametrize("similarity", ["similar", "different"])
-def test_small_sets_tune_nothing(similarity: str) -> None:
-    assert cuts("small", similarity) == []
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("tune", ["auto", "last", "all"])
+def test_without_time_nothing_is_tuned(size: str, similarity: str, tune: str) -> None:
+    assert propose(size, similarity, LITE, tune, budget=0.0) == ()
 
 
 def test_large_and_similar_tunes_the_last_stages() -> None:

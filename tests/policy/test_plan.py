@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from transferapp.policy.budget import USUAL_EPOCHS
+from transferapp.policy.budget import LARGE_BUDGET, SMALL_BUDGET, USUAL_EPOCHS
+from transferapp.policy.mixture import MixtureScore
 from transferapp.policy.plan import (
     BACKBONE_LEARNING_RATE,
     HEAD_LEARNING_RATE,
@@ -47,6 +50,9 @@ def plan(counts: list[int], divergence: float, scores: list[StageScore], **optio
     )
 
 
+MIXTURE = MixtureScore(0.92, 0.3, 0.01, 0.01, {"block2": 0.3, "top": 0.9})
+
+
 def reason_about(decided: Plan, topic: str) -> Reason:
     """The only reason on a topic."""
     (reason,) = (reason for reason in decided.reasons if reason.topic == topic)
@@ -77,6 +83,93 @@ def test_each_quadrant_cuts_and_tunes_as_the_lecture_says(
     else:
         assert (decided.head_learning_rate, decided.epochs) == (HEAD_LEARNING_RATE, USUAL_EPOCHS)
         assert 0 < decided.backbone_learning_rate <= HEAD_LEARNING_RATE / 10
+
+
+UNLIKE = [100] * 3
+"""A small set that is fine-tuned where it is different from ImageNet."""
+
+
+def test_a_different_set_reads_the_mixture_and_the_plan_lists_its_weights() -> None:
+    decided = plan(SMALL, 0.8, MIDDLE_WINS, mixture=MIXTURE)
+    assert decided.mixture == MIXTURE.weights
+    assert decided.cut == "block2", "the best single stage"
+    assert reason_about(decided, "cut") == MIXTURE.reason()
+    assert decided.to_json()["mixture"] == {"block2": 0.3, "top": 0.9}
+
+
+@pytest.mark.parametrize(("saved", "mixed"), [(0.01, False), (0.03, True)])
+def test_a_similar_set_reads_the_mixture_only_where_it_is_clearly_better(saved: float, mixed: bool) -> None:
+    decided = plan(SMALL, 0.2, TOP_WINS, mixture=replace(MIXTURE, saved=saved))
+    assert decided.mixture == (MIXTURE.weights if mixed else {})
+    assert ("block2" in reason_about(decided, "cut").values) == mixed
+
+
+def test_without_a_mixture_one_stage_is_read() -> None:
+    assert plan(SMALL, 0.8, MIDDLE_WINS).mixture == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "divergence", "budget", "cuts"),
+    [
+        (SMALL, 0.2, 0.0, []),
+        (SMALL, 0.8, 0.0, []),  # fewer than 200 images
+        (UNLIKE, 0.2, 0.0, []),
+        (UNLIKE, 0.8, SMALL_BUDGET, ["block1"]),
+        (LARGE, 0.2, LARGE_BUDGET, ["block1"]),
+        (LARGE, 0.8, LARGE_BUDGET, ["block1", "input"]),
+    ],
+)
+def test_the_default_budget_of_each_quadrant_and_what_it_is_for(
+    counts: list[int], divergence: float, budget: float, cuts: list[str]
+) -> None:
+    decided = plan(counts, divergence, TOP_WINS)
+    assert (decided.budget, [proposal.cut for proposal in decided.proposals]) == (budget, cuts)
+    reasons = [reason.values["seconds"] for reason in decided.reasons if reason.topic == "budget"]
+    assert reasons == ([budget] if budget else [])
+
+
+def test_a_small_different_set_that_is_fine_tuned_says_that_the_rule_would_not() -> None:
+    decided = plan(UNLIKE, 0.8, TOP_WINS)
+    assert "The rule fine-tunes nothing of a small set" in reason_about(decided, "budget").text
+    assert (decided.tuned, decided.quadrant) == ("most", "small + different")
+    assert "The rule" not in reason_about(plan(LARGE, 0.8, TOP_WINS), "budget").text
+
+
+@pytest.mark.parametrize("counts", [SMALL, UNLIKE, LARGE])
+@pytest.mark.parametrize("tune", ["auto", "last", "all"])
+def test_a_budget_of_0_fine_tunes_nothing(counts: list[int], tune: str) -> None:
+    decided = plan(counts, 0.8, TOP_WINS, overrides=Overrides(tune=tune, budget=0.0))
+    assert (decided.tuned, decided.proposals, decided.budget, decided.epochs) == ("none", (), 0.0, 0)
+
+
+def test_a_budget_of_the_user_replaces_the_default() -> None:
+    assert plan(LARGE, 0.8, TOP_WINS, overrides=Overrides(budget=60.0)).budget == 60
+    small = plan(SMALL, 0.8, TOP_WINS, overrides=Overrides(budget=60.0))
+    assert (small.budget, [proposal.cut for proposal in small.proposals]) == (60, ["block1"])
+    without_limit = plan(LARGE, 0.8, TOP_WINS, overrides=Overrides(budget=math.inf))
+    assert without_limit.to_json()["budget"] is None
+    assert without_limit.proposals
+
+
+@pytest.mark.parametrize("budget", [None, 60.0, math.inf])
+@pytest.mark.parametrize("divergence", [0.2, 0.8])
+@pytest.mark.parametrize("counts", [SMALL, UNLIKE])
+def test_the_rule_alone_fine_tunes_nothing_of_a_small_set(
+    counts: list[int], divergence: float, budget: float | None
+) -> None:
+    decided = plan(counts, divergence, TOP_WINS, overrides=Overrides(rule_only=True, budget=budget))
+    assert (decided.proposals, decided.tuned, decided.budget) == ((), "none", 0.0)
+
+
+def test_the_rule_alone_fine_tunes_a_large_set_and_what_the_user_asks_for() -> None:
+    assert plan(LARGE, 0.8, TOP_WINS, overrides=Overrides(rule_only=True)).proposals
+    assert plan(SMALL, 0.2, TOP_WINS, overrides=Overrides(rule_only=True, tune="last")).proposals
+
+
+def test_a_trained_head_of_a_small_set_has_time() -> None:
+    decided = plan(SMALL, 0.2, TOP_WINS, tuning=FineTuning(head=NewHead("hidden layers of 64")))
+    assert [proposal.head_only for proposal in decided.proposals] == [True]
+    assert decided.budget == LARGE_BUDGET
 
 
 def test_a_small_similar_set_stays_on_the_top_though_an_earlier_stage_leads_by_a_little() -> None:
@@ -137,9 +230,14 @@ def test_every_sentence_of_a_reason_begins_with_a_word_and_ends_with_a_period(fi
         (SMALL, LARGE, [10] * 200),
         (0.2, 0.8),
         (TOP_WINS, MIDDLE_WINS, stages(0.9)),
-        ({}, {"head": head}, {"overrides": Overrides("large", "similar", "all")}),
+        (
+            {},
+            {"tuning": FineTuning(find_rate=find_rate, head=head)},
+            {"overrides": Overrides("large", "similar", "all")},
+            {"overrides": Overrides(budget=60.0), "mixture": MIXTURE},
+        ),
     ):
-        decided = plan(counts, divergence, scores, tuning=FineTuning(find_rate=find_rate), **options)
+        decided = plan(counts, divergence, scores, **{"tuning": FineTuning(find_rate=find_rate), **options})
         for reason in (*decided.reasons, *decided.would_change):
             assert reason.topic
             assert reason.text.endswith("."), reason

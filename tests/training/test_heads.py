@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import draws_in_training
-from transferapp.backbones.stages import find_stages
+from transferapp.backbones.stages import Tap, find_stages
 from transferapp.errors import UsageError
 from transferapp.training.activation_statistics import check_signal, signal_findings
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
@@ -179,7 +179,8 @@ def test_a_backbone_may_call_its_own_layers_a_head() -> None:
     weights = [rng.normal(size=shape).astype(np.float32) for shape in ((8, 5), (5,), (5, CLASSES), (CLASSES,))]
     head = Head(HeadSpec(hidden=(5,)), np.zeros(8, np.float32), np.ones(8, np.float32), CLASSES, tuple(weights))
     pretrained = backbone.get_weights()
-    whole = attach_head(backbone, find_stages(backbone)[-1], head, 1.0, "whole")
+    stages = find_stages(backbone)
+    whole = attach_head(backbone, stages, [Tap(stages[-1].name)], head, 1.0, "whole")
     for ours, theirs in zip(whole.get_weights(), [*pretrained, *weights], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

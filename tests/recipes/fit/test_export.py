@@ -14,8 +14,9 @@ from scipy.special import softmax
 
 from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_images
 from tests.helpers.pool_watch import PoolWatch
-from transferapp.backbones.engine import OpenVINOEngine, convert, has_bfloat16
-from transferapp.backbones.stages import Stage, cut, find_stages
+from transferapp.backbones.engine import KerasEngine, OpenVINOEngine, convert, has_bfloat16
+from transferapp.backbones.stages import Stage, Tap, cut, find_stages, pooled_taps
+from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
 from transferapp.images.views import center_view, render
@@ -31,6 +32,7 @@ from transferapp.recipes.fit.export import (
 from transferapp.system.progress import Silent
 from transferapp.training.head_spec import Head
 from transferapp.training.heads import attach_head
+from transferapp.training.mixture import combine
 from transferapp.training.probe import LinearProbe
 
 HAS_BF16 = has_bfloat16()
@@ -62,7 +64,7 @@ def backbone() -> Any:
 
 
 def classifier_of(probe: LinearProbe, stage: str, temperature: float = 1.0) -> Classifier:
-    return Classifier(stage, Head.of(probe), temperature, stage)
+    return Classifier((Tap(stage),), Head.of(probe), temperature, stage)
 
 
 def classifier_at(backbone: Any, index: int, temperature: float = 1.0, scale: float = 1.0) -> Classifier:
@@ -116,10 +118,72 @@ def test_a_head_worked_out_by_hand() -> None:
         l2=0.0,
         iterations=0,
     )
-    network = attach_head(model, stage, Head.of(probe), temperature=2.0, name="hand")
+    network = attach_head(model, [stage], [Tap("sum")], Head.of(probe), temperature=2.0, name="hand")
     # Pixels of 3 sum to 9; (9 - 3) / 2 = 3; logits 3.5 and -3; halved 1.75 and -1.5.
     probabilities = np.asarray(network(np.full((1, 2, 2, 3), 3, np.float32)))[0]
     assert probabilities[0] == pytest.approx(1 / (1 + np.exp(-3.25)), abs=1e-6)
+
+
+MIXED = (Tap("top", deviation=True), Tap("join1", deviation=True), Tap("top"))
+"""Taps whose order is not that of the stages."""
+
+
+def mixture_on(backbone: Any, temperature: float = 1.0) -> tuple[Classifier, np.ndarray, np.ndarray]:
+    """Return a mixture of taps with random weights, noise images, and its probabilities worked out from the trunk's rows."""
+    stages = find_stages(backbone)
+    trunk = Trunk("tiny", "key", TINY_SIZE, KerasEngine(pooled_taps(backbone, stages)), stages, 5)
+    rng = np.random.default_rng(7)
+    probes = []
+    for tap in MIXED:
+        features = trunk.features(trunk.rows(noise_pixels(40, seed=5)), [tap])
+        kernel = rng.normal(0, 1 / np.sqrt(features.shape[1]), (features.shape[1], len(CLASSES))).astype(np.float32)
+        bias = rng.normal(0, 0.1, len(CLASSES)).astype(np.float32)
+        probes.append(LinearProbe(features.mean(0), features.std(0) + np.float32(1e-4), kernel, bias, 0.01, 7))
+    weights = (0.6, 0.3, 0.4)
+    pixels = noise_pixels(6)
+    means = [trunk.row_slices[2], trunk.row_slices[0], trunk.row_slices[2]]
+    deviations = [trunk.deviation_slices[2], trunk.deviation_slices[0], None]
+    rows, logits = trunk.rows(pixels), np.zeros((6, len(CLASSES)))
+    for probe, weight, mean, deviation in zip(probes, weights, means, deviations, strict=True):
+        features = rows[:, mean] if deviation is None else np.concatenate([rows[:, mean], rows[:, deviation]], axis=1)
+        logits += weight * ((features - probe.mean) / probe.std @ probe.kernel + probe.bias)
+    head = Head.of(combine(probes, weights))
+    return Classifier(MIXED, head, temperature, "join1"), pixels, softmax(logits / temperature, axis=1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_the_network_of_a_mixture_gives_the_probabilities_of_the_weighted_sum(
+    backbone: Any, temperature: float
+) -> None:
+    classifier, pixels, expected = mixture_on(backbone, temperature)
+    network = network_of(backbone, classifier)
+    np.testing.assert_allclose(np.asarray(network(pixels.astype(np.float32))), expected, atol=1e-5)
+    assert len(set(expected.argmax(axis=1))) > 1, "the images differ"
+    np.testing.assert_allclose(OpenVINOEngine(convert(network), precision="f32")(pixels), expected, atol=1e-4)
+
+
+def test_the_network_of_a_mixture_survives_being_saved_and_is_not_for_training(backbone: Any, tmp_path: Path) -> None:
+    classifier, pixels, expected = mixture_on(backbone)
+    network = network_of(backbone, classifier)
+    assert not network.trainable_variables
+    network.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(np.asarray(again(pixels.astype(np.float32))), expected, atol=1e-5)
+
+
+def test_the_network_of_early_taps_ends_at_the_last_of_them(backbone: Any) -> None:
+    classifier = mixture_on(backbone)[0]
+    taps = (Tap("join1", deviation=True),)
+    width = 2 * 8
+    head = Head(
+        classifier.head.spec,
+        np.zeros(width, "f4"),
+        np.ones(width, "f4"),
+        len(CLASSES),
+        (np.ones((width, len(CLASSES)), "f4"), np.zeros(len(CLASSES), "f4")),
+    )
+    network = network_of(backbone, Classifier(taps, head, 1.0, "join1"))
+    assert not {"conv2", "top", "logits"} & {layer.name for layer in network.layers}
 
 
 def test_the_network_has_nothing_of_what_lies_above_the_cut(backbone: Any) -> None:
@@ -284,7 +348,7 @@ def test_few_images_are_in_hand_while_an_export_is_measured(
 ) -> None:
     exported = exported_at(backbone, 1, dataset_of(("test", records)))
     tuned = Classifier(
-        "top", classifier_at(backbone, 1).head, 1.5, "join1", tails=((),)
+        (Tap("top"),), classifier_at(backbone, 1).head, 1.5, "join1", tails=((),)
     )  # a frozen one needs no export
     monkeypatch.setattr("transferapp.recipes.fit.export.cpu_cores", lambda: 1)
     monkeypatch.setattr("transferapp.recipes.fit.export.BATCH_SIZE", 1)

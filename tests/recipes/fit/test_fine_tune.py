@@ -21,10 +21,12 @@ from tests.helpers.fine_tuning import (
     prepared,
     scores_on,
     trainer_of,
+    with_budget,
 )
 from tests.helpers.networks import tiny_network
 from transferapp.backbones.engine import convert
 from transferapp.backbones.feature_store import center_pixels
+from transferapp.backbones.stages import Tap
 from transferapp.backbones.stages import cut as split_at
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.policy.cuts import Proposal
@@ -101,7 +103,8 @@ def test_training_leaves_the_backbone_unchanged(insisted: Outcome) -> None:
     first, second = (candidate.classifier for candidate in insisted.candidates[1:])
     assert first is not None
     assert second is not None
-    assert (first.stage, first.cut, second.stage, second.cut) == ("top", "join1", "top", "input")
+    assert (first.taps, first.cut) == ((Tap("top"),), "join1")
+    assert (second.taps, second.cut) == ((Tap("top"),), "input")
     assert len(second.tails[0]) > len(first.tails[0]), "the deeper cut trains fewer layers"
 
 
@@ -123,7 +126,7 @@ def test_where_nothing_does_better_the_solved_classifier_ships(root: Path, tmp_p
     outcome = fine_tuned(setting, tmp_path / "bundle")
     solved, tuned = outcome.candidates
     assert outcome.winner is solved is setting.solved
-    assert outcome.reasons[0] == "nothing that was tuned does better on the validation images"
+    assert outcome.reasons[0] == "nothing that was trained is clearly better on the validation images"
     assert outcome.reasons[1].startswith("-")
     assert tuned.classifier is not None
     for ours, before in zip(setting.network.get_weights(), pretrained, strict=True):
@@ -188,7 +191,7 @@ def test_what_there_is_no_time_for_is_left_out_with_the_reason(root: Path, tmp_p
     with pytest.raises(
         TrainingError, match=r"could not be trained: last stage \(left out: there was no time\).*--budget"
     ) as caught:
-        fine_tuned(prepared(root, budget="0s", rule_only=True), tmp_path / "insisted")
+        fine_tuned(prepared(root, budget="0.01s", rule_only=True), tmp_path / "insisted")
     assert caught.value.exit_code == 6
 
 
@@ -260,7 +263,7 @@ def test_without_time_for_a_backbone_a_cheaper_one_is_tuned(root: Path, tmp_path
 
 @pytest.mark.parametrize("why", ["loses", "no time", "fails", "budget is over"])
 def test_where_the_cheaper_one_is_no_help_the_solved_classifier_ships(root: Path, tmp_path: Path, why: str) -> None:
-    setting = with_a_cheaper_one(root, budget="0s" if why == "budget is over" else "1h", learning_rate="1e-7")
+    setting = with_a_cheaper_one(root, budget="0.001s" if why == "budget is over" else "1h", learning_rate="1e-7")
     pretrained = setting.network.get_weights()
     run = begun(tmp_path / "bundle")
     if why != "budget is over":
@@ -280,8 +283,7 @@ def test_where_the_cheaper_one_is_no_help_the_solved_classifier_ships(root: Path
     if why == "budget is over":
         assert not tried
         # Nor is there more time for a run that goes on.
-        longer = dataclasses.replace(setting, config=prepared(root, budget="1h").config)
-        assert fine_tuned(longer, tmp_path / "bundle").timeless == outcome.timeless
+        assert fine_tuned(with_budget(setting, 3600.0), tmp_path / "bundle").timeless == outcome.timeless
     else:
         assert (tried[0].accuracy is not None) == (why == "loses")
         begins = {"loses": ("-", "+0.0"), "no time": "left out: ", "fails": "failed: "}[why]
@@ -575,7 +577,7 @@ def test_an_error_advises_what_would_help(
     )  # of no account to a whole network
     with pytest.raises(TrainingError, match=said) as caught:
         fine_tuned(
-            prepared(root, **{"tune": "last", "budget": "0s" if "scratch" in settings else "1h", **settings}),
+            prepared(root, **{"tune": "last", "budget": "0.01s" if "scratch" in settings else "1h", **settings}),
             tmp_path / "b",
         )
     assert unsaid not in str(caught.value)

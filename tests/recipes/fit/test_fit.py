@@ -138,6 +138,23 @@ def test_without_held_back_images_there_are_no_figures_but_a_bundle(tmp_path: Pa
     assert "cross-validated" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_a_small_different_set_ships_a_mixture_whose_weights_the_manifest_lists(tmp_path: Path) -> None:
+    result = recipes.fit(config(tmp_path / "mixed", similarity="different"), Silent())
+    manifest = read_bundle(result.path).manifest
+    mixture = manifest["plan"]["mixture"]
+    assert mixture
+    assert all(weight > 0 for weight in mixture.values())
+    stages = [stage["stage"] for stage in manifest["backbones"][0]["stages"]]
+    assert set(mixture) <= {*stages, f"{stages[-1]} (mean)"}
+    assert manifest["backbones"][0]["mixture"] == mixture
+    assert (manifest["candidates"], manifest["head"]["kind"], manifest["plan"]["budget"]) == ([], "linear", 0)
+    assert manifest["parity"]["f32"]["max_difference"] < 1e-4
+    assert "Mixture of stages" in (result.path / "report.html").read_text(encoding="utf-8")
+    # As served, it is right on as many of the test images as the fit says, which took them from cached rows.
+    assert evaluate(result.path, str(images()), views=1).metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
+
+
 # ------------------------------------------------------------------------------------------------------------- fine-tuning
 
 TUNED = {"size": "large", "tune": "last", "budget": "none", "epochs": 2, "image_size": 64, "batch_size": 8}
@@ -161,7 +178,7 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     for row, epoch in zip(rows, tuned["history"], strict=True):
         for name in ("loss", "val_accuracy", "averaged_val_loss"):
             assert float(row[name]) == pytest.approx(epoch[name], rel=1e-5)
-    assert "What was tuned" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Fine-tuning</h2>" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"tuned", ".tuned.lock"}, "no run is left unfinished"
     assert ("last stage: 2 epochs", 2, [0, 1, 2]) in progress.tasks
     # As served, it is right on as many of the test images as the fit says.
@@ -200,12 +217,60 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
 
+def interrupt(*_arguments: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_killed_while_it_tunes_leaves_the_bundle_of_the_solved_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "fine_tune", interrupt)
+    target, progress = tmp_path / "bundle", Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        recipes.fit(config(target, **TUNED), progress)
+    assert any(f"{target} can be used already" in note for note in progress.notes)
+    manifest = read_bundle(target).manifest
+    assert (manifest["head"]["kind"], manifest["candidates"]) == ("linear", [])
+    evaluation = evaluate(target, str(images()), views=1)
+    assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
+    assert (target / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reason", ["a bundle is there", "the rule alone decides", "an unfinished fit goes on"])
+def test_no_bundle_is_written_early_where_it_would_replace_one_or_was_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr(recipes, "fine_tune", interrupt)
+    target, before, settings = tmp_path / "bundle", {}, dict(TUNED)
+    if reason == "a bundle is there":
+        make_tiny_bundle(target)
+        before = {file.name: sha256_file(file) for file in target.iterdir()}
+    elif reason == "the rule alone decides":
+        settings["rule_only"] = True
+    else:
+        run = RunFolder(target)
+        run.begin(run_identity(config(target, **settings), recipes.plan(config(target, **settings))))
+        run.checkpoints("block14").save(1, {}, {})
+    with pytest.raises(KeyboardInterrupt):
+        recipes.fit(config(target, **settings))
+    assert {file.name: sha256_file(file) for file in target.iterdir()} == before if before else not target.exists()
+
+
+@pytest.mark.slow
+def test_a_budget_of_0_fine_tunes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = recipes.fit(config(tmp_path / "bundle", **{**TUNED, "budget": "0"})).manifest
+    assert (manifest["candidates"], manifest["plan"]["tuned"], manifest["plan"]["proposals"]) == ([], "none", [])
+
+
 @pytest.mark.slow
 def test_where_tuning_loses_the_solved_classifier_ships_as_if_nothing_had_been_tuned(tmp_path: Path) -> None:
     recipes.fit(config(tmp_path / "lost", learning_rate="10", **TUNED))
     recipes.fit(config(tmp_path / "plain", **{**TUNED, "tune": "none"}, train_views="0"))
     lost, plain = (read_bundle(tmp_path / name) for name in ("lost", "plain"))
     assert [c["chosen"] for c in lost.manifest["candidates"]] == [True, False]
+    assert lost.manifest["candidates"][1]["history"], "the manifest lists what lost as well"
     assert plain.manifest["candidates"] == []
     assert lost.manifest["metrics"] == plain.manifest["metrics"]
     assert lost.file("model.bin").read_bytes() == plain.file("model.bin").read_bytes()

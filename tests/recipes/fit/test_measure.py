@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from tests.helpers.numeric_trunk import STAGES, numeric_trunk, paint_hues
 from transferapp.backbones.feature_store import CENTER
 from transferapp.backbones.registry import BACKBONES, DEFAULT_BACKBONE, EMBEDDED, BackboneSpec
+from transferapp.backbones.stages import Tap
 from transferapp.backbones.trunk import Trunk
 from transferapp.config import make_config
 from transferapp.data.dataset import Dataset, Record
@@ -32,6 +34,7 @@ from transferapp.recipes.fit.measure import (
     measured_sample,
 )
 from transferapp.system.progress import Silent
+from transferapp.training.mixture import Mixture
 from transferapp.training.probe import CrossValidation, cross_validate
 
 
@@ -124,6 +127,38 @@ def test_settings_overrule_what_was_measured(hues: Path) -> None:
     found = measured(hues, loader_of(), size="large", similarity="different")
     assert found.plan.quadrant == "large + different"
     assert found.plan.num_images == 39
+
+
+def test_a_mixture_decides_between_backbones_where_it_is_read(tmp_path: Path) -> None:
+    hues = paint_hues(tmp_path / "noisy", {"red": 40, "green": 40, "blue": 40}, noise=70)
+    different = measured(hues, loader_of(), similarity="different").chosen
+    assert different.plan.mixture
+    assert set(different.plan.mixture) <= {"early", "top", "top (mean)"}
+    assert (different.accuracy, different.loss) == (different.mixture.accuracy, different.mixture.loss)
+    similar = measured(hues, loader_of(), similarity="similar").chosen
+    assert similar.plan.mixture == {}
+    assert similar.loss == similar.scores[similar.cut.index].loss
+
+
+def test_a_search_measures_single_stages(hues: Path) -> None:
+    config = make_config({"data": str(hues), "similarity": "different"})
+    found = measure(config, open_source(str(hues)), loader_of(), Silent(), mixture=False)  # type: ignore[arg-type]
+    assert found.plan.mixture == {}
+    assert found.chosen.accuracy == found.chosen.scores[found.chosen.cut.index].accuracy
+
+
+def test_the_saving_of_a_mixture_is_paired_by_image_against_the_means_of_the_last_stage() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(20) % 2
+    top, mixed = (rng.normal(size=(20, 2)).astype(np.float32) for _ in range(2))
+    members = [(Tap(name, name != "mean"), validation([1] * 20)) for name in ("early", "mean")]
+    members[1] = (Tap("top"), replace(members[1][1], logits=top))
+    mixture = Mixture(np.array([0.0, 0.7]), mixed, 0.4, np.ones(20, bool))
+    score = measurement_module._mixture_score(members, mixture, labels)
+    saved = (logsumexp(top, 1) - top[np.arange(20), labels]) - (logsumexp(mixed, 1) - mixed[np.arange(20), labels])
+    assert score.saved == pytest.approx(saved.mean(), rel=1e-5)
+    assert score.standard_error == pytest.approx(saved.std(ddof=1) / np.sqrt(20), rel=1e-5)
+    assert score.weights == {"top (mean)": 0.7}, "taps of weight 0 are left out"
 
 
 def test_the_backbone_that_cross_validates_better_is_chosen(hues: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from transferapp.backbones.feature_store import CENTER, random_view_name
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
+from transferapp.recipes.fit import random_views
 from transferapp.recipes.fit.random_views import VIEW_STEPS, ViewChoice, choose_views
 from transferapp.system.progress import Silent
 from transferapp.training.probe import CrossValidation, cross_validate, log_softmax
@@ -63,7 +64,15 @@ class Example:
         return self.measurement.weighting.validation  # type: ignore[no-any-return]
 
 
-def example(draw: Draw, n: int = 60, *, tails: tuple[str, ...] = ()) -> Example:
+@pytest.fixture(autouse=True)
+def _small_sets_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try views on the sixty images of the example."""
+    monkeypatch.setattr(random_views, "TRIED_FROM", 60)
+
+
+def example(
+    draw: Draw, n: int = 60, *, tails: tuple[str, ...] = (), mixture: Mapping[str, float] | None = None
+) -> Example:
     rng = np.random.default_rng(0)
     labels = np.sort(np.arange(n) % 3)
     means = rng.normal(size=(3, NUM_FEATURES))[labels]
@@ -72,7 +81,7 @@ def example(draw: Draw, n: int = 60, *, tails: tuple[str, ...] = ()) -> Example:
     store = Store(center, draw)
     measurement = SimpleNamespace(
         dataset=Dataset("images", ("a", "b", "c"), records),
-        plan=SimpleNamespace(tails=tails),
+        plan=SimpleNamespace(tails=tails, mixture=mixture or {}),
         weighting=SimpleNamespace(validation=cross_validate(center, labels, 3, seed=7), weights=None),
         chosen=SimpleNamespace(spec=SimpleNamespace(name="numeric"), store=store, features=lambda rows: rows),
     )
@@ -179,6 +188,16 @@ def test_a_number_that_is_given_is_used_and_nothing_else_is_tried(number: int) -
 
 def test_the_choice_is_the_same_each_time() -> None:
     assert chosen(fresh)[0].tried == chosen(fresh)[0].tried
+
+
+def test_on_few_images_and_for_a_mixture_none_are_tried() -> None:
+    for options, said in (({"n": 59}, "not tried on 59 images"), ({"mixture": {"top": 1.0}}, "a mixture of stages")):
+        choice, given = chosen(fresh, **options)
+        assert (choice.views, choice.tried) == (0, ())
+        assert said in choice.reason
+        assert choice.validation is given.validation
+        assert given.store.asked == []
+        assert chosen(fresh, "2", **options)[0].views == 2, "unless a number is given"
 
 
 def test_where_parts_of_the_backbone_will_be_tuned_none_are_tried() -> None:

@@ -80,7 +80,7 @@ def test_candidates_name_their_backbone_where_there_are_several() -> None:
     ("candidate", "others", "winner", "reason"),
     [
         (SOLVED_ONE, (TUNED,), TUNED, ""),
-        (SOLVED_ONE, (TUNED,), SOLVED_ONE, "nothing that was tuned does better on the validation images"),
+        (SOLVED_ONE, (TUNED,), SOLVED_ONE, "nothing that was trained is clearly better on the validation images"),
         (SOLVED_ONE, (LEFT_OUT,), SOLVED_ONE, "nothing else could be trained in the time there was"),
         (
             SOLVED_ONE,

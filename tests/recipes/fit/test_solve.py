@@ -14,6 +14,7 @@ from scipy.special import softmax
 from tests.helpers.numeric_trunk import numeric_trunk, paint_hues
 from transferapp.backbones.feature_store import CENTER, random_view_name
 from transferapp.backbones.registry import DEFAULT_BACKBONE
+from transferapp.backbones.stages import Tap
 from transferapp.config import make_config
 from transferapp.data.sources import open_source
 from transferapp.evaluation.metrics import fit_temperature
@@ -27,7 +28,8 @@ from transferapp.recipes.fit.random_views import ViewChoice, choose_views
 from transferapp.recipes.fit.report import Fitted, backbone_json, history_table, split_table
 from transferapp.recipes.fit.solve import solve
 from transferapp.system.progress import Silent
-from transferapp.training.probe import fit_probe
+from transferapp.training.mixture import mix
+from transferapp.training.probe import cross_validation_folds, fit_probe
 
 
 class Loader:
@@ -47,6 +49,12 @@ class Loader:
 def hues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images whose hues overlap, so that no classifier of them is perfect."""
     return paint_hues(tmp_path_factory.mktemp("hues"), {"red": 40, "green": 40, "blue": 40}, noise=70)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same hues in classes of different size."""
+    return paint_hues(tmp_path_factory.mktemp("uneven"), {"red": 60, "green": 25, "blue": 25}, noise=70)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +93,78 @@ def test_what_ships_is_solved_on_training_and_validation_images_with_all_their_v
     np.testing.assert_array_equal(classifier.head.mean, expected.mean)
     assert classifier.head.spec.l2 == choice.validation.l2
     assert candidate.steps == expected.iterations
-    assert (classifier.stage, classifier.cut, classifier.tails) == (chosen.cut.name, chosen.cut.name, ())
+    assert (classifier.taps, classifier.cut, classifier.tails) == ((Tap(chosen.cut.name),), chosen.cut.name, ())
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_a_mixture_is_the_weighted_sum_of_classifiers_on_its_taps(uneven: Path, class_weights: str) -> None:
+    measurement, _, candidate, classifier = solved_on(uneven, similarity="different", class_weights=class_weights)
+    chosen, part = measurement.chosen, measurement.dataset.part("train", "val")
+    assert (measurement.weighting.weights is None) == (class_weights == "none")
+    used = [
+        (tap, validation.l2, weight)
+        for (tap, validation), weight in zip(chosen.members, chosen.mixture.weights, strict=True)
+        if weight
+    ]
+    assert list(measurement.plan.mixture.values()) == [weight for _, _, weight in used]
+    assert classifier.taps == tuple(tap for tap, _, _ in used)
+    assert candidate.cut == "mixture"
+    rows = chosen.store.collect(part.records, [CENTER])[:, 0]
+    test = measurement.dataset.part("test")
+    test_rows = chosen.store.collect(test.records, [CENTER])[:, 0]
+    logits = np.zeros((len(test), 3))
+    for tap, l2, weight in used:
+        probe = fit_probe(
+            chosen.trunk.features(rows, [tap]),
+            part.labels,
+            3,
+            l2,
+            sample_weight=measurement.weighting.of(part.labels),
+        )
+        logits += weight * probe.logits(chosen.trunk.features(test_rows, [tap]))
+    expected = softmax(logits / classifier.temperature, axis=1)
+    np.testing.assert_allclose(predicted(measurement, classifier), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weights_reach_every_classifier_of_a_mixture(uneven: Path) -> None:
+    (measurement, _, _, plain), (_, _, _, balanced) = (
+        solved_on(uneven, similarity="different", class_weights=each) for each in ("none", "balanced")
+    )
+    assert plain.taps == balanced.taps
+    start = 0
+    for tap in plain.taps:
+        width = measurement.chosen.trunk.features(np.empty((1, measurement.chosen.trunk.row_size)), [tap]).shape[1]
+        ours, theirs = (each.head.weights[0][start : start + width] for each in (plain, balanced))
+        assert not np.allclose(ours, theirs)
+        start += width
+
+
+def test_the_figures_of_a_mixture_are_out_of_fold_or_of_validation_images(hues: Path) -> None:
+    measurement, _, candidate, classifier = solved_on(hues, similarity="different")
+    chosen, dataset = measurement.chosen, measurement.dataset
+    train, val = dataset.part("train"), dataset.part("val")
+    assert classifier.temperature == fit_temperature(chosen.mixture.logits, train.labels)
+    folds = cross_validation_folds(train.labels, 0, train.groups())
+    again = mix([validation.logits for _, validation in chosen.members], train.labels, folds)
+    assert (chosen.accuracy, chosen.loss) == (again.accuracy, again.loss)
+    assert candidate.held_out is not None
+    assert candidate.correct is not None
+    rows = chosen.store.collect(val.records, [CENTER])[:, 0]
+    logits = head_function(candidate.held_out.head)(chosen.trunk.features(rows, classifier.taps))
+    np.testing.assert_array_equal(candidate.correct, logits.argmax(axis=1) == val.labels)
+    assert candidate.accuracy == candidate.correct.mean()
+    assert not np.array_equal(candidate.held_out.head.weights[0], classifier.head.weights[0])
+
+
+def test_no_random_views_are_tried_for_a_mixture_or_a_small_set(hues: Path) -> None:
+    _, mixed, _, _ = solved_on(hues, similarity="different")
+    assert (mixed.views, mixed.tried) == (0, ())
+    assert "mixture" in mixed.reason
+    _, small, _, _ = solved_on(hues)
+    assert (small.views, small.tried) == (0, ())
+    assert f"{len(small.validation.correct)} images" in small.reason
+    _, asked, _, _ = solved_on(hues, similarity="different", train_views="2")
+    assert asked.views == 2
 
 
 def test_the_temperature_comes_from_images_out_of_fold(hues: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.fine_tuning import Outcome, Setting, begun, draw_textures, fine_tuned, prepared, scores_on
 from transferapp.backbones.engine import convert
+from transferapp.backbones.stages import Tap
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.policy.reasons import Reason
@@ -38,7 +39,9 @@ def _few_epochs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def small(root: Path, **changes: Any) -> Setting:
     """A small set, of which the rule tunes nothing."""
-    return prepared(root, **{"size": "small", "tune": "auto", "learning_rate": "1e-2", **changes})
+    return prepared(
+        root, **{"size": "small", "tune": "auto", "similarity": "similar", "learning_rate": "1e-2", **changes}
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- when it is
@@ -85,7 +88,8 @@ def test_it_carries_curves_and_figures(insisted: Outcome) -> None:
     assert (solved.name, head.name) == ("linear classifier", "trained head")
     assert insisted.winner is head
     assert head.classifier is not None
-    assert head.cut == insisted.setting.measurement.plan.cut == head.classifier.stage
+    assert head.cut == insisted.setting.measurement.plan.cut
+    assert head.classifier.taps == (Tap(head.cut),)
     assert head.epochs == len(head.history) <= head.planned_epochs == 6
     assert (head.learning_rate, head.backbone_learning_rate) == (1e-2, 0.0)
     assert head.findings
@@ -160,7 +164,7 @@ def test_classes_count_by_their_weights_where_labels_are_mixed_too(root: Path, t
 
 
 def test_without_time_it_is_left_out(root: Path, tmp_path: Path) -> None:
-    outcome = fine_tuned(small(root, hidden="4", budget="0s"), tmp_path / "bundle")
+    outcome = fine_tuned(small(root, hidden="4", budget="0.01s"), tmp_path / "bundle")
     assert outcome.winner is outcome.setting.solved
     assert outcome.reasons[1].startswith("left out: there was no time")
 
