@@ -1,4 +1,4 @@
-"""The settings of a fit: defaults that hold together, checks that name the setting, YAML that cannot surprise."""
+"""Settings of a fit: defaults, checks, and YAML files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One grammar for every message, one exit code for every family."""
+"""Messages and exit codes of all exceptions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def family(root: type[TransferAppError] = TransferAppError) -> set[type[Transfer
         ),
     ],
 )
-def test_a_message_says_what_happened_what_was_expected_what_came_and_how_to_mend_it(
+def test_a_message_states_what_happened_what_was_expected_what_was_found_and_a_hint(
     parts: dict[str, str], message: str
 ) -> None:
     assert str(DataError("The folder is empty", **parts)) == message

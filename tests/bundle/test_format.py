@@ -1,4 +1,4 @@
-"""The bundle: all or nothing on disk, and nothing believed that cannot be verified."""
+"""Bundles on disk: atomic writing and verified reading."""
 
 from __future__ import annotations
 

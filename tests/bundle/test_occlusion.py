@@ -1,4 +1,4 @@
-"""Occlusion: the map is bright where covering hurts, and its arithmetic is that of the paper."""
+"""Occlusion maps: their arithmetic, and brightness where covering lowers the score."""
 
 from __future__ import annotations
 

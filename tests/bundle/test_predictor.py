@@ -1,4 +1,4 @@
-"""The predictor: views averaged as by hand, one answer for one image, and no answer that is none."""
+"""The predictor: averaged crops, repeatable results, and errors for invalid output."""
 
 from __future__ import annotations
 

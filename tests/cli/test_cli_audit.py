@@ -1,4 +1,4 @@
-"""`transferapp audit` and `doctor` as a person runs them."""
+"""`transferapp audit` and `doctor` as commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands on bundles and lists that cost nothing to make: what is printed, and what `--json` promises."""
+"""Commands on tiny bundles and lists: text and `--json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person may get wrong: one clear line, the right exit code, no traceback. Run as a person runs it."""
+"""User errors: one clear line, the right exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_a_command_line_that_makes_no_sense(folders: Path, words: list[str], said: str) -> None:
+def test_an_invalid_command_line(folders: Path, words: list[str], said: str) -> None:
     assert said in complaint(USAGE, *words, cwd=folders)
 
 
@@ -98,7 +98,7 @@ def test_a_wrong_path(folders: Path, command: str) -> None:
         ("broken", "8 of 8 images in broken cannot be read: cats/0.jpg"),
     ],
 )
-def test_a_folder_that_cannot_be_learned_from(folders: Path, data: str, said: str) -> None:
+def test_a_folder_that_cannot_be_trained_on(folders: Path, data: str, said: str) -> None:
     assert said in complaint(DATA, "fit", "--data", data, "--out", "never", cwd=folders)
     assert not (folders / "never").exists()
 

@@ -1,4 +1,4 @@
-"""The main job as a person does it: fit on class folders, then plan, predict and evaluate. Slow: it trains."""
+"""`transferapp fit` on class folders, then plan, predict and evaluate. Slow: it trains."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_plan_prints_the_decision_and_trains_nothing(fit: Fitted, tmp_path: Path
     assert document["reasons"] == manifest["plan"]["reasons"], "a fit follows the plan"
 
 
-def test_plan_obeys_what_a_person_insists_on(fit: Fitted) -> None:
+def test_plan_follows_overrides(fit: Fitted) -> None:
     words = ("plan", "--data", fit.images, "--backbone", BACKBONE, "--json", "--size", "large")
     document = json.loads(transferapp(*words, "--similarity", "similar").stdout)
     assert document["quadrant"] == "large + similar"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at a moment of choice: the right exit code, one line, and nothing half written."""
+"""Ctrl-C and SIGTERM at a chosen moment: exit code, one line, and no partial files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of every kind of error that a command may end with."""
+"""Exit code and message of every kind of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags made from the settings: what is given on the line, what in the file, and which wins."""
+"""Options and YAML settings, and their precedence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error in every state in which a shell can hand them over."""
+"""Standard output and error in every state that a shell can leave them in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress as a person or a log sees it."""
+"""Progress on a terminal and in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of merit against numbers worked by hand."""
+"""Metrics against numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures between the Keras model's probabilities and the served ones, and where they stop being acceptable."""
+"""Differences between the probabilities of Keras and of the served network, and their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart of a search's trials: where points lie, how dark they are, and that what it is given cannot break it."""
+"""Chart of the trials of a search: position and shade of points, and unusual input."""
 
 from __future__ import annotations
 

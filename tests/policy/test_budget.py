@@ -1,4 +1,4 @@
-"""What a time budget allows, worked out by hand."""
+"""Time budgets: batch sizes, epochs and views, worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When classes are weighed."""
+"""Class weights, and the decision to use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cuts are tried in each quadrant, worked out by hand on backbones of any length."""
+"""Cuts of each quadrant, worked out by hand on backbones of any length."""
 
 from __future__ import annotations
 

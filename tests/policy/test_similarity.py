@@ -1,4 +1,4 @@
-"""D worked by hand, against a slow reference, and on labels without meaning; the verdict at its borders."""
+"""D worked out by hand, against a slow reference, and on random labels; the decision at its thresholds."""
 
 from __future__ import annotations
 
