@@ -14,6 +14,7 @@ from typing import Any
 from rich.box import ASCII2, ROUNDED
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -154,7 +155,7 @@ class _Backbones:
 
     def _figures(self, backbone: Mapping[str, Any]) -> list[Text]:
         return [
-            Text(_marked(backbone["chosen"], backbone["backbone"]), no_wrap=True),
+            _marked(backbone["chosen"], backbone["backbone"]),
             text("mixture" if backbone.get("mixture") else backbone["cut"]),
             Text(f"{backbone['accuracy']:.3f}"),
             Text(f"{backbone['milliseconds']:.0f} ms"),
@@ -167,8 +168,9 @@ class _Backbones:
         return Text(" ".join(cells).rstrip())
 
 
-def _marked(chosen: bool, name: object) -> str:
-    return f"{'▶' if chosen else ' '} {printable(str(name))}"
+def _marked(chosen: bool, name: object) -> Text:
+    """Return a name behind the mark of the chosen row."""
+    return text(f"{'▶' if chosen else ' '} {name}")
 
 
 def candidates_table(candidates: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
@@ -178,11 +180,11 @@ def candidates_table(candidates: Sequence[Mapping[str, Any]]) -> list[Renderable
         candidates: From the manifest, the linear classifier first; not empty.
     """
     made = table("candidate", "frozen up to", ">accuracy", ">loss", ">epochs", ">time")
-    rows: Rows = []
+    notes: list[RenderableType] = []
     for candidate in candidates:
         trained = candidate["accuracy"] is not None
         made.add_row(
-            Text(_marked(candidate["chosen"], candidate["name"]), no_wrap=True),
+            _marked(candidate["chosen"], candidate["name"]),
             text(candidate["cut"]),
             f"{candidate['accuracy']:.3f}" if trained else "-",
             f"{candidate['loss']:.3f}" if candidate["loss"] is not None else "-",
@@ -191,8 +193,10 @@ def candidates_table(candidates: Sequence[Mapping[str, Any]]) -> list[Renderable
             style="green" if candidate["chosen"] else "",
         )
         sentences = [sentence(candidate["reason"]), *map(_finding, candidate["findings"])]
-        rows += labeled(candidate["name"], [each for each in sentences if each])
-    return [Text("Candidates on the validation images (▶ ships)", style="bold"), made, "", grid(rows)]
+        if any(sentences):
+            indented = [Padding(text(each), (0, 0, 0, 2)) for each in sentences if each]
+            notes += [text(candidate["name"], "cyan"), *indented]
+    return [Text("Candidates on the validation images (▶ ships)", style="bold"), made, "", *notes]
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
