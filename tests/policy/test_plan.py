@@ -292,8 +292,10 @@ def test_conditions_that_would_change_the_size(counts: list[int], missing: int) 
 
 
 def test_the_plan_is_an_object_of_plain_json() -> None:
+    tuning = FineTuning(head=NewHead("hidden layers of 64"))
+    for made in (plan(SMALL, 0.8, MIDDLE_WINS), plan(LARGE, 0.8, TOP_WINS, tuning=tuning)):
+        assert json.loads(json.dumps(made.to_json(), allow_nan=False)) == made.to_json()
     document = plan(SMALL, 0.24, TOP_WINS).to_json()
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert {
         name: document[name] for name in ("size", "similarity", "divergence", "cut", "num_images", "num_classes")
     } == {

@@ -342,12 +342,15 @@ def _training_reasons(
         return
     names = " and ".join(f"{p.name} (above {p.cut})" if p.cut != INPUT else p.name for p in tails)
     steps = f"training takes up to {tuning.epochs} epochs in batches of {tuning.batch_size}"
+    rates = {"head_rate": tuning.head_rate, "backbone_rate": tuning.backbone_rate}
+    values = {**rates, "epochs": tuning.epochs, "batch_size": tuning.batch_size}
     if tuning.from_scratch:
-        yield Reason("fine-tuning", f"Trained from random weights, and shipped whatever its accuracy: {names}.")
+        text = f"Training starts from random weights, and the result ships whatever its accuracy: {names}."
+        yield Reason("fine-tuning", text, {p.key: p.name for p in tails})
         found = (
             "A range test finds the learning rate" if tuning.find_rate else f"The learning rate is {tuning.head_rate:g}"
         )
-        yield Reason("rate", f"{found} for head and backbone alike; {steps}.", vars(tuning))
+        yield Reason("rate", f"{found} for head and backbone alike; {steps}.", values)
         return
     start = "that head or, where it is linear, from the linear classifier" if head else "the linear classifier"
     text = f"Fine-tuning starts from {start} and trains: {names}. The best candidate on the validation images ships."
@@ -356,9 +359,7 @@ def _training_reasons(
         found = f"A range test finds the head's rate, and the backbone's is {tuning.backbone_rate / tuning.head_rate:g} of it"
     else:
         found = f"The head's rate is {tuning.head_rate:g} and the backbone's {tuning.backbone_rate:g}"
-    yield Reason(
-        "rate", f"{found}, which refines the pretrained weights without destroying them; {steps}.", vars(tuning)
-    )
+    yield Reason("rate", f"{found}, which refines the pretrained weights without destroying them; {steps}.", values)
 
 
 def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: int) -> Iterator[Reason]:
