@@ -297,7 +297,7 @@ class FitConfig:
             return Path(self.out)
         name = self.data if self.data.startswith("tfds:") else Path(self.data).resolve().name
         name = re.sub(
-            r"^tfds:|\.(csv|tsv|parquet|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", "", name, flags=re.IGNORECASE
+            r"^tfds:|\.(csv|tsv|jsonl|parquet|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", "", name, flags=re.IGNORECASE
         )
         name = re.sub(r"[^\w.-]+", "_", name).strip("._") or "model"
         return Path("models") / name

@@ -318,3 +318,35 @@ def test_folders_that_may_not_be_read_are_listed_or_refused(ordinary_folder: Pat
             (root / name).chmod(0o700)
     assert by_class(dataset) == {"cats": 2, "dogs": 2, "listed only": 1}
     assert codes(dataset) == {"dogs/secret": "unreadable", "locked": "unreadable"}
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("train",), ("train_images", "val2017", "test")])
+def test_splits_without_classes_are_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    tree(tmp_path, dict.fromkeys(folders, 3))
+    with pytest.raises(DataError, match=r"nothing that gives their classes.*metadata\.csv"):
+        read_folder(str(tmp_path), min_classes=1)
+
+
+def test_splits_below_the_classes_are_splits(tmp_path: Path) -> None:
+    tree(tmp_path, {"cats/train": 3, "cats/test": 2, "dogs/train": 2, "dogs/Test": 1})
+    dataset = read_folder(str(tmp_path))
+    assert by_class(dataset) == {"cats": 5, "dogs": 3}
+    assert dataset.given_splits == ("train", "test")
+    assert [record.split for record in dataset.records].count("test") == 3
+
+
+def test_splits_below_some_classes_alone_are_parts_of_them(tmp_path: Path) -> None:
+    dataset = read_folder(str(tree(tmp_path, {"cats/train": 3, "cats/test": 2, "dogs": 2})))
+    assert by_class(dataset) == {"cats": 5, "dogs": 2}
+    assert dataset.given_splits == ()
+
+
+def test_classes_are_in_natural_order(tmp_path: Path) -> None:
+    assert read_folder(str(tree(tmp_path / "a", dict.fromkeys(["10", "1", "2", "11"], 1)))).class_names == (
+        "1",
+        "2",
+        "10",
+        "11",
+    )
+    words = dict.fromkeys(["class 10", "class 2", "a"], 1)
+    assert read_folder(str(tree(tmp_path / "b", words))).class_names == ("a", "class 2", "class 10")

@@ -62,9 +62,7 @@ def test_a_image_alone_is_no_data(tmp_path: Path) -> None:
         open_source(str(paint(tmp_path / "a.png")))
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("a.xlsx", "Save it as CSV"), ("a.jsonl", "CSV"), ("a.txt", "ends in .csv")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("a.xlsx", "Save it as CSV"), ("a.json", "CSV"), ("a.txt", "ends in .csv")])
 def test_files_that_people_have_and_that_are_not_read_say_what_to_do(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(DataError, match=hint):
@@ -194,3 +192,45 @@ def test_progress_is_shown_while_a_folder_is_read(tmp_path: Path, monkeypatch: p
 
     open_source(str(tree(tmp_path, {"ants": 3, "bees": 2})), progress=Watching())
     assert shown == [("looking for images", count) for count in (2, 4, 5)]
+
+
+# Splits with a table each
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "_classes.csv"])
+def test_the_table_of_each_split_is_read(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, {"train": 3, "test": 2, "unlabeled_test": 1})
+    (tmp_path / "unlabeled_test").rename(tmp_path / "val")
+    labels = {"train": ["cat", "dog", "cat"], "test": ["dog", "cat"]}
+    for split, of in labels.items():
+        if name == "_classes.csv":
+            lines = [
+                "filename, cat, dog",
+                *(f"{i:03}.png, {word == 'cat':d}, {word == 'dog':d}" for i, word in enumerate(of)),
+            ]
+        elif name == "metadata.csv":
+            lines = ["file_name,text,label", *(f"{i:03}.png,an image,{word}" for i, word in enumerate(of))]
+        else:
+            lines = [f'{{"file_name": "{i:03}.png", "label": "{word}"}}' for i, word in enumerate(of)]
+        (tmp_path / split / name).write_text("\n".join(lines))
+    dataset = open_source(str(tmp_path))
+    assert by_class(dataset) == {"cat": 3, "dog": 2}
+    assert dataset.given_splits == ("train", "test")
+    assert [r.name for r in dataset.records if r.split == "test"] == ["test/001.png", "test/000.png"]
+    assert codes(dataset) == {"val": "no_class"}
+
+
+def test_one_split_with_a_table_is_no_split(tmp_path: Path) -> None:
+    tree(tmp_path, {"train": 3})
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,label\n000.png,cat\n001.png,dog\n")
+    dataset = open_source(str(tmp_path))
+    assert by_class(dataset) == {"cat": 1, "dog": 1}
+    assert dataset.given_splits == ()
+
+
+def test_splits_whose_file_names_say_the_class_are_refused(tmp_path: Path) -> None:
+    for index in range(4):
+        paint(tmp_path / "train" / f"{'cat' if index % 2 else 'dog'}.{index}.jpg", index)
+        paint(tmp_path / "test" / f"{index}.jpg", 10 + index)
+    with pytest.raises(DataError, match="sort them into folders"):
+        open_source(str(tmp_path))

@@ -153,14 +153,14 @@ def test_whole_numbers_keep_their_order(root: Path) -> None:
     assert read(root, "\n".join(["path,label", *rows])).class_names == ("-1", "2", "9", "10", "100")
 
 
-def test_other_labels_are_in_the_order_of_their_names(root: Path) -> None:
+def test_other_labels_are_in_natural_order(root: Path) -> None:
     rows = [f"images/00{i}.png,{label}" for i, label in enumerate(("b", "10", "a", "9"))]
-    assert read(root, "\n".join(["path,label", *rows])).class_names == ("10", "9", "a", "b")
+    assert read(root, "\n".join(["path,label", *rows])).class_names == ("9", "10", "a", "b")
 
 
 def test_numbers_that_a_gap_has_made_fractions_are_whole_again() -> None:
     assert class_order({"3.0", "10.", "2"}) == (["2", "3", "10"], {"3.0": "3", "10.": "10", "2": "2"})
-    assert class_order({"3.5", "10"})[0] == ["10", "3.5"]
+    assert class_order({"3.5", "10"})[0] == ["3.5", "10"]
     assert class_order({"007", "7", "10"})[0] == ["007", "7", "10"]
 
 
@@ -369,3 +369,34 @@ def test_a_parquet_file_that_is_cut_is_refused(root: Path) -> None:
     data = (root / "whole.parquet").read_bytes()
     with pytest.raises(DataError, match="not a readable Parquet file"):
         read(root, data[: len(data) // 2], "labels.parquet")
+
+
+# Other forms
+
+
+def test_a_table_with_one_column_a_class_is_read(root: Path) -> None:
+    text = "filename, cat, dog\nimages/000.png, 1, 0\nimages/001.png, 0, 1\nimages/002.png, 0, 0\n"
+    dataset = read(root, text, name="_classes.csv")
+    assert found(dataset) == CATS_AND_DOGS
+    assert codes(dataset) == {"images/002.png": "no_label"}
+
+
+def test_a_late_row_with_two_classes_is_left_out(root: Path) -> None:
+    rows = ["images/000.png,1.0,0.0", *["images/001.png,0.0,1.0"] * 25, "images/002.png,1.0,1.0"]
+    dataset = read(root, "\n".join(["image,cat,dog", *rows]))
+    assert found(dataset) == CATS_AND_DOGS
+    assert codes(dataset)["images/002.png"] == "conflicting_labels"
+
+
+def test_json_lines_are_read(root: Path) -> None:
+    lines = [
+        '{"file_name": "images/000.png", "label": "cat"}',
+        '{"file_name": "images/001.png", "label": "dog", "a": 1}',
+    ]
+    assert found(read(root, "\n".join(lines), name="metadata.jsonl")) == CATS_AND_DOGS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}"])
+def test_what_is_no_json_lines_is_refused(root: Path, text: str) -> None:
+    with pytest.raises(DataError, match="metadata"):
+        read(root, text, name="metadata.jsonl")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transferapp.data.dataset import Dataset, Ignored, Record, Split
+from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.names import (
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
     class_name,
     is_litter,
+    natural_order,
     printable,
     split_named,
     suffix_of,
@@ -52,9 +53,15 @@ def read_folder(
     origin = origin or data
     ignored: list[Ignored] = []
     roots = _split_folders(root, ignored)
+    if roots == [(None, root)]:
+        _refuse_bare_splits(root, origin)
     given = tuple(dict.fromkeys(split for split, _ in roots if split is not None))
     folders = [(split, child) for split, folder in roots for child in _children(folder, ignored, root)]
     spelling = _spellings(folders)
+    if below := _splits_below(folders):
+        given = tuple(split for split in SPLITS if split in {split for split, _ in below})
+        spelling = {folder: spelling[os.path.dirname(folder)] for _, folder in below}
+        folders = below
     claims = _Claims(folder for _, folder in folders if not os.path.islink(folder))
     by_class: _Runs = defaultdict(list)
     found = 0
@@ -74,7 +81,7 @@ def read_folder(
     if progress is not None:
         progress(found)
     _check_classes(origin, root, list(by_class), ignored, min_classes)
-    class_names = tuple(sorted(by_class))
+    class_names = tuple(natural_order(by_class))
     return Dataset(origin, class_names, tuple(_records(by_class, class_names, root)), tuple(ignored), given)
 
 
@@ -100,8 +107,7 @@ def _records(by_class: _Runs, class_names: tuple[str, ...], root: str) -> Iterat
 def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None, str]]:
     """Return the folders that hold class folders, with their splits: train, val and test folders, or `root` itself.
 
-    `train` and `test` can also be names of classes. They are if they hold images and no folders, or if other classes are
-    beside a single one of them.
+    A single one of them beside other classes is a class itself.
     """
     folders = list(_subfolders(root))
     named = [(split, folder) for folder in folders if (split := split_named(os.path.basename(folder)))]
@@ -116,6 +122,39 @@ def _split_folders(root: str, ignored: list[Ignored]) -> list[tuple[Split | None
             ignored.append(Ignored(_name(child, root), "no_class", reason))
     # A train folder alone is not a split: the images are just in there.
     return [(None if {s for s, _ in nested} == {"train"} else split, folder) for split, folder in nested]
+
+
+def _splits_below(folders: Sequence[tuple[Split | None, str]]) -> list[tuple[Split | None, str]]:
+    """Return the split folders if all images are in splits below their class, as in `cats/train`; otherwise nothing."""
+    below: list[tuple[Split | None, str]] = []
+    for above, folder in folders:
+        inner = class_folders(folder, 2 * len(SPLITS))
+        if above is not None or not all(split_named(name) for name in inner) or _has_images(folder):
+            return []
+        below += [(split_named(name), os.path.join(folder, name)) for name in inner]
+    splits = {split for split, _ in below}
+    return below if "train" in splits and len(splits) > 1 else []
+
+
+def _has_images(folder: str) -> bool:
+    try:
+        return any(suffix_of(entry.name) in IMAGE_SUFFIXES and not _is_folder(entry) for entry in _scan(folder))
+    except DataError:
+        return False
+
+
+def _refuse_bare_splits(root: str, origin: str) -> None:
+    """Refuse folders that are all named like splits and hold images without classes."""
+    holding = class_folders(root, 2 * len(SPLITS))
+    if not holding or not all(split_named(name) for name in holding):
+        return
+    inside = f"{printable(holding[0])}/"
+    raise DataError(
+        f"{origin} has images in {', '.join(printable(name) for name in holding)} and nothing that gives their classes",
+        expected=f"a folder a class in them, such as {inside}cats/, or a table, such as {inside}metadata.csv with the "
+        "columns file_name and label",
+        hint="Names of splits are never classes; if the names of the files say the class, sort them into folders",
+    )
 
 
 def _spellings(folders: list[tuple[Split | None, str]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from transferapp.data.dataset import Split
 
@@ -29,7 +30,7 @@ UNREAD_SUFFIXES = frozenset(
 )
 """Suffixes of image formats that are not read. Such files are listed, because someone may expect them to count."""
 
-TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".parquet"))
+TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
 
 _SPLITS: dict[str, Split] = {
     "train": "train",
@@ -60,6 +61,7 @@ _LITTER = frozenset(
         "lost+found",
     ]
 )
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -80,6 +82,26 @@ def split_named(name: str) -> Split | None:
 def holds_images_only(name: str) -> bool:
     """Return whether a folder's name is neutral, not that of a class: `images`, `train`, `JPEGImages`."""
     return name.lower() in _IMAGE_FOLDERS or split_named(name) is not None
+
+
+def whole_numbers(labels: Iterable[str]) -> bool:
+    """Return whether all labels are whole numbers; `3.0` is one."""
+    return all(_WHOLE.fullmatch(label) for label in labels)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Return names in the order of the numbers in them: `2` before `10`, `class 2` before `class 10`."""
+    names = list(names)
+    if whole_numbers(names):
+        return sorted(names, key=lambda name: (int(name.partition(".")[0]), name))
+    return sorted(names, key=_natural_key)
+
+
+def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return text and digits in turn; digits by their number first, so that they compare like the number they are."""
+    parts = re.split(r"([0-9]+)", name)
+    digits = [part.lstrip("0") if index % 2 else part for index, part in enumerate(parts)]
+    return [(len(part) if index % 2 else 0, part) for index, part in enumerate(digits)], name
 
 
 def class_name(name: str) -> str:

@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transferapp.data.archive import is_archive, unpack
-from transferapp.data.dataset import Dataset, Ignored
+from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.folder import class_folders, read_folder
-from transferapp.data.names import TABLE_SUFFIXES, holds_images_only, is_litter, printable, split_named, suffix_of
+from transferapp.data.names import (
+    TABLE_SUFFIXES,
+    holds_images_only,
+    is_litter,
+    natural_order,
+    printable,
+    split_named,
+    suffix_of,
+)
 from transferapp.data.options import TABLE_OPTIONS, SourceOptions
 from transferapp.data.table import read_table
 from transferapp.errors import DataError
 from transferapp.system.progress import Progress, Silent
 
 EXPECTED = (
-    "a folder with one sub-folder of images a class, a .csv, .tsv or .parquet file, a zip or tar archive, or tfds:NAME"
+    "a folder with one sub-folder of images a class, a .csv, .tsv, .jsonl or .parquet file, a zip "
+    "or tar archive, or tfds:NAME"
 )
 
 _CONVERTIBLE = {
@@ -29,7 +38,6 @@ _CONVERTIBLE = {
     ".ods": "Save it as CSV UTF-8",
     ".txt": "If it is a table, give it a name that ends in .csv or .tsv",
     ".json": "Write it as a CSV with the columns path and label",
-    ".jsonl": "Write it as a CSV with the columns path and label",
     ".tfrecord": "Name a dataset of tensorflow-datasets, as in tfds:NAME, with --data-dir",
 }
 """Hints for common kinds of files that are not read, by suffix."""
@@ -106,6 +114,10 @@ def _open_place(
             within = str(folder) if foreign else None
             dataset = read_table(table, options, min_classes, origin=name, within=within, progress=advance)
         return dataclasses.replace(dataset, origin=origin)
+    if parts := _split_tables(folder, options, origin):
+        return _read_split_tables(
+            parts, options, min_classes, progress, origin=origin, within=folder if foreign else None
+        )
     options.refuse(TABLE_OPTIONS, "class folders")
     with progress.task("looking for images", 0) as advance:
         dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
@@ -118,7 +130,75 @@ def _tables(folder: Path) -> list[Path]:
         names = [entry.name for entry in os.scandir(folder) if not is_litter(entry.name)]
     except OSError as error:
         raise DataError(f"{printable(str(folder))} cannot be read ({error.strerror or error})") from error
-    return [folder / name for name in sorted(names) if suffix_of(name) in TABLE_SUFFIXES and (folder / name).is_file()]
+    names = [name for name in names if suffix_of(name) in TABLE_SUFFIXES]
+    names = [name for name in names if suffix_of(name) != ".jsonl" or name == "metadata.jsonl"]  # others are often logs
+    return [folder / name for name in sorted(names) if (folder / name).is_file()]
+
+
+def _split_tables(folder: Path, options: SourceOptions, origin: str) -> dict[str, Path | None]:
+    """Return the table of each split folder, such as `train/metadata.csv`.
+
+    Empty if a folder of images has another name, or if there are no tables.
+    """
+    names = class_folders(str(folder), 32)
+    if not names or not all(split_named(name) for name in names):
+        return {}
+    found = {name: _tables(folder / name) for name in names}
+    parts = {
+        name: _label_table(folder / name, tables, options, f"{origin}/{name}") if tables else None
+        for name, tables in found.items()
+    }
+    return parts if any(parts.values()) else {}
+
+
+def _read_split_tables(
+    parts: Mapping[str, Path | None],
+    options: SourceOptions,
+    min_classes: int,
+    progress: Progress,
+    *,
+    origin: str,
+    within: Path | None,
+) -> Dataset:
+    """Read a folder whose split folders have a table each; those without one are listed.
+
+    Args:
+        parts: Tables by the name of their folder.
+        options: Columns that the user named.
+        min_classes: Smallest number of classes.
+        progress: Receives progress updates.
+        origin: Name of the data in messages.
+        within: A folder that the images must be in, for archives.
+    """
+    records: list[tuple[Split | None, str, Record]] = []
+    ignored: list[Ignored] = []
+    for part, table in parts.items():
+        if table is None:
+            ignored.append(Ignored(printable(part), "no_class", "has neither class folders nor a table of labels"))
+            continue
+        name = f"{origin} ({printable(part)}/{printable(table.name)})"
+        with progress.task(f"reading {printable(part)}/{printable(table.name)}", 0) as advance:
+            inside = str(within) if within else None
+            dataset = read_table(table, options, 0, origin=name, within=inside, progress=advance)
+        records += [(split_named(part), dataset.class_names[r.label], _below(part, r)) for r in dataset.records]
+        ignored += [dataclasses.replace(item, name=f"{printable(part)}/{item.name}") for item in dataset.ignored]
+    names = natural_order({label for _, label, _ in records})
+    if len(names) < min_classes:
+        found = ", ".join(map(repr, names)) or "none"
+        raise DataError(f"{origin} has too few classes", expected="at least two different labels", got=found)
+    splits = {split for split, _, _ in records}
+    given = tuple(split for split in SPLITS if split in splits) if splits != {"train"} else ()
+    number = {label: index for index, label in enumerate(names)}
+    placed = [
+        dataclasses.replace(record, label=number[label], split=split if given else None)
+        for split, label, record in records
+    ]
+    placed.sort(key=lambda record: (record.label, record.location))
+    return Dataset(origin, tuple(names), tuple(placed), tuple(ignored), given)
+
+
+def _below(part: str, record: Record) -> Record:
+    return dataclasses.replace(record, name=f"{printable(part)}/{record.name}")
 
 
 def _label_table(folder: Path, tables: Sequence[Path], options: SourceOptions, origin: str) -> Path | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,14 @@ from transferapp.data.names import (
     class_name,
     holds_images_only,
     is_litter,
+    natural_order,
     printable,
     split_named,
     suffix_of,
+    whole_numbers,
 )
-from transferapp.data.options import SourceOptions
-from transferapp.data.table_files import TableFile, open_table
+from transferapp.data.options import TABLE_OPTIONS, SourceOptions
+from transferapp.data.table_files import SAMPLE_ROWS, Row, TableFile, open_table
 from transferapp.errors import DataError, UsageError
 from transferapp.system.progress import Advance
 
@@ -50,10 +53,10 @@ _SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".
 _NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
 """True on systems whose disks take names in another case or Unicode form for the same."""
 
+_ONES, _ZEROS = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
+
 _IS_INDEX = re.compile(r"$|unnamed\d|indexlevel\d")
 """Index columns that pandas writes, without blanks and punctuation."""
-
-_NUMBER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,11 @@ def read_table(
     """Read a table with one row per image.
 
     Paths are looked up beside the table and in folders there with names such as `images`. Rows without a file or a label, and
-    repeated rows, are listed. A file with two different labels is left out, because either could be right. Classes are in the
-    order of their names, or of their numbers if all are whole numbers.
+    repeated rows, are listed. A file with two different labels is left out, because either could be right. Classes are in
+    natural order: 2 before 10.
 
     Args:
-        table: A .csv, .tsv or .parquet file.
+        table: A .csv, .tsv, .jsonl or .parquet file.
         options: Columns that the user named.
         min_classes: Smallest number of classes.
         origin: Name of the data in messages; the table by default.
@@ -95,7 +98,7 @@ def read_table(
         UsageError: A column that was named is missing.
     """
     name = origin or str(table)
-    file = open_table(table, name)
+    file = _with_one_label(open_table(table, name), options)
     columns = choose_columns(file, options, name)
     rows = _Rows(_Lookup(table, within), table.name)
     wanted = [index for index in (columns.path, columns.label, columns.split, columns.group) if index is not None]
@@ -123,6 +126,37 @@ def read_table(
     return dataset
 
 
+def _with_one_label(file: TableFile, options: SourceOptions) -> TableFile:
+    """Return a table with one column a class, which is 1 in the rows of that class, as a table with a label column."""
+    plain = [_plain(column) for column in file.columns]
+    roles = {*PATH_NAMES, *SPLIT_NAMES, *(_plain(getattr(options, name)) for name in TABLE_OPTIONS)}
+    classes = [i for i, name in enumerate(plain) if name not in roles and not _IS_INDEX.match(name)]
+    marks = [[row[i] in _ONES for i in classes] for row in file.sample]
+    if (
+        options.label_column
+        or LABEL_NAMES.intersection(plain)
+        or len(classes) < 2
+        or not all(row[i] in _ONES | _ZEROS for row in file.sample for i in classes)
+        or {sum(row) for row in marks} not in ({1}, {0, 1})
+    ):
+        return file
+    others = [i for i in range(len(plain)) if i not in classes]
+
+    def rows(columns: Sequence[int]) -> Iterator[Row]:
+        for line, cells in file.rows([*others, *classes]):
+            marked = [file.columns[i] for i, cell in zip(classes, cells[len(others) :], strict=True) if cell in _ONES]
+            for label in marked or [""]:  # several are several rows, which are left out for their conflict
+                row = [*cells[: len(others)], label]
+                yield line, [row[i] for i in columns]
+
+    sample = tuple(tuple(row) for _, row in itertools.islice(rows(range(len(others) + 1)), SAMPLE_ROWS))
+    return TableFile((*(file.columns[i] for i in others), "label"), sample, rows)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]+", "", column.lower())
+
+
 def choose_columns(file: TableFile, options: SourceOptions, name: str) -> Columns:
     """Return the roles of the columns: as the user named them, otherwise by their names.
 
@@ -130,7 +164,7 @@ def choose_columns(file: TableFile, options: SourceOptions, name: str) -> Column
         DataError: No column, or more than one, fits a role.
         UsageError: A column that was named is missing.
     """
-    plain = [re.sub(r"[\W_]+", "", column.lower()) for column in file.columns]
+    plain = [_plain(column) for column in file.columns]
 
     def named(option: str) -> int | None:
         wanted = getattr(options, option)
@@ -275,14 +309,13 @@ class _Rows:
 
 
 def class_order(labels: set[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the classes in order, and the class of each label: by number if all are whole numbers, otherwise by name.
+    """Return the classes in natural order, and the class of each label.
 
-    `3.0` is 3, because programs write whole numbers like this if one of them is missing.
+    If all labels are whole numbers, `3.0` is 3, because programs write them like this if one of them is missing.
     """
-    if not all(_NUMBER.fullmatch(label) for label in labels):
-        return sorted(labels), {label: label for label in labels}
-    spelled = {label: label.partition(".")[0] for label in labels}
-    return sorted(set(spelled.values()), key=lambda label: (int(label), label)), spelled
+    numbers = whole_numbers(labels)
+    spelled = {label: label.partition(".")[0] if numbers else label for label in labels}
+    return natural_order(set(spelled.values())), spelled
 
 
 class _Lookup:

@@ -1,4 +1,4 @@
-"""Table files: CSV in its dialects and encodings, and Parquet, read as columns and rows of text."""
+"""Table files: CSV in its dialects and encodings, JSON lines, and Parquet, read as columns and rows of text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -53,14 +54,15 @@ def open_table(path: Path, name: str) -> TableFile:
     """Open a table by its suffix.
 
     Args:
-        path: A .csv, .tsv or .parquet file.
+        path: A .csv, .tsv, .jsonl or .parquet file.
         name: Name of the table in messages.
 
     Raises:
         DataError: The file cannot be read, or is not a table.
     """
     try:
-        return _open_parquet(path, name) if suffix_of(path.name) == ".parquet" else _open_text(path, name)
+        openers = {".parquet": _open_parquet, ".jsonl": _open_json_lines}
+        return openers.get(suffix_of(path.name), _open_text)(path, name)
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror or error})") from error
 
@@ -104,6 +106,37 @@ def _open_text(path: Path, name: str) -> TableFile:
         for line, row in itertools.islice(cells(), 0 if headless else 1, None):
             yield line, _padded(row, columns)
 
+    return TableFile(tuple(names), sample, rows)
+
+
+def _open_json_lines(path: Path, name: str) -> TableFile:
+    """Open a table with one JSON object a line; the first lines give the columns."""
+
+    def objects() -> Iterator[tuple[int, dict[str, Any]]]:
+        with path.open(encoding="utf-8-sig") as stream:
+            try:
+                for line, text in enumerate(stream, start=1):
+                    if text.strip():
+                        document = json.loads(text)
+                        if not isinstance(document, dict):
+                            raise ValueError("it is no object")
+                        yield line, document
+            except (ValueError, RecursionError) as error:  # includes bytes that are not UTF-8
+                raise DataError(
+                    f"{name} is not a well-formed table: {printable(str(error))[:160]}",
+                    expected='one JSON object a line, such as {"file_name": "1.jpg", "label": "cat"}',
+                ) from error
+
+    head = [document for _, document in itertools.islice(objects(), SAMPLE_ROWS)]
+    names = list(dict.fromkeys(key for document in head for key in document))
+    if not names:
+        raise DataError(f"{name} is empty", expected="one JSON object a line")
+
+    def rows(columns: Sequence[int]) -> Iterator[Row]:
+        for line, document in objects():
+            yield line, [_text(document.get(names[index])) for index in columns]
+
+    sample = tuple(tuple(_text(document.get(key)) for key in names) for document in head)
     return TableFile(tuple(names), sample, rows)
 
 
