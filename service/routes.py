@@ -20,7 +20,6 @@ from service.schemas import (
     MAX_TOP_K,
     Alive,
     ExplanationAnswer,
-    FormParameters,
     Info,
     Limits,
     ModelList,
@@ -38,6 +37,9 @@ router = APIRouter()
 
 DEFAULT_TOP_K = 5
 
+_PREDICT_FIELDS, _EXPLAIN_FIELDS = ("views", "top_k", "model"), ("label", "model")
+"""Parameters that may be fields of a form."""
+
 _FILE = {"type": "string", "format": "binary"}
 
 
@@ -47,7 +49,9 @@ def _body(description: str, **form: Any) -> dict[str, Any]:
     return {
         "requestBody": {
             "required": True,
-            "description": f"{description} JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
+            # Not as properties of the form, since Swagger UI sends a made-up value for each.
+            "description": f"{description} JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF. The query's parameters may be fields "
+            "of the form instead.",
             "content": {
                 "multipart/form-data": {"schema": {"type": "object", **form}},
                 "image/*": binary,
@@ -59,23 +63,17 @@ def _body(description: str, **form: Any) -> dict[str, Any]:
 
 
 _FILES = {"type": "array", "minItems": 1, "items": _FILE}
-_FIELDS = FormParameters.model_json_schema()["properties"]
-_PREDICT_FIELDS, _EXPLAIN_FIELDS = ("views", "top_k", "model"), ("label", "model")
 _PREDICT_BODY = _body(
     "Images as fields of a form, or one as the body itself or in base64.",
     properties={
         FIELD: {"description": "The image; repeated, several.", "anyOf": [_FILE, _FILES]},
-        LIST_FIELD: {**_FILES, "description": "The same, and the answer is a list even for one."},
-        **{name: _FIELDS[name] for name in _PREDICT_FIELDS},
+        LIST_FIELD: {**_FILES, "description": "The same, and the answer is a list even for one.", "default": []},
     },
     anyOf=[{"required": [FIELD]}, {"required": [LIST_FIELD]}],
 )
 _EXPLAIN_BODY = _body(
     "One image: as a form field, as the body itself, or in base64.",
-    properties={
-        FIELD: {**_FILE, "description": "The image."},
-        **{name: _FIELDS[name] for name in _EXPLAIN_FIELDS},
-    },
+    properties={FIELD: {**_FILE, "description": "The image."}},
     required=[FIELD],
 )
 
@@ -109,7 +107,7 @@ async def predict(request: Request, views: Views = None, top_k: TopK = DEFAULT_T
 
     Send the image as the field `file` of a form, as the body itself with its content type, or in base64 as `image` of a JSON
     object. For several, repeat the field: the answer is then a list with one entry per image, in order, and an image that
-    cannot be used has its problem there. The field `files` always gets a list. `views`, `top_k` and `model` may be fields, too.
+    cannot be used has its problem there. The field `files` always gets a list.
     """
     return await _predict(request, model, views, top_k)
 

@@ -67,8 +67,8 @@ class BodyParameters(BaseModel):
 class FormParameters(BodyParameters):
     """Parameters in the fields of a form."""
 
-    model: str | None = Field(None, description="Name of the model, as in the query.")
-    label: str | None = Field(None, description="The class to explain, as in the query.")
+    model: str | None = None
+    label: str | None = None
 
 
 class JsonImage(BodyParameters):

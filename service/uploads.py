@@ -167,10 +167,10 @@ async def _read_form(request: Request, header: str, max_files: int, parameters: 
         raise _malformed(str(error.__cause__ or error.message)) from error
     if not parser.complete:
         raise _malformed("it ends before its closing boundary")
-    parts = form.multi_items()
-    values = [value for name, value in parts if name in (FIELD, LIST_FIELD)]
-    if len(parts) - len(values) > OTHER_PARTS:
+    if sum(name not in (FIELD, LIST_FIELD) for name, _ in form.multi_items()) > OTHER_PARTS:
         raise _malformed(f"it has more than {OTHER_PARTS} parts besides images")
+    form = FormData([(name, value) for name, value in form.multi_items() if _is_filled_in(value)])
+    values = [value for name, value in form.multi_items() if name in (FIELD, LIST_FIELD)]
     if len(values) > max_files:
         raise RequestError(
             "The form has too many images",
@@ -180,7 +180,7 @@ async def _read_form(request: Request, header: str, max_files: int, parameters: 
             limit={"max_files": max_files},
         )
     if not values:
-        names = ", ".join(_shown(name) for name, _ in parts) or "no fields"
+        names = ", ".join(map(_shown, form)) or "no fields"
         raise RequestError(f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names)
     images = [await _content(value) for value in values]
     many = LIST_FIELD in form or len(images) > 1
@@ -211,6 +211,11 @@ async def _read_parameters(request: Request, form: FormData, names: Sequence[str
         return FormParameters.model_validate(given).model_dump()
     except ValidationError as error:
         raise _invalid(error) from error
+
+
+def _is_filled_in(value: UploadFile | str) -> bool:
+    """Return whether a field is more than an input that was left empty, which browsers send without a name of a file."""
+    return bool(value.filename or value.size) if isinstance(value, UploadFile) else bool(value)
 
 
 async def _content(value: UploadFile | str) -> bytes:

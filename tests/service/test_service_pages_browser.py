@@ -438,6 +438,24 @@ def test_the_api_can_be_read_and_tried_without_any_other_server(
     assert all(url.startswith(("data:", f"{opened.base}{prefix}")) for url in opened.requested)
 
 
+@pytest.mark.parametrize(("path", "member"), [("/predict", "predictions"), ("/explain", "saliency")])
+def test_an_image_alone_is_enough_to_try_the_api(
+    service: Served, tab: Callable[..., Tab], path: str, member: str
+) -> None:
+    opened = tab(service, path="docs")
+    page = opened.page
+    block = page.locator(".opblock", has_text=path).first
+    block.locator(".opblock-summary").click(timeout=20_000)
+    image = {"name": "image.png", "mimeType": "image/png", "buffer": halves()}
+    block.locator("input[type=file]").first.set_input_files([image])
+    with page.expect_response(lambda answer: path in answer.url) as answered:
+        block.locator(".execute").click()
+    assert answered.value.status == 200
+    assert member in answered.value.json()
+    # Swagger UI has no input for "one file or several", says so, and shows one for a single file.
+    opened.complaints = [text for text in opened.complaints if "JsonSchema_string_binary" not in text]
+
+
 def test_the_page_and_the_api_work_below_a_prefix_that_the_proxy_keeps(
     serve: Callable[..., Served], tab: Callable[..., Tab]
 ) -> None:
