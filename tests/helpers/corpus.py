@@ -251,8 +251,8 @@ _HUNGRY = (
         header_only=True,
     ),
     *_refused("too_small", {"png_1_x_1": _plain(1, 1), "png_just_too_small": _plain(15, 40)}, header_only=True),
-    Case("png_of_the_longest_shape", _plain(320, 16)),
-    Case("png_of_the_smallest_size", _plain(16, 16)),
+    Case("png_of_the_longest_shape", _plain(320, 16), notes=("single_color",)),
+    Case("png_of_the_smallest_size", _plain(16, 16), notes=("single_color",)),
 )
 
 # ------------------------------------------------------------------------------------------- unusual, and to be understood

@@ -52,7 +52,7 @@ def gray(data: bytes) -> npt.NDArray[np.uint8]:
 def test_16_bit_gray_is_scaled_over_its_full_range(sample: int, expected: int) -> None:
     data = png(SQUARE, 16, 0, np.full(SQUARE, sample, np.uint16))
     assert (gray(data) == expected).all()
-    assert decode_image(data).notes == ("scaled_16_bit",)
+    assert decode_image(data).notes == ("scaled_16_bit", "single_color")
 
 
 def test_a_dark_16_bit_image_stays_dark() -> None:
@@ -126,7 +126,53 @@ def test_transparency_is_composited_on_the_background() -> None:
 def test_what_hides_under_full_transparency_never_shows() -> None:
     hidden = np.random.default_rng(1).integers(0, 256, (*SQUARE, 4), dtype=np.uint8)
     hidden[..., 3] = 0
-    assert (pixels(encode(Image.fromarray(hidden), "PNG")) == 255).all()
+    hidden[0, :4] = (0, 0, 0, 255)
+    assert (pixels(encode(Image.fromarray(hidden), "PNG"))[1:] == 255).all()
+
+
+def _bmp_of_32_bits(image: Image.Image) -> bytes:
+    """Return a BMP that declares an alpha channel and leaves it 0, as screenshot tools write it."""
+    blue_first = np.zeros((image.height, image.width, 4), np.uint8)
+    blue_first[..., :3] = np.asarray(image)[::-1, :, ::-1]
+    size = blue_first.nbytes
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, image.width, image.height, 1, 32, 3, size, 0, 0, 0, 0) + masks
+    info = info.ljust(108, b"\0")
+    return struct.pack("<2sIHHI", b"BM", 14 + len(info) + size, 0, 0, 14 + len(info)) + info + blue_first.tobytes()
+
+
+@pytest.mark.parametrize("form", ["BMP", "PNG", "WEBP"])
+def test_an_alpha_channel_of_zeros_is_ignored(form: str) -> None:
+    plain = scene((24, 16))
+    clear = plain.copy()
+    clear.putalpha(0)
+    data = (
+        _bmp_of_32_bits(plain)
+        if form == "BMP"
+        else encode(clear, form, **({"lossless": True, "exact": True} if form == "WEBP" else {}))
+    )
+    assert np.array_equal(pixels(data), np.asarray(plain))
+    assert decode_image(data).notes == ("alpha_ignored",)
+
+
+@pytest.mark.parametrize("ink", [255, 245])
+def test_white_shapes_on_transparent_ground_stay_visible(ink: int) -> None:
+    alpha = np.zeros((64, 64), np.uint8)
+    alpha[16:48, 16:48] = 255
+    alpha[15], alpha[48] = 120, 120  # soft edges
+    gray_alpha = np.stack((np.full_like(alpha, ink), alpha), axis=-1)
+    for mode in ("LA", "RGBA"):
+        shown = pixels(encode(Image.fromarray(gray_alpha).convert(mode), "PNG"))
+        assert (shown[32, 32].tolist(), shown[0, 0].tolist()) == ([ink] * 3, [128] * 3)
+    dark = np.stack((np.full_like(alpha, 40), alpha), axis=-1)
+    assert pixels(encode(Image.fromarray(dark), "PNG"))[0, 0].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF"])
+def test_images_of_one_color_are_noted(form: str) -> None:
+    plain = Image.new("RGB", (64, 48), (10, 20, 30))
+    assert "single_color" in decode_image(encode(plain, form)).notes
+    assert "single_color" not in decode_image(encode(scene((64, 48)), form)).notes
 
 
 def test_each_palette_entry_has_its_own_transparency() -> None:
@@ -140,7 +186,7 @@ def test_each_palette_entry_has_its_own_transparency() -> None:
 @pytest.mark.parametrize(
     ("bits", "color_type", "samples", "key", "shown"),
     [
-        (1, 0, np.array([0b01010101] * 2, np.uint8), (0,), [255, 255]),  # black is transparent: all is white
+        (1, 0, np.array([0b01010101] * 2, np.uint8), (0,), [128, 255]),  # black is transparent: white on gray
         (2, 0, np.array([0b01100110] * 4, np.uint8), (1,), [255, 170]),
         (4, 0, np.array([0x5A] * 8, np.uint8), (5,), [255, 170]),
         (8, 0, np.array([5, 170] * 8, np.uint8), (5,), [255, 170]),
@@ -209,7 +255,7 @@ def test_lab_is_converted() -> None:
     image = Image.fromarray(np.tile(np.array([140, 226, 216], np.uint8), (*SQUARE, 1)), "LAB")  # L 54.9, a -30, b -40
     assert np.abs(pixels(encode(image, "TIFF"))[0, 0] - srgb_of_lab(54.9, -30, -40)).max() <= 2
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    assert decode_image(encode(image, "TIFF", icc_profile=profile)).notes == ()
+    assert decode_image(encode(image, "TIFF", icc_profile=profile)).notes == ("single_color",)
 
 
 def test_a_gray_profile_in_a_color_image_is_left_out() -> None:

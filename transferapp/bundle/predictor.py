@@ -7,7 +7,7 @@ An image is decoded once and cropped 1, 10 or 50 times; the network runs on the 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,17 +183,14 @@ class Predictor:
         return mean
 
     def decode(self, source: Path | bytes, views: int | None = None) -> DecodedImage:
-        """Decode an image no larger than the crops need, and note whether it has a single color.
+        """Decode an image no larger than the crops need.
 
         Raises:
             ImageError: The image cannot be used.
         """
         largest = MULTI_SCALE_SHORT_SIDES[-1] if self.check_views(views) == 50 else SHORT_SIDE
         needed = short_side_to_decode(largest, self.image_size)
-        decoded = decode_image(source, limits=self.limits, min_short_side=needed)
-        if decoded.image.getcolors(1) is None:  # more than one
-            return decoded
-        return replace(decoded, notes=(*decoded.notes, "single_color"))
+        return decode_image(source, limits=self.limits, min_short_side=needed)
 
     def check_views(self, views: int | None) -> int:
         """Return `views`, or the default of the bundle for None.

@@ -83,13 +83,14 @@ def audit(
         if int(digest[:8], 16) % step == 0:  # by content, so that the sample does not depend on the kind of source
             colors = decoded.image.resize(COLOR_GRID, Image.Resampling.NEAREST).tobytes()
         image_signature = signature(decoded.image)
+        notes = tuple(note for note in decoded.notes if note != "single_color")  # which `FEATURELESS` includes
         return dataclasses.replace(
             record,
             sha256=digest,
             size=decoded.original_size,
             colors=colors,
             form=decoded.format,
-            notes=decoded.notes if image_signature else (*decoded.notes, FEATURELESS),
+            notes=notes if image_signature else (*notes, FEATURELESS),
             signature=image_signature,
         )
 

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageChops, ImageCms, TiffImagePlugin
 
 from transferapp.errors import ImageError
 
@@ -15,6 +15,13 @@ BACKGROUND = (255, 255, 255)
 """Color behind transparent pixels. White, because images with transparency are made for white pages, and because cut-out
 objects in pretraining sets are on white too."""
 
+CONTRASTING = (128, 128, 128)
+"""Color behind transparent pixels where the visible ones are white, as those of icons for dark pages are."""
+
+_VISIBLE_ON_WHITE = 32
+"""Gray levels by which the darkest channel of a pixel must differ from white to be seen on it."""
+_VISIBLE_SHARE = 0.02
+"""Share of the visible pixels that must be seen on white; fewer are the rims of shapes."""
 
 MAX_PROFILE_BYTES = 4 << 20
 """Size from which color profiles are ignored; those of printing presses are below 3 MB."""
@@ -66,12 +73,27 @@ def to_rgb(source: Image.Image, png_bits: int, subject: str) -> tuple[Image.Imag
             notes.add("icc_ignored")
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if alpha is not None and alpha.getextrema() != (255, 255):
-        page = Image.new("RGB", image.size, BACKGROUND)
-        page.paste(image, mask=alpha)
-        image = page
+    extremes = (255, 255) if alpha is None else alpha.getextrema()
+    if extremes == (0, 0):
+        # Writers that leave the fourth byte unset mean opaque pixels; viewers show them.
+        notes.add("alpha_ignored")
+    elif alpha is not None and extremes != (255, 255):
+        image = _composite(image, alpha)
         notes.add("alpha_composited")
     return image, notes
+
+
+def _composite(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Return an RGB image on `BACKGROUND`, or on `CONTRASTING` where hardly a pixel would be seen on that."""
+    page = Image.new("RGB", image.size, BACKGROUND)
+    page.paste(image, mask=alpha)
+    red, green, blue = page.split()
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue).histogram()
+    visible = sum(alpha.histogram()[1:])
+    if sum(darkest[: 256 - _VISIBLE_ON_WHITE]) < _VISIBLE_SHARE * visible:
+        page.paste(CONTRASTING, (0, 0, *page.size))
+        page.paste(image, mask=alpha)
+    return page
 
 
 def _scale_transparent_color(image: Image.Image, png_bits: int) -> None:

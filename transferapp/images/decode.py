@@ -26,7 +26,8 @@ from transferapp.images.safety import (
 NOTES = {
     "first_frame": "the image is animated or has several pages; the first one was used",
     "exif_rotated": "the image was turned as its orientation tag says",
-    "alpha_composited": "transparent parts were laid on white",
+    "alpha_composited": "transparent parts were laid on white, or on gray if the rest is white",
+    "alpha_ignored": "every pixel is marked as transparent; the colors were used as if they were opaque",
     "converted_from_cmyk": "the image was in CMYK",
     "icc_converted": "the embedded color profile was converted to sRGB",
     "icc_ignored": "the embedded color profile is broken or does not fit, and was left out",
@@ -86,7 +87,7 @@ def decode_image(
         subject: Name of the image in error messages. Default: the path, or "The image" for bytes.
 
     Returns:
-        The image in 8-bit RGB: first frame, upright, in sRGB, on `BACKGROUND` where it was transparent.
+        The image in 8-bit RGB: first frame, upright, in sRGB, on `BACKGROUND` or gray where it was transparent.
 
     Raises:
         ImageError: The image cannot be used. `code` is `empty_file`, `too_many_bytes`, `unsupported_format`,
@@ -159,6 +160,8 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
     ending = _ENDINGS.get(form, b"")
     if stream.peek_at(max(0, stream.size - len(ending)), len(ending)) != ending:
         notes.add("trailing_data")
+    if image.getcolors(1) is not None:  # it stops at the second color
+        notes.add("single_color")
     return DecodedImage(image, form, original_size, tuple(code for code in NOTES if code in notes))
 
 
