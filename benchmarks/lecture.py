@@ -38,8 +38,7 @@ from benchmarks.lecture_plots import SIGNALS, draw
 from benchmarks.trials import GridPhase, batches, make_update
 from transferapp.backbones.feature_store import CENTER, FeatureStore
 from transferapp.backbones.registry import backbone_spec
-from transferapp.data.audit import DATASET_LIMITS
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, VIEW_COUNTS, render_batch, short_side_to_decode, views_for
 from transferapp.policy.budget import usual_epochs
 from transferapp.recipes.search.trials import Features, HeadSettings, Problem, judged

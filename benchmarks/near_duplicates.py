@@ -26,9 +26,8 @@ from benchmarks.common import RESULTS, spread, write_results
 from transferapp.backbones.feature_store import CENTER, view_pixels
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.near_duplicates import MIN_COSINE, near_duplicates, read_signatures, signature, similar_rows
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.recipes.features import Featurized, featurize
 from transferapp.system.progress import Silent
 

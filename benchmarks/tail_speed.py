@@ -46,9 +46,8 @@ from transferapp.backbones.feature_store import (
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
 from transferapp.backbones.trunk import Trunk
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import short_side_to_decode
 from transferapp.system.backend import POINTWISE
 from transferapp.system.hardware import detect

@@ -151,6 +151,16 @@ def test_limits_are_those_of_the_predictor(bundle_path: Path, predictor: Predict
     assert predictor.predict(colors("red")).label == "red"
 
 
+def test_an_image_that_a_fit_reads_is_classified(predictor: Predictor) -> None:
+    large = io.BytesIO()
+    Image.new("1", (6000, 5000)).save(large, "PNG")
+    assert predictor.predict(large.getvalue(), views=1).size == (6000, 5000)
+    huge = io.BytesIO()
+    Image.new("1", (10_100, 10_000)).save(huge, "PNG")
+    with pytest.raises(ImageError, match=r"at most 100,000,000.*Make the image smaller$"):
+        predictor.predict(huge.getvalue())
+
+
 def test_threads_give_the_answers_that_one_gives(predictor: Predictor, image: Image.Image) -> None:
     images = [png(image.rotate(angle)) for angle in range(0, 360, 30)]
     alone = [predictor.predict(data).scores for data in images]

@@ -28,10 +28,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from transferapp.backbones.engine import BATCH_SIZE
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.augment import (
     LECTURE_AUGMENTATION,
     Augmentation,

@@ -16,7 +16,7 @@ import numpy as np
 from transferapp.backbones.engine import Engine, OpenVINOEngine, read_network
 from transferapp.bundle.format import Bundle, read_bundle
 from transferapp.errors import BundleError, TransferAppError, UsageError
-from transferapp.images import DecodedImage, ImageLimits, decode_image
+from transferapp.images import DATASET_LIMITS, DecodedImage, ImageLimits, decode_image
 from transferapp.images.views import (
     MULTI_SCALE_SHORT_SIDES,
     SHORT_SIDE,
@@ -80,7 +80,7 @@ class Predictor:
         precision: Of the default engine: `f32`, `bf16`, or None for the precision that the bundle names.
         streams: Of the default engine: number of concurrent callers.
         threads: Of the default engine: number of cores; None for all.
-        limits: Limits of accepted images.
+        limits: Limits of accepted images; None for those of dataset images, so that whatever a fit reads can be classified.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Predictor:
         self.bundle = bundle
         self.class_names = bundle.class_names
         self.image_size = bundle.image_size
-        self.limits = limits or ImageLimits()
+        self.limits = limits or DATASET_LIMITS
         self.default_views = int(bundle.manifest["input"].get("default_views", 10))
         if engine is None:
             # OpenVINO would map the files: copying over a bundle that is being served must not change its weights.

@@ -14,7 +14,7 @@ from PIL import Image
 from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.data.near_duplicates import signature
 from transferapp.errors import DataError, ImageError
-from transferapp.images import ImageLimits, decode_image
+from transferapp.images import DATASET_LIMITS, ImageLimits, decode_image
 from transferapp.system.threads import in_order
 
 MAX_UNREADABLE_FRACTION = 0.05
@@ -23,9 +23,6 @@ One unreadable file is always allowed, because it would exceed this share in any
 
 MIN_IMAGES_PER_CLASS = 2
 """Smallest class: one image to train on and one to check with."""
-
-DATASET_LIMITS = ImageLimits(max_pixels=100_000_000)
-"""Limits of dataset images, which may be larger than uploads from strangers."""
 
 COLOR_IMAGES = 500
 """Number of images, approximately, whose pixels determine the color components of the set."""

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Dataset, Record
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
 from transferapp.policy.reasons import Reason
 from transferapp.system.threads import cpu_cores, in_order

@@ -17,10 +17,11 @@ decoded in many threads at once.
 from transferapp.images.color import BACKGROUND, MAX_PROFILE_BYTES
 from transferapp.images.decode import NOTES, DecodedImage, decode_image
 from transferapp.images.formats import FORMATS, MAX_GIF_BLOCKS, MAX_TIFF_PIECES, MAX_TIFF_TILE
-from transferapp.images.safety import MAX_JPEG_SCANS, MAX_RLE_PIXELS, ImageLimits
+from transferapp.images.safety import DATASET_LIMITS, MAX_JPEG_SCANS, MAX_RLE_PIXELS, ImageLimits
 
 __all__ = [
     "BACKGROUND",
+    "DATASET_LIMITS",
     "FORMATS",
     "MAX_GIF_BLOCKS",
     "MAX_JPEG_SCANS",

@@ -52,6 +52,10 @@ class ImageLimits:
                 raise UsageError(f"The limit {name} is out of range", expected=f"at least {least}", got=str(value))
 
 
+DATASET_LIMITS = ImageLimits(max_pixels=100_000_000)
+"""Limits of images on this machine, for training and for predictions; those of a service, from strangers, are stricter."""
+
+
 def check_size(size: tuple[int, int], limits: ImageLimits, subject: str) -> None:
     """Refuse a (width, height) outside the limits."""
     width, height = size
@@ -61,7 +65,7 @@ def check_size(size: tuple[int, int], limits: ImageLimits, subject: str) -> None
             f"{subject} has too many pixels",
             expected=f"at most {limits.max_pixels:,}",
             got=f"{got} = {width * height:,}",
-            hint="Make the image smaller, or raise max_pixels",
+            hint="Make the image smaller",
             code="too_many_pixels",
         )
     if max(size) > limits.max_aspect * min(size):

@@ -13,7 +13,7 @@ import numpy as np
 
 from transferapp.bundle.format import Bundle
 from transferapp.bundle.predictor import Predictor
-from transferapp.data.audit import DATASET_LIMITS, audit
+from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.options import SourceOptions
 from transferapp.data.sources import open_source
@@ -76,7 +76,7 @@ def evaluate(
     """
     progress = progress or Silent()
     workers = cpu_cores()
-    predictor = Predictor.load(path, streams=workers, limits=DATASET_LIMITS)
+    predictor = Predictor.load(path, streams=workers)
     views = predictor.check_views(views)
     dataset = open_source(data, 1, source, progress=progress)
     split = "test" if "test" in dataset.given_splits else "all"

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from transferapp.backbones.feature_store import center_pixels
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ImageError
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation
 from transferapp.images.views import RESAMPLE, short_side_to_decode
 

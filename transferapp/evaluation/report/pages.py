@@ -20,11 +20,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import Record
 from transferapp.errors import ImageError
 from transferapp.evaluation.report import charts, wording
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 
 CLUSTERS_SHOWN = 24
 """Groups of duplicates that a page shows."""

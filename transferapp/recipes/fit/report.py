@@ -17,14 +17,13 @@ import numpy as np
 from transferapp.backbones.registry import weights_fingerprint
 from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
-from transferapp.data.audit import DATASET_LIMITS
 from transferapp.data.dataset import SPLITS, Dataset, Record
 from transferapp.errors import ImageError
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.evaluation.report.fit_report import render_report
 from transferapp.evaluation.report.pages import Thumbnail, names_shown, thumbnail, thumbnails
 from transferapp.evaluation.test_time_views import CropChoice
-from transferapp.images import decode_image
+from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode
 from transferapp.policy.plan import Plan
 from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
