@@ -48,6 +48,29 @@ def test_predict_shows_the_best_classes_of_every_image(tiny: Path, colors: Path)
     assert [line.split()[0] for line in lines[1:3] + lines[4:]] == ["red", "blue", "blue", "green"]
 
 
+def test_predict_takes_every_image_of_a_folder(tiny: Path, colors: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("b/2.png", "a.png", "b/c/1"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((colors / "red" / "0.png").read_bytes())
+    for name in ("notes.txt", ".hidden.png", "b/Thumbs.db"):
+        (folder / name).write_text("no image")
+    done = transferapp("predict", tiny, folder, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line)["file"] for line in done.stdout.splitlines()] == [
+        str(folder / name) for name in ("a.png", "b/2.png", "b/c/1")
+    ]
+    (folder / "b" / "bad.jpg").write_text("no image")
+    done = transferapp("predict", tiny, folder)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"Error: {folder / 'b' / 'bad.jpg'} is in no format that can be read")
+    assert done.stdout.count("\n  red ") == 3
+    (tmp_path / "empty").mkdir()
+    done = transferapp("predict", tiny, tmp_path / "empty")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"{tmp_path / 'empty'} has no images" in done.stderr
+
+
 @pytest.mark.parametrize("views", [None, 1, 10, 50])
 def test_predict_as_json_says_what_the_predictor_says(tiny: Path, colors: Path, views: int | None) -> None:
     image = colors / "green" / "2.png"

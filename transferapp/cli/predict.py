@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from transferapp.cli.streams import print_json, printable
-from transferapp.errors import ImageError
+from transferapp.errors import DataError, ImageError
 
 
 @click.command("predict")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", metavar="PATH...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: as in the bundle]")
 @click.option("--top-k", type=int, default=5, show_default=True, help="Number of classes to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image and line.")
 def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int, as_json: bool) -> int:
-    """Classify images with a bundle. Unusable images are reported, and the exit code is then 3."""
+    """Classify images with a bundle.
+
+    A folder stands for all images in it and below it. Unusable images are reported, and the exit code is then 3.
+    """
     from transferapp.bundle.predictor import Predictor
     from transferapp.cli.tables import show_prediction
 
     predictor = Predictor.load(bundle)
     failures = 0
-    for file in files:
+    for file in _images(files):
         try:
             prediction = predictor.predict(file, views=views, top_k=top_k)
         except ImageError as error:
@@ -45,3 +50,34 @@ def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int
         else:
             show_prediction(file, prediction.notes, [(score.label, score.score) for score in prediction.scores])
     return ImageError.exit_code if failures else 0
+
+
+def _images(paths: tuple[Path, ...]) -> Iterator[Path]:
+    """Return the files as they are, and for each folder its images in the order of their paths."""
+    from transferapp.data.names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_litter, suffix_of
+    from transferapp.images import is_image
+
+    def expected(file: Path) -> bool:
+        if suffix_of(file.name) in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
+            return True
+        try:
+            with file.open("rb") as stream:
+                return is_image(stream.read(1024))
+        except OSError:
+            return False
+
+    def failed(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror or error})") from error
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found: list[Path] = []
+        for folder, folders, names in os.walk(path, onerror=failed):
+            folders[:] = [name for name in folders if not is_litter(name)]
+            found += [Path(folder, name) for name in names if not is_litter(name)]
+        images = [file for file in sorted(found) if file.is_file() and expected(file)]
+        if not images:
+            raise DataError(f"{path} has no images", expected="an image, or a folder with images in it or below it")
+        yield from images
