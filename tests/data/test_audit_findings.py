@@ -22,6 +22,7 @@ from transferapp.data.dataset import Dataset, Record, Split
 from transferapp.data.folder import read_folder
 from transferapp.data.near_duplicates import with_clusters
 from transferapp.errors import DataError
+from transferapp.evaluation.report.wording import data_sentences
 
 
 def record(name: str, label: int = 0, split: Split | None = None, **facts: str) -> Record:
@@ -127,3 +128,19 @@ def test_look_alikes_of_one_cluster_are_known_already() -> None:
     assert found.similar is not None
     (pair,) = found.similar
     assert (pair.first.name, pair.second.name, pair.second.label, pair.cosine) == ("b", "c", "bee", 0.91)
+
+
+def test_classes_that_may_be_one_are_named() -> None:
+    names = ("Bee", "ant", "bee", "bee ", "busy_bee", "Busy Bee", "wasp")
+    findings = summarize(Dataset("data", names, ()))
+    assert findings.spellings == (("Bee", "bee", "bee "), ("busy_bee", "Busy Bee"))
+    said = " ".join(data_sentences(findings.to_json()))
+    assert "The classes 'Bee', 'bee' and 'bee ' differ by case and blanks alone" in said
+
+
+def test_images_beside_their_masks_are_named() -> None:
+    findings = summarize(Dataset("data", ("images", "masks"), ()))
+    assert "'images' and 'masks' look like images and what is known of them" in " ".join(
+        data_sentences(findings.to_json())
+    )
+    assert summarize(Dataset("data", ("cat", "dog"), ())).annotations == ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any, Literal
 
 from transferapp.data.audit import FEATURELESS
 from transferapp.data.dataset import Dataset, Record, Split
-from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES
+from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES, holds_images_only
 from transferapp.images import NOTES
 
 TINY_SIDE = 32
@@ -128,6 +130,8 @@ class Findings:
         num_clusters: Number of clusters.
         clusters: The first clusters: with several labels first, then those across splits, then the largest.
         overlaps: Overlaps between the given splits.
+        spellings: Names of classes that differ by case and blanks alone, together.
+        annotations: Classes with the names of images and of their masks or annotations, which are hardly classes.
         similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
         num_similar: Number of such pairs.
     """
@@ -145,6 +149,8 @@ class Findings:
     num_clusters: int
     clusters: tuple[Cluster, ...]
     overlaps: tuple[Overlap, ...]
+    spellings: tuple[tuple[str, ...], ...] = ()
+    annotations: tuple[str, ...] = ()
     similar: tuple[SimilarPair, ...] | None = None
     num_similar: int = 0
 
@@ -185,7 +191,23 @@ def summarize(dataset: Dataset) -> Findings:
         num_clusters=len(clusters),
         clusters=tuple(clusters[:CLUSTERS_LISTED]),
         overlaps=tuple(each for each in overlaps if each.others),
+        spellings=_spellings(dataset.class_names),
+        annotations=_annotations(dataset.class_names),
     )
+
+
+def _spellings(class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for name in class_names:
+        plain = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        spelled[plain].append(name)
+    return tuple(tuple(names) for names in spelled.values() if len(names) > 1)
+
+
+def _annotations(class_names: Sequence[str]) -> tuple[str, ...]:
+    images = [name for name in class_names if holds_images_only(name)]
+    others = [name for name in class_names if re.search(r"mask|annot|segment", name.lower())]
+    return tuple(images + others) if images and others else ()
 
 
 def with_similar_pairs(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:

@@ -70,6 +70,12 @@ def backbone_reason(backbones: Sequence[Mapping[str, Any]]) -> str:
     return f"{name} is {points} points less accurate than {other}, but answers at {price}."
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names in quotes as a list in a sentence."""
+    quoted = [repr(name) for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else "".join(quoted)
+
+
 def data_sentences(findings: Mapping[str, Any]) -> list[str]:
     """Return what an audit found: the size of the set, duplicates, contradicting labels, overlap of splits.
 
@@ -95,6 +101,10 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         sentences.append(f"{groups} of duplicates {verb} more than one label, of which only one can be right.")
     if findings["num_similar"]:
         sentences.append(f"The network finds {counted(findings['num_similar'], 'more pair')} of similar images.")
+    for names in findings.get("spellings", ()):
+        sentences.append(f"The classes {listed(names)} differ by case and blanks alone; they may be one class.")
+    if names := findings.get("annotations"):
+        sentences.append(f"The classes {listed(names)} look like images and what is known of them, not like classes.")
     return [*sentences, *(overlap_sentence(overlap) for overlap in findings["overlaps"] if overlap_total(overlap))]
 
 
