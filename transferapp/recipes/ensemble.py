@@ -59,7 +59,7 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
     bundles = [read_bundle(path) for path in paths]
     first = bundles[0]
     for bundle in bundles[1:]:
-        if bundle.class_names != first.class_names:
+        if sorted(bundle.class_names) != sorted(first.class_names):
             raise BundleError(
                 f"{bundle.path} and {first.path} do not know the same classes",
                 expected=", ".join(first.class_names[:10]),
@@ -94,7 +94,7 @@ def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> k
     """One Keras model that averages the bundles' probabilities.
 
     Args:
-        bundles: With the same classes.
+        bundles: With the same classes; their order is that of the first.
         image_size: (height, width) of its input.
 
     Returns:
@@ -111,6 +111,9 @@ def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> k
         if bundle.image_size != image_size:
             x = keras.layers.Resizing(*bundle.image_size, interpolation="bilinear", name=f"resize_{index}")(x)
         scores.append(member(x))
+        if bundle.class_names != bundles[0].class_names:
+            order = [bundle.class_names.index(name) for name in bundles[0].class_names]
+            scores[-1] = keras.ops.take(scores[-1], order, axis=1)
     model = keras.Model(pixels, keras.layers.Average(name="probabilities")(scores), name="ensemble")
     model.trainable = False
     return model
