@@ -138,7 +138,7 @@ def test_weights_are_of_a_backbone_that_must_be_named() -> None:
         ("собаки", "", "models/собаки"),
         ("images/dogs.zip", "", "models/dogs"),
         ("dogs.tar.gz", "", "models/dogs"),
-        ("study/Labels.CSV", "", "models/Labels"),
+        ("study/Labels.CSV", "", "models/study"),
         ("v1.2", "", "models/v1.2"),
         ("tfds:dogs/small:3.0.1", "", "models/dogs_small_3.0.1"),
         ("images/dogs", "elsewhere/d", "elsewhere/d"),
@@ -403,3 +403,21 @@ def test_a_value_that_would_be_endless_in_print_is_shown_in_short(tmp_path: Path
     with pytest.raises(UsageError, match=r"^out is of the wrong type") as caught:
         make_config({"data": "images", "out": values["x11"]})
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("pets", "pets"),
+        ("pets/labels.csv", "pets"),
+        ("pets/train", "pets"),
+        ("pets/data/images/train", "pets"),
+        ("pets/train/metadata.jsonl", "pets"),
+        ("pets/_classes.csv", "pets"),
+        ("birds.tar.gz", "birds"),
+        ("/data", "data"),
+        ("tfds:oxford_flowers102", "oxford_flowers102"),
+    ],
+)
+def test_a_bundle_is_named_after_what_the_data_are(data: str, name: str) -> None:
+    assert make_config({"data": data}).bundle_path == Path("models") / name

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transferapp.backbones.engine import ENGINES, PRECISIONS
+from transferapp.data.names import is_generic
 from transferapp.data.options import SourceOptions
 from transferapp.errors import UsageError
 from transferapp.images.augment import Augmentation, ColorJitter
@@ -292,13 +293,20 @@ class FitConfig:
 
     @property
     def bundle_path(self) -> Path:
-        """Folder that the bundle is written to."""
+        """Folder that the bundle is written to: of the name of the data, or of the folder around data with a generic name."""
         if self.out:
             return Path(self.out)
-        name = self.data if self.data.startswith("tfds:") else Path(self.data).resolve().name
-        name = re.sub(
-            r"^tfds:|\.(csv|tsv|jsonl|parquet|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", "", name, flags=re.IGNORECASE
+        place = Path(self.data).resolve()
+        names = (
+            [self.data] if self.data.startswith("tfds:") else [place.name, *(parent.name for parent in place.parents)]
         )
+        names[0] = re.sub(
+            r"^tfds:|\.(csv|tsv|jsonl|parquet|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$",
+            "",
+            names[0],
+            flags=re.IGNORECASE,
+        )
+        name = next((name for name in names if name and not is_generic(name)), names[0])
         name = re.sub(r"[^\w.-]+", "_", name).strip("._") or "model"
         return Path("models") / name
 

@@ -526,3 +526,15 @@ def test_a_manifest_that_is_a_pipe_or_a_bomb_is_refused_at_once(made: Path, monk
     os.mkfifo(made / MANIFEST)
     with pytest.raises(BundleError, match=r"no bundle\.json"):
         read_bundle(made)
+
+
+def test_a_bundle_of_other_data_stays_unless_its_place_was_named(made: Path, tmp_path: Path) -> None:
+    manifest = json.loads((made / MANIFEST).read_text())
+    (made / MANIFEST).write_text(json.dumps({**manifest, "data": {"origin": str(tmp_path / "A" / "dogs")}}))
+    check_target(made)
+    check_target(made, str(tmp_path / "B" / ".." / "A" / "dogs"))
+    with pytest.raises(DataError, match="holds the bundle of other data") as caught:
+        check_target(made, str(tmp_path / "B" / "dogs"))
+    assert caught.value.exit_code == 3
+    assert caught.value.hint is not None
+    assert "--out" in caught.value.hint

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers.folders import paint, tree
 from transferapp.data.dataset import Dataset
@@ -350,3 +351,17 @@ def test_classes_are_in_natural_order(tmp_path: Path) -> None:
     )
     words = dict.fromkeys(["class 10", "class 2", "a"], 1)
     assert read_folder(str(tree(tmp_path / "b", words))).class_names == ("a", "class 2", "class 10")
+
+
+@pytest.mark.parametrize("name", ["image1", "a.jpg_large", "a.jpg!d", "a.pjpeg"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_bytes_decide_where_the_suffix_is_unknown(tmp_path: Path, name: str, form: str) -> None:
+    tree(tmp_path, {"cats": 1, "dogs": 1})
+    Image.new("RGB", (20, 20)).save(tmp_path / "cats" / name, format=form)
+    Image.new("RGB", (20, 20)).save(tmp_path / "loose", format=form)
+    (tmp_path / "cats" / "notes").write_text("BM")
+    (tmp_path / "cats" / "list.txt").write_bytes(b"\xff\xd8\xff")
+    dataset = read_folder(str(tmp_path))
+    assert names(dataset)[:2] == sorted(["cats/000.png", f"cats/{name}"])
+    assert by_class(dataset) == {"cats": 2, "dogs": 1}
+    assert codes(dataset) == {"loose": "no_class"}

@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from transferapp.data.names import printable
 from transferapp.errors import BundleError, DataError, ResourceError
 from transferapp.images.augment import PCAColor
 from transferapp.images.views import VIEW_COUNTS
@@ -271,17 +272,39 @@ def only_writer(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_target(target: Path) -> None:
+def check_target(target: Path, replaced_by: str = "") -> None:
     """Raise an error for a target that must not be overwritten, before any work is done.
+
+    Args:
+        target: Folder of the bundle.
+        replaced_by: The data of the new bundle, if their name alone gave the target; then a bundle of other data stays.
 
     Raises:
         BundleError: The target is neither a bundle, possibly with a damaged manifest, nor an empty folder.
+        DataError: The target is a bundle of other data.
     """
     _recover(target)
     if target.exists() and not _may_replace(target):
         raise BundleError(
             f"{target} exists and is not a bundle, so it is left alone", hint="Name another folder with --out"
         )
+    origin = _origin(target) if replaced_by else ""
+    if origin and origin != replaced_by and os.path.realpath(origin) != os.path.realpath(replaced_by):
+        raise DataError(
+            f"{target} holds the bundle of other data, so it is left alone",
+            expected=f"a bundle of {printable(replaced_by)}",
+            got=f"one of {printable(origin)}",
+            hint=f"Name a folder with --out; --out {target} replaces it",
+        )
+
+
+def _origin(target: Path) -> str:
+    """Return the data of a bundle; empty if there is none, or if it does not say."""
+    try:
+        origin = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["data"]["origin"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return ""
+    return origin if isinstance(origin, str) else ""
 
 
 def _may_replace(target: Path) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.names import (
-    IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
     class_name,
+    is_image,
     is_litter,
     natural_order,
     printable,
@@ -138,7 +138,7 @@ def _splits_below(folders: Sequence[tuple[Split | None, str]]) -> list[tuple[Spl
 
 def _has_images(folder: str) -> bool:
     try:
-        return any(suffix_of(entry.name) in IMAGE_SUFFIXES and not _is_folder(entry) for entry in _scan(folder))
+        return any(not _is_folder(entry) and is_image(entry.path) for entry in _scan(folder))
     except DataError:
         return False
 
@@ -211,7 +211,7 @@ def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
     for entry in _scan(folder):
         if _is_folder(entry):
             folders.append(entry.path)
-        elif suffix_of(entry.name) in IMAGE_SUFFIXES:
+        elif is_image(entry.path):
             loose.append(entry.path)
     for path in sorted(loose):
         ignored.append(Ignored(_name(path, root), "no_class", "lies outside the class folders"))
@@ -228,7 +228,7 @@ def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:
 
 
 def _images(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> Iterator[str]:
-    """Yield every file below `folder` with the suffix of an image; links are followed, each real folder once.
+    """Yield every image file below `folder`; links are followed, each real folder once.
 
     Args:
         folder: A class folder.
@@ -258,7 +258,7 @@ def _images(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> 
                     subfolders.append((entry.path, target, link))
                     continue
                 suffix = suffix_of(entry.name)
-                if suffix in IMAGE_SUFFIXES:
+                if is_image(entry.path):
                     yield entry.path
                 elif suffix in UNREAD_SUFFIXES:
                     reason = f"{suffix} files are not read"

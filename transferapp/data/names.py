@@ -6,8 +6,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from transferapp.data.dataset import Split
+if TYPE_CHECKING:  # importing SciPy takes a while
+    from transferapp.data.dataset import Split
 
 FORMAT_SUFFIXES = {
     "JPEG": frozenset((".jpg", ".jpeg", ".jpe", ".jfif")),
@@ -22,13 +24,26 @@ FORMAT_SUFFIXES = {
 """Suffixes of the formats that are read. The bytes of a file decide which of them it is in."""
 
 IMAGE_SUFFIXES = frozenset().union(*FORMAT_SUFFIXES.values())
-"""Suffixes of files that are read as images; files with other suffixes are skipped."""
+"""Suffixes of files that are read as images; of files with unknown suffixes, the first bytes decide."""
 
 UNREAD_SUFFIXES = frozenset(
     ".ai .arw .cr2 .cr3 .dcm .dng .emf .eps .exr .fit .fits .hdr .ico .j2k .jp2 .jxl .nef .orf .pbm .pcx .pdf .pgm .pnm "  # noqa: SIM905
     ".ppm .ps .psd .raf .raw .rw2 .svg .svgz .tga .wmf .xcf".split()
 )
 """Suffixes of image formats that are not read. Such files are listed, because someone may expect them to count."""
+
+_OTHER_SUFFIXES = frozenset(
+    ".avi .bin .cfg .csv .db .doc .docx .gz .h5 .hdf5 .html .ini .ipynb .json .jsonl .log .m4a .mat .md .mov .mp3 .mp4 .npy "  # noqa: SIM905
+    ".npz .parquet .pkl .pt .pth .py .rar .rst .sh .tar .tfrecord .tsv .txt .wav .xls .xlsx .xml .yaml .yml .zip .7z".split()
+)
+"""Suffixes of files that lie beside images and are not opened."""
+
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*"
+    rb"|.{4}ftyp(avif|avis|heic|heix|hevc|heim|heis|mif1|msf1)",
+    re.DOTALL,
+)
+"""First bytes of the formats that are read."""
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
 
@@ -49,6 +64,7 @@ _NEUTRAL_WORDS = frozenset("data dataset image images img imgs photos pictures s
 """Words beside a split's name, as in `train_images` or `Test set`."""
 
 _IMAGE_FOLDERS = _NEUTRAL_WORDS | {"all", "files", "jpeg", "jpeg images", "jpegimages", "jpegs", "jpg", "jpgs", "png"}
+_TABLE_NAMES = frozenset("annotations classes label labels metadata".split())  # noqa: SIM905
 _LITTER = frozenset(
     [
         "thumbs.db",
@@ -70,6 +86,22 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def is_image(path: str) -> bool:
+    """Return whether a file is read as an image: by its suffix, or by its first bytes if the suffix is unknown."""
+    suffix = suffix_of(path)
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    if suffix in UNREAD_SUFFIXES or suffix in _OTHER_SUFFIXES:
+        return False
+    try:
+        if not os.path.isfile(path):  # opening a pipe may never end
+            return False
+        with open(path, "rb", buffering=0) as stream:
+            return _MAGIC.match(stream.read(16)) is not None
+    except OSError:
+        return False
+
+
 def split_named(name: str) -> Split | None:
     """Return the split that a folder or a value in a table names: `train`, `Validation`, `test_images`, `train2017`."""
     words = re.findall(r"[^\W\d_]+", name.lower())
@@ -82,6 +114,11 @@ def split_named(name: str) -> Split | None:
 def holds_images_only(name: str) -> bool:
     """Return whether a folder's name is neutral, not that of a class: `images`, `train`, `JPEGImages`."""
     return name.lower() in _IMAGE_FOLDERS or split_named(name) is not None
+
+
+def is_generic(name: str) -> bool:
+    """Return whether a name says nothing of what the data are: `data`, `images`, `train`, `labels`, `metadata`."""
+    return holds_images_only(name) or name.lower().strip("_") in _TABLE_NAMES
 
 
 def whole_numbers(labels: Iterable[str]) -> bool:

@@ -96,7 +96,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
     """
     progress = progress or Silent()
     watch, run = Stopwatch(), RunFolder(config.bundle_path)
-    check_target(config.bundle_path)
+    check_target(config.bundle_path, "" if config.out else config.data)
     with only_writer(config.bundle_path):
         if fresh:
             run.discard()

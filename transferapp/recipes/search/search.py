@@ -69,7 +69,7 @@ def search(
     progress = progress or Silent()
     base, config = base_settings(config), replace(config, tune="none")
     watch, run = Stopwatch(), RunFolder(config.bundle_path)
-    check_target(config.bundle_path)
+    check_target(config.bundle_path, "" if config.out else config.data)
     with only_writer(config.bundle_path):
         if fresh:
             run.discard()
