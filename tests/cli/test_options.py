@@ -9,9 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from transferapp.cli.options import config_from, fit_options, source_options
+from transferapp.cli.options import config_from, data_option, fit_options, source_options
 from transferapp.config import FitConfig
 from transferapp.data.options import SourceOptions
+from transferapp.errors import UsageError
 
 
 def settings(*words: str, file: str | None = None, folder: Path | None = None) -> FitConfig:
@@ -97,3 +98,16 @@ def test_what_is_no_option_is_refused(words: list[str]) -> None:
         raise AssertionError
 
     assert CliRunner().invoke(command, words).exit_code == 2
+
+
+@pytest.mark.parametrize("decorator", [fit_options(), data_option("Images.")])
+def test_data_that_is_given_twice_is_refused(decorator: Any) -> None:
+    @click.command()
+    @decorator  # type: ignore[untyped-decorator]
+    def command(**_flags: Any) -> None:
+        raise AssertionError
+
+    outcome = CliRunner().invoke(command, ["--data", "a", "--data", "b"])
+    assert isinstance(outcome.exception, UsageError)
+    assert "--data was given 2 times" in str(outcome.exception)
+    assert CliRunner().invoke(command, ["--data"]).exit_code == 2

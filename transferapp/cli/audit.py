@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from transferapp.cli.options import GroupedCommand, source_options
+from transferapp.cli.options import GroupedCommand, data_option, source_options
 from transferapp.data.options import SourceOptions
 
 
 @click.command("audit", cls=GroupedCommand)
-@click.option("--data", required=True, metavar="PATH", help="Images, as for fit.")
+@data_option("Images, as for fit.")
 @source_options
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="File for the findings as JSON."

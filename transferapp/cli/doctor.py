@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from transferapp.cli.options import GroupedCommand, source_options
+from transferapp.cli.options import GroupedCommand, data_option, source_options
 from transferapp.cli.streams import print_json
 from transferapp.data.options import SourceOptions
 
 
 @click.command("doctor", cls=GroupedCommand)
-@click.option("--data", required=True, metavar="PATH", help="Images, as for fit.")
+@data_option("Images, as for fit.")
 @source_options
 @click.option(
     "--out",

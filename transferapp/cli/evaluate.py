@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from transferapp.cli.options import GroupedCommand, source_options
+from transferapp.cli.options import GroupedCommand, data_option, source_options
 from transferapp.cli.streams import print_json
 from transferapp.data.options import SourceOptions
 
 
 @click.command("evaluate", cls=GroupedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", required=True, metavar="PATH", help="Images, as for fit; of given splits, test.")
+@data_option("Images, as for fit; of given splits, test.")
 @source_options
 @click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: as in the bundle]")
 @click.option("--include-seen", is_flag=True, help="Include images that the bundle was trained on.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,9 @@ import click
 
 from transferapp.backbones.registry import backbone_spec
 from transferapp.config import COMMON, GROUPS, FitConfig, make_config, read_config_file
+from transferapp.data.names import printable
 from transferapp.data.options import SourceOptions
+from transferapp.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,6 +79,8 @@ def _option(spec: dataclasses.Field[Any]) -> Callable[[F], F]:
         "metavar": metadata["metavar"],
         "help": metadata["help"],
     }
+    if spec.name == "data":
+        settings |= {"multiple": True, "callback": _only_one}
     settings["heading"] = _COMMON if spec.name in COMMON else metadata["group"]
     if isinstance(spec.default, bool):
         flags = f"--{dashed}/--no-{dashed}" if spec.default else f"--{dashed}"
@@ -86,6 +90,29 @@ def _option(spec: dataclasses.Field[Any]) -> Callable[[F], F]:
         settings["help"] += f"  [default:\N{NO-BREAK SPACE}{default}]"
     settings["type"] = click.Choice(metadata["choices"]) if metadata["choices"] else _TYPES.get(type(spec.default))
     return click.option(f"--{dashed}", spec.name, **settings)
+
+
+def data_option(help_text: str) -> Callable[[F], F]:
+    """Return a decorator that adds `--data`, which may be given once.
+
+    Args:
+        help_text: Help of the option.
+    """
+    return click.option(
+        "--data", required=True, metavar="PATH", help=help_text, cls=Option, multiple=True, callback=_only_one
+    )
+
+
+def _only_one(_context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> str | None:
+    """Return the value of an option that was given once; without this, click takes the last one."""
+    if len(values) > 1:
+        raise UsageError(
+            f"--{parameter.name} was given {len(values)} times",
+            expected="one folder, table or archive",
+            got=", ".join(map(printable, values[:5])),
+            hint="Put the images into one folder, or list them in one table",
+        )
+    return values[0] if values else None
 
 
 def source_options(function: F) -> F:
