@@ -10,7 +10,7 @@ from transferapp.policy.cuts import MIN_EPOCHS
 FINE_TUNED_FROM = 200
 """Training images from which a small set that is different from ImageNet is fine-tuned beside the mixture of stages. On eight
 such sets of 240 to 720 images fine-tuning gained 1.5 to 19 points on five and lost on three; the comparison on held-out images
-tells which (docs/decisions/0017-mixture.md)."""
+tells which (docs/decisions/0018-mixture.md)."""
 
 LARGE_BUDGET, SMALL_BUDGET = 600.0, 120.0
 """Seconds of fine-tuning, unless the user names a budget."""

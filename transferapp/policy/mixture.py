@@ -10,7 +10,7 @@ from transferapp.policy.reasons import Reason
 CLEARLY = 2.0
 """Standard errors by which a mixture must lower the held-out loss of the last stage on images similar to ImageNet, for which
 the rule keeps the last stage. On different images the rule itself asks for earlier stages, and the mixture is used as it is:
-its weights are shrunk toward the best stage, so it rarely loses (docs/decisions/0017-mixture.md)."""
+its weights are shrunk toward the best stage, so it rarely loses (docs/decisions/0018-mixture.md)."""
 
 SHOWN_FROM = 0.05
 """Share of the weight from which a stage is named in the reason."""
