@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from transferapp.data.dataset import Ignored
-from transferapp.data.names import TABLE_SUFFIXES, is_litter, printable, suffix_of
+from transferapp.data.folder import class_folders
+from transferapp.data.names import TABLE_SUFFIXES, is_image, is_litter, printable, suffix_of
 from transferapp.errors import DataError, ResourceError, TransferAppError
 from transferapp.system.cache import cached_folder
 from transferapp.system.progress import Advance, Progress
@@ -151,14 +152,20 @@ def unpack(path: Path, progress: Progress) -> Unpacked:
 
 
 def _step_in(folder: Path) -> Path:
-    """Return the folder, or the one in it that holds everything."""
+    """Return the folder, or the one in it that holds all images and tables; a README may lie beside it."""
     while True:
         inner = [child for child in folder.iterdir() if not is_litter(child.name)]
-        if len(inner) != 1 or not inner[0].is_dir():
+        if any(
+            child.is_file() and (suffix_of(child.name) in TABLE_SUFFIXES or is_image(str(child))) for child in inner
+        ):
             return folder
-        if not any(child.is_dir() or suffix_of(child.name) in TABLE_SUFFIXES for child in inner[0].iterdir()):
+        holding = class_folders(str(folder), 2) or [child.name for child in inner if child.is_dir()]
+        if len(holding) != 1:
             return folder
-        folder = inner[0]
+        below = folder / holding[0]
+        if not any(child.is_dir() or suffix_of(child.name) in TABLE_SUFFIXES for child in below.iterdir()):
+            return folder
+        folder = below
 
 
 def _read(path: Path, name: str, unpacking: _Unpacking) -> None:

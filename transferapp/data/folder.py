@@ -195,9 +195,10 @@ def _check_classes(data: str, root: str, class_names: list[str], ignored: list[I
     below = class_folders(inner, 2) if os.path.isdir(inner) else []
     hint = "Add a folder of images of anything else that the classifier is to tell apart"
     if len(below) > 1:
-        hint = (
-            f"If its sub-folders, such as {printable(below[0])!r}, are the classes, point --data at {printable(inner)}"
-        )
+        where = printable(inner)
+        if Path(data) != Path(root):  # an archive in the cache
+            where = f"the folder {class_names[0]!r} of what you unpack"
+        hint = f"If its sub-folders, such as {printable(below[0])!r}, are the classes, point --data at {where}"
     raise DataError(
         f"{data} has one class only, {class_names[0]!r}",
         expected="at least two classes, each a sub-folder of images",
