@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.helpers.folders import paint, tree
 from transferapp.data.dataset import Dataset
@@ -234,3 +237,78 @@ def test_splits_whose_file_names_say_the_class_are_refused(tmp_path: Path) -> No
         paint(tmp_path / "test" / f"{index}.jpg", 10 + index)
     with pytest.raises(DataError, match="sort them into folders"):
         open_source(str(tmp_path))
+
+
+# Archives with more than the images
+
+
+@pytest.mark.parametrize("place", ["pets", "pets-main/pets", "a/b/c"])
+def test_what_lies_beside_the_one_folder_of_images_is_passed_over(tmp_path: Path, place: str) -> None:
+    root = tmp_path / "root"
+    tree(root, {f"{place}/cats": 1, f"{place}/dogs": 2})
+    for folder in [root, *list((root / place).parents)[: place.count("/")]]:
+        (folder / "README.md").write_text("Pets")
+        (folder / "LICENSE").write_text("MIT")
+    (root / "docs").mkdir()
+    (root / "docs" / "more.txt").write_text("More")
+    assert by_class(open_source(str(zipped(root, tmp_path / "pets.zip")))) == {"cats": 1, "dogs": 2}
+
+
+def test_an_archive_of_archives_names_them(tmp_path: Path) -> None:
+    tree(tmp_path / "in", {"cats": 1, "dogs": 1})
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    zipped(tmp_path / "in", tmp_path / "out" / "data" / "train.zip")
+    (tmp_path / "out" / "README").write_text("Pets")
+    with pytest.raises(DataError, match=r"has archives in it.*data/train\.zip") as caught:
+        open_source(str(zipped(tmp_path / "out", tmp_path / "pets.zip")))
+    assert "cache" not in str(caught.value)
+
+
+def test_no_place_in_the_cache_is_advised(tmp_path: Path) -> None:
+    cache = os.environ["TRANSFERAPP_CACHE"]
+    paint(tree(tmp_path / "one", {"pets/cats": 1, "pets/dogs": 1}) / "loose.png", 9)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "labels.csv").write_text("path,label\na.png,cat\nb.png,dog\n")
+    for name in ("one", "two"):
+        with pytest.raises(DataError) as caught:
+            open_source(str(zipped(tmp_path / name, tmp_path / f"{name}.zip")))
+        assert cache not in str(caught.value)
+        assert cache not in (caught.value.hint or "")
+
+
+# Parquet with images
+
+
+def parquet_of_images(path: Path, *, plain: bool = False, names: bool = True) -> Path:
+    images = [paint(path.parent / "made" / f"{i}.png", i).read_bytes() for i in range(4)]
+    table = pyarrow.table(
+        {
+            "id": ["a", "b", "c", "d"],
+            "image": [*images[:3], None] if plain else [{"bytes": data, "path": None} for data in images],
+            "caption": ['one,\n"two"', "x", "y", "z"],
+            "label": [0, 1, 1, 0],
+        }
+    )
+    features = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "image": {"_type": "Image"}}
+    if names:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, path)
+    shutil.rmtree(path.parent / "made")
+    return path
+
+
+def test_parquet_that_holds_the_images_is_read(tmp_path: Path) -> None:
+    path = parquet_of_images(tmp_path / "train.parquet")
+    dataset = open_source(str(path))
+    assert by_class(dataset) == {"cat": 2, "dog": 2}
+    assert dataset.origin == str(path)
+    assert dataset.records[0].path.read_bytes().startswith(b"\x89PNG")
+    assert by_class(open_source(str(tmp_path))) == {"cat": 2, "dog": 2}
+    named = open_source(str(path), options=SourceOptions(path_column="image", label_column="caption"))
+    assert len(named.class_names) == 4
+
+
+def test_parquet_with_plain_bytes_and_gaps_is_read(tmp_path: Path) -> None:
+    dataset = open_source(str(parquet_of_images(tmp_path / "train.parquet", plain=True, names=False)))
+    assert by_class(dataset) == {"0": 1, "1": 2}
+    assert [item.code for item in dataset.ignored] == ["no_path"]

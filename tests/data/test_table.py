@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.helpers.folders import paint, tree
+from transferapp.data.audit import check_usable
 from transferapp.data.dataset import Dataset
 from transferapp.data.options import SourceOptions
 from transferapp.data.table import class_order, read_table
@@ -350,8 +351,8 @@ def test_parquet_is_read_with_numbers_categories_and_gaps(root: Path) -> None:
     assert {r.path.stem: (r.split, r.group) for r in dataset.records}["003"] == ("test", "1")
 
 
-def test_parquet_that_holds_the_images_themselves_says_so(root: Path) -> None:
-    table = pyarrow.table({"image": [{"bytes": b"x", "path": "a"}] * 2, "label": [0, 1]})
+def test_parquet_without_a_column_of_paths_says_so(root: Path) -> None:
+    table = pyarrow.table({"image": [[1, 2], [3, 4]], "label": [0, 1]})
     parquet.write_table(table, root / "labels.parquet")
     with pytest.raises(DataError, match="holds the images themselves"):
         read_table(root / "labels.parquet", SourceOptions())
@@ -400,3 +401,42 @@ def test_json_lines_are_read(root: Path) -> None:
 def test_what_is_no_json_lines_is_refused(root: Path, text: str) -> None:
     with pytest.raises(DataError, match="metadata"):
         read(root, text, name="metadata.jsonl")
+
+
+# Paths from elsewhere
+
+
+@pytest.mark.parametrize(
+    "prefix", ["/home/bob/study/images/", "C:\\study\\images\\", "../study/images/", "study/images/"]
+)
+def test_paths_of_another_machine_are_found_by_their_end(root: Path, prefix: str) -> None:
+    text = f"path,label\n{prefix}000.png,cat\n{prefix}001.png,dog\n"
+    if prefix.startswith(".."):
+        with pytest.raises(DataError, match="names no image that is there"):
+            read(root, text)
+    else:
+        assert found(read(root, text)) == CATS_AND_DOGS
+
+
+def test_a_path_is_never_found_in_another_split_or_in_two_places(tmp_path: Path) -> None:
+    tree(tmp_path, {"train": 1, "test": 2, "images": 1})
+    paint(tmp_path / "train" / "only.png", 77)
+    rows = ["/x/train/001.png,cat", "/x/unknown/000.png,cat", "/x/train/only.png,cat", "/x/test/001.png,dog"]
+    dataset = read(tmp_path, "\n".join(["path,label", *rows]))
+    assert found(dataset) == {"only": "cat", "001": "dog"}
+    assert codes(dataset) == {"/x/train/001.png": "missing_file", "/x/unknown/000.png": "missing_file"}
+
+
+def test_suffixes_may_differ_in_case(root: Path) -> None:
+    assert found(read(root, "path,label\nimages/000.PNG,cat\nimages/001.Png,dog\n")) == CATS_AND_DOGS
+
+
+def test_rows_without_a_file_count_as_unreadable(root: Path) -> None:
+    rows = [
+        *(f"images/00{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(6)),
+        "images/a.png,cat",
+        "images/b.png,dog",
+    ]
+    dataset = read(root, "\n".join(["path,label", *rows]))
+    with pytest.raises(DataError, match="2 of 8 images"):
+        check_usable(dataset, dataset, 1)

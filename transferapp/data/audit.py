@@ -129,11 +129,13 @@ def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_IMAGE
     Raises:
         DataError: Too many images are unreadable, or a class is left with too few.
     """
-    refused = after.ignored[len(before.ignored) :]
-    if len(refused) > MAX_UNREADABLE_FRACTION * len(before) and len(refused) > 1:
+    missing = [item for item in before.ignored if item.code == "missing_file"]
+    refused = [*missing, *after.ignored[len(before.ignored) :]]
+    total = len(before) + len(missing)
+    if len(refused) > MAX_UNREADABLE_FRACTION * total and len(refused) > 1:
         shown = "; ".join(f"{item.name} ({item.code})" for item in refused[:5])
         raise DataError(
-            f"{len(refused)} of {len(before)} images in {before.origin} cannot be read: {shown}"
+            f"{len(refused)} of {total} images in {before.origin} cannot be read: {shown}"
             + ("; ..." if len(refused) > 5 else ""),
             expected=f"at most {MAX_UNREADABLE_FRACTION:.0%} unreadable",
             hint="Remove or replace these files, or point --data at the right folder",

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from transferapp.data.archive import is_archive, unpack
+from transferapp.data.archive import ARCHIVE_SUFFIXES, is_archive, unpack
 from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.folder import class_folders, read_folder
 from transferapp.data.names import (
@@ -23,6 +23,7 @@ from transferapp.data.names import (
     suffix_of,
 )
 from transferapp.data.options import TABLE_OPTIONS, SourceOptions
+from transferapp.data.parquet_images import image_column, unpack_images
 from transferapp.data.table import read_table
 from transferapp.errors import DataError
 from transferapp.system.progress import Progress, Silent
@@ -83,10 +84,10 @@ def open_source(
     if not path.is_file():
         raise DataError(f"{printable(data)} is neither a file nor a folder", expected=EXPECTED)
     if suffix_of(path.name) in TABLE_SUFFIXES:
-        with progress.task(f"reading {printable(path.name)}", 0) as advance:
-            return read_table(path, options, min_classes, origin=data, progress=advance)
+        return _read_table(path, options, min_classes, progress, origin=data)
     if is_archive(data):
         unpacked = unpack(path, progress)
+        _refuse_inner_archives(unpacked.folder, data)
         dataset = _open_place(unpacked.folder, options, min_classes, progress, origin=data, foreign=True)
         return dataclasses.replace(dataset, ignored=(*unpacked.ignored, *dataset.ignored))
     hint = _CONVERTIBLE.get(suffix_of(path.name))
@@ -109,10 +110,8 @@ def _open_place(
     tables = _tables(folder)
     table = _label_table(folder, tables, options, origin) if tables else None
     if table is not None:
-        with progress.task(f"reading {printable(table.name)}", 0) as advance:
-            name = f"{origin} ({printable(table.name)})"
-            within = str(folder) if foreign else None
-            dataset = read_table(table, options, min_classes, origin=name, within=within, progress=advance)
+        name = f"{origin} ({printable(table.name)})"
+        dataset = _read_table(table, options, min_classes, progress, origin=name, within=folder if foreign else None)
         return dataclasses.replace(dataset, origin=origin)
     if parts := _split_tables(folder, options, origin):
         return _read_split_tables(
@@ -123,6 +122,39 @@ def _open_place(
         dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
     left = [Ignored(printable(t.name), "table", "is not read: the folders give the classes") for t in tables]
     return dataclasses.replace(dataset, ignored=(*dataset.ignored, *left))
+
+
+def _read_table(
+    table: Path,
+    options: SourceOptions,
+    min_classes: int,
+    progress: Progress,
+    *,
+    origin: str,
+    within: Path | None = None,
+) -> Dataset:
+    """Read a table; of a Parquet file that holds the images, the table of what is unpacked."""
+    if suffix_of(table.name) == ".parquet" and (column := image_column(table)) is not None:
+        table, within = unpack_images(table, column, origin, progress), None
+        options = dataclasses.replace(options, path_column="")
+    with progress.task(f"reading {printable(table.name)}", 0) as advance:
+        inside = str(within) if within else None
+        return read_table(table, options, min_classes, origin=origin, within=inside, progress=advance)
+
+
+def _refuse_inner_archives(folder: Path, origin: str) -> None:
+    """Refuse an archive of archives without images or tables, and name what is in it."""
+    if class_folders(str(folder), 1) or _tables(folder):
+        return
+    files = [file for file in folder.rglob("*") if file.name.lower().endswith(ARCHIVE_SUFFIXES)]
+    inner = sorted(str(file.relative_to(folder)) for file in files)
+    if inner:
+        raise DataError(
+            f"{printable(origin)} has archives in it instead of images",
+            expected="a zip or tar archive of images",
+            got=", ".join(map(printable, inner[:5])),
+            hint=f"Unpack it, and name what is in it with --data, such as {printable(inner[0])}",
+        )
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -177,9 +209,7 @@ def _read_split_tables(
             ignored.append(Ignored(printable(part), "no_class", "has neither class folders nor a table of labels"))
             continue
         name = f"{origin} ({printable(part)}/{printable(table.name)})"
-        with progress.task(f"reading {printable(part)}/{printable(table.name)}", 0) as advance:
-            inside = str(within) if within else None
-            dataset = read_table(table, options, 0, origin=name, within=inside, progress=advance)
+        dataset = _read_table(table, options, 0, progress, origin=name, within=within)
         records += [(split_named(part), dataset.class_names[r.label], _below(part, r)) for r in dataset.records]
         ignored += [dataclasses.replace(item, name=f"{printable(part)}/{item.name}") for item in dataset.ignored]
     names = natural_order({label for _, label, _ in records})
@@ -216,6 +246,6 @@ def _label_table(folder: Path, tables: Sequence[Path], options: SourceOptions, o
         raise DataError(
             f"{printable(origin)} has several tables: {', '.join(printable(t.name) for t in tables[:5])}",
             expected="one table beside the images, or class folders",
-            hint="Name the table itself with --data",
+            hint="Name the table itself with --data" + (", after unpacking" if is_archive(origin) else ""),
         )
     return tables[0]

@@ -113,9 +113,10 @@ def read_table(
         progress(count)
     if not rows:
         missing = [item.name for item in rows.ignored if item.code == "missing_file"]
+        place = "the folder of the table" if within else printable(rows.lookup.root)
         raise DataError(
             f"{name} names no image that is there",
-            expected=f"paths below {printable(rows.lookup.root)} in column {file.columns[columns.path]!r}",
+            expected=f"paths below {place} in column {file.columns[columns.path]!r}",
             got=f"{len(missing)} files that are not there, such as {missing[0]}" if missing else f"{count} rows",
             hint="Put the table beside its images, or name another column with --path-column",
         )
@@ -333,6 +334,7 @@ class _Lookup:
         with os.scandir(self.root) as entries:
             folders = {e.name: e.path for e in entries if not is_litter(e.name) and os.path.isdir(e.path)}
         likely = [p for n, p in folders.items() if holds_images_only(n) or like_table.match(n.lower())]
+        self._folders = frozenset(folders)
         self._bases = [self.root, *sorted(likely if len(folders) > 1 else folders.values())]
         self._suffixes = list(_SUFFIXES_TRIED)
         self._listings: dict[str, frozenset[str]] = {}
@@ -347,6 +349,23 @@ class _Lookup:
                     return found if self._allowed(found) else ""
                 if os.path.isabs(spelled):
                     break
+        return self._by_tail(path)
+
+    def _by_tail(self, path: str) -> str | None:
+        """Return the file of a path from another machine: the longest end of it that is here, unless several fit.
+
+        A folder that is here too, or that names a split, is never left out of the path: `train/1.jpg` is not `test/1.jpg`.
+        """
+        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+        for start in range(1, len(parts) if ".." not in parts else 0):
+            left = parts[start - 1]
+            if left != os.path.basename(self.root) and (split_named(left) or left in self._folders):
+                return None
+            tail = os.path.join(*parts[start:])
+            found = {file for base in self._bases if (file := self._with_suffix(os.path.join(base, tail))) is not None}
+            if found:
+                file = found.pop()
+                return None if found else file if self._allowed(file) else ""
         return None
 
     def name(self, location: str) -> str:
@@ -357,11 +376,14 @@ class _Lookup:
     def _with_suffix(self, path: str) -> str | None:
         if self._is_file(path):
             return path
-        if suffix_of(path) not in IMAGE_SUFFIXES:
-            for suffix in self._suffixes:
-                if self._is_file(path + suffix):
-                    self._first(self._suffixes, suffix)
-                    return path + suffix
+        stem, suffix = os.path.splitext(path)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            found = [p for p in {stem + suffix.lower(), stem + suffix.upper()} if self._is_file(p)]
+            return found[0] if len(found) == 1 else None
+        for suffix in self._suffixes:
+            if self._is_file(path + suffix):
+                self._first(self._suffixes, suffix)
+                return path + suffix
         return None
 
     def _is_file(self, path: str) -> bool:

@@ -134,9 +134,9 @@ def _open_json_lines(path: Path, name: str) -> TableFile:
 
     def rows(columns: Sequence[int]) -> Iterator[Row]:
         for line, document in objects():
-            yield line, [_text(document.get(names[index])) for index in columns]
+            yield line, [cell_text(document.get(names[index])) for index in columns]
 
-    sample = tuple(tuple(_text(document.get(key)) for key in names) for document in head)
+    sample = tuple(tuple(cell_text(document.get(key)) for key in names) for document in head)
     return TableFile(tuple(names), sample, rows)
 
 
@@ -214,7 +214,7 @@ def _open_parquet(path: Path, name: str) -> TableFile:
                     read = batch.to_pydict()
                     for cells in zip(*(read[column] for column in wanted), strict=True):
                         number += 1
-                        yield number, [_text(cell) for cell in cells]
+                        yield number, [cell_text(cell) for cell in cells]
         except (pyarrow.ArrowException, ValueError) as error:
             raise unreadable(error) from error
 
@@ -222,7 +222,7 @@ def _open_parquet(path: Path, name: str) -> TableFile:
     return TableFile(tuple(names[index] for index in flat), tuple(sample), rows)
 
 
-def _text(cell: Any) -> str:
+def cell_text(cell: Any) -> str:
     """Return a cell as text: whole numbers without a fraction, missing values as an empty string."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
