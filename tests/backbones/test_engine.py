@@ -62,7 +62,8 @@ def taps() -> tuple[list[int], np.ndarray, np.ndarray, Any]:
     names = ("chelsea", "coffee", "astronaut", "rocket", "retina")
     photographs = [Image.fromarray(getattr(data, name)()) for name in names]
     pixels = np.stack([render(image, center_view(image.size, size), size) for image in photographs])
-    return [*(stage.shape[2] for stage in stages), 1000], pixels, KerasEngine(tapped)(pixels), convert(tapped)
+    channels = [stage.shape[2] for stage in stages]
+    return [*channels, 1000, *channels], pixels, KerasEngine(tapped)(pixels), convert(tapped)
 
 
 @pytest.mark.parametrize(
