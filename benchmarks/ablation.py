@@ -314,8 +314,7 @@ class Ablation:
         multipliers: dict[str, float],
     ) -> None:
         """Train all epochs; the weights are those of the last."""
-        from transferapp.training.batches import CachedBatches
-        from transferapp.training.mixing import soft
+        from transferapp.training.batches import CachedBatches, soft
         from transferapp.training.session import Session
 
         labels = self._labels[split.train]

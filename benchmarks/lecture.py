@@ -296,8 +296,7 @@ def diagnosis(task: Task) -> Figures:
 def searches(task: Task, features: np.ndarray, labels: np.ndarray) -> Figures:
     """Held-out accuracy and loss of the best of equally many trials, by kind of search."""
     from transferapp.recipes.search.space import make_search, parse_space
-    from transferapp.recipes.search.trainer import HeadTrainer
-    from transferapp.recipes.search.trials import FINE_EPOCHS, Journal, run_phase, run_trials
+    from transferapp.recipes.search.trials import FINE_EPOCHS, HeadTrainer, Journal, run_phase, run_trials
     from transferapp.system.progress import Silent
 
     train, val = task.split.train[::2], task.split.train[1::2]
@@ -423,7 +422,7 @@ def initializers(task: Task) -> Figures:
     """Standard deviation in the tenth hidden layer before training; in the features it is 1."""
     import keras
 
-    from transferapp.training.activation_statistics import check_signal
+    from transferapp.training.heads import check_signal
     from transferapp.training.tail import lone_head
 
     figures: Figures = {}

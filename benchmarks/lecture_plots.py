@@ -269,8 +269,8 @@ def signals(depth: int = 10, width: int = 256) -> dict[str, list[float]]:
     """Standard deviation in each hidden layer of a new head on normal features, by activation and initializer."""
     import keras
 
-    from transferapp.training.activation_statistics import check_signal
     from transferapp.training.head_spec import Head, HeadSpec
+    from transferapp.training.heads import check_signal
     from transferapp.training.tail import lone_head
 
     rng = np.random.default_rng(0)

@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferapp.backbones.efficientnet_lite import assign_torch_weights, build_efficientnet_lite, round_filters
+from transferapp.backbones.efficientnet_lite import (
+    assign_torch_weights,
+    build_efficientnet_lite,
+    read_state_dict,
+    round_filters,
+)
 from transferapp.backbones.registry import backbone_spec, weights_path
-from transferapp.backbones.torch_legacy import read_state_dict
 from transferapp.errors import WeightsError
 
 # Block by block as the paper's table gives them: (expansion, kernel, strides, channels out).

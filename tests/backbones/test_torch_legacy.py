@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transferapp.backbones.efficientnet_lite import read_state_dict
 from transferapp.backbones.registry import backbone_spec, weights_path
-from transferapp.backbones.torch_legacy import read_state_dict
 from transferapp.errors import WeightsError
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)

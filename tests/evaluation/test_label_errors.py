@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferapp.evaluation.label_errors import find_label_errors
+from transferapp.recipes.label_doctor import find_label_errors
 
 
 def test_a_case_worked_by_hand() -> None:

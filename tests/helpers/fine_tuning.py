@@ -28,20 +28,17 @@ from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.policy.choose import choose
 from transferapp.policy.class_weights import WeightsFinding
-from transferapp.policy.input_size import choose_input_size
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, make_plan
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
-from transferapp.policy.size import measure_size
+from transferapp.policy.size import choose_input_size, measure_size
 from transferapp.recipes.fit.candidate import Candidate
-from transferapp.recipes.fit.class_weighting import Weighting
 from transferapp.recipes.fit.export import build_network
 from transferapp.recipes.fit.fine_tune import fine_tune
-from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, probe_stages
-from transferapp.recipes.fit.random_views import ViewChoice
+from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, Weighting, probe_stages
 from transferapp.recipes.fit.report import candidate_reason
 from transferapp.recipes.fit.resume import RunFolder
-from transferapp.recipes.fit.solve import solve
+from transferapp.recipes.fit.solve import ViewChoice, solve
 from transferapp.recipes.fit.trainer import Trainer
 from transferapp.system.progress import Silent
 

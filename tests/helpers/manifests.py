@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from transferapp.evaluation.metrics import Metrics, measure
-from transferapp.policy.input_size import choose_input_size
-from transferapp.policy.mixture import MixtureScore
+from transferapp.policy.choose import MixtureScore
 from transferapp.policy.plan import FineTuning, Overrides, make_plan
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
-from transferapp.policy.size import measure_size
+from transferapp.policy.size import choose_input_size, measure_size
 
 CLASSES = ("ant", "bee", "wasp")
 STAGES = (("block4", -0.55, (28, 28, 40)), ("block14", -0.12, (7, 7, 192)), ("top", 0.0, (7, 7, 1280)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferapp.policy.input_size import choose_input_size
+from transferapp.policy.size import choose_input_size
 
 USUAL = (224, 224)
 

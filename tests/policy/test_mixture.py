@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferapp.policy.mixture import CLEARLY, MixtureScore, use_mixture
+from transferapp.policy.choose import CLEARLY_LOWER, MixtureScore, use_mixture
 
 
 def score(saved: float, standard_error: float = 0.01) -> MixtureScore:
@@ -17,7 +17,7 @@ def test_the_rule_asks_for_it_on_images_that_are_different(saved: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("saved", "used"), [(-0.1, False), (0.99 * CLEARLY * 0.01, False), (1.01 * CLEARLY * 0.01, True)]
+    ("saved", "used"), [(-0.1, False), (0.99 * CLEARLY_LOWER * 0.01, False), (1.01 * CLEARLY_LOWER * 0.01, True)]
 )
 def test_on_similar_images_it_must_be_clearly_better(saved: float, used: bool) -> None:
     assert use_mixture("similar", score(saved)) == used

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from transferapp.policy.budget import LARGE_BUDGET, SMALL_BUDGET, USUAL_EPOCHS
-from transferapp.policy.mixture import MixtureScore
+from transferapp.policy.choose import MixtureScore
 from transferapp.policy.plan import (
     BACKBONE_LEARNING_RATE,
     HEAD_LEARNING_RATE,

@@ -28,8 +28,15 @@ from transferapp.images.augment import (
     seeded_generator,
 )
 from transferapp.images.views import center_view, render
-from transferapp.training.batches import CenterBatches, FollowEpochs, ImageBatches, original_errors
-from transferapp.training.image_cache import DecodedCache, center_views, training_images
+from transferapp.training.batches import (
+    CenterBatches,
+    DecodedCache,
+    FollowEpochs,
+    ImageBatches,
+    center_views,
+    original_errors,
+    training_images,
+)
 
 SIZE = (24, 16)
 COUNT, BATCH = 22, 4

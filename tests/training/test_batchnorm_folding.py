@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import enliven, noise_pixels, tiny_network
-from transferapp.training.batchnorm_folding import foldable
-from transferapp.training.tail import InferenceMode
+from transferapp.training.tail import InferenceMode, foldable
 
 layers = keras.layers
 SIZE = (12, 10, 3)

@@ -16,9 +16,8 @@ import pytest
 from tests.helpers.networks import draws_in_training
 from transferapp.backbones.stages import Tap, find_stages
 from transferapp.errors import UsageError
-from transferapp.training.activation_statistics import check_signal, signal_findings
 from transferapp.training.head_spec import ACTIVATIONS, POOLINGS, Head, HeadSpec
-from transferapp.training.heads import attach_head, build_head, head_layers
+from transferapp.training.heads import attach_head, build_head, check_signal, head_layers, signal_findings
 from transferapp.training.probe import fit_probe, moments
 from transferapp.training.tail import lone_head
 

@@ -19,7 +19,7 @@ from transferapp.errors import DataError
 from transferapp.images import decode_image
 from transferapp.images.augment import Augmentation
 from transferapp.images.views import center_view, render
-from transferapp.training.image_cache import DecodedCache, center_views, training_images
+from transferapp.training.batches import DecodedCache, center_views, training_images
 
 SIZE = (32, 32)
 SHORT_SIDE = 69  # ceil(480 · 32 / 224)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from transferapp.training import logistic
-from transferapp.training.logistic import LogisticProblems, Solution, principal_axes, working
+from transferapp.training import probe as logistic
+from transferapp.training.probe import LogisticProblems, Solution, principal_axes, working
 
 FINE = {"tolerance": 1e-12, "gradient_tolerance": 1e-8}
 

@@ -17,9 +17,9 @@ from tests.helpers.toys import toy_data, toy_model
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.training import loop
 from transferapp.training import session as sessions
+from transferapp.training.batches import soft
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import Trained, train
-from transferapp.training.mixing import soft
 from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingJob, TrainingSettings, rank
 
 SETTINGS = TrainingSettings(epochs=4, learning_rate=5e-2, average=0.0)

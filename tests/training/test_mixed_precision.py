@@ -33,14 +33,14 @@ MIXED = "mixed_float16"
 
 
 def test_in_full_precision_the_model_itself_is_trained(tail: Any) -> None:
-    from transferapp.training.mixed_precision import in_precision
+    from transferapp.training.session import in_precision
 
     multipliers = tail.multipliers(0.1)
     assert in_precision(tail.model, multipliers, "float32") == (tail.model, multipliers)
 
 
 def test_multipliers_are_renamed_to_the_copys_variables(tail: Any) -> None:
-    from transferapp.training.mixed_precision import in_precision
+    from transferapp.training.session import in_precision
 
     multipliers = tail.multipliers(0.1, 0.5)
     copy, renamed = in_precision(tail.model, multipliers, MIXED)
@@ -52,7 +52,7 @@ def test_multipliers_are_renamed_to_the_copys_variables(tail: Any) -> None:
 def test_in_mixed_precision_the_body_computes_in_half_and_the_head_in_full(tail: Any) -> None:
     import keras
 
-    from transferapp.training.mixed_precision import in_precision
+    from transferapp.training.session import in_precision
 
     before = keras.config.dtype_policy().name
     copy = in_precision(tail.model, {}, MIXED)[0]
@@ -69,7 +69,7 @@ def test_in_mixed_precision_the_body_computes_in_half_and_the_head_in_full(tail:
 
 
 def test_a_copy_has_the_weights_in_their_order_and_shares_none(tail: Any) -> None:
-    from transferapp.training.mixed_precision import in_precision
+    from transferapp.training.session import in_precision
 
     copy = in_precision(tail.model, {}, MIXED)[0]
     for own, theirs in zip(copy.weights, tail.model.weights, strict=True):
@@ -85,7 +85,7 @@ def test_a_copy_has_the_weights_in_their_order_and_shares_none(tail: Any) -> Non
 
 def test_a_copy_scales_pixels_as_the_backbone_was_adapted_to() -> None:
     from tests.helpers.networks import noise_pixels, tiny_network
-    from transferapp.training.mixed_precision import in_precision
+    from transferapp.training.session import in_precision
 
     whole = tail_of(tiny_network(adapted=True), None)
     copy, _ = in_precision(whole.model, {}, "mixed_bfloat16")
@@ -95,8 +95,8 @@ def test_a_copy_scales_pixels_as_the_backbone_was_adapted_to() -> None:
 
 
 def test_a_copy_of_a_compiled_model_is_not_compiled(tail: Any) -> None:
-    from transferapp.training.mixed_precision import in_precision
     from transferapp.training.optimizers import make_optimizer
+    from transferapp.training.session import in_precision
 
     tail.model.compile(optimizer=make_optimizer("adam", 1e-3, average=0.9), loss="mse")
     assert not in_precision(tail.model, {}, MIXED)[0].compiled
@@ -106,8 +106,8 @@ def test_a_copy_of_a_compiled_model_is_not_compiled(tail: Any) -> None:
 def test_mixed_precision_learns_what_full_precision_learns(tail: Any) -> None:
     import keras
 
-    from transferapp.training.mixed_precision import in_precision
     from transferapp.training.optimizers import make_optimizer
+    from transferapp.training.session import in_precision
 
     rng = np.random.default_rng(2)
     features = rng.normal(size=(24, *tail.model.inputs[0].shape[1:])).astype(np.float32)

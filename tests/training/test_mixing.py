@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.helpers.toys import CLASSES, toy_data, toy_model
+from transferapp.training.batches import SoftBatches, mixed, soft
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import train
-from transferapp.training.mixing import SoftBatches, mixed, soft
 from transferapp.training.settings import TrainingJob, TrainingSettings
 
 

@@ -12,7 +12,7 @@ from transferapp.backbones.engine import resolve_engine
 from transferapp.backbones.registry import BackboneSpec
 from transferapp.backbones.trunk import Trunk, load_trunk
 from transferapp.errors import UsageError
-from transferapp.policy.input_size import InputSize, choose_input_size
+from transferapp.policy.size import InputSize, choose_input_size
 from transferapp.system.threads import cpu_cores
 
 if TYPE_CHECKING:

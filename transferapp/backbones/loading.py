@@ -14,10 +14,9 @@ from typing import Any
 
 import keras
 
-from transferapp.backbones.efficientnet_lite import assign_torch_weights, build_efficientnet_lite
+from transferapp.backbones.efficientnet_lite import assign_torch_weights, build_efficientnet_lite, read_state_dict
 from transferapp.backbones.keras_internals import give_weights
 from transferapp.backbones.registry import EMBEDDED, BackboneSpec, keras_cache, weights_path
-from transferapp.backbones.torch_legacy import read_state_dict
 from transferapp.errors import UsageError, WeightsError
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from transferapp.policy.budget import BATCH_SIZES, LARGE_BUDGET, USUAL_EPOCHS, default_budget
+from transferapp.policy.choose import MixtureScore, use_mixture
 from transferapp.policy.cuts import INPUT, TRAINED_HEAD, Proposal, propose
-from transferapp.policy.input_size import InputSize
-from transferapp.policy.mixture import MixtureScore, use_mixture
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
-from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, SizeFinding
+from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, InputSize, SizeFinding
 
 TIE = 0.005
 """Stages whose cross-validated accuracies differ by less than this count as equal; the earlier one is cheaper to serve."""

@@ -1,4 +1,4 @@
-"""Size of a training set: small or large, by images in all and per class."""
+"""Size of the training set, and of the network's input."""
 
 from __future__ import annotations
 
@@ -54,3 +54,47 @@ def measure_size(class_counts: Sequence[int]) -> SizeFinding:
         "large_per_class": LARGE_PER_CLASS,
     }
     return SizeFinding(size, total, len(class_counts), median, Reason("size", text, values))
+
+
+SMALL_PIXELS = 96 * 96
+SMALL_IMAGE_SIZE = (128, 128)
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """Outcome of `choose_input_size`.
+
+    Attributes:
+        image_size: (height, width) of the network's input.
+        reason: Explanation.
+        tiny: Whether the median image has fewer pixels than `SMALL_PIXELS`.
+    """
+
+    image_size: tuple[int, int]
+    reason: Reason
+    tiny: bool = False
+
+
+def choose_input_size(sizes: Sequence[tuple[int, int]], usual: tuple[int, int], override: int = 0) -> InputSize:
+    """Choose the input size for images of the given sizes.
+
+    Args:
+        sizes: (width, height) of each image.
+        usual: (height, width) that the backbone was trained at.
+        override: Side in pixels that the user has set; 0 applies the rule.
+    """
+    median = statistics.median(w * h for w, h in sizes) if sizes else float("inf")
+    tiny = median < SMALL_PIXELS
+    values: dict[str, float | int | str] = {}
+    if override:
+        (height, width), why = (override, override), ", as set by --image-size"
+    elif tiny and usual[0] * usual[1] > SMALL_IMAGE_SIZE[0] * SMALL_IMAGE_SIZE[1]:
+        (height, width), side = SMALL_IMAGE_SIZE, round(median**0.5)
+        why = (
+            f": the median image has about {side} × {side}, fewer than 96 × 96, and a larger input would only cost time"
+        )
+        values = {"median_side": side}
+    else:
+        (height, width), why = usual, ", as in the backbone's pretraining"
+    text = f"The network's input is {height} × {width} pixels{why}."
+    return InputSize((height, width), Reason("input", text, {"height": height, "width": width, **values}), tiny)

@@ -2,7 +2,7 @@
 
 Detection goes by what Keras' backend can use, not by what is plugged in. On a machine that shows no accelerator, no framework
 is imported to find that out. Training uses one device: the first accelerator, or the CPU. In mixed precision it runs on a copy
-of the model (`transferapp.training.mixed_precision`); what is exported stays in float32.
+of the model (`transferapp.training.session`); what is exported stays in float32.
 """
 
 from __future__ import annotations

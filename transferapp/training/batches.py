@@ -1,11 +1,4 @@
-"""Training and validation data as Keras datasets: views of images, or cached activations of the trunk.
-
-Order and pixels of a batch follow from the seed, the epoch, and the content and position of the images, never from the order
-of threads or of earlier calls. A resumed run therefore sees what the interrupted one would have seen.
-
-Threads of this module decode images a few batches ahead. Those of Keras, `PyDataset(workers=n)`, do not suit: in Keras 3.15
-their queue fills before an epoch begins, and what an abandoned iteration leaves in it is returned by the next one.
-"""
+"""Training data as Keras datasets: cached activations, random views of decoded images, and mixed pairs."""
 
 from __future__ import annotations
 
@@ -22,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transferapp.backbones.feature_store import RandomViews
+from transferapp.backbones.feature_store import RandomViews, center_pixels
 from transferapp.data.dataset import Record
-from transferapp.errors import DataError, TransferAppError
-from transferapp.images.augment import augmented_pixels, seeded_generator
-from transferapp.training.image_cache import DecodedCache, Pixels, center_views, training_images
+from transferapp.errors import DataError, ImageError, TransferAppError
+from transferapp.images import DATASET_LIMITS, decode_image
+from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
+from transferapp.images.views import RESAMPLE, short_side_to_decode
+from transferapp.training.settings import Batches, MakeBatches
 
 BATCHES_AHEAD = 2
 """Batches that are prepared while the model works on the one before them."""
@@ -336,3 +331,181 @@ def original_errors(*batches: Any) -> Iterator[None]:
             if source.error is not None and source.error is not error:
                 raise source.error from error
         raise
+
+
+CACHE_BYTES = 1_000_000_000
+"""Memory for decoded images. For a 224-pixel input one takes 0.7 to 0.9 MB, or less if the file is smaller."""
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class DecodedCache:
+    """Images as arrays, stored while there is room. Thread-safe.
+
+    Nothing is evicted: training passes through all images in turn, where least-recently-used eviction would remove each image
+    just before it is needed. Images that find no room are decoded again each time, to the same pixels.
+
+    Args:
+        decode: Returns the pixels of an image, uint8 (height, width, 3).
+        max_bytes: Limit on the sum of the stored arrays.
+    """
+
+    def __init__(self, decode: Callable[[Record], Pixels], *, max_bytes: int = CACHE_BYTES) -> None:
+        self._decode = decode
+        self._max_bytes = max_bytes
+        self._stored: dict[str, Pixels] = {}
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Sum of the stored arrays, in bytes."""
+        return self._nbytes
+
+    def __len__(self) -> int:
+        """Return the number of stored images."""
+        return len(self._stored)
+
+    def get(self, record: Record) -> Pixels:
+        """Return the pixels of an image: uint8 (height, width, 3), read-only.
+
+        Raises:
+            DataError: The file, which the error names, cannot be read any more.
+            ResourceError: There is not enough memory to decode it.
+        """
+        key = record.sha256 or str(record.path)
+        pixels = self._stored.get(key)
+        if pixels is not None:
+            return pixels
+        try:
+            pixels = self._decode(record)
+        except ImageError as error:
+            raise DataError(
+                f"{record.name} could be read when the images were checked, and now it cannot ({error})",
+                hint="Put the file back, leave the folder alone while a model is trained from it, and start again",
+                code=error.code,
+            ) from error
+        pixels.flags.writeable = False
+        with self._lock:
+            if key not in self._stored and self._nbytes + pixels.nbytes <= self._max_bytes:
+                self._stored[key] = pixels
+                self._nbytes += pixels.nbytes
+        return pixels
+
+
+def training_images(
+    image_size: tuple[int, int], augmentation: Augmentation = LECTURE_AUGMENTATION, *, max_bytes: int = CACHE_BYTES
+) -> DecodedCache:
+    """Return a cache of whole images, reduced to what the largest training scale needs.
+
+    Args:
+        image_size: (height, width) of the network's input.
+        augmentation: Its largest scale determines the size.
+        max_bytes: As of `DecodedCache`.
+    """
+    short_side = short_side_to_decode(augmentation.short_sides[1], image_size)
+
+    def decode(record: Record) -> Pixels:
+        image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=short_side).image
+        shorter = min(image.size)
+        if shorter > short_side:
+            width, height = (round(side * short_side / shorter) for side in image.size)
+            image = image.resize((width, height), RESAMPLE)
+        return np.asarray(image)
+
+    return DecodedCache(decode, max_bytes=max_bytes)
+
+
+def center_views(image_size: tuple[int, int]) -> DecodedCache:
+    """Return a cache of center views, (height, width) in size, with the pixels that a served model sees."""
+    return DecodedCache(lambda record: center_pixels(record, image_size))
+
+
+class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+    """Batches whose labels are probabilities, mixed in pairs where asked for.
+
+    Items are (x, float32 (n, num_classes)); x is float32 where it is mixed, and otherwise as it was.
+
+    Args:
+        batches: Batches of (x, int labels (n,)).
+        num_classes: Number of classes.
+        mixup: Alpha of the Beta distribution of lambda; 0 for no mixup.
+        cutmix: The same for the share of the area that stays. With both, each batch draws one of the two. Pooled features, of
+            shape (n, channels), have no area: there CutMix is mixup.
+        seed: Determines the pairs and shares.
+    """
+
+    def __init__(self, batches: Batches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> None:
+        super().__init__(workers=1)
+        self.batches: Any = batches
+        self._num_classes, self._mixup, self._cutmix, self._seed = num_classes, mixup, cutmix, seed
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the batches, counted from 0."""
+        return int(self.batches.epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.batches.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        x, labels = self.batches[index]
+        y = np.eye(self._num_classes, dtype=np.float32)[labels]
+        if not (self._mixup or self._cutmix):
+            return x, y
+        rng = np.random.default_rng([self._seed, 2, self.epoch, index])
+        cuts = rng.random() < 0.5 if self._mixup and self._cutmix else bool(self._cutmix)
+        return mixed(x, y, rng, self._cutmix if cuts else self._mixup, cut=cuts)
+
+
+def soft(make_batches: MakeBatches, num_classes: int, *, mixup: float, cutmix: float, seed: int) -> MakeBatches:
+    """Return a function that makes `SoftBatches` of the batches that another makes. Arguments as of `SoftBatches`."""
+
+    def make(batch_size: int) -> Batches:
+        return SoftBatches(make_batches(batch_size), num_classes, mixup=mixup, cutmix=cutmix, seed=seed)
+
+    return make
+
+
+def mixed(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, alpha: float, *, cut: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mix each image of a batch with another: one share for all, partners by a permutation.
+
+    Args:
+        x: Shape (n, height, width, channels) or (n, channels), any number type.
+        y: float32, shape (n, num_classes): rows sum to 1.
+        rng: Source of all random numbers.
+        alpha: Positive: the share of the image itself follows Beta(alpha, alpha).
+        cut: Whether a box is pasted (CutMix). Otherwise, and where x has no area, images are blended (mixup).
+
+    Returns:
+        float32 arrays of the same shapes.
+    """
+    own = float(rng.beta(alpha, alpha))
+    partners = rng.permutation(len(x))
+    x = x.astype(np.float32)
+    if cut and x.ndim == 4:
+        rows, columns = _box(rng, x.shape[1], x.shape[2], 1 - own)
+        pasted = x.copy()
+        pasted[:, rows, columns] = x[partners][:, rows, columns]
+        own = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (x.shape[1] * x.shape[2])
+        x = pasted
+    else:
+        x = own * x + np.float32(1 - own) * x[partners]
+    return x, np.float32(own) * y + np.float32(1 - own) * y[partners]
+
+
+def _box(rng: np.random.Generator, height: int, width: int, area: float) -> tuple[slice, slice]:
+    """Return a box of a share of the area around a random point, clipped at the borders, as the CutMix paper has it."""
+    sides = []
+    for size in (height, width):
+        half = size * np.sqrt(area) / 2
+        middle = rng.uniform(0, size)
+        low, high = (int(np.clip(np.rint(middle + sign * half), 0, size)) for sign in (-1, 1))
+        sides.append(slice(low, high))
+    return sides[0], sides[1]

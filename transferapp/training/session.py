@@ -1,4 +1,4 @@
-"""A compiled model with its data and schedule: one epoch at a time, a timed step, a range test.
+"""A compiled model with its precision, data and schedule: one epoch at a time, a timed step, a range test.
 
 `transferapp.training.loop` drives it epoch by epoch.
 """
@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from transferapp.backbones.keras_internals import give_weights
 from transferapp.errors import ResourceError, TransferAppError
 from transferapp.training.batches import FollowEpochs, original_errors
 from transferapp.training.checkpoint import Generation
@@ -21,6 +22,7 @@ from transferapp.training.optimizers import averaged_weights, make_optimizer
 from transferapp.training.probe import log_softmax
 from transferapp.training.schedules import make_schedule, restart_steps
 from transferapp.training.settings import OUT_OF_MEMORY, TrainingJob, TrainingSettings, Weights
+from transferapp.training.tail import InferenceMode, TrainingMode
 
 SMALLEST_BATCH = 4
 """The smallest batch: halving it further would free little memory."""
@@ -278,3 +280,54 @@ def _array(variable: Any) -> np.ndarray:
 def _assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+
+
+def in_precision(
+    model: keras.Model, multipliers: Mapping[str, float], dtype_policy: str
+) -> tuple[keras.Model, dict[str, float]]:
+    """Return a model to train that computes in a given precision, and its learning-rate multipliers.
+
+    The networks nested in the model (the tail's body) compute in that precision. The layers around them stay in float32:
+    pooling sums many numbers, and a softmax over half-precision logits would be coarse.
+
+    Args:
+        model: Functional, not wrapped in anything but `InferenceMode` or `TrainingMode`; what is nested in it likewise.
+        multipliers: Learning-rate multipliers by paths of `model`'s variables.
+        dtype_policy: Keras' name for the precision, such as `mixed_float16`.
+
+    Returns:
+        The model itself for `float32`. Otherwise a copy that is not compiled, with the same weights in the same order, and
+        the multipliers by paths of the copy's variables.
+    """
+    if dtype_policy == "float32":
+        return model, dict(multipliers)
+
+    def inner(layer: Any) -> Any:
+        config = layer.get_config()
+        if layer.dtype_policy.name == "float32":
+            config["dtype"] = dtype_policy
+        return type(layer).from_config(config)
+
+    def outer(layer: Any) -> Any:
+        if isinstance(layer, InferenceMode | TrainingMode):
+            return layer.like(outer(layer.network))
+        if isinstance(layer, keras.Model):
+            return _cloned(layer, inner)
+        return type(layer).from_config(layer.get_config())
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype_policy)  # Keras scales the loss by the policy that the model itself has
+    try:
+        copy = _cloned(model, outer)
+    finally:
+        keras.config.set_dtype_policy(before)
+    give_weights(copy, model.get_weights())
+    pairs = zip(model.trainable_variables, copy.trainable_variables, strict=True)
+    return copy, {theirs.path: multipliers[own.path] for own, theirs in pairs if own.path in multipliers}
+
+
+def _cloned(model: keras.Model, clone_layer: Any) -> keras.Model:
+    bare = keras.Model(
+        model.inputs[0], model.outputs[0], name=model.name
+    )  # cloning `model` would copy how it was compiled
+    return keras.models.clone_model(bare, clone_function=clone_layer)

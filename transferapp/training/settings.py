@@ -56,7 +56,7 @@ class TrainingSettings:
         class_weights: Weight of each class in the loss, mean 1 over the training images; empty for equal weights. Reported
             losses and accuracies are unweighted, except the training loss.
         label_smoothing: Share of the label's probability that is spread over all classes (Szegedy et al., 2016).
-        mixup, cutmix: See `transferapp.training.mixing`; 0 for none.
+        mixup, cutmix: See `transferapp.training.batches`; 0 for none.
     """
 
     optimizer: str = "adam"
@@ -90,7 +90,7 @@ class TrainingJob:
 
     Attributes:
         model: Returns logits of shape (batch, num_classes).
-        make_batches: Makes the training data; of `transferapp.training.mixing`, where the settings have `soft_labels`.
+        make_batches: Makes the training data; of `transferapp.training.batches`, where the settings have `soft_labels`.
         settings: Settings of the run.
         multipliers: Learning-rate multipliers by variable path; see `make_optimizer`.
         batch_size: Images in a batch; halved when memory does not suffice.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferapp.policy.class_weights import balanced_weights
-from transferapp.recipes.fit.class_weighting import Weighting, weigh_classes
+from transferapp.recipes.fit.measure import Weighting, weigh_classes
 from transferapp.training.probe import cross_validate
 
 

@@ -20,8 +20,7 @@ from transferapp.recipes.fit import leaks as leaks_module
 from transferapp.recipes.fit.export import predict_test
 from transferapp.recipes.fit.leaks import Leaks, find_leaks
 from transferapp.recipes.fit.measure import Measurement, measure
-from transferapp.recipes.fit.random_views import choose_views
-from transferapp.recipes.fit.solve import solve
+from transferapp.recipes.fit.solve import choose_views, solve
 from transferapp.system.progress import Silent
 
 

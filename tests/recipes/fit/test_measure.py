@@ -21,8 +21,8 @@ from transferapp.config import make_config
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError
-from transferapp.policy.input_size import InputSize, choose_input_size
 from transferapp.policy.similarity import label_divergence
+from transferapp.policy.size import InputSize, choose_input_size
 from transferapp.recipes.fit import measure as measurement_module
 from transferapp.recipes.fit.measure import (
     CHEAPER_WITHIN,

@@ -13,8 +13,8 @@ import pytest
 from transferapp.backbones.feature_store import CENTER, random_view_name
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset, Record
-from transferapp.recipes.fit import random_views
-from transferapp.recipes.fit.random_views import VIEW_STEPS, ViewChoice, choose_views
+from transferapp.recipes.fit import solve as random_views
+from transferapp.recipes.fit.solve import VIEW_STEPS, ViewChoice, choose_views
 from transferapp.system.progress import Silent
 from transferapp.training.probe import CrossValidation, cross_validate, log_softmax
 
@@ -146,7 +146,7 @@ def test_a_gain_counts_from_one_standard_error(
     # A hundredth of a nat saved on average: less than the standard error of .037, or more than that of .005.
     given.measurement.weighting.validation = with_losses(np.full(60, 1.0))
     with_views = with_losses(1 - np.tile(changes, 30))
-    monkeypatch.setattr("transferapp.recipes.fit.random_views.cross_validate", lambda *args, **options: with_views)
+    monkeypatch.setattr("transferapp.recipes.fit.solve.cross_validate", lambda *args, **options: with_views)
     choice = choose_views(given.measurement, FitConfig(seed=7), Silent())
     assert choice.views == views
     assert choice.tried[1].gain == pytest.approx(0.01)
@@ -154,7 +154,7 @@ def test_a_gain_counts_from_one_standard_error(
 
 
 def test_a_gain_that_lasts_to_the_most_that_is_tried_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferapp.recipes.fit.random_views.VIEW_STEPS", (2,))
+    monkeypatch.setattr("transferapp.recipes.fit.solve.VIEW_STEPS", (2,))
     choice, _ = chosen(fresh)
     assert choice.views == 2
     assert "still a gain at the most that is tried" in choice.reason

@@ -19,14 +19,13 @@ from transferapp.config import make_config
 from transferapp.data.sources import open_source
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
-from transferapp.policy.input_size import InputSize, choose_input_size
+from transferapp.policy.size import InputSize, choose_input_size
 from transferapp.recipes.fit import report
 from transferapp.recipes.fit.candidate import Candidate, Classifier, head_function
 from transferapp.recipes.fit.export import predict_test
 from transferapp.recipes.fit.measure import Measurement, measure
-from transferapp.recipes.fit.random_views import ViewChoice, choose_views
 from transferapp.recipes.fit.report import Fitted, backbone_json, history_table, split_table
-from transferapp.recipes.fit.solve import solve
+from transferapp.recipes.fit.solve import ViewChoice, choose_views, solve
 from transferapp.system.progress import Silent
 from transferapp.training.mixture import mix
 from transferapp.training.probe import cross_validation_folds, fit_probe

@@ -16,8 +16,8 @@ from transferapp.backbones.stages import Tap
 from transferapp.policy.class_weights import WeightsFinding
 from transferapp.policy.plan import HEAD_EPOCHS
 from transferapp.policy.reasons import Reason
-from transferapp.recipes.fit.class_weighting import Weighting
 from transferapp.recipes.fit.export import Exported, predict_test
+from transferapp.recipes.fit.measure import Weighting
 from transferapp.recipes.fit.report import candidates_json
 from transferapp.system.progress import Silent
 from transferapp.training import tail as tails

@@ -12,9 +12,9 @@ import pytest
 
 from tests.helpers.search_problems import clusters
 from transferapp.recipes.search.space import SCHEDULES, parse_space
-from transferapp.recipes.search.trainer import HeadTrainer
 from transferapp.recipes.search.trials import (
     HeadSettings,
+    HeadTrainer,
     Journal,
     Outcome,
     Phase,

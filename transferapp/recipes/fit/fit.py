@@ -26,7 +26,6 @@ from transferapp.recipes.fit.export import Exported, export, frozen_scorer, pred
 from transferapp.recipes.fit.fine_tune import fine_tune
 from transferapp.recipes.fit.leaks import find_leaks
 from transferapp.recipes.fit.measure import Measurement, backbone_loader, measure
-from transferapp.recipes.fit.random_views import choose_views
 from transferapp.recipes.fit.report import (
     Fitted,
     Tested,
@@ -37,7 +36,7 @@ from transferapp.recipes.fit.report import (
     test_metrics,
 )
 from transferapp.recipes.fit.resume import RunFolder, run_identity
-from transferapp.recipes.fit.solve import solve
+from transferapp.recipes.fit.solve import choose_views, solve
 from transferapp.system.progress import Progress, Silent
 from transferapp.system.storage import disk_errors
 from transferapp.system.threads import cpu_cores

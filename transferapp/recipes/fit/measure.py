@@ -1,4 +1,4 @@
-"""Measure a folder of images: audit, split, backbones tried, similarity, size, and the plan that follows.
+"""Measure a folder of images: audit, split, backbones tried, similarity, size, class weights, and the plan that follows.
 
 This is the first half of a fit, and all of `transferapp plan`.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -29,12 +30,18 @@ from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
-from transferapp.policy.input_size import InputSize
-from transferapp.policy.mixture import MixtureScore
+from transferapp.policy.choose import MixtureScore
+from transferapp.policy.class_weights import (
+    WORTH_TRYING,
+    WeightsFinding,
+    balanced_weights,
+    imbalance,
+    judge_class_weights,
+)
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, Plan, make_plan
+from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
-from transferapp.policy.size import measure_size
-from transferapp.recipes.fit.class_weighting import Weighting, weigh_classes
+from transferapp.policy.size import InputSize, measure_size
 from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores
 from transferapp.training.mixture import Mixture, mix
@@ -388,3 +395,81 @@ def _request_milliseconds(trunks: Sequence[Trunk]) -> list[float]:
             trunk.rows(crops)
             fastest[index] = min(fastest[index], 1000 * (time.perf_counter() - started))
     return fastest
+
+
+_EVEN = 1.05
+"""Classes are equal, for what is printed, where the largest is no more than this many times the smallest."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How much each class counts in training.
+
+    Attributes:
+        weights: float64, shape (num_classes,), mean 1 over the training images; None where all images count the same.
+        finding: What was measured, and why this was chosen.
+        validation: Cross-validation of the classifier with these weights.
+        imbalance: The largest class of the training images over the smallest.
+    """
+
+    weights: np.ndarray | None
+    finding: WeightsFinding
+    validation: CrossValidation
+    imbalance: float
+
+    def of(self, labels: np.ndarray) -> np.ndarray | None:
+        """The weight of each image: shape as `labels`; None where all count the same."""
+        return None if self.weights is None else self.weights[labels]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for JSON."""
+        weights = None if self.weights is None else [round(float(weight), 4) for weight in self.weights]
+        return {**asdict(self.finding), "imbalance": self.imbalance, "weights": weights}
+
+
+def weigh_classes(
+    features: np.ndarray,
+    labels: np.ndarray,
+    counts: Sequence[int],
+    plain: CrossValidation,
+    wanted: str,
+    *,
+    groups: np.ndarray,
+    seed: int,
+) -> Weighting:
+    """Choose how much each class counts.
+
+    Args:
+        features: float32, shape (n, num_features): the images that the decision is measured on.
+        labels: Their classes: int, shape (n,).
+        counts: Training images of each class.
+        plain: Cross-validation of the same images without weights; with them, the same strengths are tried.
+        wanted: `auto`, `none` or `balanced`.
+        groups: Which of the images stay together in cross-validation; shape (n,).
+        seed: Seeds the folds.
+    """
+    ratio = imbalance(counts)
+    if wanted == "none":
+        return Weighting(
+            None,
+            WeightsFinding("none", Reason("classes", "--class-weights none turns class weights off.")),
+            plain,
+            ratio,
+        )
+    if wanted == "auto" and ratio < WORTH_TRYING:
+        if ratio < _EVEN:
+            text = "The classes have about as many images each, so class weights are not needed."
+        else:
+            text = f"The largest class has {ratio:.1f} times the images of the smallest, too few for class weights to matter."
+        return Weighting(None, WeightsFinding("none", Reason("classes", text, {"imbalance": ratio})), plain, ratio)
+    weights = balanced_weights(counts)
+    weighed = cross_validate(
+        features, labels, len(counts), seed=seed, path=plain.path, groups=groups, class_weights=weights
+    )
+    finding = judge_class_weights(labels, plain.correct, weighed.correct)
+    if wanted == "balanced":
+        set_by = Reason("classes", "--class-weights balanced turns class weights on.", finding.reason.values)
+        finding = replace(finding, kind="balanced", reason=set_by)
+    if finding.kind == "none":
+        return Weighting(None, finding, plain, ratio)
+    return Weighting(weights, finding, weighed, ratio)

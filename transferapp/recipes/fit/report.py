@@ -30,7 +30,7 @@ from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
 from transferapp.recipes.fit.export import Exported
 from transferapp.recipes.fit.leaks import Leaks
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone
-from transferapp.recipes.fit.random_views import ViewChoice
+from transferapp.recipes.fit.solve import ViewChoice
 from transferapp.system.backend import keras_backend
 from transferapp.system.hardware import detect
 from transferapp.training.settings import Epoch

@@ -1,22 +1,23 @@
-"""The solved candidate: a linear classifier on frozen features, solved by L-BFGS, calibrated and measured."""
+"""The solved candidate: a linear classifier on frozen features, and the number of random views that it is solved on."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import softmax
 
-from transferapp.backbones.feature_store import CENTER
+from transferapp.backbones.feature_store import CENTER, random_view_name
 from transferapp.backbones.stages import Tap
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.evaluation.metrics import fit_temperature, measure
 from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
-from transferapp.recipes.fit.measure import Measurement, measured_sample
-from transferapp.recipes.fit.random_views import ViewChoice, random_rows
+from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, measured_sample
 from transferapp.system.progress import Progress
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.mixture import combine
-from transferapp.training.probe import LinearProbe, fit_probe
+from transferapp.training.probe import CrossValidation, LinearProbe, cross_validate, fit_probe, log_softmax
 
 
 def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progress: Progress) -> Candidate:
@@ -81,3 +82,115 @@ def _members(measurement: Measurement, views: ViewChoice) -> list[tuple[Tap, flo
         for (tap, validation), weight in zip(chosen.members, chosen.mixture.weights, strict=True)
         if weight
     ]
+
+
+TRIED_FROM = 1_000
+"""Training images from which random views are tried. Their gain in accuracy is a point or so where there is one, and with fewer
+images cross-validation has a standard error of that size (docs/lecture.md)."""
+
+VIEW_STEPS = (1, 2, 4, 8)
+"""Tried in turn, until a step gains no more than one standard error of the paired difference in loss."""
+
+
+@dataclass(frozen=True)
+class ViewsTried:
+    """Cross-validation with `views` random views an image beside the center view.
+
+    Attributes:
+        views: Random views an image.
+        accuracy: Cross-validated, in [0, 1].
+        loss: Cross-validated, in nats.
+        gain: Loss saved against the best of before; None for the first.
+        standard_error: Of `gain`, paired by image.
+    """
+
+    views: int
+    accuracy: float
+    loss: float
+    gain: float | None = None
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class ViewChoice:
+    """Outcome of `choose_views`."""
+
+    views: int
+    validation: CrossValidation
+    tried: tuple[ViewsTried, ...]
+    reason: str
+
+
+def random_rows(backbone: ProbedBackbone, part: Dataset, views: int, seed: int, progress: Progress) -> np.ndarray:
+    """Return the trunk's rows of the first `views` random views: float32, shape (n, views, row_size)."""
+    names = [random_view_name(index, seed) for index in range(views)]
+    with progress.task(f"{backbone.spec.name}: {views} random views each", len(part) * views) as advance:
+        return backbone.store.collect(part.records, names, advance)
+
+
+def choose_views(measurement: Measurement, config: FitConfig, progress: Progress) -> ViewChoice:
+    """Choose the number of random views of each image that the linear classifier at the cut is solved on.
+
+    They are tried on `measured_sample` of the training images, from `TRIED_FROM` images on. Where parts of the backbone will
+    be tuned, none are tried: the tuning sees random views, and the classifier that it starts from need not. Nor are they for
+    a mixture of stages.
+    """
+    backbone = measurement.chosen
+    best = measurement.weighting.validation
+    if measurement.plan.tails and config.train_views == "auto":
+        whose = "the classifier that it is compared with" if config.scratch else "the classifier that it starts from"
+        return ViewChoice(0, best, (), f"training in steps sees random views; {whose} need not")
+    sample = measured_sample(measurement.dataset.part("train"))
+    if config.train_views == "auto" and (measurement.plan.mixture or len(sample) < TRIED_FROM):
+        few = f"not tried on {len(sample)} images: the gain is smaller than cross-validation can see"
+        reason = "not tried: a mixture of stages is solved on the center views" if measurement.plan.mixture else few
+        return ViewChoice(0, best, (), reason)
+    center = backbone.features(backbone.store.collect(sample.records, [CENTER])[:, 0])
+    labels, seed = sample.labels, config.seed
+
+    def validate(views: int) -> CrossValidation:
+        extra = backbone.features(random_rows(backbone, sample, views, seed, progress)) if views else None
+        return cross_validate(
+            center,
+            labels,
+            len(sample.class_names),
+            extra=extra,
+            seed=seed,
+            path=best.path,
+            groups=sample.groups(),
+            class_weights=measurement.weighting.weights,
+        )
+
+    if config.train_views != "auto":
+        views = int(config.train_views)
+        chosen = validate(views) if views else best
+        return ViewChoice(views, chosen, (ViewsTried(views, chosen.accuracy, chosen.loss),), "set by --train-views")
+    tried = [ViewsTried(0, best.accuracy, best.loss)]
+    views = 0
+    for step in VIEW_STEPS:
+        validation = validate(step)
+        saved = _losses(best, labels) - _losses(validation, labels)
+        gain, error = float(saved.mean()), float(saved.std(ddof=1) / np.sqrt(len(saved)))
+        tried.append(ViewsTried(step, validation.accuracy, validation.loss, gain, error))
+        if gain <= error:
+            break
+        best, views = validation, step
+    last = tried[-1]
+    assert last.gain is not None
+    assert last.standard_error is not None
+    outcome = (
+        f"{last.views} random view{'' if last.views == 1 else 's'} an image {'lower' if last.gain >= 0 else 'raise'}"
+        f"{'s' if last.views == 1 else ''} the cross-validated loss by {abs(last.gain):.3f} ± {last.standard_error:.3f}"
+    )
+    if views == last.views:
+        reason = f"{outcome}: still a gain at the most that is tried"
+    else:
+        reason = (
+            f"{outcome}: no gain beyond one standard error over {'the center view alone' if views == 0 else f'{views}'}"
+        )
+    return ViewChoice(views, best, tuple(tried), reason)
+
+
+def _losses(validation: CrossValidation, labels: np.ndarray) -> np.ndarray:
+    result: np.ndarray = -log_softmax(validation.logits)[np.arange(len(labels)), labels]
+    return result

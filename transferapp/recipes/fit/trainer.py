@@ -160,7 +160,7 @@ class Trainer:
 
     def _trained(self, candidate: Candidate, proposal: Proposal, seconds: float) -> Candidate:
         from transferapp.training.loop import train
-        from transferapp.training.mixed_precision import in_precision
+        from transferapp.training.session import in_precision
 
         started = time.perf_counter()
         plan = f"{proposal.key}/plan"
@@ -310,7 +310,7 @@ class Trainer:
         )
 
     def _head_alone(self, proposal: Proposal) -> _Job:
-        from transferapp.training.activation_statistics import check_signal, signal_findings
+        from transferapp.training.heads import check_signal, signal_findings
         from transferapp.training.tail import lone_head
 
         config, spec = self._config, self._config.head_spec
@@ -344,7 +344,7 @@ class Trainer:
 
     def _softened(self, make_batches: MakeBatches) -> MakeBatches:
         """Return batches with smoothed and mixed labels, where the settings ask for these."""
-        from transferapp.training.mixing import soft
+        from transferapp.training.batches import soft
 
         config = self._config
         if not self._settings(1, 1.0).soft_labels:
@@ -388,8 +388,7 @@ class Trainer:
         return Affordable(decided["epochs"], decided["views"]), decided["batch_size"]
 
     def _timed(self, job: _Job, multipliers: dict[str, float], seconds: float) -> tuple[Affordable, int]:
-        from transferapp.training.mixed_precision import in_precision
-        from transferapp.training.session import time_step
+        from transferapp.training.session import in_precision, time_step
 
         config, started = self._config, time.perf_counter()
         sample = job.sample()

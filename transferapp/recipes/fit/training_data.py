@@ -228,8 +228,7 @@ class DataProvider:
         return HeadData(data, (channels,), *moments(rows), some=features[:_FEW, 0])
 
     def _images(self) -> TrainingData:
-        from transferapp.training.batches import CenterBatches, ImageBatches
-        from transferapp.training.image_cache import training_images
+        from transferapp.training.batches import CenterBatches, ImageBatches, training_images
 
         size, config = self._backbone.trunk.image_size, self._config
         random_views = self._backbone.store.random_views

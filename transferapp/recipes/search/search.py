@@ -8,9 +8,12 @@ again on both together. The test images are used once, at the end.
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
@@ -24,20 +27,32 @@ from transferapp.data.sources import open_source
 from transferapp.errors import DataError, UsageError
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
+from transferapp.policy.plan import Plan
+from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.candidate import Candidate, Classifier
 from transferapp.recipes.fit.fit import FitResult, Stopwatch, check, write_bundle
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, backbone_loader, measure, measured_sample
-from transferapp.recipes.fit.random_views import ViewChoice, random_rows
 from transferapp.recipes.fit.report import Fitted
 from transferapp.recipes.fit.resume import RunFolder, run_identity
-from transferapp.recipes.search.report import carried_out, search_json, trials_table
-from transferapp.recipes.search.space import SCHEDULES, SearchSettings
-from transferapp.recipes.search.trials import Features, HeadSettings, Journal, Problem, TrainedHead, judged, run_trials
+from transferapp.recipes.fit.solve import ViewChoice, random_rows
+from transferapp.recipes.search.space import SCHEDULES, SearchSettings, written
+from transferapp.recipes.search.trials import (
+    Features,
+    HeadSettings,
+    Journal,
+    Problem,
+    Searched,
+    TrainedHead,
+    Trial,
+    judged,
+    ranked,
+    run_trials,
+)
 from transferapp.system.progress import Progress, Silent
 from transferapp.training.probe import fit_probe
 
 if TYPE_CHECKING:
-    from transferapp.recipes.search.trainer import HeadTrainer
+    from transferapp.recipes.search.trials import HeadTrainer
 
 
 def search(
@@ -84,7 +99,7 @@ def search(
             watch.lap("features")
             if run.begin({**run_identity(config, measurement), **settings.to_json()}):
                 progress.note(f"Going on with the unfinished search in {run.path}")
-            from transferapp.recipes.search.trainer import HeadTrainer
+            from transferapp.recipes.search.trials import HeadTrainer
 
             trainer, journal = HeadTrainer(problem), Journal(run.path / "trials.jsonl")
             searched = run_trials(settings, base, problem, trainer, journal, progress, on_trial)
@@ -207,3 +222,88 @@ def refit(
         epochs=trained.epochs,
         learning_rate=settings.learning_rate,
     )
+
+
+TOP_SHOWN = 10
+"""Trials in the table of the report."""
+
+
+def carried_out(plan: Plan, searched: Searched) -> Plan:
+    """Return the plan with a searched head in place of the solved one."""
+    settings, trials = searched.settings, len(searched.trials)
+    hidden = written(settings.head.hidden)
+    form = "linear classifier" if settings.head.linear else f"head with hidden layers of {hidden}"
+    text = f"The learning rate is {settings.learning_rate:.3g}, found by {trials} trials on the validation images."
+    rate = Reason("rate", text, {"learning_rate": settings.learning_rate, "trials": trials})
+    return replace(
+        plan,
+        proposals=(),
+        method=f"{form}, {settings.optimizer} by search",
+        head_learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        reasons=(*(reason for reason in plan.reasons if reason.topic not in ("head", "rate", "tune")), rate),
+    )
+
+
+def search_json(
+    searched: Searched, settings: SearchSettings, optimum: dict[str, float], dataset: Dataset
+) -> dict[str, Any]:
+    """Return the manifest's entry on the search."""
+    num_validation, num_test = len(dataset.part("val")), len(dataset.part("test"))
+    return {
+        **settings.to_json(),
+        "phases": [
+            {
+                "name": phase.name,
+                "over": [dimension.written() for dimension in phase.space],
+                "trials": phase.trials,
+                "epochs": phase.base.epochs,
+            }
+            for phase in searched.phases
+        ],
+        "narrowed": list(searched.notes),
+        "edges": [edge.sentence() for edge in searched.edges],
+        "settings": searched.settings.to_json(),
+        "best": trial_json(searched.best),
+        "top": [trial_json(trial) for trial in ranked(searched.trials)[:TOP_SHOWN]],
+        "points": [
+            [trial.params["learning_rate"], trial.params["l2"], trial.outcome.accuracy, trial.phase]
+            for trial in searched.trials
+        ],
+        "optimum": optimum,
+        "chosen_by": f"{num_validation} validation images; the figure of the best of many trials is optimistic",
+        "final_figure": (
+            f"{num_test} test images that took no part in the search" if num_test else "none: there are no test images"
+        ),
+    }
+
+
+def trial_json(trial: Trial) -> dict[str, Any]:
+    """Return a trial as a plain dictionary."""
+    loss = trial.outcome.loss
+    return {
+        "trial": trial.index,
+        "phase": trial.phase,
+        "params": {name: written(v) if isinstance(v, tuple) else v for name, v in trial.params.items()},
+        "accuracy": trial.outcome.accuracy,
+        "loss": loss if math.isfinite(loss) else None,
+        "epochs": trial.outcome.epochs,
+        "exploded": trial.outcome.exploded,
+        "seconds": round(trial.outcome.seconds, 4),
+    }
+
+
+def trials_table(searched: Searched) -> str:
+    """Return all trials as CSV."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    names = [dimension.name for dimension in searched.phases[0].space]
+    writer.writerow(["trial", "phase", *names, "val_accuracy", "val_loss", "epochs", "exploded", "seconds", "best"])
+    for trial in searched.trials:
+        values = [f"{v:.8g}" if isinstance(v, float) else written(v) for v in (trial.params[name] for name in names)]
+        entry = trial_json(trial)
+        loss = "" if entry["loss"] is None else f"{entry['loss']:.6f}"
+        outcome = [f"{entry['accuracy']:.6f}", loss, entry["epochs"], int(entry["exploded"]), entry["seconds"]]
+        writer.writerow([trial.index, trial.phase, *values, *outcome, int(trial is searched.best)])
+    return table.getvalue()
