@@ -340,6 +340,7 @@ def test_splits_below_some_classes_alone_are_parts_of_them(tmp_path: Path) -> No
     dataset = read_folder(str(tree(tmp_path, {"cats/train": 3, "cats/test": 2, "dogs": 2})))
     assert by_class(dataset) == {"cats": 5, "dogs": 2}
     assert dataset.given_splits == ()
+    assert codes(dataset) == {"cats": "mixed_splits"}
 
 
 def test_classes_are_in_natural_order(tmp_path: Path) -> None:

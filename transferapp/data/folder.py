@@ -27,6 +27,11 @@ from transferapp.system.progress import Advance
 REPORT_EVERY = 1000
 """Files between two reports of progress."""
 
+_MANY = 64
+"""Folders that are looked at to see what their names are; more are never all splits."""
+
+_MIXED = "its folders with names of splits are read without splits, because other images of classes lie outside of such folders"
+
 _Runs = dict[str, list[tuple[Split | None, list[str]]]]
 """The folders of each class: a split, and the files in order."""
 
@@ -62,6 +67,10 @@ def read_folder(
         given = tuple(split for split in SPLITS if split in {split for split, _ in below})
         spelling = {folder: spelling[os.path.dirname(folder)] for _, folder in below}
         folders = below
+    elif roots == [(None, root)]:
+        ignored += [
+            Ignored(_name(folder, root), "mixed_splits", _MIXED) for _, folder in folders if _has_splits(folder)
+        ]
     claims = _Claims(folder for _, folder in folders if not os.path.islink(folder))
     by_class: _Runs = defaultdict(list)
     found = 0
@@ -128,12 +137,18 @@ def _splits_below(folders: Sequence[tuple[Split | None, str]]) -> list[tuple[Spl
     """Return the split folders if all images are in splits below their class, as in `cats/train`; otherwise nothing."""
     below: list[tuple[Split | None, str]] = []
     for above, folder in folders:
-        inner = class_folders(folder, 2 * len(SPLITS))
+        inner = class_folders(folder, _MANY)
         if above is not None or not all(split_named(name) for name in inner) or _has_images(folder):
             return []
         below += [(split_named(name), os.path.join(folder, name)) for name in inner]
     splits = {split for split, _ in below}
     return below if "train" in splits and len(splits) > 1 else []
+
+
+def _has_splits(folder: str) -> bool:
+    """Return whether a class has train folders and others of splits."""
+    splits = {split_named(os.path.basename(child)) for child in _subfolders(folder, strict=False)} - {None}
+    return "train" in splits and len(splits) > 1
 
 
 def _has_images(folder: str) -> bool:
@@ -145,7 +160,7 @@ def _has_images(folder: str) -> bool:
 
 def _refuse_bare_splits(root: str, origin: str) -> None:
     """Refuse folders that are all named like splits and hold images without classes."""
-    holding = class_folders(root, 2 * len(SPLITS))
+    holding = class_folders(root, _MANY)
     if not holding or not all(split_named(name) for name in holding):
         return
     inside = f"{printable(holding[0])}/"

@@ -54,6 +54,18 @@ def config(out: Path, **changes: object) -> FitConfig:
     return make_config({"data": str(images()), "out": str(out), "backbone": BACKBONE, **changes})
 
 
+def test_a_bundle_of_other_data_stays_where_no_place_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = make_tiny_bundle(tmp_path / "models" / "pets")
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    manifest["data"] = {"origin": str(tmp_path / "A" / "pets")}
+    (bundle / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(DataError, match="holds the bundle of other data"):
+        recipes.fit(make_config({"data": str(tmp_path / "B" / "pets")}))
+    with pytest.raises(DataError, match="There is no file or folder"):  # the next check: the data are not there
+        recipes.fit(make_config({"data": str(tmp_path / "B" / "pets"), "out": "models/pets"}))
+
+
 def test_two_fits_do_not_write_to_one_place(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     with FileLock(tmp_path / ".bundle.lock"), pytest.raises(DataError, match=r"Another fit.* is writing to") as caught:
