@@ -38,7 +38,7 @@ CLEARLY = 2.0
 
 It was selected there as the best of epochs, raw or averaged weights, and candidates, and so looks better than it is: by 1.8 to
 3.1 points at 100 images, about a standard error. With this margin it wins in at most a fifth of the cases where it is no better
-(`tests/policy/test_choose.py` simulates them), and a true gain of five points at 100 images is still mostly taken."""
+(`tests/policy/test_choose_fairness.py` simulates them), and a true gain of five points at 100 images is still mostly taken."""
 
 
 def choose(candidates: Sequence[C], *, insist: bool = False) -> C:
