@@ -87,6 +87,9 @@ class FitConfig:
         "", DATA, "Table column of groups to keep in one split, such as patients.", metavar="NAME"
     )
     data_dir: str = _option("", DATA, "Folder of prepared data for tfds:NAME.", metavar="PATH")
+    encoding: str = _option(
+        "", DATA, "Encoding of a table or of names in a zip, such as gbk; otherwise detected.", metavar="NAME"
+    )
     val_fraction: float = _option(
         0.2, DATA, "Share of training images for validation, without val/.", limits=(0, 0.999)
     )

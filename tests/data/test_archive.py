@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -162,6 +163,42 @@ def test_names_survive_alphabets_emoji_and_old_zip_programs(tmp_path: Path) -> N
     assert not any(entry.flag_bits & 0x800 for entry in zipfile.ZipFile(tmp_path / "b.zip").infolist())
     assert names(tmp_path / "b.zip") == wanted
     assert names(tarred(tmp_path / "a.tar", *((member(name), b"x") for name in wanted))) == wanted
+
+
+def zipped_in(to: Path, encoding: str, folders: tuple[str, ...]) -> Path:
+    """Return a zip whose names are not marked as UTF-8, as older programs write them."""
+    names = [f"{folder}/{i}.png".encode(encoding) for folder in folders for i in range(2)]
+    stand_ins = [str(index).ljust(len(name), "x") for index, name in enumerate(names)]
+    data = zipped(to, dict.fromkeys(stand_ins, b"")).read_bytes()
+    for stand_in, name in zip(stand_ins, names, strict=True):
+        data = data.replace(stand_in.encode(), name)
+    to.write_bytes(data)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("encoding", "folders", "said"),
+    [
+        ("gbk", ("异常", "正常"), "GBK"),
+        ("shift_jis", ("りんご", "ソバ"), "Shift-JIS"),  # the second begins with a byte pair that ends in a backslash
+        ("cp866", ("кошка", "собака"), "code page 866"),
+        ("cp437", ("Käse", "Müsli"), "code page 437"),
+    ],
+)
+def test_names_of_a_zip_are_guessed_and_the_guess_is_named(
+    tmp_path: Path, encoding: str, folders: tuple[str, ...], said: str
+) -> None:
+    path = zipped_in(tmp_path / "old.zip", encoding, folders)
+    for _ in range(2):  # the second time from the cache
+        progress = Mock(wraps=Silent())
+        folder = unpack(path, progress).folder
+        assert {child.name for child in folder.iterdir()} == set(folders)
+        assert said in progress.note.call_args.args[0]
+    named = unpack(path, progress := Mock(wraps=Silent()), encoding)
+    assert {child.name for child in named.folder.iterdir()} == set(folders)
+    assert not progress.note.called
+    with pytest.raises(DataError, match="not valid in ascii"):
+        unpack(path, Silent(), "ascii")
 
 
 def test_backslashes_in_a_zip_part_folders(tmp_path: Path) -> None:

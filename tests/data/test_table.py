@@ -290,6 +290,40 @@ def test_encodings_are_recognized(root: Path, encoding: str, ending: str) -> Non
     assert dataset.class_names == ("Brötchen", "Käse")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "labels", "said"),
+    [
+        ("cp1251", ("кошка", "собака"), "Windows-1251"),
+        ("cp1250", ("růže", "tulipán"), "Windows-1250"),
+        ("gbk", ("异常", "正常"), "GBK"),
+        ("shift_jis", ("猫", "犬"), "Shift-JIS"),
+        ("big5", ("玫瑰", "鬱金香"), "Big5"),
+        ("euc-kr", ("고양이", "사과"), "EUC-KR"),
+        ("cp1252", ("Brötchen", "Käse"), "Windows-1252"),
+    ],
+)
+def test_code_pages_are_guessed_and_named(root: Path, encoding: str, labels: tuple[str, str], said: str) -> None:
+    rows = [f"images/{index:03}.png,{labels[index % 2]}" for index in range(6)]
+    (root / "labels.csv").write_bytes("\n".join(["path,label", *rows]).encode(encoding))
+    notes: list[str] = []
+    dataset = read_table(root / "labels.csv", SourceOptions(), note=notes.append)
+    assert set(dataset.class_names) == set(labels)
+    (note,) = notes
+    assert said in note
+    assert "--encoding" in note
+    named = read_table(root / "labels.csv", SourceOptions(encoding=encoding), note=notes.append)
+    assert (named.class_names, len(notes)) == (dataset.class_names, 1)
+
+
+def test_an_encoding_that_does_not_fit_is_refused(root: Path) -> None:
+    (root / "labels.csv").write_bytes(TEXT.encode("cp1252"))
+    with pytest.raises(DataError, match=r"labels\.csv is not text.*a table in utf-8"):
+        read_table(root / "labels.csv", SourceOptions(encoding="utf-8"))
+    for unknown in ("klingon", "hex"):
+        with pytest.raises(UsageError, match="--encoding is not known"):
+            SourceOptions(encoding=unknown)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv"])
 def test_delimiters_are_recognized(root: Path, delimiter: str, name: str) -> None:

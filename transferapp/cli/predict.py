@@ -54,17 +54,7 @@ def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int
 
 def _images(paths: tuple[Path, ...]) -> Iterator[Path]:
     """Return the files as they are, and for each folder its images in the order of their paths."""
-    from transferapp.data.names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_litter, suffix_of
-    from transferapp.images import is_image
-
-    def expected(file: Path) -> bool:
-        if suffix_of(file.name) in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
-            return True
-        try:
-            with file.open("rb") as stream:
-                return is_image(stream.read(1024))
-        except OSError:
-            return False
+    from transferapp.data.names import UNREAD_SUFFIXES, is_image, is_litter, suffix_of
 
     def failed(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read ({error.strerror or error})") from error
@@ -77,7 +67,7 @@ def _images(paths: tuple[Path, ...]) -> Iterator[Path]:
         for folder, folders, names in os.walk(path, onerror=failed):
             folders[:] = [name for name in folders if not is_litter(name)]
             found += [Path(folder, name) for name in names if not is_litter(name)]
-        images = [file for file in sorted(found) if file.is_file() and expected(file)]
+        images = [file for file in sorted(found) if is_image(str(file)) or suffix_of(file.name) in UNREAD_SUFFIXES]
         if not images:
             raise DataError(f"{path} has no images", expected="an image, or a folder with images in it or below it")
         yield from images

@@ -8,6 +8,7 @@ was escaped from that way (CVE-2025-4517). The cache finds an unpacked archive b
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
@@ -20,13 +21,14 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from transferapp.data.dataset import Ignored
 from transferapp.data.folder import class_folders
 from transferapp.data.names import TABLE_SUFFIXES, is_image, is_litter, printable, suffix_of
+from transferapp.data.text_encodings import LEGACY_ZIP, WORD_ENDS, describe_guess, guess_encoding
 from transferapp.errors import DataError, ResourceError, TransferAppError
 from transferapp.system.cache import cached_folder
 from transferapp.system.progress import Advance, Progress
@@ -49,7 +51,7 @@ MAX_HEADER_BYTES = 1 << 24
 
 ARCHIVE_SUFFIXES = tuple(".zip .tar .tgz .tbz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz".split())  # noqa: SIM905
 
-_REVISION = 2
+_REVISION = 3
 """Raise this when what is unpacked changes."""
 
 _CHUNK = 1 << 20
@@ -120,12 +122,13 @@ def is_archive(path: str) -> bool:
     return head.startswith((b"PK\x03\x04", *_UNSUPPORTED)) or head[257:262] == b"ustar"
 
 
-def unpack(path: Path, progress: Progress) -> Unpacked:
+def unpack(path: Path, progress: Progress, encoding: str = "") -> Unpacked:
     """Unpack an archive into the cache, or find it there.
 
     Args:
         path: A zip file, or a tar file, which may be compressed with gzip, bzip2 or xz.
-        progress: Receives progress updates.
+        progress: Receives progress updates, and a note if the encoding of names is a guess.
+        encoding: Encoding of the names in a zip that does not mark them as UTF-8; empty to detect it.
 
     Returns:
         The unpacked archive. If everything lies in one folder, that folder.
@@ -141,14 +144,16 @@ def unpack(path: Path, progress: Progress) -> Unpacked:
     except OSError as error:
         raise DataError(f"{printable(str(path))} cannot be read ({error.strerror or error})") from error
 
-    def write(folder: Path) -> list[list[str]]:
+    def write(folder: Path) -> dict[str, Any]:
         with progress.task(f"unpacking {name}", 0) as advance:
             unpacking = _Unpacking(name, path.stat().st_size, folder, advance)
-            _read(path, name, unpacking)
-            return unpacking.ignored
+            guessed = _read(path, name, unpacking, encoding)
+            return {"ignored": unpacking.ignored, "guessed": guessed}
 
-    kept = cached_folder(f"archive-{_REVISION}-{content[:32]}", write)
-    return Unpacked(_step_in(kept.folder), tuple(Ignored(*item) for item in kept.note))
+    kept = cached_folder(f"archive-{_REVISION}-{content[:32]}{encoding and '-' + codecs.lookup(encoding).name}", write)
+    if kept.note["guessed"]:
+        progress.note(describe_guess(name, kept.note["guessed"]))
+    return Unpacked(_step_in(kept.folder), tuple(Ignored(*item) for item in kept.note["ignored"]))
 
 
 def _step_in(folder: Path) -> Path:
@@ -168,7 +173,9 @@ def _step_in(folder: Path) -> Path:
         folder = below
 
 
-def _read(path: Path, name: str, unpacking: _Unpacking) -> None:
+def _read(path: Path, name: str, unpacking: _Unpacking, encoding: str) -> str:
+    """Unpack an archive, and return the encoding of its names if it is a guess."""
+    guessed = ""
     try:
         with path.open("rb") as stream:
             head = stream.read(_BLOCK)
@@ -180,10 +187,12 @@ def _read(path: Path, name: str, unpacking: _Unpacking) -> None:
                 with zipfile.ZipFile(stream) as archive:
                     infos = archive.infolist()
                     unpacking.expect(len(infos), sum(info.file_size for info in infos))
-                    unpacking.add(_zip_entry(archive, info) for info in infos)
+                    guessed = "" if encoding else _guessed_encoding(infos)
+                    unpacking.add(_zip_entry(archive, info, encoding or guessed or "utf-8") for info in infos)
             else:
                 opener = next((_COMPRESSIONS[magic] for magic in _COMPRESSIONS if head.startswith(magic)), None)
                 unpacking.add(_tar_entries(opener(stream) if opener else stream))
+        return guessed
     except _RefusedError as error:
         what, hint = error.args
         raise DataError(f"{name} {what}", hint=hint) from error
@@ -197,13 +206,37 @@ def _read(path: Path, name: str, unpacking: _Unpacking) -> None:
         ) from error
 
 
-def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
+def _unmarked(info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a name that is not marked as UTF-8, which `zipfile` takes for code page 437; otherwise nothing."""
+    with contextlib.suppress(UnicodeError):  # some versions of Python replace the name by one in an extra field
+        return b"" if info.flag_bits & 0x800 else info.filename.encode("cp437")
+    return b""
+
+
+def _guessed_encoding(infos: Sequence[zipfile.ZipInfo]) -> str:
+    """Return the likeliest encoding of the names; empty if they are ASCII or UTF-8, whose mark may be missing by mistake."""
+    names = [name for name in map(_unmarked, infos) if not name.isascii()]
+    try:
+        for name in names:
+            name.decode("utf-8")
+    except UnicodeError:
+        return guess_encoding((word for name in names for word in WORD_ENDS.split(name)), LEGACY_ZIP)[0]
+    return ""
+
+
+def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, encoding: str) -> _Entry:
     if info.flag_bits & 1:
         raise _RefusedError("is encrypted", "Unpack it yourself and name the folder")
-    name = info.filename.replace("\\", "/")
-    if not info.flag_bits & 0x800 and not name.isascii():  # the flag for UTF-8 may be missing by mistake
-        with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
+    name, raw = info.filename, _unmarked(info)
+    if not raw.isascii():
+        try:
+            name = raw.decode(encoding)
+        except UnicodeError as error:
+            hint = "Leave --encoding out to have it detected"
+            raise _RefusedError(
+                f"has names that are not valid in {encoding}, such as {printable(name)}", hint
+            ) from error
+    name = name.replace("\\", "/")  # not before: it is a part of some characters
     mode = stat.S_IFMT(info.external_attr >> 16)
     if info.is_dir():
         return _Entry(name, "folder")

@@ -18,6 +18,10 @@ class SourceOptions:
         split_column: Column with their splits.
         group_column: Column whose equal values share a split, such as a patient.
         data_dir: Folder of prepared data of tensorflow-datasets.
+        encoding: Encoding of the text of a table, or of the names in a zip; by default it is detected.
+
+    Raises:
+        UsageError: There is no such encoding.
     """
 
     path_column: str = ""
@@ -25,6 +29,17 @@ class SourceOptions:
     split_column: str = ""
     group_column: str = ""
     data_dir: str = ""
+    encoding: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            "".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError) as error:
+            raise UsageError(
+                "--encoding is not known",
+                expected="a name such as utf-8, cp1251, gbk or shift_jis",
+                got=repr(self.encoding),
+            ) from error
 
     def refuse(self, names: tuple[str, ...], kind: str) -> None:
         """Refuse options that do not apply to a kind of source.
@@ -39,7 +54,8 @@ class SourceOptions:
         for name in names:
             if getattr(self, name):
                 flag = f"--{name.replace('_', '-')}"
-                fits = "tfds:NAME" if name == "data_dir" else "a .csv, .tsv or .parquet file"
+                others = {"data_dir": "tfds:NAME", "encoding": "a .csv or .tsv file, or a zip archive"}
+                fits = others.get(name, "a .csv, .tsv or .parquet file")
                 raise UsageError(f"{flag} means nothing for {kind}", expected=f"{flag} with --data {fits}")
 
 

@@ -71,7 +71,7 @@ def open_source(
     """
     options, progress = options or SourceOptions(), progress or Silent()
     if data.startswith("tfds:") and not os.path.lexists(data):
-        options.refuse(TABLE_OPTIONS, "datasets of tensorflow-datasets")
+        options.refuse((*TABLE_OPTIONS, "encoding"), "datasets of tensorflow-datasets")
         from transferapp.data.tfds import read_tfds
 
         return read_tfds(data, options.data_dir, min_classes, progress)
@@ -86,7 +86,7 @@ def open_source(
     if suffix_of(path.name) in TABLE_SUFFIXES:
         return _read_table(path, options, min_classes, progress, origin=data)
     if is_archive(data):
-        unpacked = unpack(path, progress)
+        unpacked = unpack(path, progress, options.encoding)
         _refuse_inner_archives(unpacked.folder, data)
         dataset = _open_place(unpacked.folder, options, min_classes, progress, origin=data, foreign=True)
         return dataclasses.replace(dataset, ignored=(*unpacked.ignored, *dataset.ignored))
@@ -117,7 +117,7 @@ def _open_place(
         return _read_split_tables(
             parts, options, min_classes, progress, origin=origin, within=folder if foreign else None
         )
-    options.refuse(TABLE_OPTIONS, "class folders")
+    options.refuse(TABLE_OPTIONS if foreign else (*TABLE_OPTIONS, "encoding"), "class folders")
     with progress.task("looking for images", 0) as advance:
         dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
     left = [Ignored(printable(t.name), "table", "is not read: the folders give the classes") for t in tables]
@@ -139,7 +139,9 @@ def _read_table(
         options = dataclasses.replace(options, path_column="")
     with progress.task(f"reading {printable(table.name)}", 0) as advance:
         inside = str(within) if within else None
-        return read_table(table, options, min_classes, origin=origin, within=inside, progress=advance)
+        return read_table(
+            table, options, min_classes, origin=origin, within=inside, progress=advance, note=progress.note
+        )
 
 
 def _refuse_inner_archives(folder: Path, origin: str) -> None:

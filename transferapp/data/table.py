@@ -28,6 +28,7 @@ from transferapp.data.names import (
 )
 from transferapp.data.options import TABLE_OPTIONS, SourceOptions
 from transferapp.data.table_files import SAMPLE_ROWS, Row, TableFile, open_table
+from transferapp.data.text_encodings import describe_guess
 from transferapp.errors import DataError, UsageError
 from transferapp.system.progress import Advance
 
@@ -78,6 +79,7 @@ def read_table(
     origin: str | None = None,
     within: str | None = None,
     progress: Advance | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Read a table with one row per image.
 
@@ -92,13 +94,17 @@ def read_table(
         origin: Name of the data in messages; the table by default.
         within: A folder that the images must be in, for tables from archives.
         progress: Called now and then with the number of rows read so far.
+        note: Called with a sentence if the encoding is a guess.
 
     Raises:
         DataError: The table cannot be read, has no such columns, or none of its images exists.
         UsageError: A column that was named is missing.
     """
     name = origin or str(table)
-    file = _with_one_label(open_table(table, name), options)
+    opened = open_table(table, name, options.encoding)
+    if note is not None and opened.guessed:
+        note(describe_guess(name, opened.guessed))
+    file = _with_one_label(opened, options)
     columns = choose_columns(file, options, name)
     rows = _Rows(_Lookup(table, within), table.name)
     wanted = [index for index in (columns.path, columns.label, columns.split, columns.group) if index is not None]

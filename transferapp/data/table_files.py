@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import itertools
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transferapp.data.names import IMAGE_SUFFIXES, printable, suffix_of
+from transferapp.data.text_encodings import LEGACY, MAX_WORDS, WORD_ENDS, guess_encoding
 from transferapp.errors import DataError
 
 Row = tuple[int, list[str]]
@@ -43,32 +43,37 @@ class TableFile:
         sample: The first rows.
         rows: Returns all rows with the cells of these columns, in this order; missing cells are empty. Row numbers are lines
             of the file if it has lines.
+        guessed: The encoding, if it is a guess; otherwise empty.
     """
 
     columns: tuple[str, ...]
     sample: tuple[tuple[str, ...], ...]
     rows: Callable[[Sequence[int]], Iterator[Row]]
+    guessed: str = ""
 
 
-def open_table(path: Path, name: str) -> TableFile:
+def open_table(path: Path, name: str, encoding: str = "") -> TableFile:
     """Open a table by its suffix.
 
     Args:
         path: A .csv, .tsv, .jsonl or .parquet file.
         name: Name of the table in messages.
+        encoding: Encoding of a .csv or .tsv file without a mark; empty to detect it.
 
     Raises:
         DataError: The file cannot be read, or is not a table.
     """
     try:
         openers = {".parquet": _open_parquet, ".jsonl": _open_json_lines}
-        return openers.get(suffix_of(path.name), _open_text)(path, name)
+        if opener := openers.get(suffix_of(path.name)):
+            return opener(path, name)
+        return _open_text(path, name, encoding)
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror or error})") from error
 
 
-def _open_text(path: Path, name: str) -> TableFile:
-    encoding = _encoding(path, name)
+def _open_text(path: Path, name: str, named: str) -> TableFile:
+    encoding, guessed = _encoding(path, name, named)
     first = _first_line(path, encoding, name)
     skipped = 0
     if match := re.fullmatch(r"sep=(.)", first.strip()):  # Excel names the delimiter like this
@@ -106,7 +111,7 @@ def _open_text(path: Path, name: str) -> TableFile:
         for line, row in itertools.islice(cells(), 0 if headless else 1, None):
             yield line, _padded(row, columns)
 
-    return TableFile(tuple(names), sample, rows)
+    return TableFile(tuple(names), sample, rows, encoding if guessed else "")
 
 
 def _open_json_lines(path: Path, name: str) -> TableFile:
@@ -144,18 +149,43 @@ def _padded(row: Sequence[str], columns: Sequence[int]) -> list[str]:
     return [row[index].strip() if index < len(row) else "" for index in columns]
 
 
-def _encoding(path: Path, name: str) -> str:
-    """Return the encoding: UTF-8, -16 or -32 by its mark, otherwise UTF-8 if it is valid, otherwise Windows-1252."""
+def _encoding(path: Path, name: str, named: str) -> tuple[str, bool]:
+    """Return the encoding, and whether it is a guess.
+
+    It is that of the mark, otherwise the one that was named, otherwise UTF-8 if that is valid, otherwise the likeliest.
+    """
     with path.open("rb") as file:
         start = file.read(4)
     for mark, encoding in _BOMS:
         if start.startswith(mark):
-            return encoding
-    for encoding in ("utf-8", "cp1252"):
-        with contextlib.suppress(UnicodeDecodeError), path.open(encoding=encoding, newline="") as text:
-            if not any("\0" in chunk for chunk in iter(lambda: text.read(1 << 20), "")):
-                return encoding
+            return encoding, False
+    if named:
+        if _is_text(path, named):
+            return named, False
+        hint = "Leave --encoding out to have it detected"
+        raise DataError(f"{name} is not text that can be read", expected=f"a table in {named}", hint=hint)
+    if _is_text(path, "utf-8"):
+        return "utf-8", False
+    words: set[bytes] = set()
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.isascii():
+                words.update(word for word in WORD_ENDS.split(line) if not word.isascii())
+            if len(words) > MAX_WORDS:
+                break
+    for encoding in guess_encoding(words, LEGACY):
+        if _is_text(path, encoding):
+            return encoding, True
     raise _undecodable(name)
+
+
+def _is_text(path: Path, encoding: str) -> bool:
+    """Return whether a whole file is valid in an encoding, and has no zero bytes as binary files do."""
+    with path.open(encoding=encoding, newline="") as text:
+        try:
+            return not any("\0" in chunk for chunk in iter(lambda: text.read(1 << 20), ""))
+        except UnicodeError:
+            return False
 
 
 def _undecodable(name: str) -> DataError:

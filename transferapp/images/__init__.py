@@ -16,7 +16,7 @@ decoded in many threads at once.
 
 from transferapp.images.color import BACKGROUND, MAX_PROFILE_BYTES
 from transferapp.images.decode import NOTES, DecodedImage, decode_image
-from transferapp.images.formats import FORMATS, MAX_GIF_BLOCKS, MAX_TIFF_PIECES, MAX_TIFF_TILE, is_image
+from transferapp.images.formats import FORMATS, MAX_GIF_BLOCKS, MAX_TIFF_PIECES, MAX_TIFF_TILE
 from transferapp.images.safety import DATASET_LIMITS, MAX_JPEG_SCANS, MAX_RLE_PIXELS, ImageLimits
 
 __all__ = [
@@ -33,5 +33,4 @@ __all__ = [
     "DecodedImage",
     "ImageLimits",
     "decode_image",
-    "is_image",
 ]

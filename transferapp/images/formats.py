@@ -108,11 +108,6 @@ def identify(stream: Stream, subject: str) -> str:
     )
 
 
-def is_image(head: bytes) -> bool:
-    """Return whether the first bytes of a file, some 1000 of them, are those of a format that is read."""
-    return _sniff(head)[0] is not None
-
-
 def _sniff(head: bytes) -> tuple[str | None, str]:
     """Return (name of the format or None, what the content looks like), from the first bytes."""
     for magic, form in _MAGIC:
