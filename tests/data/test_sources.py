@@ -312,3 +312,20 @@ def test_parquet_with_plain_bytes_and_gaps_is_read(tmp_path: Path) -> None:
     dataset = open_source(str(parquet_of_images(tmp_path / "train.parquet", plain=True, names=False)))
     assert by_class(dataset) == {"0": 1, "1": 2}
     assert [item.code for item in dataset.ignored] == ["no_path"]
+
+
+def test_parquet_files_of_splits_are_read_as_splits(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        parquet_of_images(tmp_path / f"{name}.parquet")
+    dataset = open_source(str(tmp_path))
+    assert by_class(dataset) == {"cat": 6, "dog": 6}
+    assert dataset.given_splits == ("train", "test")
+    assert sum(record.split == "test" for record in dataset.records) == 4
+
+
+def test_a_table_in_one_split_does_not_hide_the_class_folders_of_another(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/cats": 2, "train/dogs": 1, "test": 2})
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,label\n000.png,cats\n001.png,dogs\n")
+    dataset = open_source(str(tmp_path))
+    assert by_class(dataset) == {"cats": 2, "dogs": 1}
+    assert codes(dataset) == {"test": "no_class"}

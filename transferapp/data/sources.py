@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -108,15 +109,16 @@ def _open_place(
         foreign: Whether the folder comes from an archive; then a table in it may name no file outside.
     """
     tables = _tables(folder)
+    within = folder if foreign else None
+    if parts := _parquet_splits(tables):
+        return _read_split_tables(parts, options, min_classes, progress, origin=origin, within=within)
     table = _label_table(folder, tables, options, origin) if tables else None
     if table is not None:
         name = f"{origin} ({printable(table.name)})"
-        dataset = _read_table(table, options, min_classes, progress, origin=name, within=folder if foreign else None)
+        dataset = _read_table(table, options, min_classes, progress, origin=name, within=within)
         return dataclasses.replace(dataset, origin=origin)
     if parts := _split_tables(folder, options, origin):
-        return _read_split_tables(
-            parts, options, min_classes, progress, origin=origin, within=folder if foreign else None
-        )
+        return _read_split_tables(parts, options, min_classes, progress, origin=origin, within=within)
     options.refuse(TABLE_OPTIONS if foreign else (*TABLE_OPTIONS, "encoding"), "class folders")
     with progress.task("looking for images", 0) as advance:
         dataset = read_folder(str(folder), min_classes, origin=origin, progress=advance)
@@ -182,7 +184,23 @@ def _split_tables(folder: Path, options: SourceOptions, origin: str) -> dict[str
         name: _label_table(folder / name, tables, options, f"{origin}/{name}") if tables else None
         for name, tables in found.items()
     }
-    return parts if any(parts.values()) else {}
+    nested = any(class_folders(str(folder / name), 1) for name, table in parts.items() if table is None)
+    return parts if any(parts.values()) and not nested else {}
+
+
+def _parquet_splits(tables: Sequence[Path]) -> dict[str, Path | None]:
+    """Return Parquet files of images by their names if these are of splits, such as `train-00000-of-00001.parquet`."""
+    parts: dict[str, Path | None] = {table.stem: table for table in tables}
+    if len(parts) < 2 or not all(_split_of(part) for part in parts):
+        return {}
+    if not all(suffix_of(table.name) == ".parquet" and image_column(table) for table in tables):
+        return {}
+    return parts
+
+
+def _split_of(part: str) -> Split | None:
+    """Return the split that a folder, or a part of a Parquet dataset, is named after."""
+    return split_named(re.sub(r"-[0-9]+-of-[0-9]+$", "", part))
 
 
 def _read_split_tables(
@@ -194,10 +212,10 @@ def _read_split_tables(
     origin: str,
     within: Path | None,
 ) -> Dataset:
-    """Read a folder whose split folders have a table each; those without one are listed.
+    """Read a folder that has a table for each split; split folders without one are listed.
 
     Args:
-        parts: Tables by the name of their folder.
+        parts: Tables by the name of their folder, or of their file.
         options: Columns that the user named.
         min_classes: Smallest number of classes.
         progress: Receives progress updates.
@@ -210,9 +228,9 @@ def _read_split_tables(
         if table is None:
             ignored.append(Ignored(printable(part), "no_class", "has neither class folders nor a table of labels"))
             continue
-        name = f"{origin} ({printable(part)}/{printable(table.name)})"
+        name = f"{origin} ({printable(part)}, {printable(table.name)})"
         dataset = _read_table(table, options, 0, progress, origin=name, within=within)
-        records += [(split_named(part), dataset.class_names[r.label], _below(part, r)) for r in dataset.records]
+        records += [(_split_of(part), dataset.class_names[r.label], _below(part, r)) for r in dataset.records]
         ignored += [dataclasses.replace(item, name=f"{printable(part)}/{item.name}") for item in dataset.ignored]
     names = natural_order({label for _, label, _ in records})
     if len(names) < min_classes:
