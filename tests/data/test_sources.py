@@ -306,6 +306,8 @@ def test_parquet_that_holds_the_images_is_read(tmp_path: Path) -> None:
     assert by_class(open_source(str(tmp_path))) == {"cat": 2, "dog": 2}
     named = open_source(str(path), options=SourceOptions(path_column="image", label_column="caption"))
     assert len(named.class_names) == 4
+    with pytest.raises(UsageError, match="--encoding means nothing for Parquet files"):
+        open_source(str(path), options=SourceOptions(encoding="cp1251"))
 
 
 def test_parquet_with_plain_bytes_and_gaps_is_read(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def _read_table(
     """Read a table; of a Parquet file that holds the images, the table of what is unpacked."""
     if suffix_of(table.name) == ".parquet" and (column := image_column(table)) is not None:
         table, within = unpack_images(table, column, origin, progress), None
+        options.refuse(("encoding",), "Parquet files")
         options = dataclasses.replace(options, path_column="")
     with progress.task(f"reading {printable(table.name)}", 0) as advance:
         inside = str(within) if within else None
