@@ -287,7 +287,7 @@ def test_a_bundle_cut_off_between_two_renames_is_put_back_by_whoever_comes_first
 def test_a_retired_folder_without_a_manifest_is_not_put_back(made: Path) -> None:
     (made / MANIFEST).unlink()
     made.rename(made.parent / ".dogs.old-0badcafe")
-    with pytest.raises(BundleError, match="There is no bundle at"):
+    with pytest.raises(BundleError, match="No bundle was found at"):
         read_bundle(made)
 
 
@@ -448,10 +448,10 @@ def test_fields_that_are_not_known_yet_do_no_harm(made: Path) -> None:
 
 
 def test_a_place_with_no_bundle_is_told_of(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"There is no bundle at .*nowhere"):
+    with pytest.raises(BundleError, match=r"No bundle was found at .*nowhere"):
         read_bundle(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="There is no bundle at"):
+    with pytest.raises(BundleError, match="No bundle was found at"):
         read_bundle(tmp_path / "file")
     with pytest.raises(BundleError, match=f"is not a bundle: it has no {MANIFEST}"):
         read_bundle(tmp_path)
@@ -513,7 +513,7 @@ def test_an_archive_is_no_bundle_and_nothing_of_it_is_unpacked(tmp_path: Path, k
                 return Path.touch, (marker,)
 
         path.write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(BundleError, match="There is no bundle"):
+    with pytest.raises(BundleError, match="No bundle was found"):
         read_bundle(path)
     assert sorted(tmp_path.iterdir()) == [path]
 

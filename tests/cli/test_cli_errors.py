@@ -137,7 +137,7 @@ def test_a_place_without_the_right_to_write(folders: Path, tmp_path: Path, out: 
 @pytest.mark.parametrize(
     ("bundle", "said"),
     [
-        ("nowhere", "There is no bundle at nowhere. Expected a folder that `transferapp fit --out` wrote."),
+        ("nowhere", "No bundle was found at nowhere. Expected a folder that `transferapp fit --out` wrote."),
         ("foreign", "foreign is not a bundle: it has no bundle.json"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_path_that_is_no_bundle(folders: Path, bundle: str, said: str) -> None
 
 
 def test_nothing_to_evaluate(folders: Path) -> None:
-    assert "There is no bundle" in complaint(BUNDLE, "evaluate", "nowhere", "--data", "one", cwd=folders)
+    assert "No bundle was found" in complaint(BUNDLE, "evaluate", "nowhere", "--data", "one", cwd=folders)
 
 
 def test_a_bundle_whose_network_was_altered(folders: Path, tmp_path: Path) -> None:

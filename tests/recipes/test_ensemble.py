@@ -148,7 +148,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(members: list[Path], tmp_path:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(BundleError, match="is not a bundle, so it is left alone"):
         ensemble(members[:2], tmp_path)
-    with pytest.raises(BundleError, match="There is no bundle at"):
+    with pytest.raises(BundleError, match="No bundle was found at"):
         ensemble([members[0], tmp_path / "nowhere"], tmp_path / "out")
 
 

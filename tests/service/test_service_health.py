@@ -121,5 +121,5 @@ def test_a_bundle_is_found_by_itself_and_every_one_in_a_folder(tmp_path: Path) -
     second.rename(tmp_path / "2nd")
     assert find_bundles(tmp_path) == {"2nd": tmp_path / "2nd", "first": first}  # called as their folders are
     assert find_bundles(tmp_path / "2nd") == {"second": tmp_path / "2nd"}  # alone, as its manifest says
-    with pytest.raises(BundleError, match="There is no bundle at"):
+    with pytest.raises(BundleError, match="No bundle was found at"):
         find_bundles(tmp_path / "gone")

@@ -150,7 +150,7 @@ def read_bundle(path: Path) -> Bundle:
     _recover(path)
     manifest_path = path / MANIFEST
     if not path.is_dir():
-        raise BundleError(f"There is no bundle at {path}", expected="a folder that `transferapp fit --out` wrote")
+        raise BundleError(f"No bundle was found at {path}", expected="a folder that `transferapp fit --out` wrote")
     if not manifest_path.is_file():  # reading a pipe of that name would block forever
         raise BundleError(
             f"{path} is not a bundle: it has no {MANIFEST}", expected="a folder that `transferapp fit --out` wrote"

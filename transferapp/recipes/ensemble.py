@@ -1,7 +1,7 @@
-"""Several bundles as one: their probabilities averaged (the lecture: train several models, average at test time, enjoy 2 %).
+"""Ensembles: several bundles whose probabilities are averaged, as one bundle.
 
-The members become one network in one bundle, which is served like any other. They must know the same classes; their inputs
-may differ in size: the ensemble takes the largest, and scales it down for the members that want less.
+The members become one network, which is served like any other. They must have the same classes. Their inputs may differ in
+size: the ensemble takes the largest and scales it down for the members with smaller ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARITY_IMAGES = 16
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """What `ensemble` leaves behind: the bundle's folder and its manifest."""
+    """Result of `ensemble`: the folder of the bundle and its manifest."""
 
     path: Path
     manifest: dict[str, Any]
@@ -91,7 +91,7 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
 
 
 def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> keras.Model:
-    """One Keras model that averages the bundles' probabilities.
+    """Return one Keras model that averages the probabilities of bundles.
 
     Args:
         bundles: With the same classes; their order is that of the first.
@@ -122,7 +122,7 @@ def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> k
 def _parity(
     network: keras.Model, converted: Any, size: tuple[int, int], precision: str
 ) -> tuple[dict[str, Parity], str]:
-    """Agreement of the two networks on smooth random images: the members' own were compared when they were written."""
+    """Return the agreement of the two networks on smooth random images; the members were compared on real ones."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PARITY_IMAGES, 8, 8, 3)).astype(np.float32)
     rows, columns = (np.arange(side) * 8 // side for side in size)
@@ -138,7 +138,7 @@ def _parity(
 
 
 def _merged_split(bundles: Sequence[Bundle]) -> str:
-    """Which image was used for what: as training by any member, if one did, so that no figure counts it as unseen."""
+    """Return the split of every image as CSV; a training image of any member counts as one of the ensemble."""
     order = {"train": 0, "val": 1, "test": 2}
     merged: dict[str, dict[str, str]] = {}
     for bundle in bundles:

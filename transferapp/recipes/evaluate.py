@@ -59,20 +59,20 @@ def evaluate(
     include_seen: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Classify every image and compare with its label.
+    """Measure a bundle on labeled images.
 
     Args:
         path: The bundle.
         data: Anything that a fit takes, with classes named as the bundle's. Of train, val and test splits, test alone is
             used.
-        source: Columns and places that the person named.
+        source: Columns and places that the user named.
         views: 1, 10 or 50; None for the bundle's default.
         include_seen: Count images that the bundle was trained on.
-        progress: Who is told.
+        progress: Receives progress updates.
 
     Raises:
         BundleError: There is no usable bundle.
-        DataError: The images cannot be used, or a class is none of the bundle's.
+        DataError: The images cannot be used, or the bundle does not have one of their classes.
     """
     progress = progress or Silent()
     workers = cpu_cores()
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
-    """The dataset with labels counted as the bundle counts them."""
+    """Return the dataset with the label numbers of the bundle."""
     present = {dataset.class_names[record.label] for record in dataset.records}
     unknown = sorted(present - set(class_names))
     if unknown:
@@ -131,7 +131,7 @@ def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
 
 
 def _trained_on(bundle: Bundle) -> set[str]:
-    """Content hashes of the images that the bundle's classifier was solved on."""
+    """Return the SHA-256 of the content of each image that the bundle was trained on."""
     if "split.csv" not in bundle.manifest["files"]:
         return set()
     with bundle.file("split.csv").open(encoding="utf-8", newline="") as stream:

@@ -29,13 +29,13 @@ LISTED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found.
+    """Result of the label doctor.
 
     Attributes:
         dataset: Audited; the given labels are in it.
         errors: The ranking.
         accuracy: Of the out-of-fold predictions against the given labels, in [0, 1].
-        backbone, stage: Whose features the predictions are from.
+        backbone, stage: Source of the features behind the predictions.
     """
 
     dataset: Dataset
@@ -50,12 +50,12 @@ class Diagnosis:
 
     @property
     def listed(self) -> list[int]:
-        """The images that are listed, the most suspicious first: all suspects, and a tenth of all at least."""
+        """Positions of the listed images, the most suspicious first: all suspects, and at least a tenth of all images."""
         count = max(self.num_suspected, round(LISTED_SHARE * len(self.dataset)))
         return [int(position) for position in self.errors.order[:count]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The list: a dictionary for each image with the columns of the CSV, and whether it is suspected."""
+        """Return a dictionary for each listed image: the columns of the CSV, and whether it is suspected."""
         names, errors = self.dataset.class_names, self.errors
         return [
             {
@@ -70,7 +70,7 @@ class Diagnosis:
         ]
 
     def to_csv(self) -> str:
-        """The list for a person to fill in and give to `fit --label-fixes`."""
+        """Return the list as CSV, to be filled in for `fit --label-fixes`."""
         table = io.StringIO()
         writer = csv.DictWriter(table, FIX_COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
@@ -78,7 +78,7 @@ class Diagnosis:
         return table.getvalue()
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         return {
             "data": self.dataset.origin,
             "num_images": len(self.dataset),
@@ -105,11 +105,11 @@ def diagnose(
 
     Args:
         data: What `--data` names. Splits that the data came with are put together.
-        bundle: Whose backbone and cut give the features; None for the default backbone, at the stage that does best.
-        source: Columns and places that the person named.
+        bundle: Bundle whose backbone and cut give the features; None for the default backbone, at the best stage.
+        source: Columns and places that the user named.
         label_fixes: Corrections made so far: the path of a CSV, or nothing.
         seed: Seeds the folds.
-        progress: Who is told.
+        progress: Receives progress updates.
 
     Raises:
         DataError: The images cannot be used, or a class has too few to hold any back.
@@ -122,13 +122,13 @@ def diagnose(
 
 
 def judge_labels(seen: Featurized, cut: str | None, seed: int, progress: Progress) -> Diagnosis:
-    """The second half of `diagnose`: from features to the ranking.
+    """Rank the images by their features: the second half of `diagnose`.
 
     Args:
         seen: Images and features.
         cut: The stage to judge by; None for the one that does best.
         seed: Seeds the folds.
-        progress: Who is told.
+        progress: Receives progress updates.
     """
     dataset, trunk = seen.dataset, seen.trunk
     assert trunk is not None
@@ -155,7 +155,7 @@ def judge_labels(seen: Featurized, cut: str | None, seed: int, progress: Progres
 
 
 def _settings(data: str, bundle: Path | None, source: SourceOptions, label_fixes: str) -> tuple[FitConfig, str | None]:
-    """The configuration to look with, and the cut that a bundle has."""
+    """Return the settings for computing features, and the cut of the bundle."""
     values: dict[str, Any] = {**asdict(source), "data": data, "label_fixes": label_fixes, "backbone": DEFAULT_BACKBONE}
     if bundle is None:
         return make_config(values), None

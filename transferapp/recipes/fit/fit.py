@@ -195,7 +195,7 @@ def _begin(run: RunFolder, config: FitConfig, measurement: Measurement, progress
     """Open the folder of the run, where one is needed; return whether an unfinished run goes on."""
     resumed = (bool(measurement.plan.proposals) or run.unfinished) and run.begin(run_identity(config, measurement))
     if resumed:
-        progress.note(f"Going on with the unfinished fit in {run.path}")
+        progress.note(f"Resuming the unfinished fit in {run.path}")
     return resumed
 
 
@@ -203,12 +203,12 @@ def _announce(measurement: Measurement, solved: Candidate, config: FitConfig, pr
     """Say what is trained beside the solved classifier, and for how long."""
     plan = measurement.plan
     if config.stochastic_depth and not plan.tails:
-        progress.note("Nothing of the backbone is tuned, so --stochastic-depth changes nothing")
+        progress.note("Nothing of the backbone is fine-tuned, so --stochastic-depth changes nothing")
     if not plan.proposals:
         return
     limit = f", for about {plan.budget:.0f} seconds" if math.isfinite(plan.budget) else ""
     head = "a head is trained" if len(plan.proposals) > len(plan.tails) else ""
-    tail = "parts of the backbone are tuned" if plan.tails else ""
+    tail = "parts of the backbone are fine-tuned" if plan.tails else ""
     escape = " (--budget 0 leaves that out)" if tail else ""
     if config.scratch:
         tail, escape = "the whole network is trained from random weights", ""

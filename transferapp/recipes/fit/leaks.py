@@ -45,7 +45,7 @@ class Leaks:
     honest: Metrics | None
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         return {**asdict(self), "honest": self.honest.to_json() if self.honest else None}
 
 

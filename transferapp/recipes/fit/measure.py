@@ -234,7 +234,7 @@ to a standard error of half a point or so, and a large set need not be pushed th
 
 
 def measured_sample(train: Dataset) -> Dataset:
-    """The training images, or of a large set a stratified part of them, chosen by content."""
+    """Return the training images, or of a large set a stratified part of them, chosen by content."""
     if len(train) <= MEASURED_AT_MOST:
         return train
     share = MEASURED_AT_MOST / len(train)
@@ -246,7 +246,7 @@ def measured_sample(train: Dataset) -> Dataset:
 
 
 def _color_components(train: Dataset) -> PCAColor:
-    """Principal components of the training set's RGB values, from the pixels that the audit kept."""
+    """Return the principal components of the training set's RGB values, from the pixels that the audit kept."""
     colors = b"".join(record.colors for record in train.records)
     if not colors:  # none of the sampled images is in this split
         return fit_pca_color(np.full((2, 3), 128, np.uint8))
@@ -254,7 +254,7 @@ def _color_components(train: Dataset) -> PCAColor:
 
 
 def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> tuple[Dataset, Findings]:
-    """Correct the labels, look at every image, and divide them so that no copy is on both sides."""
+    """Correct the labels, audit every image, and split them so that no duplicate is on both sides."""
     if config.label_fixes:
         dataset = apply_label_fixes(dataset, Path(config.label_fixes))
     with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
@@ -367,7 +367,7 @@ def _plan(
 
 
 def l2_path(config: FitConfig) -> tuple[float, ...]:
-    """The strengths of the linear classifier's penalty that are tried: one, where the person has chosen it."""
+    """Return the L2 strengths to try: a single one where the user set it."""
     return L2_PATH if config.l2 == "auto" else (float(config.l2),)
 
 
@@ -382,7 +382,7 @@ def _stage_scores(trunk: Trunk, validations: Sequence[CrossValidation]) -> tuple
 
 
 def _request_milliseconds(trunks: Sequence[Trunk]) -> list[float]:
-    """Milliseconds of one ten-crop request through each trunk.
+    """Return the milliseconds of one ten-crop request through each trunk.
 
     Taken in turns once all of them are built, and the fastest of each: what else goes on then slows none more than another.
     """
@@ -403,7 +403,7 @@ _EVEN = 1.05
 
 @dataclass(frozen=True)
 class Weighting:
-    """How much each class counts in training.
+    """Weight of each class in training.
 
     Attributes:
         weights: float64, shape (num_classes,), mean 1 over the training images; None where all images count the same.
@@ -418,11 +418,11 @@ class Weighting:
     imbalance: float
 
     def of(self, labels: np.ndarray) -> np.ndarray | None:
-        """The weight of each image: shape as `labels`; None where all count the same."""
+        """Return the weight of each image, shaped as `labels`; None where all images count the same."""
         return None if self.weights is None else self.weights[labels]
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """Return a plain dictionary for JSON."""
         weights = None if self.weights is None else [round(float(weight), 4) for weight in self.weights]
         return {**asdict(self.finding), "imbalance": self.imbalance, "weights": weights}
 

@@ -81,7 +81,7 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """What was measured on the exported network.
+    """Figures of the exported network.
 
     Attributes:
         probabilities: On the test images: float, shape (n, num_classes).

@@ -1,8 +1,8 @@
-"""What an unfinished fit leaves beside its target, so that the same command goes on where it was killed.
+"""State of an unfinished fit, so that the same command resumes it after a kill.
 
-A run folder, `.NAME.run` beside the bundle `NAME`, says for which data and settings it was begun and keeps what was decided
-and trained so far. It is removed when the bundle is in place. Other data or other settings do not resume it: the difference
-is shown instead, for silently mixing two runs would give a model that nobody asked for.
+The run folder, `.NAME.run` beside the bundle `NAME`, records the data and settings that it was begun with, the decisions and
+the checkpoints. It is removed when the bundle is complete. A fit with other data or settings does not resume it but shows the
+difference, because mixing two runs would give a model that nobody asked for.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class RunFolder:
         self._identity: dict[str, Any] = {}
 
     def within(self, name: str) -> RunFolder:
-        """A part of a run that has begun: what is decided and trained there is kept apart from the rest, under that name."""
+        """Return a part of this run, with decisions and checkpoints of its own under a name."""
         part = copy.copy(self)  # the decisions are the same object
         part.path, part._prefix = self.path / name, f"{self._prefix}{name}/"
         return part
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is a run to resume."""
         return (self._whole / _STATE).is_file()
 
     def discard(self) -> None:
-        """Forget an unfinished run, or a finished one."""
+        """Remove the folder of the run."""
         shutil.rmtree(self._whole, ignore_errors=True)
 
     def begin(self, identity: Mapping[str, Any]) -> bool:
@@ -90,7 +90,7 @@ class RunFolder:
         return True
 
     def decide(self, name: str, value: Any) -> Any:
-        """What was decided under a name: `value` now, and from then on, after a kill too, what it was the first time."""
+        """Return the decision of this name; the first call records `value`, also for a resumed run."""
         key = self._prefix + name
         if key not in self._decisions:
             self._decisions[key] = json.loads(json.dumps(value))  # as a resumed run will find it
@@ -98,15 +98,15 @@ class RunFolder:
         return self._decisions[key]
 
     def decide_by(self, name: str, make: Callable[[], Any]) -> Any:
-        """As `decide`, with a value that is only made where there is no decision yet."""
+        """Return the decision of this name, as `decide` does; `make` is called only for the first one."""
         return self.decide(name, None if self.decided(name) else make())
 
     def decided(self, name: str) -> bool:
-        """Whether there is a decision under this name."""
+        """Return whether there is a decision of this name."""
         return self._prefix + name in self._decisions
 
     def checkpoints(self, name: str) -> CheckpointStore:
-        """Where a part of the run keeps its state."""
+        """Return the checkpoints of a part of the run."""
         return CheckpointStore(self.path / name)
 
     def _save(self) -> None:
