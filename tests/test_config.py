@@ -421,3 +421,8 @@ def test_a_value_that_would_be_endless_in_print_is_shown_in_short(tmp_path: Path
 )
 def test_a_bundle_is_named_after_what_the_data_are(data: str, name: str) -> None:
     assert make_config({"data": data}).bundle_path == Path("models") / name
+
+
+def test_random_weights_need_time_to_train() -> None:
+    with pytest.raises(UsageError, match="--scratch and --budget 0 do not go together"):
+        make_config({"data": "images", "scratch": True, "budget": "0"})

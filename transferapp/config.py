@@ -350,6 +350,11 @@ def make_config(values: Mapping[str, Any]) -> FitConfig:
         raise UsageError("--head-batch-norm needs hidden layers", hint="Name their units, such as --hidden 256")
     if config.weights and config.backbone == "auto":
         raise UsageError("--weights needs a --backbone", hint="Name the backbone that the weights belong to")
+    if config.scratch and config.budget_seconds == 0:
+        raise UsageError(
+            "--scratch and --budget 0 do not go together",
+            hint="Random weights need training: name a longer time, or none",
+        )
     if config.scratch and config.tune not in ("auto", "all"):
         raise UsageError(
             f"--scratch and --tune {config.tune} do not go together",

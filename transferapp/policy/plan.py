@@ -194,7 +194,7 @@ def make_plan(
     mixed = mixture if mixture is not None and use_mixture(decided[1], mixture) else None
     budget = overrides.budget
     if budget is None:
-        budget = math.inf if tuning.from_scratch else default_budget(*decided, size.num_images, overrides.tune)
+        budget = default_budget(*decided, size.num_images, overrides.tune)
     obeyed = overrides.rule_only and overrides.tune == "auto" and decided[0] == "small"
     tails = () if obeyed else propose(*decided, [score.stage for score in stages], overrides.tune, budget=budget)
     if head and not tails and overrides.budget is None:
@@ -352,7 +352,10 @@ def _training_reasons(
         yield Reason("rate", f"{found} for head and backbone alike; {steps}.", values)
         return
     start = "that head or, where it is linear, from the linear classifier" if head else "the linear classifier"
-    text = f"Fine-tuning starts from {start} and trains: {names}. The best candidate on the validation images ships."
+    text = (
+        f"Fine-tuning starts from {start} and trains: {names}. The best candidate ships if it is clearly better on the "
+        "validation images."
+    )
     yield Reason("fine-tuning", text, {p.key: p.name for p in tails})
     if tuning.find_rate:
         found = f"A range test finds the head's rate, and the backbone's is {tuning.backbone_rate / tuning.head_rate:g} of it"

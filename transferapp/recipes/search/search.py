@@ -98,7 +98,7 @@ def search(
             optimum = solved_optimum(problem, measurement)
             watch.lap("features")
             if run.begin({**run_identity(config, measurement), **settings.to_json()}):
-                progress.note(f"Going on with the unfinished search in {run.path}")
+                progress.note(f"Resuming the unfinished search in {run.path}")
             from transferapp.recipes.search.trials import HeadTrainer
 
             trainer, journal = HeadTrainer(problem), Journal(run.path / "trials.jsonl")
