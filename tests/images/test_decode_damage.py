@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +14,25 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from tests.helpers import icc
-from tests.helpers.file_bytes import png
+from tests.helpers.file_bytes import png, tiff
 from tests.helpers.scenes import animated, as_cmyk, encode, jpeg, paletted, scene, turned, with_hole
 from transferapp.errors import ImageError, ResourceError
 from transferapp.images import FORMATS, NOTES, ImageLimits, decode_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's; pytest undoes the decoder's own filter
+
+LAYOUTS = {
+    "13 samples of 16 bits, marked as gray": {258: ("H", [16] * 13), 277: ("H", [13])},
+    "13 samples of 8 bits, marked as RGB": {258: ("H", [8] * 13), 262: ("H", [2]), 277: ("H", [13]), 284: ("H", [2])},
+    "3 samples of 16 bits, marked as gray": {258: ("H", [16] * 3), 277: ("H", [3])},
+    "3 samples of 32 bits (floating point), marked as RGB": {
+        258: ("H", [32] * 3),
+        262: ("H", [2]),
+        277: ("H", [3]),
+        339: ("H", [3] * 3),
+    },
+    "1 sample of 64 bits (floating point), marked as gray": {258: ("H", [64]), 339: ("H", [3])},
+}
 
 LIMITS = ImageLimits(max_pixels=200_000, min_side=1, max_aspect=1e6)
 """So narrow that no false header makes a test slow; so wide that odd shapes reach the decoders."""
@@ -171,3 +187,24 @@ def test_a_png_cut_before_its_end_marker_counts_as_truncated() -> None:
         with pytest.raises(ImageError) as caught:
             decode_image(data[:length], limits=LIMITS)
         assert caught.value.code == "truncated", length
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tiff_of_an_unusual_layout_is_described(layout: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(tiff((64, 64), LAYOUTS[layout], bytes(64 * 64 * 26)))
+    assert caught.value.code == "unsupported_format"
+    assert f"got {layout}." in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_libtiff_prints_nothing(tmp_path: Path) -> None:
+    whole = encode(scene((64, 64)), "TIFF", compression="tiff_adobe_deflate")
+    for data in (whole[:20] + bytes(100) + whole[120:], whole[:10] + bytes(50) + whole[60:]):
+        (tmp_path / "bad.tiff").write_bytes(data)
+        code = f"from transferapp.images import decode_image; decode_image(open({str(tmp_path / 'bad.tiff')!r}, 'rb').read())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count("ImageError") == 1
+        assert not [line for line in done.stderr.splitlines() if line.startswith(("ZIP", "TIFF"))]

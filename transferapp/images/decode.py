@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from transferapp.errors import ImageError, ResourceError, TransferAppError
 from transferapp.images.color import to_rgb
-from transferapp.images.formats import identify, read_header, reader_for
+from transferapp.images.formats import identify, read_header, reader_for, unsupported_layout
 from transferapp.images.safety import (
     DiskError,
     ImageLimits,
@@ -133,7 +133,12 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
     reader = reader_for(form)
     assert reader is not None  # `identify` has checked it
     stream.seek(0)
-    source = reader(cast("IO[bytes]", stream), "")
+    try:
+        source = reader(cast("IO[bytes]", stream), "")
+    except SyntaxError as error:
+        if header.layout and "unknown pixel mode" in str(error):
+            raise unsupported_layout(header.layout, subject) from error
+        raise
     check_size(source.size, limits, subject)
     check_effort(source, stream, subject)
 

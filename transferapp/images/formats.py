@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import io
@@ -84,6 +85,16 @@ _OTHERS = (
     (b"version https://git-lfs", "a Git LFS pointer whose file was never fetched"),
 )
 
+_TIFF_LAYOUT = (
+    TiffImagePlugin.SAMPLESPERPIXEL,
+    TiffImagePlugin.BITSPERSAMPLE,
+    TiffImagePlugin.PHOTOMETRIC_INTERPRETATION,
+    TiffImagePlugin.SAMPLEFORMAT,
+)
+_TIFF_COLORS = {0: "gray", 1: "gray", 2: "RGB", 3: "a palette", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
+_MAX_SAMPLES = 6
+"""Samples per pixel that Pillow's reader of TIFF can skip or show."""
+
 _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
 
@@ -162,6 +173,19 @@ def reader_for(form: str) -> Callable[[IO[bytes], str], ImageFile.ImageFile] | N
     return _READERS[form]
 
 
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing lines about damaged files on standard error; its errors come as exceptions as well."""
+    with contextlib.suppress(
+        OSError, AttributeError, TypeError
+    ):  # where its functions cannot be reached, the lines remain
+        library = ctypes.CDLL(importlib.import_module("PIL._imaging").__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
+_silence_libtiff()
+
+
 @dataclass(frozen=True)
 class Header:
     """Facts about an image that are known before Pillow's reader runs.
@@ -170,11 +194,13 @@ class Header:
         size: (width, height); None if it is safe to ask that reader.
         several: Whether more frames follow the first.
         png_bits: Bits per sample of a PNG; 0 for other formats.
+        layout: Samples of a TIFF in words; empty for other formats.
     """
 
     size: tuple[int, int] | None = None
     several: bool = False
     png_bits: int = 0
+    layout: str = ""
 
 
 def read_header(stream: Stream, form: str, subject: str) -> Header:
@@ -189,7 +215,7 @@ def read_header(stream: Stream, form: str, subject: str) -> Header:
         if form == "GIF":
             return _gif_header(stream)
         if form == "TIFF":
-            _check_tiff(stream, subject)
+            return Header(layout=_check_tiff(stream, subject))
     except (struct.error, IndexError):
         pass  # cut short: the reader will say so
     return Header()
@@ -254,24 +280,47 @@ def _gif_header(stream: Stream) -> Header:
     return Header((width, height), several=frames > 1)
 
 
-def _check_tiff(stream: Stream, subject: str) -> None:
-    """Refuse a TIFF whose first directory declares absurdly many strips or tiles, or one giant tile."""
+def unsupported_layout(layout: str, subject: str) -> ImageError:
+    """Return the error for a TIFF whose samples, described by `Header.layout`, are not those of an image that can be shown."""
+    return ImageError(
+        f"{subject} is a TIFF with a layout that is not read",
+        expected="gray of 1 sample a pixel, or RGB of 3 or 4, with 8 or 16 bits each",
+        got=layout,
+        hint="Save it, or three of its bands, as PNG or as a TIFF of 8 bits a sample",
+        code="unsupported_format",
+    )
+
+
+def _check_tiff(stream: Stream, subject: str) -> str:
+    """Describe the samples of a TIFF by its first directory.
+
+    Raises:
+        ImageError: There are absurdly many strips, tiles or samples, or one giant tile.
+    """
     head = stream.peek_at(0, 16)
     order = "<" if head[:2] == b"II" else ">"
     big = 43 in head[2:4]
     start = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
     if start >= stream.size:
-        return
+        return ""
     count_bytes, entry_format, entry_bytes, value_bytes = (
         (8, order + "HHQ", 20, 8) if big else (2, order + "HHI", 12, 4)
     )
     entries = struct.unpack(order + ("Q" if big else "H"), stream.peek_at(start, count_bytes))[0]
     table = stream.peek_at(start + count_bytes, min(entries, 65_535) * entry_bytes)
+    numbers = dict.fromkeys(_TIFF_LAYOUT, 1)
     pieces, sides = 0, {TiffImagePlugin.TILEWIDTH: 0, TiffImagePlugin.TILELENGTH: 0}
     for at in range(0, len(table) - entry_bytes + 1, entry_bytes):
         tag, kind, count = struct.unpack_from(entry_format, table, at)
         if tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS):
             pieces = max(pieces, count)
+        elif tag in numbers and kind == TiffTags.SHORT:
+            at_value = at + entry_bytes - value_bytes
+            if count * 2 <= value_bytes:
+                numbers[tag] = struct.unpack_from(order + "H", table, at_value)[0]
+            else:  # one value a sample, elsewhere
+                place = struct.unpack_from(order + ("Q" if big else "I"), table, at_value)[0]
+                numbers[tag] = struct.unpack(order + "H", stream.peek_at(place, 2))[0]
         elif tag in sides:
             if kind not in (TiffTags.SHORT, TiffTags.LONG) or count != 1 or sides[tag]:
                 # Pillow and libtiff read such a tag differently, so the size checked here need not be the one decoded.
@@ -287,3 +336,9 @@ def _check_tiff(stream: Stream, subject: str) -> None:
             hint="Save it again as JPEG or PNG",
             code="undecodable",
         )
+    samples, bits, color, number = (numbers[tag] for tag in _TIFF_LAYOUT)
+    layout = f"{samples} sample{'' if samples == 1 else 's'} of {bits} bits{' (floating point)' if number == 3 else ''}"
+    layout += f", marked as {_TIFF_COLORS.get(color, f'color type {color}')}"
+    if samples > _MAX_SAMPLES:  # Pillow would log a line, or fail in an odd way
+        raise unsupported_layout(layout, subject)
+    return layout
