@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
 
+from tests.helpers.folders import tree
 from transferapp.cli import backbones, main
 from transferapp.errors import TrainingError, WeightsError
 
@@ -36,6 +40,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (TrainingError("The loss is not a number", hint="Lower the rate"), 6, "Error: The loss is not a number."),
         (WeightsError("The weights of x are not here"), 5, "Error: The weights of x are not here."),
         (MemoryError(), 5, "Error: Out of memory. Close other programs"),
+        (RuntimeError("can't start new thread"), 5, "Error: Out of memory. Close other programs"),
+        (ImportError("libx.so: failed to map segment from shared object"), 5, "Error: Out of memory."),
+        (RuntimeError("Exception from a.cpp:1:\nCannot load: failed to map segment"), 5, "Error: Out of memory."),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 5, "Error: Out of memory."),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), 5, "Error: Could not use a/b: No space left on"),
         (PermissionError(errno.EACCES, "Permission denied", "c"), 5, "Error: Could not use c: Permission denied."),
         (OSError(errno.EROFS, "Read-only file system"), 5, "Error: Could not use the output: Read-only file system."),
@@ -83,3 +91,25 @@ def test_completions_come_from_the_same_commands(
     monkeypatch.setenv("COMP_CWORD", "1")
     assert main._run([], False) == 0
     assert capsys.readouterr().out.split() == ["plain,plan", "plain,predict"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the address space")
+@pytest.mark.parametrize("megabytes", [300, 400, 600])
+def test_too_little_address_space_is_one_sentence(tmp_path: Path, megabytes: int) -> None:
+    folders = tree(tmp_path, {"cats": 4, "dogs": 4})
+    words = [sys.executable, "-m", "transferapp", "plan", "--data", str(folders)]
+    limited = ["sh", "-c", f'ulimit -v {megabytes * 1000}; exec "$@"', "sh", *words]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 5
+    said = (
+        f"Error: Out of memory. The address space is limited to 0.{megabytes // 100} GB: raise the limit (ulimit -v)."
+    )
+    assert done.stderr.splitlines()[-1] == said
+
+
+def test_unknown_errors_in_a_small_address_space(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "_address_space", lambda: 2.5e9)
+    code, said = run(RuntimeError("Exception from a.cpp:1"))
+    assert code == 5
+    assert said.startswith("Error: Out of memory, probably (RuntimeError: Exception from a.cpp:1). The address space")
+    assert run(AssertionError())[0] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import errno
+import math
 import os
 import signal
 import sys
@@ -52,6 +53,21 @@ _UNUSABLE = {
     errno.EROFS: _CHOOSE_ANOTHER,
 }
 """Hints for the errors of an unusable path."""
+
+_MEMORY_ERRORS = (
+    "can't start new thread",
+    "failed to map segment",
+    "cannot allocate memory",
+    "bad_alloc",
+    "resource_exhausted",
+    "oom when allocating",
+)
+"""Texts with which Python, the loader, OpenVINO and TensorFlow say that memory ran out."""
+_ERRORS_OF_LIBRARIES = (RuntimeError, ImportError, OSError, SystemError)
+_SMALL_ADDRESS_SPACE = 8e9
+"""Bytes of address space below which an unknown error of a library is taken for a lack of memory. A plan needs 3.5e9."""
+_LEAST_ADDRESS_SPACE = 5e8
+"""Bytes of address space below which no command runs: OpenBLAS would end the process, without an exception."""
 
 
 class Stopped(BaseException):
@@ -124,6 +140,8 @@ def _run(words: list[str], debug: bool) -> int:
     try:
         if instruction := os.environ.get(_COMPLETION):
             return shell_complete(cli, {}, "transferapp", _COMPLETION, instruction)
+        if _address_space() < _LEAST_ADDRESS_SPACE and not {"-h", "--help", "--version"} & set(words):
+            raise MemoryError
         # `cli.main` would turn a broken pipe into exit code 1 and print blank lines around an interruption.
         with cli.make_context("transferapp", words) as context:
             outcome = cli.invoke(context)
@@ -160,14 +178,43 @@ def _judge(error: BaseException, debug: bool) -> int:
     ):
         missing = f"The package {error.name} is missing, and this command needs it."
         return _say(f"Error: {missing} Install transferapp in full, or use its `fit` image.", OUT_OF_RESOURCES)
-    if isinstance(error, MemoryError):
-        return _say("Error: Out of memory. Close other programs, or use fewer or smaller images.", OUT_OF_RESOURCES)
+    if _is_out_of_memory(error):
+        return _say(f"Error: Out of memory. {_memory_hint()}", OUT_OF_RESOURCES)
     if isinstance(error, OSError) and error.errno in _UNUSABLE:
         place = error.filename or "the output"
         return _say(f"Error: Could not use {place}: {error.strerror}. {_UNUSABLE[error.errno]}.", OUT_OF_RESOURCES)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, _ERRORS_OF_LIBRARIES) and _address_space() < _SMALL_ADDRESS_SPACE:
+        return _say(f"Error: Out of memory, probably ({text}). {_memory_hint()}", OUT_OF_RESOURCES)
     advice = "" if debug else "Run again with --debug for the details; please report it."
     return _say(f"Error: Internal error ({text}). {advice}".rstrip(), INTERNAL_ERROR)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error or one of its causes means that memory ran out; libraries have texts of their own for that."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(mark in text for mark in _MEMORY_ERRORS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _address_space() -> float:
+    """Return the largest address space of this process in bytes, as `ulimit -v` sets it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def _memory_hint() -> str:
+    space = _address_space()
+    if space < _SMALL_ADDRESS_SPACE:
+        return f"The address space is limited to {space / 1e9:.1f} GB: raise the limit (ulimit -v)."
+    return "Close other programs, or use fewer or smaller images."
 
 
 def _say(message: str, code: int) -> int:
