@@ -47,7 +47,7 @@ from transferapp.system.threads import in_order
 CENTER = "center"
 """Name of the center view: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
 
-_PIXELS_REVISION = 2
+_PIXELS_REVISION = 3
 """Increase this when decoding or cropping changes the pixels of a view."""
 
 _KEY_BYTES = 16
