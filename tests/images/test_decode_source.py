@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import os
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
+import transferapp
 from tests.helpers.scenes import encode, jpeg, scene
 from transferapp.errors import ImageError, ResourceError, UsageError
 from transferapp.images import ImageLimits, decode_image
@@ -165,3 +167,11 @@ def test_the_header_of_a_image_taller_than_wide_is_turned_with_it() -> None:
     exif[0x0112] = 8
     decoded = decode_image(jpeg(scene((96, 64)), exif=exif.tobytes()))
     assert decoded.original_size == decoded.image.size == (64, 96)
+
+
+def test_every_caller_names_its_limits() -> None:
+    root = Path(transferapp.__file__).parent
+    for module in [path for path in root.rglob("*.py") if path.parent != root / "images"]:
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "decode_image":
+                assert "limits" in {keyword.arg for keyword in node.keywords}, f"{module}:{node.lineno}"
