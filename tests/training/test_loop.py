@@ -15,12 +15,13 @@ from scipy.special import log_softmax
 
 from tests.helpers.toys import toy_data, toy_model
 from transferapp.errors import ResourceError, TrainingError
+from transferapp.policy.choose import merit
 from transferapp.training import loop
 from transferapp.training import session as sessions
 from transferapp.training.batches import soft
 from transferapp.training.checkpoint import CheckpointStore
 from transferapp.training.loop import Trained, train
-from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingJob, TrainingSettings, rank
+from transferapp.training.settings import OUT_OF_MEMORY, Epoch, TrainingJob, TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=4, learning_rate=5e-2, average=0.0)
 
@@ -170,7 +171,7 @@ def test_the_average_ships_where_it_is_better(tmp_path: Path) -> None:
     best = trained.history[trained.epoch - 1]
     assert best.averaged_val_accuracy is not None
     assert best.averaged_val_loss is not None
-    assert rank(best.averaged_val_accuracy, best.averaged_val_loss) > rank(best.val_accuracy, best.val_loss)
+    assert merit(best.averaged_val_accuracy, best.averaged_val_loss) > merit(best.val_accuracy, best.val_loss)
     assert (trained.accuracy, trained.loss) == (best.averaged_val_accuracy, best.averaged_val_loss)
     np.testing.assert_allclose(logits_of(model, trained.weights, data), trained.logits, atol=1e-6)
     assert np.abs(trained.weights[0] - raw[trained.epoch][0]).max() > 1e-3, "training went on from the raw weights"

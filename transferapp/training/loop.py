@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from transferapp.errors import TrainingError
+from transferapp.policy.choose import merit
 from transferapp.training.checkpoint import CheckpointStore, Generation
 from transferapp.training.session import Session, smaller_batch
-from transferapp.training.settings import Epoch, TrainingJob, TrainingSettings, Weights, rank
+from transferapp.training.settings import Epoch, TrainingJob, TrainingSettings, Weights
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def train(
             diverged = True
             state.notes.append(f"diverged in epoch {number}: the loss is no longer finite")
             break
-        if state.best_epoch == 0 or rank(accuracy, loss) > rank(*_best_figures(state)):
+        if state.best_epoch == 0 or merit(accuracy, loss) > merit(*_best_figures(state)):
             state.best, state.best_epoch, state.best_averaged = session.weights(averaged), number, averaged
             state.best_logits = logits
         if number in session.snapshot_epochs:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from transferapp.policy.choose import merit
 from transferapp.training.optimizers import POLYAK_DECAY
 from transferapp.training.schedules import SCHEDULES
 
@@ -124,9 +124,4 @@ class Epoch:
         if self.averaged_val_accuracy is None or self.averaged_val_loss is None:
             return raw
         averaged = (self.averaged_val_accuracy, self.averaged_val_loss, True)
-        return max(raw, averaged, key=lambda figures: rank(figures[0], figures[1]))
-
-
-def rank(accuracy: float, loss: float) -> tuple[float, float]:
-    """Return a sort key: higher accuracy first, then the smaller loss; a loss that is not finite comes last."""
-    return (accuracy, -loss) if math.isfinite(loss) else (-1.0, 0.0)
+        return max(raw, averaged, key=lambda figures: merit(figures[0], figures[1]))

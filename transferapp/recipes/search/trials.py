@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from transferapp.errors import TrainingError
+from transferapp.policy.choose import merit
 from transferapp.recipes.search.space import Dimension, Edge, SearchSettings, edges, narrow, written
 from transferapp.system.progress import Progress
 from transferapp.system.storage import disk_errors
@@ -28,7 +29,6 @@ from transferapp.training.heads import Regularization, build_head, head_layers
 from transferapp.training.optimizers import make_optimizer
 from transferapp.training.probe import log_softmax, moments
 from transferapp.training.schedules import make_schedule
-from transferapp.training.settings import rank
 
 COARSE_EPOCHS, FINE_EPOCHS = 5, 20
 """The lecture: a few epochs for a rough idea, then a longer run."""
@@ -152,7 +152,7 @@ class Trial:
     @property
     def rank(self) -> tuple[bool, float, float, int]:
         """Key to rank by: completed, accuracy, loss, number."""
-        return (not self.outcome.exploded, *rank(self.outcome.accuracy, self.outcome.loss), -self.index)
+        return (not self.outcome.exploded, *merit(self.outcome.accuracy, self.outcome.loss), -self.index)
 
     def line(self, settings: HeadSettings, total: int) -> str:
         """Return the lecture's line: `val_acc: 0.527000, lr: 5.349517e-04, reg: 4.09e-01, (0 / 100)`."""
