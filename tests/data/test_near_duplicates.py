@@ -22,6 +22,7 @@ from transferapp.data.near_duplicates import (
     read_signatures,
     signature,
     similar_rows,
+    too_uniform,
     with_clusters,
 )
 
@@ -203,3 +204,18 @@ def test_what_is_connected_through_others_is_one_group() -> None:
     assert connected_groups(7, [(4, 2), (2, 6), (5, 5)]).tolist() == [0, 1, 2, 3, 2, 5, 2]
     assert connected_groups(3, []).tolist() == [0, 1, 2]
     assert connected_groups(0, []).tolist() == []
+
+
+@pytest.mark.parametrize(("spread", "uniform"), [(1.0, False), (0.05, True)])
+def test_a_set_is_too_uniform_where_images_of_different_classes_look_the_same(spread: float, uniform: bool) -> None:
+    rng = np.random.default_rng(0)
+    features = np.ones((200, 64), np.float32) + spread * rng.normal(size=(200, 64)).astype(np.float32)
+    features -= (not uniform) * features.mean(axis=0)
+    assert too_uniform(features, np.arange(200) % 4) == uniform
+
+
+def test_duplicates_within_a_class_do_not_make_a_set_uniform() -> None:
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(50, 64)).astype(np.float32), 4, axis=0)
+    assert not too_uniform(features, np.repeat(np.arange(50) % 5, 4))
+    assert not too_uniform(features[:4], np.zeros(4, int))

@@ -134,6 +134,7 @@ class Findings:
         annotations: Classes with the names of images and of their masks or annotations, which are hardly classes.
         similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
         num_similar: Number of such pairs.
+        uniform: Whether the images are too uniform to be compared by features.
     """
 
     num_images: int
@@ -153,6 +154,7 @@ class Findings:
     annotations: tuple[str, ...] = ()
     similar: tuple[SimilarPair, ...] | None = None
     num_similar: int = 0
+    uniform: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON values."""
@@ -210,8 +212,12 @@ def _annotations(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(images + others) if images and others else ()
 
 
-def with_similar_pairs(findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]]) -> Findings:
-    """Return the findings with pairs from `similar_rows`, without those of one cluster."""
+def with_similar_pairs(
+    findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]] | None
+) -> Findings:
+    """Return the findings with pairs from `similar_rows`, without those of one cluster; None for a set that is too uniform."""
+    if pairs is None:
+        return dataclasses.replace(findings, uniform=True)
     groups = dataset.groups()
     beyond = [(i, j, cosine) for i, j, cosine in pairs if groups[i] != groups[j]]
     similar = tuple(

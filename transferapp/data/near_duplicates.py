@@ -43,9 +43,16 @@ MAX_GRAY_CHROMA = 6.0
 """Mean spread of a thumbnail's channels, in levels, up to which it counts as gray. A gray image and one in color are compared
 by brightness alone."""
 
-MIN_COSINE = 0.9
-"""Cosine of two images' top features from which they look similar to the network: below it come different images of one
-scene, and different dogs of one breed."""
+MIN_COSINE = 0.87
+"""Cosine of two images' top features from which they look similar to the network. Below it come different images of one scene,
+and different dogs of one breed: of 100 images of trash and aerial one or none has another that is as close, while 95 of 100
+crops of 15 % and turns of 5 degrees are."""
+
+UNIFORM_FROM = 0.9
+"""Cosine to the nearest image of another class from which a set is too uniform for features to tell duplicates: images of
+different classes are none. The 99th percentile is .66 on trash, .76 on aerial and .99 on woven textile."""
+
+_UNIFORM_SAMPLE = 1000
 
 _GRAY_SIDE = 32
 _FREQUENCIES = 8
@@ -256,6 +263,21 @@ def similar_rows(
         kept = cosine >= threshold
         found += zip(i[kept].tolist(), j[kept].tolist(), cosine[kept].tolist(), strict=True)
     return sorted(found, key=lambda pair: (-pair[2], pair[:2]))
+
+
+def too_uniform(features: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether the images are too uniform for their features to tell near-duplicates.
+
+    Args:
+        features: float32, shape (n, num_features).
+        labels: int, shape (n,).
+    """
+    chosen = np.unique(np.linspace(0, len(labels) - 1, min(_UNIFORM_SAMPLE, len(labels))).astype(int))
+    units, classes = _units(features[chosen]), labels[chosen]
+    if len(np.unique(classes)) < 2:
+        return False
+    cosines = np.where(classes[:, None] == classes, -1.0, units @ units.T)
+    return bool(np.quantile(cosines.max(axis=1), 0.99) >= UNIFORM_FROM)
 
 
 def _units(rows: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from transferapp.config import make_config
 from transferapp.data.audit import check_usable
 from transferapp.data.audit_findings import Findings, summarize, with_similar_pairs
 from transferapp.data.dataset import Dataset
-from transferapp.data.near_duplicates import similar_rows
+from transferapp.data.near_duplicates import similar_rows, too_uniform
 from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.recipes.features import featurize
@@ -64,7 +64,8 @@ def audit(
     if seen.trunk is not None:
         with progress.task("comparing the images with each other", 0):
             top = seen.rows[:, seen.trunk.row_slices[seen.trunk.top.index]]
-            findings = with_similar_pairs(findings, seen.dataset, similar_rows(top))
+            uniform = too_uniform(top, seen.dataset.labels)
+            findings = with_similar_pairs(findings, seen.dataset, None if uniform else similar_rows(top))
     refusal = None
     try:
         check_usable(seen.source, seen.dataset)

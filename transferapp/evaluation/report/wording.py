@@ -101,11 +101,16 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         sentences.append(f"{groups} of duplicates {verb} more than one label, of which only one can be right.")
     if findings["num_similar"]:
         sentences.append(f"The network finds {counted(findings['num_similar'], 'more pair')} of similar images.")
+    if findings.get("uniform"):
+        sentences.append(f"{_UNIFORM} Only near-duplicates with the same signature are found.")
     for names in findings.get("spellings", ()):
         sentences.append(f"The classes {listed(names)} differ by case and blanks alone; they may be one class.")
     if names := findings.get("annotations"):
         sentences.append(f"The classes {listed(names)} look like images and what is known of them, not like classes.")
     return [*sentences, *(overlap_sentence(overlap) for overlap in findings["overlaps"] if overlap_total(overlap))]
+
+
+_UNIFORM = "The images are too uniform for the network to tell near-duplicates."
 
 
 def overlap_total(overlap: Mapping[str, Any]) -> int:
@@ -136,8 +141,11 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
     Args:
         leaks: `Leaks.to_json()`.
     """
-    if not leaks or not (overlap_total(leaks["overlap"]) or leaks["num_similar"]):
+    if not leaks:
         return []
+    uniform = [f"{_UNIFORM} Crops and turns of training images among the test images would not be noticed."]
+    if not (overlap_total(leaks["overlap"]) or leaks["num_similar"]):
+        return uniform if leaks.get("uniform") else []
     sentences = [overlap_sentence(leaks["overlap"])] if overlap_total(leaks["overlap"]) else []
     if leaks["num_similar"]:
         verb = "looks" if leaks["num_similar"] == 1 else "look"

@@ -15,7 +15,7 @@ import numpy as np
 from transferapp.backbones.feature_store import CENTER
 from transferapp.data.audit_findings import Overlap, SimilarPair, member, overlap_kinds
 from transferapp.data.dataset import Dataset
-from transferapp.data.near_duplicates import similar_rows
+from transferapp.data.near_duplicates import similar_rows, too_uniform
 from transferapp.evaluation.metrics import Metrics
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone
@@ -35,12 +35,14 @@ class Leaks:
     Attributes:
         overlap: By bytes, by signature, or by group.
         num_similar: Further test images that look like one that was trained on, to the network; None where not compared.
+        uniform: Whether the images are too uniform to be compared by features.
         similar: Some of those pairs, the test image first.
         honest: Figures over the test images that share nothing; None where all do, or none does.
     """
 
     overlap: Overlap
     num_similar: int | None
+    uniform: bool
     similar: tuple[SimilarPair, ...]
     honest: Metrics | None
 
@@ -67,10 +69,12 @@ def find_leaks(
     kinds = overlap_kinds(dataset, "test", ("train", "val"))
     counted = Counter(kinds)
     overlap = Overlap("test", ("train", "val"), len(test), counted["exact"], counted["near"], counted["group"])
-    pairs = None
+    pairs, uniform = None, False
     if len(test) * len(learned) <= COMPARED_AT_MOST:
         with progress.task("comparing the test images with the training images", 0):
-            pairs = similar_rows(_top_features(backbone, test), _top_features(backbone, learned))
+            features = _top_features(backbone, learned)
+            uniform = too_uniform(features, learned.labels)
+            pairs = None if uniform else similar_rows(_top_features(backbone, test), features)
     beyond = [(i, j, cosine) for i, j, cosine in pairs or () if kinds[i] is None]
     similar = {i for i, _, _ in beyond}
     clean = np.array([kind is None and i not in similar for i, kind in enumerate(kinds)])
@@ -83,6 +87,7 @@ def find_leaks(
     return Leaks(
         overlap,
         None if pairs is None else len(similar),
+        uniform,
         tuple(
             SimilarPair(member(test, i), member(learned, j), round(cosine, 4))
             for i, j, cosine in list(nearest.values())[:LISTED]
