@@ -72,7 +72,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["plan", "--out", "x"], "No such option '--out'"),
         (["plan", "--data", "one", "--backbone", "resnet49"], "Unknown backbone 'resnet49'"),
         (["predict"], "Missing argument 'BUNDLE'"),
-        (["predict", "bundle"], "Missing argument 'FILES...'"),
+        (["predict", "bundle"], "Missing argument 'PATH...'"),
         (["evaluate", "bundle"], "Missing option '--data'"),
         (["serve", "bundle", "--port", "99999"], "99999 is not in the range"),
     ],
@@ -184,7 +184,7 @@ def test_images_of_a_class_that_the_bundle_does_not_know(tiny: Path, folders: Pa
 def test_a_image_that_cannot_be_used_does_not_stop_the_others(
     tiny: Path, colors: Path, folders: Path, as_json: bool
 ) -> None:
-    bad = [folders / "broken/cats/0.jpg", folders / "nowhere.png", folders / "one"]
+    bad = [folders / "broken/cats/0.jpg", folders / "nowhere.png", folders / "broken/cats/1.jpg"]
     good = colors / "green" / "0.png"
     done = transferapp("predict", tiny, *bad, good, "--views", "1", *(["--json"] if as_json else []))
     assert done.returncode == DATA
@@ -197,7 +197,7 @@ def test_a_image_that_cannot_be_used_does_not_stop_the_others(
         assert [document.get("error", {}).get("code") for document in documents] == [
             "unsupported_format",
             "unreadable",
-            "unreadable",
+            "unsupported_format",
             None,
         ]
         assert documents[-1]["predictions"][0]["label"] == "green"
