@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.conftest import Show
-from transferapp.cli import tables
+from transferapp.cli import card as tables
 
 
 def evaluation(classes: int = 3, **changes: Any) -> dict[str, Any]:

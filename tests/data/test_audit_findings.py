@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.data.test_near_duplicates import photo
-from transferapp.data.audit import audit, check_usable
-from transferapp.data.audit_findings import (
+from transferapp.data.audit import (
     CLUSTERS_LISTED,
     MEMBERS_LISTED,
+    audit,
+    check_usable,
     overlap_kinds,
     overlap_with,
     summarize,

@@ -10,7 +10,7 @@ import pytest
 from tests.data.test_near_duplicates import photo
 from tests.evaluation.test_report import HOSTILE, Page
 from tests.helpers.manifests import leaks, make_manifest
-from transferapp.data.audit_findings import summarize, with_similar_pairs
+from transferapp.data.audit import summarize, with_similar_pairs
 from transferapp.data.dataset import Dataset, Ignored, Record
 from transferapp.evaluation.report.audit_report import labels_shown, render_audit, render_doctor
 from transferapp.evaluation.report.fit_report import render_report

@@ -21,8 +21,7 @@ from transferapp.backbones.loader import BackboneLoader
 from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.trunk import load_trunk
 from transferapp.config import FitConfig, make_config
-from transferapp.data.audit import audit
-from transferapp.data.audit_findings import summarize
+from transferapp.data.audit import audit, summarize
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits

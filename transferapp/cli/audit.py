@@ -21,7 +21,7 @@ from transferapp.data.options import SourceOptions
 @click.option("--label-fixes", default="", metavar="PATH", help="Corrected labels, as for fit.")
 def command(data: str, json_file: Path | None, page: Path | None, label_fixes: str, **source: str) -> None:
     """Find unreadable, odd, duplicate and mislabeled images."""
-    from transferapp.cli.tables import show_findings
+    from transferapp.cli.card import show_findings
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.evaluation.report.audit_report import render_audit
     from transferapp.evaluation.report.pages import names_shown, thumbnails

@@ -32,7 +32,7 @@ def command(data: str, out: Path, bundle: Path | None, label_fixes: str, as_json
     Fill in the fix column of the list: the right class, `drop` to leave the image out, or nothing to keep the label. Then
     pass the list to `transferapp fit --label-fixes`.
     """
-    from transferapp.cli.tables import show_diagnosis
+    from transferapp.cli.card import show_diagnosis
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.data.label_fixes import check_list_target
     from transferapp.evaluation.report.audit_report import labels_shown, render_doctor

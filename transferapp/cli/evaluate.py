@@ -20,7 +20,7 @@ from transferapp.data.options import SourceOptions
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def command(bundle: Path, data: str, views: int | None, include_seen: bool, as_json: bool, **source: str) -> None:
     """Measure a bundle on labeled images. Images that it was trained on are left out and counted."""
-    from transferapp.cli.tables import show_evaluation
+    from transferapp.cli.card import show_evaluation
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.evaluate import evaluate
 

@@ -24,7 +24,7 @@ def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int
     A folder stands for all images in it and below it. Unusable images are reported, and the exit code is then 3.
     """
     from transferapp.bundle.predictor import Predictor
-    from transferapp.cli.tables import show_prediction
+    from transferapp.cli.card import show_prediction
 
     predictor = Predictor.load(bundle)
     failures = 0

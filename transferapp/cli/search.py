@@ -70,8 +70,7 @@ def command(
 
     settings = make_search(over, trials=trials, coarse=coarse)
     config = config_from(config_file, flags)
-    from transferapp.cli.card import show_card, show_outcome
-    from transferapp.cli.tables import show_search
+    from transferapp.cli.card import show_card, show_outcome, show_search
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.search.search import search
 

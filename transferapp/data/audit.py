@@ -1,20 +1,28 @@
-"""Audit: decode and hash every image once, and leave out what cannot be used."""
+"""Audit of a dataset: every image decoded and hashed, unusable ones left out, and the findings as numbers and names."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
+import re
 import stat
-from collections.abc import Callable
+import statistics
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
 from PIL import Image
 
-from transferapp.data.dataset import Dataset, Ignored, Record
+from transferapp.data.dataset import Dataset, Ignored, Record, Split
+from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES, holds_images_only
 from transferapp.data.near_duplicates import signature
 from transferapp.errors import DataError, ImageError
-from transferapp.images import DATASET_LIMITS, ImageLimits, decode_image
+from transferapp.images import DATASET_LIMITS, NOTES, ImageLimits, decode_image
 from transferapp.system.threads import in_order
 
 MAX_UNREADABLE_FRACTION = 0.05
@@ -147,3 +155,314 @@ def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_IMAGE
                 expected=f"at least {min_per_class} in every class",
                 hint=f"Add images to {name!r} or remove the folder",
             )
+
+
+TINY_SIDE = 32
+"""Pixels of the shorter side below which an image is listed as tiny."""
+ELONGATED = 4.0
+"""Ratio of its sides from which an image is listed as elongated: a square crop shows little of it."""
+
+CLUSTERS_LISTED = 100
+MEMBERS_LISTED = 12
+EXAMPLES_LISTED = 20
+
+SENTENCES = {
+    **NOTES,
+    FEATURELESS: "the image is all of one color, or nearly",
+    "misnamed": "the file is something else than its name says; it was read as what it is",
+    "tiny": f"the shorter side has fewer than {TINY_SIDE} pixels",
+    "elongated": f"one side is at least {ELONGATED:g} times the other; a square crop shows little of it",
+}
+"""Oddities of images that are used all the same, by code."""
+
+Kind = Literal["exact", "near", "group"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a cluster: its name, its class, and its given split, if there is one."""
+
+    name: str
+    label: str
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Duplicates and near-duplicates of one image.
+
+    Attributes:
+        kind: `exact` if all have the same bytes, otherwise `near`.
+        num_images: Number of images.
+        num_labels: Number of classes. If there is more than one, a label is wrong or the classes overlap.
+        num_splits: Number of given splits.
+        members: The first images.
+    """
+
+    kind: Kind
+    num_images: int
+    num_labels: int
+    num_splits: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """Unusual images that are used all the same: a code of `SENTENCES`, their number, and the names of the first."""
+
+    code: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SimilarPair:
+    """Two images with similar features and different signatures, such as a heavier crop or a rotation.
+
+    Attributes:
+        first, second: The images.
+        cosine: Cosine of their features.
+    """
+
+    first: Member
+    second: Member
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images of one split that are in other splits too.
+
+    Attributes:
+        split: The split.
+        others: The other splits.
+        num_images: Images in `split`.
+        exact, near, group: Images of `split` with the same bytes in the others; with a near-duplicate; with their group.
+    """
+
+    split: Split
+    others: tuple[Split, ...]
+    num_images: int
+    exact: int
+    near: int
+    group: int
+
+    @property
+    def total(self) -> int:
+        return self.exact + self.near + self.group
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Findings of an audit.
+
+    Attributes:
+        num_images: Usable images.
+        num_ignored: Files that were left out; the reasons are in `Dataset.ignored`.
+        counts: Images by class.
+        imbalance: Size of the largest class over that of the smallest.
+        sizes: In pixels: `smallest` and `largest` by area, and the median width and height; None without images.
+        forms: Images by format.
+        odd: Oddities, most frequent first.
+        exact_duplicates: Images whose bytes are there once more.
+        near_duplicates: Further images that have a near-duplicate.
+        conflicts: Clusters with more than one label.
+        num_clusters: Number of clusters.
+        clusters: The first clusters: with several labels first, then those across splits, then the largest.
+        overlaps: Overlaps between the given splits.
+        spellings: Names of classes that differ by case and blanks alone, together.
+        annotations: Classes with the names of images and of their masks or annotations, which are hardly classes.
+        similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
+        num_similar: Number of such pairs.
+        uniform: Whether the images are too uniform to be compared by features.
+    """
+
+    num_images: int
+    num_ignored: int
+    counts: dict[str, int]
+    imbalance: float
+    sizes: dict[str, list[int]] | None
+    forms: dict[str, int]
+    odd: tuple[Oddity, ...]
+    exact_duplicates: int
+    near_duplicates: int
+    conflicts: int
+    num_clusters: int
+    clusters: tuple[Cluster, ...]
+    overlaps: tuple[Overlap, ...]
+    spellings: tuple[tuple[str, ...], ...] = ()
+    annotations: tuple[str, ...] = ()
+    similar: tuple[SimilarPair, ...] | None = None
+    num_similar: int = 0
+    uniform: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary of JSON values."""
+        document = dataclasses.asdict(self)
+        document["odd"] = [{**dataclasses.asdict(odd), "reason": SENTENCES[odd.code]} for odd in self.odd]
+        return document
+
+
+def summarize(dataset: Dataset) -> Findings:
+    """Summarize an audit.
+
+    Args:
+        dataset: Audited, with clusters, and with its given splits, if any.
+    """
+    clusters = _clusters(dataset)
+    contents = len({record.sha256 for record in dataset.records})
+    distinct = len({record.cluster or record.sha256 for record in dataset.records})
+    counts = dataset.counts()
+    learned: list[tuple[Split, tuple[Split, ...]]] = [("val", ("train",)), ("test", ("train", "val"))]
+    overlaps = [
+        overlap_with(dataset, split, tuple(other for other in others if other in dataset.given_splits))
+        for split, others in learned
+        if split in dataset.given_splits
+    ]
+    return Findings(
+        num_images=len(dataset),
+        num_ignored=len(dataset.ignored),
+        counts=dict(zip(dataset.class_names, counts, strict=True)),
+        imbalance=max(counts) / max(min(counts), 1) if counts else 1.0,
+        sizes=_sizes(dataset.records),
+        forms=dict(Counter(record.form for record in dataset.records).most_common()),
+        odd=_oddities(dataset.records),
+        exact_duplicates=len(dataset) - contents,
+        near_duplicates=contents - distinct,
+        conflicts=sum(cluster.num_labels > 1 for cluster in clusters),
+        num_clusters=len(clusters),
+        clusters=tuple(clusters[:CLUSTERS_LISTED]),
+        overlaps=tuple(each for each in overlaps if each.others),
+        spellings=_spellings(dataset.class_names),
+        annotations=_annotations(dataset.class_names),
+    )
+
+
+def _spellings(class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for name in class_names:
+        plain = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        spelled[plain].append(name)
+    return tuple(tuple(names) for names in spelled.values() if len(names) > 1)
+
+
+def _annotations(class_names: Sequence[str]) -> tuple[str, ...]:
+    images = [name for name in class_names if holds_images_only(name)]
+    others = [name for name in class_names if re.search(r"mask|annot|segment", name.lower())]
+    return tuple(images + others) if images and others else ()
+
+
+def with_similar_pairs(
+    findings: Findings, dataset: Dataset, pairs: Sequence[tuple[int, int, float]] | None
+) -> Findings:
+    """Return the findings with pairs from `similar_rows`, without those of one cluster; None for a set that is too uniform."""
+    if pairs is None:
+        return dataclasses.replace(findings, uniform=True)
+    groups = dataset.groups()
+    beyond = [(i, j, cosine) for i, j, cosine in pairs if groups[i] != groups[j]]
+    similar = tuple(
+        SimilarPair(member(dataset, i), member(dataset, j), round(cosine, 4))
+        for i, j, cosine in beyond[:CLUSTERS_LISTED]
+    )
+    return dataclasses.replace(findings, similar=similar, num_similar=len(beyond))
+
+
+def member(dataset: Dataset, position: int) -> Member:
+    """Return an image as the findings name it."""
+    record = dataset.records[position]
+    return Member(record.name, dataset.class_names[record.label], record.split)
+
+
+def overlap_kinds(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> list[Kind | None]:
+    """Return for each image of a split whether it, a near-duplicate, or another of its group is in other splits."""
+    groups = dataset.groups()
+    learned = [
+        (record, root) for record, root in zip(dataset.records, groups.tolist(), strict=True) if record.split in others
+    ]
+    contents = {record.sha256 for record, _ in learned}
+    clusters = {record.cluster for record, _ in learned} - {""}
+    roots = {root for _, root in learned}
+
+    def kind(record: Record, root: int) -> Kind | None:
+        if record.sha256 in contents:
+            return "exact"
+        if record.cluster in clusters:
+            return "near"
+        return "group" if root in roots else None
+
+    return [
+        kind(record, root)
+        for record, root in zip(dataset.records, groups.tolist(), strict=True)
+        if record.split == split
+    ]
+
+
+def overlap_with(dataset: Dataset, split: Split, others: tuple[Split, ...]) -> Overlap:
+    """Count the images of a split that are in other splits too."""
+    kinds = overlap_kinds(dataset, split, others)
+    found = Counter(kinds)
+    return Overlap(split, others, len(kinds), found["exact"], found["near"], found["group"])
+
+
+def _clusters(dataset: Dataset) -> list[Cluster]:
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in dataset.records:
+        if record.cluster:
+            members[record.cluster].append(record)
+    return sorted(
+        (_cluster(dataset.class_names, records) for records in members.values()),
+        key=lambda cluster: (cluster.num_labels == 1, cluster.num_splits <= 1, -cluster.num_images),
+    )
+
+
+def _cluster(class_names: Sequence[str], records: Sequence[Record]) -> Cluster:
+    return Cluster(
+        kind="exact" if len({record.sha256 for record in records}) == 1 else "near",
+        num_images=len(records),
+        num_labels=len({record.label for record in records}),
+        num_splits=len({record.split for record in records} - {None}),
+        members=tuple(
+            Member(record.name, class_names[record.label], record.split) for record in records[:MEMBERS_LISTED]
+        ),
+    )
+
+
+def _sizes(records: Sequence[Record]) -> dict[str, list[int]] | None:
+    sizes: list[tuple[int, int]] = [record.size for record in records if record.size is not None]
+    if not sizes:
+        return None
+    by_area = sorted(sizes, key=_area)
+    return {
+        "smallest": list(by_area[0]),
+        "median": [int(statistics.median(size[axis] for size in sizes)) for axis in (0, 1)],
+        "largest": list(by_area[-1]),
+    }
+
+
+def _area(size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    return size[0] * size[1], size
+
+
+def _oddities(records: Sequence[Record]) -> tuple[Oddity, ...]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for code in (*record.notes, *_odd_shapes(record)):
+            found[code].append(record.name)
+    return tuple(
+        Oddity(code, len(names), tuple(names[:EXAMPLES_LISTED]))
+        for code, names in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+
+
+def _odd_shapes(record: Record) -> list[str]:
+    codes = []
+    suffix = PurePosixPath(record.name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES - FORMAT_SUFFIXES.get(record.form, IMAGE_SUFFIXES):
+        codes.append("misnamed")
+    if record.size is not None:
+        short, long = sorted(record.size)
+        if short < TINY_SIDE:
+            codes.append("tiny")
+        if long >= ELONGATED * short:
+            codes.append("elongated")
+    return codes

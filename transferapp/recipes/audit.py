@@ -7,8 +7,7 @@ from typing import Any
 
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
-from transferapp.data.audit import check_usable
-from transferapp.data.audit_findings import Findings, summarize, with_similar_pairs
+from transferapp.data.audit import Findings, check_usable, summarize, with_similar_pairs
 from transferapp.data.dataset import Dataset
 from transferapp.data.near_duplicates import similar_rows, too_uniform
 from transferapp.data.options import SourceOptions

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.backbones.feature_store import CENTER
-from transferapp.data.audit_findings import Overlap, SimilarPair, member, overlap_kinds
+from transferapp.data.audit import Overlap, SimilarPair, member, overlap_kinds
 from transferapp.data.dataset import Dataset
 from transferapp.data.near_duplicates import similar_rows, too_uniform
 from transferapp.evaluation.metrics import Metrics

@@ -22,8 +22,7 @@ from transferapp.backbones.registry import DEFAULT_BACKBONE, EMBEDDED, BackboneS
 from transferapp.backbones.stages import Stage, Tap, stage_named
 from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
-from transferapp.data.audit import audit, peek_sizes
-from transferapp.data.audit_findings import Findings, summarize
+from transferapp.data.audit import Findings, audit, peek_sizes, summarize
 from transferapp.data.dataset import Dataset
 from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.near_duplicates import with_clusters
