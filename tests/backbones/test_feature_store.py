@@ -71,7 +71,7 @@ class Means:
 
 
 def make_trunk(engine: Any, key: str = "key") -> Trunk:
-    stages = (Stage("low", 0, (2, 2, 2), False), Stage("top", 1, (1, 1, 4), True))
+    stages = (Stage("low", 0, (2, 2, 1), False), Stage("top", 1, (1, 1, 2), True))  # three means and three deviations
     return Trunk("means", key, SIZE, engine, stages, 0)
 
 
