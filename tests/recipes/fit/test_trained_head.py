@@ -150,7 +150,7 @@ def test_a_linear_head_has_the_strength_that_was_cross_validated(root: Path, tmp
 
 @pytest.mark.slow
 def test_classes_count_by_their_weights_where_labels_are_mixed_too(root: Path, tmp_path: Path) -> None:
-    setting = small(root, hidden="8", mixup=0.2, label_smoothing=0.1, rule_only=True)
+    setting = small(root, hidden="16", mixup=0.2, label_smoothing=0.1, rule_only=True)
     finding, validation = (
         WeightsFinding("balanced", Reason("classes", "asked for")),
         setting.measurement.weighting.validation,
