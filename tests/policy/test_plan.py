@@ -310,3 +310,23 @@ def test_the_plan_is_an_object_of_plain_json() -> None:
     assert document["backbone"] == "efficientnet_lite0"
     for reason in document["reasons"] + document["would_change"]:
         assert reason.keys() == {"topic", "text", "values"}
+
+
+def test_before_training_the_plan_claims_nothing_that_was_not_done() -> None:
+    before = plan(LARGE, 0.8, TOP_WINS).before_training()
+    assert (before.tuned, before.proposals, before.epochs, before.budget) == ("none", (), 0, 0.0)
+    assert before.method == "linear classifier, full-batch L-BFGS"
+    assert "had not finished" in reason_about(before, "fine-tuning").text
+
+
+def test_with_rule_only_similar_images_keep_the_last_stage() -> None:
+    clearly_better = MixtureScore(0.9, 0.3, 0.5, 0.01, {"block1": 1.0})
+    assert plan(SMALL, 0.2, TOP_WINS, mixture=clearly_better).mixture
+    assert not plan(SMALL, 0.2, TOP_WINS, mixture=clearly_better, overrides=Overrides(rule_only=True)).mixture
+    assert plan(SMALL, 0.8, TOP_WINS, mixture=clearly_better, overrides=Overrides(rule_only=True)).mixture
+
+
+def test_a_budget_of_0_is_named_as_the_reason() -> None:
+    decided = plan(LARGE, 0.8, TOP_WINS, overrides=Overrides(tune="last", budget=0.0))
+    assert "--budget 0" in reason_about(decided, "budget").text
+    assert not [reason for reason in decided.reasons if reason.topic == "tune"]

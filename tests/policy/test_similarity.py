@@ -179,3 +179,12 @@ def test_the_earliest_of_equal_stages_speaks_and_a_single_stage_has_no_second_op
     tied = judge_similarity(0.2, [score("block2", 0.95, 0.05), score("block3", 0.95, 0.05), TOP])
     assert tied.reasons[1].values["stage"] == "block2"
     assert judge_similarity(0.2, [TOP]).similarity == "similar"
+
+
+def test_images_of_one_group_are_held_out_together() -> None:
+    """Six near-duplicates of each of ten scenes with arbitrary labels: a table that has seen five of them knows the sixth."""
+    rng = np.random.default_rng(0)
+    scenes, labels = rng.dirichlet(np.full(100, 0.01), 60), rng.integers(0, 3, 60)
+    probabilities, labels, groups = np.repeat(scenes, 6, axis=0), np.repeat(labels, 6), np.repeat(np.arange(60), 6)
+    assert label_divergence(probabilities, labels) < 0.6
+    assert label_divergence(probabilities, labels, folds=groups % 5) > 0.9

@@ -103,3 +103,10 @@ def test_the_sum_of_classifiers_is_one_linear_layer_on_all_their_features() -> N
     combined = combine(probes, [0.3, 0.9])
     np.testing.assert_allclose(combined.logits(np.concatenate(features, axis=1)), expected, rtol=1e-4, atol=1e-5)
     assert combined.iterations == 10
+
+
+def test_images_count_by_their_weight(labels: np.ndarray) -> None:
+    stacked = np.stack([noisy_logits(labels, signal, seed) for seed, signal in enumerate((1.0, 1.4))])
+    twice = np.concatenate([stacked, stacked[:, labels == 0]], axis=1)
+    expected = fit_weights(twice, np.concatenate([labels, labels[labels == 0]]))
+    np.testing.assert_allclose(fit_weights(stacked, labels, sample_weight=1.0 + (labels == 0)), expected, atol=1e-3)

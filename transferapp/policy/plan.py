@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transferapp.policy.budget import BATCH_SIZES, LARGE_BUDGET, USUAL_EPOCHS, default_budget
@@ -142,6 +142,25 @@ class Plan:
         """Size and similarity, such as `small + similar`."""
         return f"{self.size} + {self.similarity}"
 
+    def before_training(self) -> Plan:
+        """Return the plan as it is carried out until training in steps begins: a linear classifier alone."""
+        text = "Fine-tuning had not finished when this bundle was written; the same command resumes it."
+        solved = [
+            reason for reason in self.reasons if reason.topic not in ("head", "tune", "fine-tuning", "rate", "budget")
+        ]
+        return replace(
+            self,
+            tuned="none",
+            method=_LINEAR,
+            proposals=(),
+            head_learning_rate=None,
+            backbone_learning_rate=0.0,
+            budget=0.0,
+            epochs=0,
+            batch_size=0,
+            reasons=(*solved, Reason("fine-tuning", text)),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary for JSON."""
         return {
@@ -191,7 +210,9 @@ def make_plan(
     )
     overruled = tuple(_overruled(size, similarity, overrides))
     stage, cut_reason = _cut(stages, *decided)
-    mixed = mixture if mixture is not None and use_mixture(decided[1], mixture) else None
+    # On similar images the lecture's table knows the last stage alone.
+    strict = overrides.rule_only and decided[1] == "similar"
+    mixed = mixture if mixture is not None and not strict and use_mixture(decided[1], mixture) else None
     budget = overrides.budget
     if budget is None:
         budget = default_budget(*decided, size.num_images, overrides.tune)
@@ -329,6 +350,8 @@ def _training_reasons(
         yield Reason("head", text, {"learning_rate": head.learning_rate, "epochs": HEAD_EPOCHS, "stage": head_stage})
     if overrides.tune_reason:
         yield Reason("tune", overrides.tune_reason, {"tune": overrides.tune})
+    elif overrides.budget == 0:
+        yield Reason("budget", "--budget 0 leaves fine-tuning out.", {"seconds": 0})
     elif tuning.from_scratch:
         yield Reason("tune", "--scratch trains the whole network from random weights, whatever the rule says.")
     elif overrides.tune != "auto":
@@ -351,7 +374,8 @@ def _training_reasons(
         )
         yield Reason("rate", f"{found} for head and backbone alike; {steps}.", values)
         return
-    start = "that head or, where it is linear, from the linear classifier" if head else "the linear classifier"
+    solved = "a linear classifier on the last stage"
+    start = f"that head or, where it is linear, from {solved}" if head else solved
     text = (
         f"Fine-tuning starts from {start} and trains: {names}. The best candidate ships if it is clearly better on the "
         "validation images."

@@ -73,7 +73,12 @@ class SimilarityFinding:
 
 
 def label_divergence(
-    probabilities: np.ndarray, labels: np.ndarray, *, num_folds: int = NUM_FOLDS, prior: float = PRIOR_STRENGTH
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_folds: int = NUM_FOLDS,
+    prior: float = PRIOR_STRENGTH,
+    folds: np.ndarray | None = None,
 ) -> float:
     """Compute D: the cross-fitted negative log-likelihood of the labels given the source softmax, over the labels' entropy.
 
@@ -82,6 +87,8 @@ def label_divergence(
         labels: int, shape (n,), from 0.
         num_folds: Each fold is scored by a table estimated on the others; at least 2.
         prior: Strength of the prior, in images a source class.
+        folds: int, shape (n,), the fold of each image, where near-duplicates or groups must be held out together; None deals
+            the images out evenly.
 
     Returns:
         Near 0 where the source classes determine the label, near 1 where they say nothing. Can exceed 1 by chance. 0 where
@@ -93,12 +100,14 @@ def label_divergence(
     entropy = -float(np.sum(marginal[marginal > 0] * np.log(marginal[marginal > 0])))
     if entropy == 0:
         return 0.0
-    # Deal the images out to the folds in turn, class after class: every class is spread as evenly as it can be, and the
-    # left-overs of small classes do not all fall into one fold.
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % num_folds
+    fold = folds
+    if fold is None:
+        # Deal the images out to the folds in turn, class after class: every class is spread as evenly as it can be, and the
+        # left-overs of small classes do not all fall into one fold.
+        fold = np.empty(len(labels), dtype=np.int64)
+        fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % num_folds
     losses = np.empty(len(labels))
-    for k in range(min(num_folds, len(labels))):
+    for k in np.unique(fold):
         held_out = fold == k
         known, seen = probabilities[~held_out], onehot[~held_out]
         base = seen.mean(axis=0)

@@ -47,7 +47,14 @@ class Mixture:
         return float(self.correct.mean())
 
 
-def mix(logits: Sequence[np.ndarray], labels: np.ndarray, folds: np.ndarray, *, ridge: float = RIDGE) -> Mixture:
+def mix(
+    logits: Sequence[np.ndarray],
+    labels: np.ndarray,
+    folds: np.ndarray,
+    *,
+    ridge: float = RIDGE,
+    sample_weight: np.ndarray | None = None,
+) -> Mixture:
     """Fit the weights of a mixture, and cross-fit its predictions.
 
     The predictions come from weights that were fitted on the other folds, so their loss is not optimistic.
@@ -57,31 +64,41 @@ def mix(logits: Sequence[np.ndarray], labels: np.ndarray, folds: np.ndarray, *, 
         labels: int, shape (n,).
         folds: int, shape (n,): the fold of each image.
         ridge: Strength of the shrinkage toward the best tap.
+        sample_weight: float, shape (n,), weight of each image in the fit of the weights; None for equal weights.
     """
     stacked = np.stack([np.asarray(each, dtype=np.float64) for each in logits])
     mixed = np.empty(stacked.shape[1:], np.float32)
     for fold in np.unique(folds):
         held_out = folds == fold
-        weights = fit_weights(stacked[:, ~held_out], labels[~held_out], ridge)
+        weights = fit_weights(
+            stacked[:, ~held_out], labels[~held_out], ridge, None if sample_weight is None else sample_weight[~held_out]
+        )
         mixed[held_out] = np.tensordot(weights, stacked[:, held_out], axes=1)
     loss = -log_softmax(mixed)[np.arange(len(labels)), labels]
-    return Mixture(fit_weights(stacked, labels, ridge), mixed, float(loss.mean()), mixed.argmax(axis=1) == labels)
+    return Mixture(
+        fit_weights(stacked, labels, ridge, sample_weight), mixed, float(loss.mean()), mixed.argmax(axis=1) == labels
+    )
 
 
-def fit_weights(stacked: np.ndarray, labels: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+def fit_weights(
+    stacked: np.ndarray, labels: np.ndarray, ridge: float = RIDGE, sample_weight: np.ndarray | None = None
+) -> np.ndarray:
     """Return the weights that minimize the mean loss of the mixed logits plus the ridge penalty; a convex problem.
 
     Args:
         stacked: float64, shape (num_taps, n, num_classes).
         labels: int, shape (n,).
         ridge: Strength of the shrinkage toward the tap with the smallest loss.
+        sample_weight: float, shape (n,); None for equal weights.
 
     Returns:
         float64, shape (num_taps,).
     """
     rows = np.arange(len(labels))
     right = stacked[:, rows, labels]
-    losses = (logsumexp(stacked, axis=2) - right).mean(axis=1)
+    share = np.ones(len(labels)) if sample_weight is None else sample_weight
+    share = share / share.sum()
+    losses = (logsumexp(stacked, axis=2) - right) @ share
     target = np.zeros(len(stacked))
     target[losses.argmin()] = 1.0
 
@@ -90,8 +107,8 @@ def fit_weights(stacked: np.ndarray, labels: np.ndarray, ridge: float = RIDGE) -
         normalizer = logsumexp(mixed, axis=1)
         excess = np.exp(mixed - normalizer[:, None])
         excess[rows, labels] -= 1
-        gradient = np.einsum("knc,nc->k", stacked, excess) / len(labels) + 2 * ridge * (weights - target)
-        loss = (normalizer - mixed[rows, labels]).mean() + ridge * np.square(weights - target).sum()
+        gradient = np.einsum("knc,nc,n->k", stacked, excess, share) + 2 * ridge * (weights - target)
+        loss = (normalizer - mixed[rows, labels]) @ share + ridge * np.square(weights - target).sum()
         return float(loss), gradient
 
     found = minimize(objective, target, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(stacked))

@@ -110,11 +110,11 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             solved = solve(measurement, views, config, progress)
             watch.lap("solve")
             insist = config.rule_only or config.scratch
-            resumed = _begin(run, config, measurement, progress)
+            _begin(run, config, measurement, progress)
             checked: Checked | None = None
-            if measurement.plan.proposals and not (resumed or insist or config.bundle_path.exists()):
+            if measurement.plan.proposals and not insist and not config.bundle_path.exists():
                 # A usable bundle is there before the long part begins, and stays if that is interrupted.
-                first = Fitted(measurement, views, (solved,), solved, measurement.plan)
+                first = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
                 checked = check(first, config, loader, watch, progress)
                 write_bundle(first, checked, config, watch, progress)
                 progress.note(f"{config.bundle_path} can be used already; it is replaced if fine-tuning does better")
@@ -191,12 +191,10 @@ def write_bundle(
     return FitResult(target, manifest)
 
 
-def _begin(run: RunFolder, config: FitConfig, measurement: Measurement, progress: Progress) -> bool:
-    """Open the folder of the run, where one is needed; return whether an unfinished run goes on."""
-    resumed = (bool(measurement.plan.proposals) or run.unfinished) and run.begin(run_identity(config, measurement))
-    if resumed:
+def _begin(run: RunFolder, config: FitConfig, measurement: Measurement, progress: Progress) -> None:
+    """Open the folder of the run, where one is needed, and say so where it is resumed."""
+    if (measurement.plan.proposals or run.unfinished) and run.begin(run_identity(config, measurement)):
         progress.note(f"Resuming the unfinished fit in {run.path}")
-    return resumed
 
 
 def _announce(measurement: Measurement, solved: Candidate, config: FitConfig, progress: Progress) -> None:

@@ -57,6 +57,10 @@ _CROPS = 10
 _TIMED_ROUNDS = 3
 
 
+Members = tuple[tuple[Tap, CrossValidation], ...]
+"""Taps of a mixture of stages, each with its cross-validation."""
+
+
 @dataclass(frozen=True, eq=False)
 class ProbedBackbone:
     """A backbone with a cross-validated linear classifier on each of its stages.
@@ -80,7 +84,7 @@ class ProbedBackbone:
     input_size: InputSize
     validations: tuple[CrossValidation, ...]
     scores: tuple[StageScore, ...]
-    members: tuple[tuple[Tap, CrossValidation], ...]
+    members: Members
     mixture: Mixture
     plan: Plan
     milliseconds: float
@@ -125,6 +129,7 @@ class Measurement:
 
     @property
     def plan(self) -> Plan:
+        """The plan for the chosen backbone."""
         return self.chosen.plan
 
     @property
@@ -194,7 +199,7 @@ def measure(
         if spec == reference:
             # D is always measured with the same network, so that it means the same whatever backbone is used.
             imagenet = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
-            divergence = label_divergence(imagenet, sample.labels)
+            divergence = label_divergence(imagenet, sample.labels, folds=_grouped_folds(sample, config.seed))
         if spec in tried:
             probed[spec] = store, probe_stages(trunk, rows, sample, config, progress)
     trunks = {spec: loader.trunk(spec) for spec in probed}
@@ -211,7 +216,16 @@ def measure(
     chosen = choose_backbone(backbones)
     with progress.task(f"{chosen.spec.name}: weighing the classes", 0):
         weighting = _weigh(chosen, train, config)
+    if weighting.weights is not None and chosen.plan.mixture:
+        at = backbones.index(chosen)
+        backbones[at] = chosen = _mixed_by_class_weights(chosen, sample, config, weighting.weights)
     return Measurement(dataset, findings, tuple(backbones), chosen, weighting)
+
+
+def _grouped_folds(sample: Dataset, seed: int) -> np.ndarray | None:
+    """Return folds that hold near-duplicates and groups out together; None where every image stands alone."""
+    groups = sample.groups()
+    return None if len(np.unique(groups)) == len(groups) else cross_validation_folds(sample.labels, seed, groups)
 
 
 def _weigh(chosen: ProbedBackbone, train: Dataset, config: FitConfig) -> Weighting:
@@ -281,7 +295,7 @@ def choose_backbone(backbones: Sequence[ProbedBackbone]) -> ProbedBackbone:
     )
 
 
-Probed = tuple[tuple[CrossValidation, ...], tuple[tuple[Tap, CrossValidation], ...], Mixture]
+Probed = tuple[tuple[CrossValidation, ...], Members, Mixture]
 """Cross-validation of every stage by its means, of every tap of the mixture, and the mixture."""
 
 
@@ -300,8 +314,40 @@ def probe_stages(trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitCon
             deviations.append((Tap(stage.name, deviation=True), validate(Tap(stage.name, deviation=True))))
             advance(stage.index + 1)
     members = (*deviations, (Tap(trunk.top.name), means[-1]))
-    folds = cross_validation_folds(labels, config.seed, groups)
-    return tuple(means), members, mix([validation.logits for _, validation in members], labels, folds)
+    return tuple(means), members, _mixed(members, sample, config)
+
+
+def _mixed_by_class_weights(
+    backbone: ProbedBackbone, sample: Dataset, config: FitConfig, class_weights: np.ndarray
+) -> ProbedBackbone:
+    """Return the backbone with a mixture of stages that was cross-validated with class weights."""
+    trunk, rows = backbone.trunk, backbone.store.collect(sample.records, [CENTER])[:, 0]
+    members = tuple(
+        (
+            tap,
+            cross_validate(
+                trunk.features(rows, [tap]),
+                sample.labels,
+                len(sample.class_names),
+                seed=config.seed,
+                path=l2_path(config),
+                groups=sample.groups(),
+                class_weights=class_weights,
+            ),
+        )
+        for tap, _ in backbone.members
+    )
+    mixture = _mixed(members, sample, config, class_weights)
+    score, plan = _mixture_score(members, mixture, sample.labels), backbone.plan
+    reasons = tuple(score.reason() if reason.topic == "cut" else reason for reason in plan.reasons)
+    plan = replace(plan, mixture=score.weights, reasons=reasons)
+    return replace(backbone, members=members, mixture=mixture, plan=plan)
+
+
+def _mixed(members: Members, sample: Dataset, config: FitConfig, class_weights: np.ndarray | None = None) -> Mixture:
+    folds = cross_validation_folds(sample.labels, config.seed, sample.groups())
+    weight = None if class_weights is None else class_weights[sample.labels]
+    return mix([validation.logits for _, validation in members], sample.labels, folds, sample_weight=weight)
 
 
 def _mixture_score(
@@ -332,6 +378,15 @@ def _plan(
     train = dataset.part("train")
     tuning = config.tuning(len(train))
     new_head = NewHead(config.trained_head, config.new_head_learning_rate)
+    steps = FineTuning(
+        head_rate=tuning.head_learning_rate,
+        backbone_rate=tuning.head_learning_rate * config.ratio,
+        find_rate=config.learning_rate == "find",
+        epochs=tuning.epochs,
+        batch_size=tuning.batch_size,
+        from_scratch=config.scratch,
+        head=new_head if config.trained_head and not config.scratch else None,
+    )
     rule = partial(
         make_plan,
         measure_size(train.counts()),
@@ -339,21 +394,12 @@ def _plan(
         scores,
         backbone=spec.name,
         input_size=input_size,
-        tuning=FineTuning(
-            head_rate=tuning.head_learning_rate,
-            backbone_rate=tuning.head_learning_rate * config.ratio,
-            find_rate=config.learning_rate == "find",
-            epochs=tuning.epochs,
-            batch_size=tuning.batch_size,
-            from_scratch=config.scratch,
-            head=new_head if config.trained_head and not config.scratch else None,
-        ),
         mixture=mixture,
     )
     overrides = Overrides(
         config.size, config.similarity, config.tune, budget=config.budget_seconds, rule_only=config.rule_only
     )
-    plan = rule(overrides=overrides)
+    plan = rule(overrides=overrides, tuning=steps)
     if plan.proposals and not len(dataset.part("val")):
         if config.rule_only or config.scratch:
             raise DataError(
@@ -361,7 +407,7 @@ def _plan(
                 expected="a val/ folder, or --val-fraction above 0",
             )
         reason = "Nothing is fine-tuned: there are no validation images to compare by."
-        return rule(overrides=replace(overrides, tune="none", tune_reason=reason))
+        return rule(overrides=replace(overrides, tune="none", tune_reason=reason), tuning=replace(steps, head=None))
     return plan
 
 

@@ -268,10 +268,13 @@ def history_table(fitted: Fitted) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["stage", "l2", "cross_validated_loss", "best"])
-    for stage in fitted.backbone.trunk.stages:
-        validation = fitted.measurement.validation(fitted.backbone, stage)
+    backbone, measurement = fitted.backbone, fitted.measurement
+    solved = [(stage.name, measurement.validation(backbone, stage)) for stage in backbone.trunk.stages]
+    if fitted.plan.mixture:
+        solved = [(f"{tap.stage}{'' if tap.deviation else ' (mean)'}", found) for tap, found in backbone.members]
+    for name, validation in solved:
         for l2, loss in zip(validation.path, validation.losses, strict=False):
-            writer.writerow([stage.name, f"{l2:.6g}", f"{loss:.6f}", int(l2 == validation.l2)])
+            writer.writerow([name, f"{l2:.6g}", f"{loss:.6f}", int(l2 == validation.l2)])
     return table.getvalue()
 
 

@@ -24,7 +24,7 @@ from transferapp.bundle.format import check_target, only_writer
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
-from transferapp.errors import DataError, UsageError
+from transferapp.errors import DataError, TrainingError, UsageError
 from transferapp.evaluation.metrics import fit_temperature
 from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.policy.plan import Plan
@@ -167,6 +167,7 @@ def gather(measurement: Measurement, config: FitConfig, progress: Progress) -> P
         _features(chosen, val, "validation", 0, config.seed, progress),
         len(dataset.class_names),
         config.seed,
+        measurement.weighting.weights,
     )
 
 
@@ -184,7 +185,8 @@ def _features(
 def solved_optimum(problem: Problem, measurement: Measurement) -> dict[str, float]:
     """Return the figures of the L-BFGS optimum on the same images, at the cross-validated strength."""
     l2 = measurement.validation(measurement.chosen, measurement.chosen.cut).l2
-    probe = fit_probe(problem.train.center, problem.train.labels, problem.num_classes, l2)
+    weights = measurement.weighting.of(problem.train.labels)
+    probe = fit_probe(problem.train.center, problem.train.labels, problem.num_classes, l2, sample_weight=weights)
     accuracy, loss = judged(probe.logits(problem.val.center), problem.val.labels)
     return {"accuracy": accuracy, "loss": loss, "l2": l2}
 
@@ -207,6 +209,11 @@ def refit(
     both, views = dataset.part("train", "val"), problem.train.rows.shape[1] - 1
     together = _features(chosen, both, "training and validation", views, config.seed, progress)
     trained = type(trainer)(replace(problem, train=together)).train(settings)
+    if trained.exploded:
+        raise TrainingError(
+            "The cost exploded when the best head was trained again, on training and validation images together",
+            hint="Search lower learning rates with --over",
+        )
 
     def classifier(trained: TrainedHead) -> Classifier:
         return Classifier((Tap(cut),), trained.head, temperature, cut)

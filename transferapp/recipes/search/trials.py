@@ -97,12 +97,14 @@ class Problem:
         val: Images that a trained head predicts, by their center view.
         num_classes: Width of the output.
         seed: Decides initial weights, the order of images, and what dropout leaves out.
+        class_weights: float, shape (num_classes,), weight of each class in training; None for equal weights.
     """
 
     train: Features
     val: Features
     num_classes: int
     seed: int
+    class_weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -370,6 +372,8 @@ class HeadTrainer:
         )
         smoothing = settings.label_smoothing
         targets = ((1 - smoothing) * np.eye(num_classes) + smoothing / num_classes).astype(np.float32)
+        if self._problem.class_weights is not None:  # the cross-entropy is linear in its targets
+            targets *= self._problem.class_weights[:, None].astype(np.float32)
         rates = iter(_rates(settings, len(batches) * settings.epochs))
         limit = math.inf
         for epoch in range(settings.epochs):
