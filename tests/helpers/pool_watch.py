@@ -25,17 +25,18 @@ class PoolWatch:
         def watched(pool: ThreadPoolExecutor, work: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             def slow() -> Any:
                 time.sleep(0.01)
-                return work(*args, **kwargs)
+                try:
+                    return work(*args, **kwargs)
+                finally:  # before the result can be seen, or the next item might be submitted first
+                    self._done()
 
             with self._lock:
                 self._in_hand += 1
                 self.most = max(self.most, self._in_hand)
-            future = submit(pool, slow)
-            future.add_done_callback(self._done)
-            return future
+            return submit(pool, slow)
 
         monkeypatch.setattr(ThreadPoolExecutor, "submit", watched)
 
-    def _done(self, _: Future[Any]) -> None:
+    def _done(self) -> None:
         with self._lock:
             self._in_hand -= 1

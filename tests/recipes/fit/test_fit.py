@@ -250,7 +250,7 @@ def test_a_fit_that_is_killed_while_it_tunes_leaves_the_bundle_of_the_solved_cla
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reason", ["a bundle is there", "the rule alone decides", "an unfinished fit goes on"])
+@pytest.mark.parametrize("reason", ["a bundle is there", "the rule alone decides"])
 def test_no_bundle_is_written_early_where_it_would_replace_one_or_was_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
@@ -259,15 +259,27 @@ def test_no_bundle_is_written_early_where_it_would_replace_one_or_was_not_asked_
     if reason == "a bundle is there":
         make_tiny_bundle(target)
         before = {file.name: sha256_file(file) for file in target.iterdir()}
-    elif reason == "the rule alone decides":
-        settings["rule_only"] = True
     else:
-        run = RunFolder(target)
-        run.begin(run_identity(config(target, **settings), recipes.plan(config(target, **settings))))
-        run.checkpoints("block14").save(1, {}, {})
+        settings["rule_only"] = True
     with pytest.raises(KeyboardInterrupt):
         recipes.fit(config(target, **settings))
     assert {file.name: sha256_file(file) for file in target.iterdir()} == before if before else not target.exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_fit_without_a_bundle_writes_one_before_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "fine_tune", interrupt)
+    target = tmp_path / "bundle"
+    run = RunFolder(target)
+    run.begin(run_identity(config(target, **TUNED), recipes.plan(config(target, **TUNED))))
+    run.checkpoints("block14").save(1, {}, {})
+    with pytest.raises(KeyboardInterrupt):
+        recipes.fit(config(target, **TUNED))
+    plan = read_bundle(target).manifest["plan"]
+    assert (plan["tuned"], plan["proposals"]) == ("none", []), "nothing is claimed that was not done"
+    assert run.checkpoints("block14").latest() is not None
 
 
 @pytest.mark.slow
