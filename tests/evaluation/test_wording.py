@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from transferapp.evaluation.report.wording import backbone_reason, by_topic
+from transferapp.evaluation.report.wording import backbone_reason, by_topic, leak_sentences, uniform_sentence
 
 
 def test_neighboring_reasons_are_grouped_by_topic() -> None:
@@ -48,3 +48,11 @@ def test_a_backbone_that_costs_more_without_being_more_accurate_was_chosen_for_i
     dear = {**candidate("a", 0.979, 60.0, chosen=True), "loss": 0.05}
     cheap = {**candidate("b", 0.979, 30.0), "loss": 0.08}
     assert "(0.050 against 0.080)" in backbone_reason([cheap, dear])
+
+
+def test_a_uniform_set_is_no_overlap_but_is_said() -> None:
+    overlap = {"split": "test", "others": ["train", "val"], "num_images": 40, "exact": 0, "near": 0, "group": 0}
+    leaks = {"overlap": overlap, "num_similar": None, "uniform": True, "similar": [], "honest": None}
+    assert leak_sentences(leaks) == []
+    assert uniform_sentence(leaks).startswith("The images are too uniform")
+    assert uniform_sentence({**leaks, "uniform": False}) == uniform_sentence(None) == ""

@@ -28,6 +28,7 @@ from transferapp.evaluation.report.wording import (
     search_best,
     search_course,
     sentence,
+    uniform_sentence,
 )
 
 _CELLS = {
@@ -227,7 +228,7 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
         f"({counted(parity['num_images'], 'image')} compared)"
     )
     rows += [
-        *labeled("overlap", leaks, "yellow"),
+        *labeled("overlap", leaks or list(filter(None, [uniform_sentence(manifest.get("leaks"))])), "yellow"),
         ("served", served),
         ("report", text(str(path / "report.html"))),
         ("bundle", text(f"{path}, after {duration(seconds)}")),

@@ -19,7 +19,13 @@ from markupsafe import Markup
 from transferapp.evaluation.parity import MAX_DIFFERENCE, MIN_AGREEMENT
 from transferapp.evaluation.report import charts
 from transferapp.evaluation.report.pages import Thumbnail, harmless, page_environment
-from transferapp.evaluation.report.wording import backbone_reason, by_topic, leak_sentences, search_sentences
+from transferapp.evaluation.report.wording import (
+    backbone_reason,
+    by_topic,
+    leak_sentences,
+    search_sentences,
+    uniform_sentence,
+)
 from transferapp.policy.similarity import SIMILAR_BELOW
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL
 
@@ -96,6 +102,7 @@ def render_report(
         mistakes=mistakes,
         copies=copies or {},
         leaks=leak_sentences(manifest.get("leaks")),
+        uniform=uniform_sentence(manifest.get("leaks")),
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),

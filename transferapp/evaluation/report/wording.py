@@ -135,17 +135,21 @@ def overlap_sentence(overlap: Mapping[str, Any]) -> str:
     return f"{total:,} of {images} {verb} also among the {others} images: {', '.join(kinds)}."
 
 
+def uniform_sentence(leaks: Mapping[str, Any] | None) -> str:
+    """Return the sentence on a set that is too uniform to be compared by features; empty for any other."""
+    if not leaks or not leaks.get("uniform"):
+        return ""
+    return f"{_UNIFORM} Crops and turns of training images among the test images would not be noticed."
+
+
 def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
     """Return the overlap of test and training images and the accuracy without it; nothing where there is no overlap.
 
     Args:
         leaks: `Leaks.to_json()`.
     """
-    if not leaks:
+    if not leaks or not (overlap_total(leaks["overlap"]) or leaks["num_similar"]):
         return []
-    uniform = [f"{_UNIFORM} Crops and turns of training images among the test images would not be noticed."]
-    if not (overlap_total(leaks["overlap"]) or leaks["num_similar"]):
-        return uniform if leaks.get("uniform") else []
     sentences = [overlap_sentence(leaks["overlap"])] if overlap_total(leaks["overlap"]) else []
     if leaks["num_similar"]:
         verb = "looks" if leaks["num_similar"] == 1 else "look"
