@@ -6,7 +6,6 @@ from set to set, so a fit measures it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from transferapp.data.dataset import Dataset, Record
 from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
+from transferapp.policy.choose import paired_gain
 from transferapp.policy.reasons import Reason
 from transferapp.system.threads import cpu_cores, in_order
 
@@ -177,17 +177,10 @@ def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: f
     for views, mean in means.items():
         correct = mean.argmax(axis=1) == labels
         loss = float(-np.log(np.maximum(mean[own, labels], np.finfo(np.float32).tiny)).mean())
-        gain, error = (None, None) if first is None else paired(correct, first)
+        gain, error = (None, None) if first is None else paired_gain(correct, first)
         tried.append(CropsTried(views, float(correct.mean()), loss, gain, error, milliseconds * views / 10))
         first = correct if first is None else first
     return tuple(tried)
-
-
-def paired(correct: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return the mean difference of correct answers on the same images, and its standard error."""
-    difference = correct.astype(float) - other.astype(float)
-    error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return float(difference.mean()), float(error)
 
 
 def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> tuple[int, Reason]:
@@ -203,7 +196,7 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
     best = max(tried, key=lambda each: (each.accuracy, -each.views))
     equal = []
     for each in tried:
-        behind, error = paired(correct[best.views], correct[each.views])
+        behind, error = paired_gain(correct[best.views], correct[each.views])
         if behind <= error + 1e-12:  # a single image is exactly its own standard error
             equal.append(each)
     chosen = next((each for each in equal if each.views == USUAL), equal[0])

@@ -61,10 +61,10 @@ def choose(candidates: Sequence[C], *, insist: bool = False) -> C:
 
 
 def paired_gain(correct: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return the mean difference in accuracy of two classifiers on the same images, and its standard error.
+    """Return the mean difference of two classifiers' figures on the same images, and its standard error.
 
     Args:
-        correct, other: bool, shape (n,): whether each image is classified right.
+        correct, other: bool or float, shape (n,): whether each image is classified right, or its loss.
     """
     difference = correct.astype(float) - other.astype(float)
     if len(difference) < 2:

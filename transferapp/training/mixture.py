@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from transferapp.training.probe import LinearProbe, log_softmax
+from transferapp.training.probe import LinearProbe, log_losses
 
 RIDGE = 0.02
 """Penalty on the squared distance of the weights from the best tap alone, in nats. Between .01 and .03 two to three of 32 data
@@ -74,7 +74,7 @@ def mix(
             stacked[:, ~held_out], labels[~held_out], ridge, None if sample_weight is None else sample_weight[~held_out]
         )
         mixed[held_out] = np.tensordot(weights, stacked[:, held_out], axes=1)
-    loss = -log_softmax(mixed)[np.arange(len(labels)), labels]
+    loss = log_losses(mixed, labels)
     return Mixture(
         fit_weights(stacked, labels, ridge, sample_weight), mixed, float(loss.mean()), mixed.argmax(axis=1) == labels
     )

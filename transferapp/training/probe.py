@@ -95,6 +95,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
+def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the negative log-likelihood of each image's label in nats: shape (n,)."""
+    losses: np.ndarray = -log_softmax(logits)[np.arange(len(labels)), labels]
+    return losses
+
+
 def stratified_folds(labels: np.ndarray, num_folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Return the fold of each image: int64, shape (n,); every class is spread over the folds as evenly as possible.
 
@@ -289,8 +295,7 @@ def _standardized(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np
 
 
 def _mean_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    losses = -log_softmax(logits)[np.arange(len(labels)), labels]
-    return float((weights * losses).mean() / weights.mean())
+    return float((weights * log_losses(logits, labels)).mean() / weights.mean())
 
 
 _BLOCK_ROWS = 2048

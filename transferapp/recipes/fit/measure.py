@@ -29,7 +29,7 @@ from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
-from transferapp.policy.choose import MixtureScore
+from transferapp.policy.choose import MixtureScore, paired_gain
 from transferapp.policy.class_weights import (
     WORTH_TRYING,
     WeightsFinding,
@@ -44,7 +44,7 @@ from transferapp.policy.size import InputSize, measure_size
 from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores
 from transferapp.training.mixture import Mixture, mix
-from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate, cross_validation_folds, log_softmax
+from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate, cross_validation_folds, log_losses
 
 CHEAPER_WITHIN = 0.005
 """A cheaper backbone is preferred while its cross-validated accuracy is within half a point of the best, ..."""
@@ -354,16 +354,10 @@ def _mixture_score(
     members: Sequence[tuple[Tap, CrossValidation]], mixture: Mixture, labels: np.ndarray
 ) -> MixtureScore:
     top = members[-1][1]  # the last stage by its means alone, as the rule has it
-    saved = _losses(top.logits, labels) - _losses(mixture.logits, labels)
+    saved, error = paired_gain(log_losses(top.logits, labels), log_losses(mixture.logits, labels))
     names = [f"{tap.stage} (mean)" if not tap.deviation else tap.stage for tap, _ in members]
     weights = {name: float(weight) for name, weight in zip(names, mixture.weights, strict=True) if weight}
-    error = float(saved.std(ddof=1) / math.sqrt(len(saved)))
-    return MixtureScore(mixture.accuracy, mixture.loss, float(saved.mean()), error, weights)
-
-
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    losses: np.ndarray = -log_softmax(logits)[np.arange(len(labels)), labels]
-    return losses
+    return MixtureScore(mixture.accuracy, mixture.loss, saved, error, weights)
 
 
 def _plan(
@@ -420,9 +414,8 @@ def _stage_scores(trunk: Trunk, validations: Sequence[CrossValidation]) -> tuple
     top = validations[-1]
     scores = []
     for stage, validation in zip(trunk.stages, validations, strict=True):
-        difference = validation.correct.astype(float) - top.correct.astype(float)
-        error = float(difference.std(ddof=1) / math.sqrt(len(difference)))
-        scores.append(StageScore(stage.name, validation.accuracy, validation.loss, float(difference.mean()), error))
+        gain, error = paired_gain(validation.correct, top.correct)
+        scores.append(StageScore(stage.name, validation.accuracy, validation.loss, gain, error))
     return tuple(scores)
 
 

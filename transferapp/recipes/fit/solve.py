@@ -12,12 +12,13 @@ from transferapp.backbones.stages import Tap
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.evaluation.metrics import fit_temperature, measure
+from transferapp.policy.choose import paired_gain
 from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, measured_sample
 from transferapp.system.progress import Progress
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.mixture import combine
-from transferapp.training.probe import CrossValidation, LinearProbe, cross_validate, fit_probe, log_softmax
+from transferapp.training.probe import CrossValidation, LinearProbe, cross_validate, fit_probe, log_losses
 
 
 def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progress: Progress) -> Candidate:
@@ -169,8 +170,7 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
     views = 0
     for step in VIEW_STEPS:
         validation = validate(step)
-        saved = _losses(best, labels) - _losses(validation, labels)
-        gain, error = float(saved.mean()), float(saved.std(ddof=1) / np.sqrt(len(saved)))
+        gain, error = paired_gain(log_losses(best.logits, labels), log_losses(validation.logits, labels))
         tried.append(ViewsTried(step, validation.accuracy, validation.loss, gain, error))
         if gain <= error:
             break
@@ -189,8 +189,3 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
             f"{outcome}: no gain beyond one standard error over {'the center view alone' if views == 0 else f'{views}'}"
         )
     return ViewChoice(views, best, tuple(tried), reason)
-
-
-def _losses(validation: CrossValidation, labels: np.ndarray) -> np.ndarray:
-    result: np.ndarray = -log_softmax(validation.logits)[np.arange(len(labels)), labels]
-    return result
