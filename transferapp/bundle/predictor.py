@@ -56,6 +56,10 @@ class Prediction:
         size: (width, height) of the upright image.
         notes: Corrections made to the image: `first_frame`, `exif_rotated`, ...
         seconds: Time by step: `decode`, `crop`, `network`.
+        novelty: Share of the held-out images that look at least as familiar, in [0, 1]; None where the bundle cannot say.
+        known: Whether the image looks like one of the classes; None where the bundle cannot say.
+        prediction_set: Classes that contain the right one at the coverage of the bundle, most probable first; None where the
+            bundle cannot say.
     """
 
     scores: tuple[Score, ...]
@@ -64,6 +68,9 @@ class Prediction:
     size: tuple[int, int]
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    novelty: float | None = None
+    known: bool | None = None
+    prediction_set: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
