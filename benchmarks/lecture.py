@@ -38,7 +38,6 @@ from benchmarks.lecture_plots import SIGNALS, draw
 from benchmarks.trials import GridPhase, batches, make_update
 from transferapp.backbones.feature_store import CENTER, FeatureStore
 from transferapp.backbones.registry import backbone_spec
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, VIEW_COUNTS, render_batch, short_side_to_decode, views_for
 from transferapp.policy.budget import usual_epochs
 from transferapp.recipes.search.trials import Features, HeadSettings, Problem, judged
@@ -448,7 +447,7 @@ def views(task: Task, trunk: Any, records: Sequence[Any]) -> Figures:
     columns = trunk.row_slices[trunk.top.index]
 
     def read_image(position: int) -> Any:
-        return decode_image(records[position].path, limits=DATASET_LIMITS, min_short_side=needed).image
+        return records[position].decode(needed).image
 
     def score(image: Any, count: int) -> np.ndarray:
         crops = render_batch(image, views_for(count, image.size, size), size)

@@ -27,7 +27,6 @@ from transferapp.backbones.feature_store import CENTER, view_pixels
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.data.near_duplicates import MIN_COSINE, near_duplicates, read_signatures, signature, similar_rows
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.recipes.features import Featurized, featurize
 from transferapp.system.progress import Silent
 
@@ -96,7 +95,7 @@ def measured(folder: Path) -> dict[str, Any]:
     seen = featurize(make_config({"data": str(folder), "backbone": DEFAULT_BACKBONE}), Silent())
     records = seen.dataset.records
     chosen = [records[i] for i in spread(len(records), IMAGES)]
-    originals = [decode_image(r.path, limits=DATASET_LIMITS, min_short_side=256).image for r in chosen]
+    originals = [r.decode(256).image for r in chosen]
     own = features(seen, originals)
     recall = {}
     for name, make in COPIES.items():

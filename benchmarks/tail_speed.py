@@ -47,7 +47,6 @@ from transferapp.backbones.registry import backbone_spec
 from transferapp.backbones.stages import stage_named
 from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Dataset
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import short_side_to_decode
 from transferapp.system.backend import POINTWISE
 from transferapp.system.hardware import detect
@@ -282,7 +281,7 @@ def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], fold
     pixels: np.ndarray = np.memmap(folder / "pixels", np.uint8, "w+", shape=shape)
     needed = short_side_to_decode(WITHOUT_COLOR.augmentation.short_sides[1], size)
     for index, record in enumerate(train.records):
-        image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
+        image = record.decode(needed).image
         for turn, view in enumerate(views):
             pixels[index * len(views) + turn] = view_pixels(image, view, record.sha256, size).ravel()
     return np.asarray(pixels)

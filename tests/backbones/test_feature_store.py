@@ -268,6 +268,18 @@ def test_a_views_pixels_do_not_depend_on_what_else_is_asked_for(tmp_path: Path) 
         np.testing.assert_array_equal(row, Means()(view_pixels(image, view, record.sha256, SIZE)[None])[0])
 
 
+def test_rows_of_one_depth_are_not_those_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.arange(0, 4096, dtype=np.uint16).reshape(64, 64)).save(path)
+    record = Record(str(path), path.name, 0, "train", sha256_file(path))
+    deep = [dataclasses.replace(record, sample_bits=bits) for bits in (16, 12)]
+    store = make_store()
+    rows = [store.collect([each], VIEWS)[0] for each in deep]
+    assert (rows[1] > 10 * rows[0]).all()
+    for each, row in zip(deep, rows, strict=True):
+        np.testing.assert_array_equal(make_store().collect([each], VIEWS)[0], row)
+
+
 # ----------------------------------------------------------------------------------------------- where rows lie, and as what
 
 

@@ -54,6 +54,29 @@ def colors(name: str) -> bytes:
     return png(Image.new("RGB", (300, 260), name))
 
 
+def deep(*colors: int) -> bytes:
+    """A 16-bit PNG of one gray sample a column."""
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(np.array(colors, np.uint16), (64, 64 // len(colors)))).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample", "expected"), [(None, 2048, 8), (16, 2048, 8), (12, 2048, 128), (10, 2048, 255)]
+)
+def test_16_bit_images_are_read_at_the_depth_of_the_training_images(
+    tmp_path: Path, bits: int | None, sample: int, expected: int
+) -> None:
+    predictor = Predictor.load(make_tiny_bundle(tmp_path / "deep", sample_bits=bits))
+    assert (predictor.crops(predictor.decode(deep(sample)), 10) == expected).all()
+    assert ("clipped_16_bit" in predictor.predict(deep(sample)).notes) == (bits == 10)
+
+
+def test_another_depth_is_another_version(tmp_path: Path) -> None:
+    versions = {read_bundle(make_tiny_bundle(tmp_path / "deep", sample_bits=bits)).version for bits in (None, 12, 16)}
+    assert len(versions) == 3
+
+
 def by_hand(image: Image.Image, short_sides: tuple[int, ...], corners: bool) -> np.ndarray:
     """What the color network must say, from crops cut without the program's own geometry."""
     width, height = image.size

@@ -47,7 +47,12 @@ def color_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: boo
 
 
 def make_tiny_bundle(
-    path: Path, class_names: Sequence[str] = ("red", "green", "blue"), *, broken: bool = False, report: str = ""
+    path: Path,
+    class_names: Sequence[str] = ("red", "green", "blue"),
+    *,
+    broken: bool = False,
+    report: str = "",
+    sample_bits: int | None = None,
 ) -> Path:
     """Write a bundle that tells colors apart.
 
@@ -56,6 +61,7 @@ def make_tiny_bundle(
         class_names: Two or more; the first three are found in red, green and blue images.
         broken: Whether its network answers NaN for colored images.
         report: The HTML of its report; "" for none.
+        sample_bits: Depth of the 16-bit samples that it was trained on.
 
     Returns:
         `path`.
@@ -70,7 +76,7 @@ def make_tiny_bundle(
                 "name": path.name,
                 "created": "2026-01-01T00:00:00+00:00",
                 "class_names": list(class_names),
-                "input": {"image_size": list(SIZE), "default_views": 10},
+                "input": {"image_size": list(SIZE), "default_views": 10, "sample_bits": sample_bits},
                 "precision": {"served": "f32"},
                 "backbone": "color",
                 "metrics": {"test": {"accuracy": 1.0}},

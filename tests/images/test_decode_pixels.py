@@ -13,7 +13,7 @@ from tests.helpers import icc
 from tests.helpers.file_bytes import bmp, png, png_chunk, tiff
 from tests.helpers.scenes import SCENE_SIZE, encode, jpeg, scene, turned
 from transferapp.errors import ImageError
-from transferapp.images import BACKGROUND, decode_image
+from transferapp.images import BACKGROUND, SAMPLE_BITS, decode_image
 
 SIDE = 16
 SQUARE = (SIDE, SIDE)
@@ -78,6 +78,61 @@ def test_12_bit_gray_is_scaled_from_4095() -> None:
     data = tiff(SQUARE, {258: ("H", [12])}, packed * SIDE)
     assert gray(data)[3].tolist() == [0, 255, 128, 1] * 4
     assert decode_image(data).notes == ("scaled_16_bit",)
+
+
+@pytest.mark.parametrize("bits", SAMPLE_BITS)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bit_gray_is_scaled_over_the_depth_of_its_samples(bits: int, form: str) -> None:
+    white = (1 << bits) - 1
+    samples = np.linspace(0, white, 256).round().astype(np.uint16).reshape(SQUARE)
+    data = png(SQUARE, 16, 0, samples) if form == "PNG" else encode(Image.fromarray(samples), "TIFF")
+    decoded = decode_image(data, sample_bits=bits)
+    expected = (samples.astype(np.float64) * 255 / white).round()
+    assert (np.asarray(decoded.image)[..., 0] == expected).all()
+    assert (decoded.peak, decoded.notes) == (white, ("scaled_16_bit",))
+
+
+def test_samples_above_the_depth_are_white_and_noted() -> None:
+    samples = np.full(SQUARE, 2048, np.uint16)
+    samples[0, :3] = 4095, 4096, 65535
+    decoded = decode_image(png(SQUARE, 16, 0, samples), sample_bits=12)
+    assert np.asarray(decoded.image)[0, :4, 0].tolist() == [255, 255, 255, 128]
+    assert (decoded.peak, decoded.notes) == (65535, ("scaled_16_bit", "clipped_16_bit"))
+
+
+def test_a_transparent_sample_is_found_before_scaling() -> None:
+    samples = np.full(SQUARE, 100, np.uint16)
+    samples[0] = 4000
+    samples[1] = 4095
+    key = png_chunk(b"tRNS", (4000).to_bytes(2))
+    plain = png(SQUARE, 16, 0, samples)
+    at = plain.index(b"IDAT") - 4
+    decoded = decode_image(plain[:at] + key + plain[at:], sample_bits=12)
+    assert np.asarray(decoded.image)[:3, 0, 0].tolist() == [255, 255, 6]
+    assert "alpha_composited" in decoded.notes
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_color_and_alpha_of_16_bits_are_scaled_too(kind: int, channels: int) -> None:
+    samples = np.random.default_rng(6).integers(0, 4096, (*SQUARE, channels), dtype=np.uint16)
+    if kind != 2:
+        samples[..., -1] = 65535
+    colors = samples[..., : channels - (kind != 2)] * (255 / 4095)
+    decoded = decode_image(png(SQUARE, 16, kind, samples), sample_bits=12)
+    assert np.abs(np.asarray(decoded.image) - colors).max() <= 17  # four of twelve bits are left
+    assert (decoded.peak, decoded.notes) == (4095, ("scaled_16_bit",))
+
+
+def test_images_of_8_bits_have_no_peak_and_no_depth() -> None:
+    for data in (encode(scene(), "PNG"), jpeg(scene()), encode(scene().convert("L"), "TIFF")):
+        decoded = decode_image(data, sample_bits=10)
+        assert (decoded.peak, decoded.notes) == (None, ())
+        assert (np.asarray(decoded.image) == pixels(data)).all()
+
+
+def test_an_unknown_depth_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of"):
+        decode_image(encode(scene(), "PNG"), sample_bits=11)
 
 
 def test_floats_from_0_to_1_are_scaled_and_others_refused() -> None:

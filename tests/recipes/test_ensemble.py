@@ -37,7 +37,13 @@ def network(seed: int, size: tuple[int, int], classes: int) -> Any:
 
 
 def write_bundle(
-    path: Path, seed: int, *, size: int = 32, classes: tuple[str, ...] = CLASSES, split: dict[str, str] | None = None
+    path: Path,
+    seed: int,
+    *,
+    size: int = 32,
+    classes: tuple[str, ...] = CLASSES,
+    split: dict[str, str] | None = None,
+    sample_bits: int | None = None,
 ) -> Path:
     """A bundle with all that an ensemble reads; `split` maps images to what they were used for."""
     model = network(seed, (size, size), len(classes))
@@ -52,7 +58,12 @@ def write_bundle(
             {
                 "name": path.name,
                 "class_names": list(classes),
-                "input": {"image_size": [size, size], "default_views": 10, "short_side": round(size * 256 / 224)},
+                "input": {
+                    "image_size": [size, size],
+                    "default_views": 10,
+                    "short_side": round(size * 256 / 224),
+                    "sample_bits": sample_bits,
+                },
                 "precision": {"served": "f32"},
             },
         )
@@ -135,6 +146,15 @@ def test_other_classes_are_refused(members: list[Path], tmp_path: Path, classes:
     assert caught.value.code == "classes_differ"
     assert (caught.value.expected, caught.value.got) == (", ".join(CLASSES), ", ".join(classes))
     assert not (tmp_path / "out").exists()
+
+
+def test_members_agree_on_the_depth_of_16_bit_images(members: list[Path], tmp_path: Path) -> None:
+    twelve, fourteen = (write_bundle(tmp_path / str(bits), 4, sample_bits=bits) for bits in (12, 14))
+    ensemble([members[0], twelve], tmp_path / "one", precision="f32")
+    assert read_bundle(tmp_path / "one").sample_bits == 12, "the other has seen no such images"
+    with pytest.raises(BundleError, match="different depths") as caught:
+        ensemble([twelve, fourteen], tmp_path / "out")
+    assert caught.value.code == "inputs_differ"
 
 
 def test_one_is_no_ensemble_and_a_member_is_not_overwritten(members: list[Path], tmp_path: Path) -> None:

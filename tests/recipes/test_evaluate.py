@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from tests.helpers.pool_watch import PoolWatch
-from tests.helpers.tiny_bundle import SIZE, color_network
+from tests.helpers.tiny_bundle import SIZE, color_network, make_tiny_bundle
 from transferapp.backbones.engine import save_converted
 from transferapp.bundle.format import write_manifest, writing
 from transferapp.bundle.predictor import Predictor
 from transferapp.errors import DataError, UsageError
 from transferapp.evaluation.metrics import measure
 from transferapp.recipes.evaluate import evaluate
+from transferapp.system.progress import Silent
 from transferapp.system.storage import sha256_file
 
 CLASSES = ("red", "green", "blue")
@@ -133,6 +134,23 @@ def test_images_that_were_learned_from_are_left_out_by_content(tmp_path: Path) -
     assert [c.num_images for c in found.metrics.classes] == [3, 3, 0]
     everything = evaluate(path, str(data), views=1, include_seen=True)
     assert (everything.metrics.num_images, everything.num_seen, everything.seen_included) == (8, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("bits", "peaks", "said"),
+    [(None, (4095, 900), True), (16, (4095, 900), True), (12, (4095, 900), False), (12, (60000, 9), True)],
+)
+def test_16_bit_images_of_another_depth_are_told_of(
+    tmp_path: Path, bits: int | None, peaks: tuple[int, int], said: bool
+) -> None:
+    for name, peak in zip(("red", "green"), peaks, strict=True):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.full((40, 40), peak, np.uint16)).save(tmp_path / "data" / name / "1.png")
+    notes: list[str] = []
+    progress = Silent()
+    progress.note = notes.append  # type: ignore[method-assign]
+    evaluate(make_tiny_bundle(tmp_path / "tiny", sample_bits=bits), str(tmp_path / "data"), views=1, progress=progress)
+    assert (len(notes) == 1) == said
 
 
 def test_where_everything_was_learned_from_it_counts_and_is_said_to(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from PIL import Image
 from transferapp.backbones.engine import BATCH_SIZE
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.augment import (
     LECTURE_AUGMENTATION,
     Augmentation,
@@ -130,7 +129,7 @@ def view_pixels(
 def center_pixels(record: Record, image_size: tuple[int, int]) -> np.ndarray:
     """Return the center view of an audited image: uint8, shape (height, width, 3)."""
     needed = short_side_to_decode(SHORT_SIDE, image_size)
-    image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
+    image = record.decode(needed).image
     return view_pixels(image, CENTER, record.sha256, image_size)
 
 
@@ -247,7 +246,7 @@ class FeatureStore:
 
     def _key(self, record: Record, view_name: str) -> bytes:
         drawn_from = "" if view_name == CENTER else self.random_views.digest
-        text = f"{record.sha256}:{view_name}:{drawn_from}:{_PIXELS_REVISION}"
+        text = f"{record.sha256}:{view_name}:{drawn_from}:{record.sample_bits}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
     def _index(self) -> tuple[dict[bytes, int], int]:
@@ -300,7 +299,7 @@ class FeatureStore:
                     continue
                 # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not
                 # depend on the other views.
-                decoded = decode_image(data, limits=DATASET_LIMITS, min_short_side=needed, subject=str(record.path))
+                decoded = record.decode(needed, data)
                 for view_name in group:
                     keys.append(self._key(record, view_name))
                     pixels.append(view_pixels(decoded.image, view_name, record.sha256, size, self.random_views))

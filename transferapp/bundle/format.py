@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from transferapp.data.names import printable
 from transferapp.errors import BundleError, DataError, ResourceError
+from transferapp.images import SAMPLE_BITS
 from transferapp.images.augment import PCAColor
 from transferapp.images.views import VIEW_COUNTS
 from transferapp.system.storage import disk_errors, sha256_file, sync_directory
@@ -73,6 +74,12 @@ class Bundle:
         """(height, width) of the network's input in pixels."""
         height, width = self.manifest["input"]["image_size"]
         return int(height), int(width)
+
+    @property
+    def sample_bits(self) -> int | None:
+        """Depth of the 16-bit samples of its training images; None where they had none."""
+        bits = self.manifest["input"].get("sample_bits")
+        return None if bits is None else int(bits)
 
     @property
     def color(self) -> PCAColor | None:
@@ -192,6 +199,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         and isinstance(shown, dict)
         and _is_size(shown.get("image_size"))
         and shown.get("default_views", VIEW_COUNTS[0]) in VIEW_COUNTS
+        and shown.get("sample_bits") in (None, *SAMPLE_BITS)
         and isinstance(precision, dict)
         and precision.get("served", "f32") in ("f32", "bf16")
     )

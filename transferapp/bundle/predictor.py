@@ -16,7 +16,7 @@ import numpy as np
 from transferapp.backbones.engine import Engine, OpenVINOEngine, read_network
 from transferapp.bundle.format import Bundle, read_bundle
 from transferapp.errors import BundleError, TransferAppError, UsageError
-from transferapp.images import DATASET_LIMITS, DecodedImage, ImageLimits, decode_image
+from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, DecodedImage, ImageLimits, decode_image
 from transferapp.images.views import (
     MULTI_SCALE_SHORT_SIDES,
     SHORT_SIDE,
@@ -197,7 +197,8 @@ class Predictor:
         """
         largest = MULTI_SCALE_SHORT_SIDES[-1] if self.check_views(views) == 50 else SHORT_SIDE
         needed = short_side_to_decode(largest, self.image_size)
-        return decode_image(source, limits=self.limits, min_short_side=needed)
+        bits = self.bundle.sample_bits or max(SAMPLE_BITS)
+        return decode_image(source, limits=self.limits, min_short_side=needed, sample_bits=bits)
 
     def check_views(self, views: int | None) -> int:
         """Return `views`, or the default of the bundle for None.

@@ -22,7 +22,8 @@ from transferapp.data.dataset import Dataset, Ignored, Record, Split
 from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES, holds_images_only
 from transferapp.data.near_duplicates import signature
 from transferapp.errors import DataError, ImageError
-from transferapp.images import DATASET_LIMITS, NOTES, ImageLimits, decode_image
+from transferapp.images import DATASET_LIMITS, NOTES, SAMPLE_BITS, ImageLimits, decode_image
+from transferapp.policy.reasons import Reason
 from transferapp.system.threads import in_order
 
 MAX_UNREADABLE_FRACTION = 0.05
@@ -78,11 +79,14 @@ def audit(
             if not stat.S_ISREG(record.path.stat().st_mode):  # reading a pipe or a device may never end
                 return Ignored(record.name, "unreadable", "is not a file")
             data = record.path.read_bytes()
-            decoded = decode_image(data, limits=limits, min_short_side=min_short_side)
+            bits = record.sample_bits or max(SAMPLE_BITS)
+            decoded = decode_image(data, limits=limits, min_short_side=min_short_side, sample_bits=bits)
         except ImageError as error:
             return Ignored(record.name, error.code, str(error))
         except OSError as error:
             return Ignored(record.name, "unreadable", error.strerror or str(error))
+        if decoded.peak is not None:
+            peaks.append(decoded.peak)
         digest = hashlib.sha256(data).hexdigest()
         colors = b""
         if int(digest[:8], 16) % step == 0:  # by content, so that the sample does not depend on the kind of source
@@ -97,8 +101,10 @@ def audit(
             form=decoded.format,
             notes=notes if image_signature else (*notes, FEATURELESS),
             signature=image_signature,
+            sample_bits=0 if decoded.peak is None else bits,
         )
 
+    peaks: list[int] = []
     kept: list[Record] = []
     refused: list[Ignored] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -109,10 +115,33 @@ def audit(
                 refused.append(outcome)
             if progress is not None:
                 progress(done)
+        if (bits := sample_depth(peaks)) < max(SAMPLE_BITS):  # at the full range they were nearly black
+            deep = [position for position, record in enumerate(kept) if record.sample_bits]
+            again = (dataclasses.replace(kept[position], sample_bits=bits) for position in deep)
+            for position, outcome in zip(deep, in_order(pool, check, again, 8 * workers), strict=True):
+                if isinstance(outcome, Ignored):  # it was readable a moment ago
+                    raise DataError(
+                        f"{outcome.name} has changed since it was first read", hint="Run the same command again"
+                    )
+                kept[position] = outcome
     audited = dataclasses.replace(dataset, records=tuple(kept), ignored=(*dataset.ignored, *refused))
     if refuse:
         check_usable(dataset, audited, min_per_class)
     return audited
+
+
+def sample_depth(peaks: Sequence[int]) -> int:
+    """Return the depth of a set's 16-bit samples: one of `SAMPLE_BITS`, the smallest that holds them all.
+
+    One depth for the whole set, so that brightness still compares between images. Where a single image uses the full range,
+    all of them keep it.
+
+    Args:
+        peaks: The largest sample of each image that has 16-bit samples, 0 to 65535.
+    """
+    highest = max(peaks, default=0)
+    fitting = [bits for bits in SAMPLE_BITS if highest < 1 << bits]
+    return fitting[0] if highest else max(SAMPLE_BITS)
 
 
 def peek_sizes(dataset: Dataset, count: int = 24) -> tuple[tuple[int, int], ...]:
@@ -271,6 +300,7 @@ class Findings:
         clusters: The first clusters: with several labels first, then those across splits, then the largest.
         overlaps: Overlaps between the given splits.
         spellings: Names of classes that differ by case and blanks alone, together.
+        sample_depth: What 16-bit samples are scaled by; None where no image has them, or they use the full range.
         annotations: Classes with the names of images and of their masks or annotations, which are hardly classes.
         similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
         num_similar: Number of such pairs.
@@ -292,6 +322,7 @@ class Findings:
     overlaps: tuple[Overlap, ...]
     spellings: tuple[tuple[str, ...], ...] = ()
     annotations: tuple[str, ...] = ()
+    sample_depth: Reason | None = None
     similar: tuple[SimilarPair, ...] | None = None
     num_similar: int = 0
     uniform: bool = False
@@ -335,7 +366,18 @@ def summarize(dataset: Dataset) -> Findings:
         overlaps=tuple(each for each in overlaps if each.others),
         spellings=_spellings(dataset.class_names),
         annotations=_annotations(dataset.class_names),
+        sample_depth=_depth_reason(dataset),
     )
+
+
+def _depth_reason(dataset: Dataset) -> Reason | None:
+    bits = dataset.sample_bits
+    if bits is None or bits == max(SAMPLE_BITS):
+        return None
+    images, white = sum(record.sample_bits > 0 for record in dataset.records), (1 << bits) - 1
+    text = f"The 16-bit files hold samples of {bits} bits or fewer, so {white:,} is white and not {65535:,}"
+    text += "." if images == len(dataset) else f" ({images:,} of {len(dataset):,} images)."
+    return Reason("data", text, {"sample_bits": bits, "white": white, "num_images": images})
 
 
 def _spellings(class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

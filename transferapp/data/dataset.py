@@ -14,6 +14,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, DecodedImage, decode_image
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -32,6 +34,7 @@ class Record:
         colors: RGB values of some pixels, three bytes each, for the color components of the set; only of a sample of images.
         form: Format of its bytes, such as `JPEG`; empty before the audit.
         notes: Codes of oddities: of `transferapp.images.NOTES`, or `featureless`.
+        sample_bits: Depth of its 16-bit samples, the same for all such images of a set; 0 for an image without them.
         signature: From `transferapp.data.near_duplicates`; empty where it has none, and once duplicates are found.
         cluster: Identifies its duplicates and near-duplicates; empty if there are none.
         group: The user's name for images that stay in one split, such as a patient; empty if there is none.
@@ -46,6 +49,7 @@ class Record:
     colors: bytes = b""
     form: str = ""
     notes: tuple[str, ...] = ()
+    sample_bits: int = 0
     signature: bytes = b""
     cluster: str = ""
     group: str = ""
@@ -54,6 +58,24 @@ class Record:
     def path(self) -> Path:
         """The file."""
         return Path(self.location)
+
+    def decode(self, min_short_side: int, data: bytes | None = None) -> DecodedImage:
+        """Decode the image as its set is read: within the limits of datasets, 16-bit samples at the depth of the set.
+
+        Args:
+            min_short_side: As of `decode_image`.
+            data: Bytes of the file, if they have been read.
+
+        Raises:
+            ImageError: The image cannot be used.
+        """
+        return decode_image(
+            self.path if data is None else data,
+            limits=DATASET_LIMITS,
+            min_short_side=min_short_side,
+            sample_bits=self.sample_bits or max(SAMPLE_BITS),
+            subject=self.location,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +133,11 @@ class Dataset:
     def part(self, *splits: Split) -> Dataset:
         """Return the images of these splits."""
         return dataclasses.replace(self, records=tuple(r for r in self.records if r.split in splits))
+
+    @property
+    def sample_bits(self) -> int | None:
+        """Depth of the 16-bit samples of an audited set; None where no image has them."""
+        return next((record.sample_bits for record in self.records if record.sample_bits), None)
 
     def counts(self) -> list[int]:
         """Return the number of images per class, in label order."""

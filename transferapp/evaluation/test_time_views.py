@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from transferapp.data.dataset import Dataset, Record
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
 from transferapp.policy.choose import paired_gain
 from transferapp.policy.reasons import Reason
@@ -144,7 +143,7 @@ def choose_crops(
 def _crops(record: Record, views: int, image_size: tuple[int, int]) -> np.ndarray:
     largest = MULTI_SCALE_SHORT_SIDES[-1] if views == 50 else SHORT_SIDE
     needed = short_side_to_decode(largest, image_size)
-    image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=needed).image
+    image = record.decode(needed).image
     return render_batch(image, views_for(views, image.size, image_size), image_size)
 
 

@@ -14,7 +14,7 @@ Whatever a decoder raises becomes an `ImageError` with a stable code. Nothing he
 decoded in many threads at once.
 """
 
-from transferapp.images.color import BACKGROUND, MAX_PROFILE_BYTES
+from transferapp.images.color import BACKGROUND, MAX_PROFILE_BYTES, SAMPLE_BITS
 from transferapp.images.decode import NOTES, DecodedImage, decode_image
 from transferapp.images.formats import FORMATS, MAX_GIF_BLOCKS, MAX_TIFF_PIECES, MAX_TIFF_TILE
 from transferapp.images.safety import DATASET_LIMITS, MAX_JPEG_SCANS, MAX_RLE_PIXELS, ImageLimits
@@ -30,6 +30,7 @@ __all__ = [
     "MAX_TIFF_PIECES",
     "MAX_TIFF_TILE",
     "NOTES",
+    "SAMPLE_BITS",
     "DecodedImage",
     "ImageLimits",
     "decode_image",

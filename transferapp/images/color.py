@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ _VISIBLE_ON_WHITE = 32
 _VISIBLE_SHARE = 0.02
 """Share of the visible pixels that must be seen on white; fewer are the rims of shapes."""
 
+SAMPLE_BITS = (8, 10, 12, 14, 16)
+"""Depths of the samples in 16-bit files. Detectors of 10 to 14 bits are common, and many programs save them unscaled."""
+
 MAX_PROFILE_BYTES = 4 << 20
 """Size from which color profiles are ignored; those of printing presses are below 3 MB."""
 
@@ -31,30 +35,47 @@ _SAME_COLOR = 2
 """Gray levels within which a profile counts as sRGB and is not applied: less than the rounding of a JPEG."""
 
 
-def to_rgb(source: Image.Image, png_bits: int, subject: str) -> tuple[Image.Image, set[str]]:
+@dataclass(frozen=True)
+class Converted:
+    """An image made RGB.
+
+    Attributes:
+        image: Mode "RGB"; the source itself if it is RGB already.
+        notes: Codes of `NOTES`: what was converted.
+        peak: Largest of its 16-bit samples; None where the file has none.
+    """
+
+    image: Image.Image
+    notes: set[str]
+    peak: int | None
+
+
+def to_rgb(source: Image.Image, png_bits: int, sample_bits: int, subject: str) -> Converted:
     """Make a loaded image RGB.
 
     Args:
         source: The image.
         png_bits: Bits per sample in the file if it is a PNG; the decoded image does not tell.
+        sample_bits: As of `decode_image`.
         subject: Name of the image in errors.
-
-    Returns:
-        The image (unchanged if it is RGB already), and codes of `NOTES`: what was converted.
     """
     notes: set[str] = set()
-    image, alpha = source, None
+    image, alpha, peak = source, None, None
     profile = source.info.get("icc_profile")
     if png_bits == 16 or _tiff_bits(source) in (12, 16):
         notes.add("scaled_16_bit")
     _scale_transparent_color(source, png_bits)
     if source.mode == "F" or source.mode.startswith("I"):
-        image, alpha, note = _narrow(source, subject)
+        image, alpha, note, peak = _narrow(source, sample_bits, subject)
         notes.add(note)
     elif source.has_transparency_data:
         with_alpha = source.convert("LA" if source.mode in ("1", "L", "LA", "La") else "RGBA")
         alpha = with_alpha.getchannel("A")
         image = with_alpha.convert("L" if with_alpha.mode == "LA" else "RGB")
+    if peak is None and (png_bits == 16 or _tiff_bits(source) == 16) and image.mode in ("L", "RGB"):
+        image, peak = _stretched(image, sample_bits)
+    if peak is not None and peak >> sample_bits:
+        notes.add("clipped_16_bit")
     if image.mode == "CMYK":
         # Pillow takes every CMYK JPEG as stored inverted, with or without Adobe's marker, which is often lost. Browsers do too.
         notes.add("converted_from_cmyk")
@@ -80,7 +101,7 @@ def to_rgb(source: Image.Image, png_bits: int, subject: str) -> tuple[Image.Imag
     elif alpha is not None and extremes != (255, 255):
         image = _composite(image, alpha)
         notes.add("alpha_composited")
-    return image, notes
+    return Converted(image, notes, peak)
 
 
 def _composite(image: Image.Image, alpha: Image.Image) -> Image.Image:
@@ -116,15 +137,30 @@ def _tiff_bits(image: Image.Image) -> int:
     return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
-def _narrow(source: Image.Image, subject: str) -> tuple[Image.Image, Image.Image | None, str]:
-    """Return gray samples of 12 or 16 bits, or floats from 0 to 1, as (8-bit gray, alpha mask or None, note).
+def _stretched(image: Image.Image, sample_bits: int) -> tuple[Image.Image, int]:
+    """Return 16-bit color scaled to `sample_bits`, and its largest sample.
 
-    Pillow's own conversion clips: 16-bit gray becomes all white. The scale is the full range of the samples, the same for
-    every image, so that dark images stay dark. 32-bit samples have no agreed white level; they are refused unless they fit
-    the 16-bit or the floating-point convention.
+    Pillow reads the upper half of such samples only, so of 12 bits four are left.
+    """
+    brightest = max(high for _, high in np.atleast_2d(np.asarray(image.getextrema())).tolist())
+    if sample_bits < 16:
+        white = (1 << sample_bits) - 1
+        table = [min(255, (257 * upper * 255 + white // 2) // white) for upper in range(256)]
+        image = image.point(table * len(image.getbands()))
+    return image, brightest << 8 | 255
+
+
+def _narrow(
+    source: Image.Image, sample_bits: int, subject: str
+) -> tuple[Image.Image, Image.Image | None, str, int | None]:
+    """Return gray samples of 12 or 16 bits, or floats from 0 to 1, as (8-bit gray, alpha mask or None, note, peak).
+
+    Pillow's own conversion clips: 16-bit gray becomes all white. The scale is the same for every image of a set, so that dark
+    images stay dark: the full range of the samples, or of 16-bit samples `sample_bits`. 32-bit samples have no agreed white
+    level; they are refused unless they fit the 16-bit or the floating-point convention.
     """
     samples = np.asarray(source)
-    alpha = None
+    alpha, peak = None, None
     white, note = (1.0, "scaled_float") if source.mode == "F" else (65535, "scaled_16_bit")
     if _tiff_bits(source) == 12:
         white = 4095
@@ -144,8 +180,11 @@ def _narrow(source: Image.Image, subject: str) -> tuple[Image.Image, Image.Image
     if source.mode == "F":
         gray = np.rint(samples * np.float32(255)).astype(np.uint8)
     else:
-        gray = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    return Image.fromarray(gray), alpha, note
+        if white == 65535:
+            peak, white = int(high), (1 << sample_bits) - 1
+        levels = np.minimum(samples.astype(np.uint32), np.uint32(white))
+        gray = ((levels * 255 + white // 2) // white).astype(np.uint8)
+    return Image.fromarray(gray), alpha, note, peak
 
 
 def _checked_profile(profile: object) -> bytes:

@@ -9,7 +9,7 @@ from typing import IO, cast
 from PIL import ExifTags, Image
 
 from transferapp.errors import ImageError, ResourceError, TransferAppError
-from transferapp.images.color import to_rgb
+from transferapp.images.color import SAMPLE_BITS, to_rgb
 from transferapp.images.formats import identify, read_header, reader_for, unsupported_layout
 from transferapp.images.safety import (
     DiskError,
@@ -32,6 +32,7 @@ NOTES = {
     "icc_converted": "the embedded color profile was converted to sRGB",
     "icc_ignored": "the embedded color profile is broken or does not fit, and was left out",
     "scaled_16_bit": "samples of more than 8 bits were scaled to 8",
+    "clipped_16_bit": "samples above the depth of the training images were clipped to white",
     "scaled_float": "floating-point samples from 0 to 1 were scaled to 8 bits",
     "trailing_data": "something follows the image in the file; it was not read",
     "single_color": "every pixel has the same color; the image may be blank or read wrongly",
@@ -62,12 +63,14 @@ class DecodedImage:
         format: One of `FORMATS`, or "HEIF".
         original_size: (width, height) of the image as it is shown: after the orientation tag, before any reduction.
         notes: Codes of `NOTES`, in the order of that table: what was done to the image.
+        peak: Largest of its 16-bit samples, before scaling; None for an image without such samples.
     """
 
     image: Image.Image
     format: str
     original_size: tuple[int, int]
     notes: tuple[str, ...]
+    peak: int | None = None
 
 
 def decode_image(
@@ -75,6 +78,7 @@ def decode_image(
     *,
     limits: ImageLimits = _DEFAULT_LIMITS,
     min_short_side: int | None = None,
+    sample_bits: int = 16,
     subject: str | None = None,
 ) -> DecodedImage:
     """Decode one image of any supported format.
@@ -84,6 +88,8 @@ def decode_image(
         limits: Limits that are checked before pixels are decoded.
         min_short_side: The shorter side, in pixels, that the caller needs. A JPEG at least twice as large is decoded at a
             half, quarter or eighth of its size, never below this; that is several times faster. None decodes every pixel.
+        sample_bits: Depth of the samples in 16-bit files, one of `SAMPLE_BITS`: 2**sample_bits - 1 becomes white, and what is
+            above is clipped. Detectors of 12 bits are often saved like this, which would look nearly black.
         subject: Name of the image in error messages. Default: the path, or "The image" for bytes.
 
     Returns:
@@ -93,8 +99,10 @@ def decode_image(
         ImageError: The image cannot be used. `code` is `empty_file`, `too_many_bytes`, `unsupported_format`,
             `too_many_pixels`, `aspect_ratio`, `too_small`, `truncated`, `undecodable` or `unreadable`.
         ResourceError: There was not enough memory for an image within the limits.
-        ValueError: `min_short_side` is below 1.
+        ValueError: `min_short_side` is below 1, or `sample_bits` is not a known depth.
     """
+    if sample_bits not in SAMPLE_BITS:
+        raise ValueError(f"sample_bits must be one of {SAMPLE_BITS}, got {sample_bits}")
     if min_short_side is not None and min_short_side < 1:
         raise ValueError(f"min_short_side must be at least 1, got {min_short_side}")
     if subject is None:
@@ -104,7 +112,7 @@ def decode_image(
     with opened(source, limits, subject) as stream:
         try:
             form = identify(stream, subject)
-            return _decode(stream, form, limits, min_short_side, subject)
+            return _decode(stream, form, limits, min_short_side, sample_bits, subject)
         except TransferAppError:
             raise
         except DiskError as error:
@@ -125,7 +133,9 @@ def decode_image(
             raise broken(stream, form, error, subject) from error
 
 
-def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int | None, subject: str) -> DecodedImage:
+def _decode(
+    stream: Stream, form: str, limits: ImageLimits, min_short_side: int | None, sample_bits: int, subject: str
+) -> DecodedImage:
     """Check the header, then decode and make RGB. May raise whatever the decoders raise."""
     header = read_header(stream, form, subject)
     if header.size is not None and min(header.size) > 0:
@@ -149,7 +159,8 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
         source.draft(None, (min_short_side, min_short_side))
     source.load()
 
-    image, notes = to_rgb(source, header.png_bits, subject)
+    converted = to_rgb(source, header.png_bits, sample_bits, subject)
+    image, notes = converted.image, converted.notes
     orientation = _orientation(source)  # not before: a PNG would decode its pixels to look for the tag
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
@@ -167,7 +178,7 @@ def _decode(stream: Stream, form: str, limits: ImageLimits, min_short_side: int 
         notes.add("trailing_data")
     if image.getcolors(1) is not None:  # it stops at the second color
         notes.add("single_color")
-    return DecodedImage(image, form, original_size, tuple(code for code in NOTES if code in notes))
+    return DecodedImage(image, form, original_size, tuple(code for code in NOTES if code in notes), converted.peak)
 
 
 def _orientation(image: Image.Image) -> int:

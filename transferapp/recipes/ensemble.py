@@ -66,6 +66,14 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
                 got=", ".join(bundle.class_names[:10]),
                 code="classes_differ",
             )
+    depths = sorted({bundle.sample_bits for bundle in bundles if bundle.sample_bits})
+    if len(depths) > 1:
+        raise BundleError(
+            "The members read 16-bit images at different depths",
+            expected="bundles that were trained on the same images",
+            got=" and ".join(f"{depth} bits" for depth in depths),
+            code="inputs_differ",
+        )
     size = max((bundle.image_size for bundle in bundles), key=lambda hw: hw[0] * hw[1])
     network = average_network(bundles, size)
     converted = convert(network)
@@ -75,7 +83,7 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
         "name": out.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "class_names": list(first.class_names),
-        "input": largest.manifest["input"],
+        "input": {**largest.manifest["input"], "sample_bits": depths[0] if depths else None},
         "members": [{"name": bundle.name, "version": bundle.version} for bundle in bundles],
         "metrics": {"validation": None, "test": None},
         "parity": {name: figures.to_json() for name, figures in parity.items()},

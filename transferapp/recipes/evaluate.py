@@ -19,6 +19,7 @@ from transferapp.data.options import SourceOptions
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError
 from transferapp.evaluation.metrics import Metrics, measure
+from transferapp.images import SAMPLE_BITS
 from transferapp.system.progress import Progress, Silent
 from transferapp.system.threads import cpu_cores, in_order
 
@@ -85,6 +86,7 @@ def evaluate(
     dataset = _with_labels_of(dataset, predictor.class_names)
     with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
         dataset = audit(dataset, workers=workers, progress=advance, min_per_class=0)
+    _compare_depths(dataset, predictor.bundle, progress)
     seen = _trained_on(predictor.bundle)
     unseen = [record for record in dataset.records if record.sha256 not in seen]
     num_seen = len(dataset) - len(unseen)
@@ -113,6 +115,17 @@ def evaluate(
         num_seen=num_seen,
         seen_included=keep_seen and num_seen > 0,
         num_ignored=len(dataset.ignored),
+    )
+
+
+def _compare_depths(dataset: Dataset, bundle: Bundle, progress: Progress) -> None:
+    """Say where 16-bit samples are of another depth than those of the training images."""
+    depth, own = dataset.sample_bits, bundle.sample_bits or max(SAMPLE_BITS)
+    if depth is None or depth == own:
+        return
+    outcome = "are clipped to white" if depth > own else "look too dark if they are from another detector"
+    progress.note(
+        f"The 16-bit files of {dataset.origin} hold samples of {depth} bits and {bundle.name} reads {own}: they {outcome}"
     )
 
 

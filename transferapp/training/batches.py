@@ -18,7 +18,6 @@ from PIL import Image
 from transferapp.backbones.feature_store import RandomViews, center_pixels
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ImageError, TransferAppError
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
 from transferapp.images.views import RESAMPLE, short_side_to_decode
 from transferapp.training.settings import Batches, MakeBatches
@@ -406,7 +405,7 @@ def training_images(
     short_side = short_side_to_decode(augmentation.short_sides[1], image_size)
 
     def decode(record: Record) -> Pixels:
-        image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=short_side).image
+        image = record.decode(short_side).image
         shorter = min(image.size)
         if shorter > short_side:
             width, height = (round(side * short_side / shorter) for side in image.size)

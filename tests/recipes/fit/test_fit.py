@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from tests.helpers.fitted import BACKBONE, fitted, images, workplace
 from tests.helpers.tiny_bundle import make_tiny_bundle
@@ -141,6 +143,21 @@ def test_fit_returns_what_it_wrote_and_tells_of_every_step(tmp_path: Path) -> No
     steps = " ".join(label for label, _, _ in progress.tasks)
     for step in ("reading 42 images", "probing", "random views", "test images", "network", "bundle"):
         assert step in steps
+
+
+@pytest.mark.slow
+def test_12_bit_images_are_served_as_they_were_trained_on(tmp_path: Path) -> None:
+    for path in images().rglob("*.png"):
+        gray = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        target = tmp_path / "deep" / path.relative_to(images())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(gray).save(target)
+    result = recipes.fit(config(tmp_path / "bundle", data=str(tmp_path / "deep")), Silent())
+    assert result.manifest["input"]["sample_bits"] == 12
+    assert result.manifest["data"]["findings"]["sample_depth"]["values"]["white"] == 4095
+    served = evaluate(result.path, str(tmp_path / "deep"), views=1)
+    assert served.metrics.accuracy == result.manifest["metrics"]["test"]["accuracy"]
+    assert served.metrics.loss == pytest.approx(result.manifest["metrics"]["test"]["loss"], rel=0.01)
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ from PIL import Image, ImageOps
 from transferapp.data.dataset import Record
 from transferapp.errors import ImageError
 from transferapp.evaluation.report import charts, wording
-from transferapp.images import DATASET_LIMITS, decode_image
 
 CLUSTERS_SHOWN = 24
 """Groups of duplicates that a page shows."""
@@ -95,7 +94,7 @@ def thumbnails(records: Sequence[Record], names: Sequence[str], size: int = THUM
     found = {}
     for name in dict.fromkeys(names):
         with contextlib.suppress(ImageError, KeyError):
-            decoded = decode_image(wanted[name].path, limits=DATASET_LIMITS, min_short_side=2 * size)
+            decoded = wanted[name].decode(2 * size)
             found[name] = thumbnail(decoded.image, size)
     return found
 

@@ -99,6 +99,8 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         verb = "has" if findings["conflicts"] == 1 else "have"
         groups = counted(findings["conflicts"], "group")
         sentences.append(f"{groups} of duplicates {verb} more than one label, of which only one can be right.")
+    if depth := findings.get("sample_depth"):
+        sentences.append(depth["text"])
     if findings["num_similar"]:
         sentences.append(f"The network finds {counted(findings['num_similar'], 'more pair')} of similar images.")
     if findings.get("uniform"):

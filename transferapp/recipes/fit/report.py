@@ -23,7 +23,6 @@ from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.evaluation.report.fit_report import render_report
 from transferapp.evaluation.report.pages import Thumbnail, names_shown, thumbnail, thumbnails
 from transferapp.evaluation.test_time_views import CropChoice
-from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode
 from transferapp.policy.plan import Plan
 from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
@@ -117,6 +116,7 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
             "range": [0, 255],
             "short_side": short_side_to_decode(SHORT_SIDE, (height, width)),
             "resample": "bicubic",
+            "sample_bits": dataset.sample_bits,
             "default_views": tested.crops.views,
         },
         "backbone": {
@@ -339,7 +339,7 @@ def _shown(
 ) -> Thumbnail | None:
     """Return an image with its labels; None where it can no longer be decoded, because a thumbnail never ends a fit."""
     try:
-        image = decode_image(record.path, limits=DATASET_LIMITS, min_short_side=SHORT_SIDE).image
+        image = record.decode(SHORT_SIDE).image
     except ImageError:
         return None
     return Thumbnail(record.name, thumbnail(image), names[record.label], predicted, score)
