@@ -14,13 +14,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from service import pages, problems, routes
+from service import open_inference, pages, problems, routes
 from service.logs import configure_logging
 from service.metrics import Metrics
 from service.middleware.access import OPEN_PATHS, Access
 from service.middleware.body_limits import BodyLimits
 from service.middleware.request_context import RequestContext
 from service.middleware.tracing import make_tracer
+from service.open_inference import InferRequest
 from service.queue import WorkerPool
 from service.registry import ModelRegistry
 from service.schemas import MAX_TOP_K, JsonImage, Problem
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.models = ModelRegistry(settings, app.state.metrics)
     app.state.limits = _limits(settings)
     app.include_router(routes.router)
+    app.include_router(open_inference.router)
     app.include_router(pages.router)
     problems.install(app)
     # The last one added is the outermost.
@@ -121,8 +123,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             servers=[{"url": prefix}] if prefix else None,
         )
-        for model in (Problem, JsonImage):
-            schema["components"]["schemas"][model.__name__] = model.model_json_schema()
+        for model in (Problem, JsonImage, InferRequest):
+            described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema["components"]["schemas"] |= {**described.pop("$defs", {}), model.__name__: described}
         if app.state.settings.api_keys:
             _describe_keys(schema)
         app.openapi_schema = schema

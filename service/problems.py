@@ -1,6 +1,7 @@
 """Errors as RFC 9457 documents: `application/problem+json` with a stable `code`.
 
-Members beyond the RFC's own: `code`, `request_id`, `limit` (the setting that was exceeded, and its value), `hint`.
+Members beyond the RFC's own: `code`, `request_id`, `limit` (the setting that was exceeded, and its value), `hint`; below `/v2`
+also `error`, as the Open Inference Protocol has it.
 """
 
 from __future__ import annotations
@@ -121,16 +122,22 @@ def problem_document(error: TransferAppError, scope: Scope) -> dict[str, Any]:
     kind = PROBLEMS[code]
     refused = error if isinstance(error, RequestError) else None
     limit = (refused and refused.limit) or (scope["app"].state.limits.get(code) if "app" in scope else None)
+    detail = str(TransferAppError(error.what, expected=error.expected, got=error.got))
     return {
         "type": f"urn:transferapp:problem:{code}",
         "title": kind.title,
         "status": kind.status,
-        "detail": str(TransferAppError(error.what, expected=error.expected, got=error.got)),
+        "detail": detail,
         "code": code,
         "request_id": scope.get("state", {}).get("request_id"),
         **({"limit": dict(limit)} if limit else {}),
         "hint": (error.hint or kind.hint).rstrip(".") + ".",
         **(refused.members if refused else {}),
+        **(
+            {"error": detail}
+            if scope.get("path", "").removeprefix(scope.get("root_path", "")).startswith("/v2/")
+            else {}
+        ),
     }
 
 

@@ -77,7 +77,7 @@ _EXPLAIN_BODY = _body(
     required=[FIELD],
 )
 
-_IMAGE_CODES = (
+IMAGE_CODES = (
     *("malformed_body", "body_too_slow", "body_too_large", "too_many_pixels", "model_not_found"),
     *("unsupported_media_type", "unsupported_format", "missing_file", "too_many_files", "invalid_request"),
     *("empty_file", "truncated", "undecodable", "too_small", "aspect_ratio", "rate_limited"),
@@ -97,7 +97,7 @@ Model = Annotated[str | None, Query(description="Name of the model. Default: the
 _PREDICT: dict[str, Any] = {
     "response_model": PredictionAnswer | PredictionList,
     "openapi_extra": _PREDICT_BODY,
-    "responses": documented(*_IMAGE_CODES, "views", "top_k"),
+    "responses": documented(*IMAGE_CODES, "views", "top_k"),
 }
 
 
@@ -124,18 +124,18 @@ async def predict_with(
 
 
 async def _predict(request: Request, model: str | None, views: int | None, top_k: int) -> Response:
-    slot, predictor = _admit(request, model)
+    slot, predictor = admit(request, model)
     predictor.check_views(views)
     upload = await read_upload(request, request.app.state.settings.max_files, _PREDICT_FIELDS)
     if upload.model is not None:
-        slot, predictor = _admit(request, upload.model)
+        slot, predictor = admit(request, upload.model)
     views = predictor.check_views(views if upload.views is None else upload.views)
     top_k = upload.top_k or top_k
-    _charge(request, len(upload.images) * math.ceil(views / 10))
+    charge(request, len(upload.images) * math.ceil(views / 10))
     run = RequestPredictor(request, slot.name, predictor)
     if upload.many:
-        return _json(await while_connected(request.receive, run.predict_all(upload.images, views, top_k)))
-    return _json(await while_connected(request.receive, run.predict(upload.images[0], views, top_k)))
+        return json_response(await while_connected(request.receive, run.predict_all(upload.images, views, top_k)))
+    return json_response(await while_connected(request.receive, run.predict(upload.images[0], views, top_k)))
 
 
 @router.post(
@@ -143,7 +143,7 @@ async def _predict(request: Request, model: str | None, views: int | None, top_k
     summary="Show where the model looked",
     response_model=ExplanationAnswer,
     openapi_extra=_EXPLAIN_BODY,
-    responses=documented(*_IMAGE_CODES, "label"),
+    responses=documented(*IMAGE_CODES, "label"),
 )
 async def explain(
     request: Request,
@@ -154,15 +154,15 @@ async def explain(
 
     It takes as long as about eight predictions with ten crops, for any image.
     """
-    slot, predictor = _admit(request, model)
+    slot, predictor = admit(request, model)
     upload = await read_upload(request, 1, _EXPLAIN_FIELDS)
     if upload.model is not None:
-        slot, predictor = _admit(request, upload.model)
+        slot, predictor = admit(request, upload.model)
     label = label if upload.label is None else upload.label
     check_label(predictor, label)
-    _charge(request, math.ceil(FORWARD_PASSES / 10))
+    charge(request, math.ceil(FORWARD_PASSES / 10))
     run = RequestPredictor(request, slot.name, predictor)
-    return _json(await while_connected(request.receive, run.explain(upload.images[0], label)))
+    return json_response(await while_connected(request.receive, run.explain(upload.images[0], label)))
 
 
 @router.get("/models", summary="List the models", response_model=ModelList)
@@ -236,7 +236,7 @@ async def metrics(request: Request) -> Response:
     return Response(figures.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
-def _admit(request: Request, model: str | None) -> tuple[ModelSlot, Predictor]:
+def admit(request: Request, model: str | None) -> tuple[ModelSlot, Predictor]:
     """Return the model for a request, after all checks that need no image, so that the body is not read in vain."""
     slot: ModelSlot = request.app.state.models.slot(model)
     predictor = slot.get()
@@ -244,11 +244,11 @@ def _admit(request: Request, model: str | None) -> tuple[ModelSlot, Predictor]:
     return slot, predictor
 
 
-def _json(answer: BaseModel) -> Response:
+def json_response(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-def _charge(request: Request, images: int) -> None:
+def charge(request: Request, images: int) -> None:
     """Charge the rate limit for the request, beyond the one image that it was admitted for."""
     charge = getattr(request.state, "charge", None)
     if charge is not None and images > 1:

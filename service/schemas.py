@@ -44,11 +44,11 @@ _Seconds = Annotated[
 ]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=(), frozen=True)  # `model_version` is not a name of Pydantic's
 
 
-class ScoredLabel(_Answer):
+class ScoredLabel(Answer):
     """A class and its probability."""
 
     label: Name = Field(examples=["beagle"])
@@ -83,7 +83,7 @@ class JsonImage(BodyParameters):
     )
 
 
-class PredictionAnswer(_Answer):
+class PredictionAnswer(Answer):
     """Prediction for one image."""
 
     predictions: list[ScoredLabel] = Field(description="The best classes, most probable first.")
@@ -115,7 +115,7 @@ class Problem(BaseModel):
     hint: str | None = Field(None, description="Advice on how to fix it.")
 
 
-class PredictionList(_Answer):
+class PredictionList(Answer):
     """Predictions for several images."""
 
     results: list[PredictionAnswer | Problem] = Field(
@@ -123,7 +123,7 @@ class PredictionList(_Answer):
     )
 
 
-class CropBox(_Answer):
+class CropBox(Answer):
     """One of the crops that a prediction averages."""
 
     box: Box = Field(description="(left, top, right, bottom) in pixels.", examples=[[0.0, 0.0, 746.0, 746.0]])
@@ -131,7 +131,7 @@ class CropBox(_Answer):
     score: Score = Field(description="The class's probability in this crop alone.", examples=[0.97])
 
 
-class ExplanationAnswer(_Answer):
+class ExplanationAnswer(Answer):
     """Occlusion map of one image for one class."""
 
     label: Name = Field(description="The class explained.", examples=["beagle"])
@@ -156,13 +156,13 @@ class ExplanationAnswer(_Answer):
     seconds: _Seconds
 
 
-class Alive(_Answer):
+class Alive(Answer):
     """The process responds."""
 
     status: Literal["alive"] = "alive"
 
 
-class Ready(_Answer):
+class Ready(Answer):
     """The service is ready to predict."""
 
     status: Literal["ready"] = "ready"
@@ -170,7 +170,7 @@ class Ready(_Answer):
     version: str = Field(examples=["3f2a9c01d4e8"])
 
 
-class RefusedBundle(_Answer):
+class RefusedBundle(Answer):
     """A bundle that was offered and refused."""
 
     at: datetime
@@ -178,7 +178,7 @@ class RefusedBundle(_Answer):
     detail: Name
 
 
-class ModelState(_Answer):
+class ModelState(Answer):
     """State of one model."""
 
     name: Name = Field(examples=["dogs"])
@@ -190,13 +190,13 @@ class ModelState(_Answer):
     refused: RefusedBundle | None = Field(None, description="The last bundle offered in its place, if it was refused.")
 
 
-class ModelList(_Answer):
+class ModelList(Answer):
     """All models by name."""
 
     models: list[ModelState]
 
 
-class Limits(_Answer):
+class Limits(Answer):
     """Limits on a request."""
 
     max_body_bytes: int = Field(examples=[20_000_000])
@@ -208,7 +208,7 @@ class Limits(_Answer):
     views: list[int] = Field(examples=[[1, 10, 50]])
 
 
-class Info(_Answer):
+class Info(Answer):
     """A model being served, and the limits on a request."""
 
     name: Name = Field(examples=["dogs"])

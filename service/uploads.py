@@ -12,15 +12,17 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.problems import PROBLEMS, RequestError
 from service.schemas import FormParameters, JsonImage
+
+Document = TypeVar("Document", bound=BaseModel)
 
 FIELD = "file"
 """Form field with the image; repeated for several."""
@@ -74,21 +76,13 @@ async def read_upload(request: Request, max_files: int, parameters: Sequence[str
         ClientDisconnect: The client left.
     """
     header = request.headers.get("content-type", "")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise RequestError(
-            "The body is compressed",
-            code="unsupported_media_type",
-            expected="no Content-Encoding",
-            got=_shown(encoding),
-            hint="Send the image as it is; image formats are compressed already",
-        )
+    _check_encoding(request)
     kind = header.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _read_form(request, header, max_files, parameters)
     if kind == "application/json":
-        body = await request.body()
-        return await asyncio.to_thread(_read_json, body) if len(body) > _LARGE_JSON else _read_json(body)
+        document = await read_json(request, JsonImage)
+        return Upload([from_base64(document.image)], views=document.views, top_k=document.top_k)
     # Many clients send no type with raw bytes. RFC 9110 (8.3) then allows to judge by the bytes, as is done here anyway.
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
         body = await request.body()
@@ -102,17 +96,44 @@ async def read_upload(request: Request, max_files: int, parameters: Sequence[str
     )
 
 
-def _read_json(body: bytes) -> Upload:
-    try:
+async def read_json(request: Request, schema: type[Document]) -> Document:
+    """Read a body that is a JSON object.
+
+    Raises:
+        RequestError: The body is compressed, not JSON, or not as the schema says.
+        ClientDisconnect: The client left.
+    """
+    _check_encoding(request)
+    body = await request.body()
+
+    def parse() -> Document:
         # The encoding is that of a byte-order mark, if there is one.
-        document = JsonImage.model_validate_json(body.decode(json.detect_encoding(body), "replace"))
+        return schema.model_validate_json(body.decode(json.detect_encoding(body), "replace"))
+
+    try:
+        return await asyncio.to_thread(parse) if len(body) > _LARGE_JSON else parse()
     except ValidationError as error:
         raise _invalid(error) from error
-    return Upload([_from_base64(document.image)], views=document.views, top_k=document.top_k)
 
 
-def _from_base64(text: str) -> bytes:
-    """Decode base64: standard or URL-safe, with or without padding and line breaks, or in a data URL."""
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise RequestError(
+            "The body is compressed",
+            code="unsupported_media_type",
+            expected="no Content-Encoding",
+            got=_shown(encoding),
+            hint="Send the image as it is; image formats are compressed already",
+        )
+
+
+def from_base64(text: str) -> bytes:
+    """Decode base64: standard or URL-safe, with or without padding and line breaks, or in a data URL.
+
+    Raises:
+        RequestError: It is not base64, or an address.
+    """
     encoded = text.encode()
     _check_address(encoded)
     if match := _DATA_URL.match(encoded):
@@ -142,7 +163,7 @@ def _invalid(error: ValidationError) -> RequestError:
     message = _shown(first["msg"], 160)
     if first["type"] == "json_invalid":
         return RequestError(f"The body is not JSON: {message}", code="malformed_body")
-    name = str(first["loc"][0]) if first["loc"] else "the body"
+    name = next((part for part in reversed(first["loc"]) if isinstance(part, str)), "the body")
     code = name if name in PROBLEMS else "missing_file" if name == "image" else "invalid_request"
     return RequestError(f"{_shown(name)}: {message}", code=code)
 

@@ -21,10 +21,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.problems import RequestError, problem_response
 
 PAGE_FILES = "/page/"
-OPEN_PATHS = frozenset({"/", "/docs", "/livez", "/readyz", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/docs", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/openapi.json"})
 """Paths that need no key, beside `PAGE_FILES`."""
 
-UNMETERED_PATHS = OPEN_PATHS | {"/metrics", "/models", "/info", "/report"}
+UNMETERED_PATHS = OPEN_PATHS | {"/metrics", "/models", "/info", "/report", "/v2"}
 """Paths that cost next to nothing, and no token."""
 
 MAX_BUCKETS = 10_000
