@@ -27,8 +27,10 @@ OTHERS = {
     "--data-binary",
     "--http",
     "--factory",
+    "--from-literal",
+    "--raw",
 }
-"""Options of every command, and of docker, curl and uvicorn, that pages name."""
+"""Options of every command, and of docker, curl, uvicorn and kubectl, that pages name."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
