@@ -36,7 +36,8 @@ OTHERS = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_everything_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    links = [page.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text)]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    links = [page.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", prose)]
     files = re.findall(r"`((?:transferapp|service|tests|benchmarks|scripts)/[\w/.-]+)", text)
     scripts = re.findall(r"python (\w+/\w+\.py)", text)
     missing = [str(path) for path in [*links, *(ROOT / name for name in (*files, *scripts))] if not path.exists()]

@@ -15,6 +15,7 @@ NAMES = {
     "evaluate",
     "search",
     "ensemble",
+    "export",
     "audit",
     "Predictor",
     "FitConfig",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transferapp.recipes.audit import audit as audit
     from transferapp.recipes.ensemble import ensemble as ensemble
     from transferapp.recipes.evaluate import evaluate as evaluate
+    from transferapp.recipes.export import export as export
     from transferapp.recipes.fit.fit import fit as fit
     from transferapp.recipes.fit.fit import plan as plan
     from transferapp.recipes.search.search import search as search
@@ -32,6 +33,7 @@ _MODULES = {
     "evaluate": "transferapp.recipes.evaluate",
     "search": "transferapp.recipes.search.search",
     "ensemble": "transferapp.recipes.ensemble",
+    "export": "transferapp.recipes.export",
     "audit": "transferapp.recipes.audit",
     "Predictor": "transferapp.bundle.predictor",
     "FitConfig": "transferapp.config",

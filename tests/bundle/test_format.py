@@ -332,7 +332,7 @@ def test_everything_is_flushed_to_the_disk_before_it_takes_its_place(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[Path] = []
-    fsync, swap = os.fsync, bundle_module._swap
+    fsync, swap = os.fsync, bundle_module.put_in_place
 
     def noted(descriptor: int) -> None:
         flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
@@ -344,7 +344,7 @@ def test_everything_is_flushed_to_the_disk_before_it_takes_its_place(
         swap(staging, target)
 
     monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(bundle_module, "_swap", swapped)
+    monkeypatch.setattr(bundle_module, "put_in_place", swapped)
     write(made, 2)
     assert flushed == [made.parent]
 

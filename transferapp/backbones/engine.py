@@ -90,6 +90,14 @@ def import_openvino() -> Any:
     return openvino
 
 
+def import_nncf() -> Any:
+    """Import NNCF, which quantizes OpenVINO models, without the same telemetry package. Thread-safe."""
+    import_openvino()
+    with _importing, _import_failing("openvino_telemetry"):
+        import nncf
+    return nncf
+
+
 def resolve_precision(precision: str) -> str:
     """Return the precision that `auto` stands for: `bf16` where this CPU has fast instructions for it, otherwise `f32`."""
     if precision not in PRECISIONS:

@@ -15,8 +15,10 @@ Reading verifies checksums and never runs code from the folder. `models/README.m
 from __future__ import annotations
 
 import contextlib
+import csv
 import ctypes
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -98,6 +100,17 @@ class Bundle:
                 f"{self.path / MANIFEST} holds no color components where it should",
                 hint="Copy the bundle again or fit again",
             ) from error
+
+    def splits(self) -> dict[str, str]:
+        """Return the split of every image of the fit by the SHA-256 of its bytes; empty where the bundle does not say.
+
+        Raises:
+            BundleError: The table was altered.
+        """
+        if "split.csv" not in self.manifest["files"]:
+            return {}
+        rows = csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8")))
+        return {row["sha256"]: row["split"] for row in rows}
 
     @property
     def version(self) -> str:
@@ -240,7 +253,7 @@ def writing(target: Path) -> Iterator[Path]:
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
             sync_directory(staging)
-            _swap(staging, target)
+            put_in_place(staging, target)
         finally:
             try:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -338,7 +351,8 @@ def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
     (staging / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def _swap(staging: Path, target: Path) -> None:
+def put_in_place(staging: Path, target: Path) -> None:
+    """Move a folder to `target` in one step. What was there is then at `staging`, or deleted."""
     if not target.exists():
         staging.rename(target)
     elif not _exchange(staging, target):

@@ -427,6 +427,21 @@ def _per_class(per_class: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     return Group(made, f"... and {rest:,} classes with a higher recall; --json lists all") if rest > 0 else made
 
 
+def show_export(figures: Mapping[str, Any]) -> None:
+    """Print the outcome of `transferapp export`."""
+    compared = (
+        f"the same label as the bundle on {figures['agreement']:.1%} of {counted(figures['num_images'], 'held-out image')}; "
+        f"probabilities differ by at most {figures['max_difference']:.1g}"
+    )
+    accuracy = f"{figures['accuracy']:.3f} on these images; the bundle's is {figures['bundle_accuracy']:.3f}"
+    rows: Rows = [
+        ("compared", compared),
+        ("accuracy", accuracy),
+        ("written", text(f"{figures['file']}, {figures['bytes'] / 1e6:.1f} MB with its metadata.json")),
+    ]
+    show(page_console(), grid(rows))
+
+
 def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str, float]]) -> None:
     """Print the classes of an image, most probable first."""
     console = page_console()

@@ -31,6 +31,7 @@ COMMANDS = {
     "predict": "transferapp.cli.predict",
     "evaluate": "transferapp.cli.evaluate",
     "ensemble": "transferapp.cli.ensemble",
+    "export": "transferapp.cli.export",
     "serve": "transferapp.cli.serve",
     "backbones": "transferapp.cli.backbones",
 }

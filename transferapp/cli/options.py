@@ -92,14 +92,15 @@ def _option(spec: dataclasses.Field[Any]) -> Callable[[F], F]:
     return click.option(f"--{dashed}", spec.name, **settings)
 
 
-def data_option(help_text: str) -> Callable[[F], F]:
+def data_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
     """Return a decorator that adds `--data`, which may be given once.
 
     Args:
         help_text: Help of the option.
+        required: Whether it must be given.
     """
     return click.option(
-        "--data", required=True, metavar="PATH", help=help_text, cls=Option, multiple=True, callback=_only_one
+        "--data", required=required, metavar="PATH", help=help_text, cls=Option, multiple=True, callback=_only_one
     )
 
 

@@ -1,4 +1,8 @@
-"""Parity of the served network with the Keras model, which decides the precision to serve in."""
+"""Parity of networks that should compute the same.
+
+That of the served network with the Keras model decides the precision to serve in; that of an export with the bundle decides
+whether the export is kept.
+"""
 
 from __future__ import annotations
 
@@ -52,4 +56,73 @@ def compare(reference: np.ndarray, probabilities: np.ndarray, precision: str) ->
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         agreement=float((probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+    )
+
+
+EXPORT_MAX_DIFFERENCE = 0.02
+"""Largest accepted difference of a class probability of an export from the bundle's."""
+
+EXPORT_MIN_AGREEMENT = 0.995
+"""Share of images that must keep their most probable class in an export."""
+
+QUANTIZED_MAX_LOSS = 0.01
+"""Largest accepted loss of accuracy of a quantized export, whose probabilities always differ a little."""
+
+_ROUNDING = 1e-9
+"""Allowance for the rounding of shares: 1 - 0.99 is a little more than 0.01."""
+
+
+@dataclass(frozen=True)
+class ExportParity:
+    """Comparison of an export with the bundle that it was made from, on held-out images.
+
+    Attributes:
+        num_images: Images compared.
+        agreement: Share of images with the same most probable class.
+        max_difference: Largest absolute difference in any class probability; NaN where the export gave NaN.
+        accuracy: Of the export on these images.
+        bundle_accuracy: Of the bundle on the same images, in f32.
+        quantized: Whether the export computes with rounded weights and activations.
+    """
+
+    num_images: int
+    agreement: float
+    max_difference: float
+    accuracy: float
+    bundle_accuracy: float
+    quantized: bool
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether the export may be kept."""
+        if not np.isfinite(self.max_difference):
+            return False
+        if self.quantized:
+            return self.bundle_accuracy - self.accuracy <= QUANTIZED_MAX_LOSS + _ROUNDING
+        return self.max_difference <= EXPORT_MAX_DIFFERENCE and self.agreement >= EXPORT_MIN_AGREEMENT - _ROUNDING
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dictionary for JSON."""
+        return asdict(self)
+
+
+def compare_export(
+    reference: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, *, quantized: bool
+) -> ExportParity:
+    """Compare the probabilities of an export with its bundle's.
+
+    Args:
+        reference: Of the bundle: float, shape (n, num_classes), n of at least 1.
+        probabilities: Of the export, of the same shape.
+        labels: int, shape (n,).
+        quantized: As in `ExportParity`.
+    """
+    given, wanted = probabilities.argmax(axis=1), reference.argmax(axis=1)
+    return ExportParity(
+        num_images=len(reference),
+        agreement=float((given == wanted).mean()),
+        max_difference=float(np.abs(probabilities - reference).max()),
+        accuracy=float((given == labels).mean()),
+        bundle_accuracy=float((wanted == labels).mean()),
+        quantized=quantized,
     )

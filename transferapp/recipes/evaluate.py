@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,11 +82,11 @@ def evaluate(
     split = "test" if "test" in dataset.given_splits else "all"
     if split == "test":
         dataset = dataset.part("test")
-    dataset = _with_labels_of(dataset, predictor.class_names)
+    dataset = with_labels_of(dataset, predictor.class_names)
     with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
         dataset = audit(dataset, workers=workers, progress=advance, min_per_class=0)
     _compare_depths(dataset, predictor.bundle, progress)
-    seen = _trained_on(predictor.bundle)
+    seen = {sha256 for sha256, part in predictor.bundle.splits().items() if part in ("train", "val")}
     unseen = [record for record in dataset.records if record.sha256 not in seen]
     num_seen = len(dataset) - len(unseen)
     keep_seen = include_seen or not unseen
@@ -129,8 +128,12 @@ def _compare_depths(dataset: Dataset, bundle: Bundle, progress: Progress) -> Non
     )
 
 
-def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
-    """Return the dataset with the label numbers of the bundle."""
+def with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
+    """Return the dataset with the label numbers of a bundle.
+
+    Raises:
+        DataError: An image has a class that the bundle does not have.
+    """
     present = {dataset.class_names[record.label] for record in dataset.records}
     unknown = sorted(present - set(class_names))
     if unknown:
@@ -141,11 +144,3 @@ def _with_labels_of(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
     position = {name: index for index, name in enumerate(class_names)}
     records = [dataclasses.replace(r, label=position[dataset.class_names[r.label]]) for r in dataset.records]
     return dataclasses.replace(dataset, class_names=class_names, records=tuple(records))
-
-
-def _trained_on(bundle: Bundle) -> set[str]:
-    """Return the SHA-256 of the content of each image that the bundle was trained on."""
-    if "split.csv" not in bundle.manifest["files"]:
-        return set()
-    with bundle.file("split.csv").open(encoding="utf-8", newline="") as stream:
-        return {row["sha256"] for row in csv.DictReader(stream) if row["split"] in ("train", "val")}

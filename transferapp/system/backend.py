@@ -181,3 +181,60 @@ def traced_by_tensorflow(model: keras.Model) -> Any:
 
     pixels = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32, name="pixels")
     return tf.function(forward, autograph=False).get_concrete_function(pixels)
+
+
+def constant_function(model: keras.Model) -> Any:
+    """Return a network as a function of TensorFlow that holds its weights as constants, for converters.
+
+    Args:
+        model: Functional, of one input with fixed height and width; Keras runs on TensorFlow. It must keep nothing but
+            variables on the device: the constants of an adapted `Normalization` are captured as inputs otherwise.
+
+    Returns:
+        A `tf.function` from `pixels`, uint8 of shape (n, height, width, 3), to `{"probabilities": float32 (n, classes)}`.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    trained, other = (
+        [np.asarray(v.value) for v in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    )
+
+    def forward(pixels: Any) -> dict[str, Any]:
+        outputs, _ = model.stateless_call(trained, other, tf.cast(pixels, tf.float32), training=False)
+        return {"probabilities": outputs}
+
+    pixels = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8, name="pixels")
+    return tf.function(forward, input_signature=[pixels], autograph=False)
+
+
+def save_with_tensorflow(function: Any, folder: Path) -> None:
+    """Write a `constant_function` as a SavedModel with the signature `serving_default`."""
+    import tensorflow as tf
+
+    tf.saved_model.save(tf.Module(), str(folder), signatures=function)
+
+
+def load_with_tensorflow(folder: Path) -> Any:
+    """Return the signature `serving_default` of a SavedModel as a function from NumPy to NumPy arrays."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    signature = loaded.signatures["serving_default"]
+
+    def run(pixels: Any) -> Any:
+        # The module is named, because it would be deleted otherwise.
+        assert loaded is not None
+        return signature(pixels=tf.constant(pixels))["probabilities"].numpy()
+
+    return run
+
+
+def convert_to_litert(function: Any) -> bytes:
+    """Return a `constant_function` in the format of LiteRT (TensorFlow Lite)."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
+    converted: bytes = converter.convert()
+    return converted

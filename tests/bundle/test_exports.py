@@ -1,0 +1,166 @@
+"""Exported networks, run by the runtimes that they are for. Skipped where those are not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
+from transferapp.backbones.engine import convert, save_converted
+from transferapp.bundle.exports.formats import FORMATS, Batch, find_format
+from transferapp.bundle.format import read_bundle, write_manifest, writing
+from transferapp.bundle.predictor import Predictor
+from transferapp.cli.export import FORMATS as OFFERED
+from transferapp.images.views import center_view
+
+pytestmark = pytest.mark.slow
+CLASSES = ("ant", "bee", "wasp")
+EXACT = tuple(form.name for form in FORMATS if not form.quantized)
+
+
+def installed(kind: str) -> Any:
+    """Return a format, or skip the test where its packages are missing."""
+    form = find_format(kind)
+    if missing := [name for name in form.packages if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    return form
+
+
+def keras_bundle(path: Path, network: Any) -> Path:
+    """Write a bundle around a Keras network from pixels to probabilities of `CLASSES`."""
+    with writing(path) as staging:
+        network.save(staging / "model.keras")
+        save_converted(convert(network), staging / "model.xml")
+        write_manifest(
+            staging,
+            {
+                "name": path.name,
+                "class_names": list(CLASSES),
+                "input": {"image_size": list(network.inputs[0].shape[1:3])},
+            },
+        )
+    return path
+
+
+def with_many_channels() -> Any:
+    """An adapted normalization of more channels than TensorFlow turns into constants, and spatial deviations."""
+    import keras
+
+    from transferapp.backbones.stages import spatial_deviation
+
+    trunk = tiny_network(adapted=True)
+    x = keras.layers.Conv2D(200, 1, activation="relu6", name="wide")(trunk.outputs[0])
+    columns = [keras.layers.GlobalAveragePooling2D()(x), spatial_deviation(x, "deviation")]
+    x = keras.layers.Concatenate()(columns)
+    x = keras.layers.Normalization(mean=np.full(400, 0.3, np.float32), variance=np.full(400, 0.5, np.float32))(x)
+    return classifier(trunk, x)
+
+
+def with_a_deep_head() -> Any:
+    """Fractional max-pooling, a hidden layer of maxout units, and batch normalization."""
+    from transferapp.training.head_spec import HeadSpec
+    from transferapp.training.heads import build_head
+
+    trunk = tiny_network()
+    spec = HeadSpec(hidden=(12,), activation="maxout", pooling="fractional_max", batch_norm=True)
+    moments = np.zeros(20, np.float32), np.ones(20, np.float32)
+    logits = build_head(spec, trunk.outputs[0], len(CLASSES), *moments, for_prediction=True)
+    return classifier(trunk, None, logits)
+
+
+def averaged() -> Any:
+    """Two networks of different input sizes, averaged as an ensemble does."""
+    import keras
+
+    pixels = keras.Input((*TINY_SIZE, 3), name="pixels")
+    small = keras.layers.Resizing(24, 24)(pixels)
+    members = [with_many_channels()(pixels), classifier(tiny_network((24, 24), num_logits=3))(small)]
+    return keras.Model(pixels, keras.layers.Average()(members))
+
+
+def classifier(network: Any, features: Any = None, logits: Any = None) -> Any:
+    """Put softmax, and before it a dense layer where features are given, on a network; with random weights."""
+    import keras
+
+    if features is not None:
+        logits = keras.layers.Dense(len(CLASSES), name="dense")(features)
+    elif logits is None:
+        logits = network.outputs[0]
+    model = keras.Model(network.inputs[0], keras.layers.Softmax()(keras.layers.Rescaling(0.5)(logits)))
+    return enliven(model)
+
+
+@pytest.mark.parametrize("network", [with_many_channels, with_a_deep_head, averaged])
+@pytest.mark.parametrize("kind", EXACT)
+def test_an_export_computes_what_the_bundle_does(kind: str, network: Callable[[], Any], tmp_path: Path) -> None:
+    form = installed(kind)
+    path = keras_bundle(tmp_path / "bundle", network())
+    predictor, pixels = Predictor.load(path, precision="f32"), noise_pixels(11)
+    expected = predictor.probabilities(pixels)
+    assert expected.std(axis=0).max() > 0.01, "the images give different answers"
+    form.write(read_bundle(path), (), tmp_path)
+    assert (tmp_path / form.file).exists()
+    with form.opened(tmp_path) as run:
+        for count in (11, 1, 4):  # batches of any size
+            given = run(Batch(pixels[:count], []))
+            assert given.dtype == np.float32
+            np.testing.assert_allclose(given, expected[:count], atol=2e-5)
+
+
+def test_an_int8_export_is_close_and_smaller(tmp_path: Path) -> None:
+    form = installed("openvino-int8")
+    path = keras_bundle(tmp_path / "bundle", with_many_channels())
+    pixels = noise_pixels(24)
+    expected = Predictor.load(path, precision="f32").probabilities(pixels)
+    form.write(read_bundle(path), (image[None] for image in noise_pixels(32, seed=1)), tmp_path)
+    with form.opened(tmp_path) as run:
+        given = run(Batch(pixels, []))
+    assert 0 < np.abs(given - expected).max() < 0.1
+    assert (tmp_path / "model.bin").stat().st_size < 0.5 * (path / "model.bin").stat().st_size
+
+
+def test_a_plain_program_with_onnxruntime_gets_the_prediction_of_the_bundle(tmp_path: Path) -> None:
+    """The lines of docs/exports.md, without this package."""
+    form = installed("onnx")
+    import onnxruntime
+
+    bundle = read_bundle(keras_bundle(tmp_path / "bundle", with_many_channels()))
+    form.write(bundle, (), tmp_path)
+    image = Image.fromarray(noise_pixels(1, (90, 70))[0])
+    image.save(tmp_path / "image.png")
+
+    width, height = image.size
+    side = min(width, height) * 0.875
+    left, top = (width - side) / 2, (height - side) / 2
+    pixels = np.asarray(image.resize(TINY_SIZE, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (probabilities,) = session.run(None, {"pixels": pixels[None]})[0]
+
+    prediction = Predictor(bundle, precision="f32").predict(tmp_path / "image.png", views=1)
+    expected = {score.label: score.score for score in prediction.scores}
+    np.testing.assert_allclose(probabilities, [expected[name] for name in CLASSES], atol=1e-5)
+    assert (left, top) == pytest.approx(center_view(image.size, TINY_SIZE).box[:2])
+
+
+def test_the_command_offers_every_format() -> None:
+    assert tuple(form.name for form in FORMATS) == OFFERED
+
+
+def test_the_names_in_an_onnx_file_are_those_of_the_metadata(tmp_path: Path) -> None:
+    form = installed("onnx")
+    import onnx
+
+    form.write(read_bundle(keras_bundle(tmp_path / "bundle", with_many_channels())), (), tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    (pixels,), (probabilities,) = model.graph.input, model.graph.output
+    assert (pixels.name, probabilities.name) == ("pixels", "probabilities")
+    assert pixels.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert json.loads(json.dumps([d.dim_value for d in pixels.type.tensor_type.shape.dim[1:]])) == [*TINY_SIZE, 3]

@@ -1,0 +1,253 @@
+"""Export: from a bundle to another format, in the order in which it happens.
+
+bundle -> held-out images -> write to a staging folder -> run it -> compare with the bundle -> put in place, or refuse
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transferapp.backbones.engine import BATCH_SIZE
+from transferapp.bundle.exports.formats import Batch, Format, find_format, is_export, write_metadata
+from transferapp.bundle.format import Bundle, put_in_place
+from transferapp.bundle.predictor import Predictor
+from transferapp.data.dataset import Dataset, Record
+from transferapp.data.options import SourceOptions
+from transferapp.data.sources import open_source
+from transferapp.errors import DataError, ImageError, TrainingError, UsageError
+from transferapp.evaluation.parity import (
+    EXPORT_MAX_DIFFERENCE,
+    EXPORT_MIN_AGREEMENT,
+    QUANTIZED_MAX_LOSS,
+    ExportParity,
+    compare_export,
+)
+from transferapp.recipes.evaluate import with_labels_of
+from transferapp.system.progress import Progress, Silent
+from transferapp.system.storage import disk_errors, sha256_file
+from transferapp.system.threads import cpu_cores, in_order
+
+COMPARED_IMAGES = 200
+"""Held-out images that an export is compared on, at most: one of them may get another label."""
+
+CALIBRATION_IMAGES = 300
+"""Training images that a quantized export is calibrated on, at most."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """Result of `export`.
+
+    Attributes:
+        path: Folder of the export.
+        file: Its network.
+        num_bytes: Size of the folder.
+        parity: Comparison with the bundle.
+    """
+
+    path: Path
+    file: Path
+    num_bytes: int
+    parity: ExportParity
+
+
+def export(
+    path: Path,
+    kind: str,
+    out: Path | None = None,
+    *,
+    data: str | None = None,
+    source: SourceOptions | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Export a bundle to another format, and keep the export only if it computes what the bundle does.
+
+    Args:
+        path: The bundle.
+        kind: Name of the format; see `transferapp.bundle.exports.formats`.
+        out: Folder to write; by default `exports/NAME-FORMAT`. An earlier export there is replaced.
+        data: Images to compare on, as for `evaluate`; by default those of the fit. Training images are left out.
+        source: Columns and places that the user named for `data`.
+        progress: Receives progress updates.
+
+    Raises:
+        UsageError: There is no such format, or `out` holds something else.
+        BundleError: There is no usable bundle.
+        DataError: There are no held-out images, or none to calibrate on.
+        ResourceError: A package is missing, or the disk is full.
+        TrainingError: The export computes something else than the bundle; nothing is left of it.
+    """
+    progress = progress or Silent()
+    form = find_format(kind)
+    form.check_packages()
+    predictor = Predictor.load(path, precision="f32")
+    bundle = predictor.bundle
+    target = out or Path("exports") / f"{bundle.path.resolve().name}-{form.name}"
+    _check_target(target)
+    held_out, trained = split_by_content(bundle, data, source, progress)
+    if form.quantized and not len(trained):
+        raise DataError(
+            f"{held_out.origin} has no training images of the bundle, on which {form.name} is calibrated",
+            hint="Name the images of the fit with --data",
+        )
+    with _staging(target) as staging:
+        with progress.task(f"writing {form.name}", 0):
+            crops = (batch.pixels for batch, _ in batches(predictor, trained.spread(CALIBRATION_IMAGES).records, 1))
+            form.write(bundle, crops, staging)
+        parity = compare(predictor, form, staging, held_out.spread(COMPARED_IMAGES), progress)
+        if not parity.acceptable:
+            raise _refused(form, parity)
+        write_metadata(bundle, form, {"data": held_out.origin, **parity.to_json()}, staging)
+        put_in_place(staging, target)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    return ExportResult(target, target / form.file, size, parity)
+
+
+def split_by_content(
+    bundle: Bundle, data: str | None, source: SourceOptions | None, progress: Progress
+) -> tuple[Dataset, Dataset]:
+    """Return the held-out and the training images among some data, by the SHA-256 of their bytes.
+
+    Args:
+        bundle: Knows its training images.
+        data: The data; None for those of the fit.
+        source: Columns and places that the user named for `data`.
+        progress: Receives progress updates.
+
+    Returns:
+        Images that the bundle was not trained on, at least one, and those that it was trained on.
+
+    Raises:
+        DataError: The data are missing, or no image is held out.
+    """
+    hint = "Name labeled images that it was not trained on with --data"
+    if data is None:
+        data, source = _data_of_fit(bundle, hint)
+    dataset = with_labels_of(open_source(data, 1, source, progress=progress), bundle.class_names)
+    splits = bundle.splits()
+
+    def known(record: Record) -> Record | None:
+        try:
+            return dataclasses.replace(record, sha256=sha256_file(record.path))
+        except OSError:
+            return None
+
+    found = []
+    with (
+        progress.task(f"looking for held-out images among {len(dataset)}", len(dataset)) as advance,
+        ThreadPoolExecutor(cpu_cores()) as pool,
+    ):
+        for index, record in enumerate(in_order(pool, known, dataset.records, 64)):
+            found += [record] if record else []
+            advance(index + 1)
+    held_out = [record for record in found if splits.get(record.sha256) != "train"]
+    trained = [record for record in found if splits.get(record.sha256) == "train"]
+    if not held_out:
+        raise DataError(f"The bundle was trained on every image of {dataset.origin}", hint=hint)
+    return dataset.with_records(held_out), dataset.with_records(trained)
+
+
+def _data_of_fit(bundle: Bundle, hint: str) -> tuple[str, SourceOptions]:
+    """Return the data that a bundle was fitted on, and the columns that were named then."""
+    origin = bundle.manifest.get("data", {}).get("origin")
+    if not isinstance(origin, str):
+        raise DataError(f"{bundle.path} does not say which images it was made from", hint=hint)
+    if not origin.startswith("tfds:") and not os.path.lexists(origin):
+        raise DataError(f"The images that {bundle.path} was made from are no longer at {origin}", hint=hint)
+    config = bundle.manifest.get("config", {})
+    names = [field.name for field in dataclasses.fields(SourceOptions)]
+    return origin, SourceOptions(**{name: str(config.get(name, "")) for name in names})
+
+
+def batches(predictor: Predictor, records: Sequence[Record], size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield center crops and labels of images, in batches; images that cannot be decoded are left out.
+
+    Args:
+        predictor: Decodes and crops.
+        records: The images.
+        size: Images in a batch.
+    """
+
+    def crop(record: Record) -> np.ndarray | None:
+        try:
+            pixels: np.ndarray = predictor.crops(predictor.decode(record.path, 1), 1)[0]
+        except ImageError:
+            return None
+        return pixels
+
+    with ThreadPoolExecutor(cpu_cores()) as pool:
+        ready: list[tuple[Record, np.ndarray]] = []
+        for record, pixels in zip(records, in_order(pool, crop, records, 2 * size + 2), strict=True):
+            ready += [(record, pixels)] if pixels is not None else []
+            if len(ready) == size or (ready and record is records[-1]):
+                batch = Batch(np.stack([p for _, p in ready]), [r.path for r, _ in ready])
+                yield batch, np.array([r.label for r, _ in ready])
+                ready = []
+
+
+def compare(predictor: Predictor, form: Format, folder: Path, images: Dataset, progress: Progress) -> ExportParity:
+    """Run an export and its bundle on the same images.
+
+    Raises:
+        DataError: None of them can be decoded.
+    """
+    reference, given, labels = [], [], []
+    with (
+        progress.task(f"running {form.name} on {len(images)} held-out images", len(images)) as advance,
+        form.opened(folder) as run,
+    ):
+        for batch, expected in batches(predictor, images.records, BATCH_SIZE):
+            reference.append(predictor.probabilities(batch.pixels))
+            given.append(run(batch))
+            labels.append(expected)
+            advance(sum(map(len, labels)))
+    if not labels:
+        raise DataError(f"No held-out image of {images.origin} can be decoded")
+    return compare_export(*map(np.concatenate, (reference, given, labels)), quantized=form.quantized)
+
+
+def _refused(form: Format, parity: ExportParity) -> TrainingError:
+    wanted = f"the same label on {EXPORT_MIN_AGREEMENT:.1%}, probabilities within {EXPORT_MAX_DIFFERENCE:g}"
+    if form.quantized:
+        wanted = f"an accuracy of at least {parity.bundle_accuracy - QUANTIZED_MAX_LOSS:.3f}"
+    return TrainingError(
+        f"The {form.name} export does not do what the bundle does on {parity.num_images} held-out images, and is not kept",
+        expected=wanted,
+        got=f"the same label on {parity.agreement:.1%}, probabilities within {parity.max_difference:.3g}, "
+        f"an accuracy of {parity.accuracy:.3f} against {parity.bundle_accuracy:.3f}",
+        hint="Use another format",
+        code="export_differs",
+    )
+
+
+def _check_target(target: Path) -> None:
+    """Raise an error for a place that an export must not replace."""
+    if not os.path.lexists(target) or is_export(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    raise UsageError(
+        f"{target} exists and is not an export, so it is left alone", hint="Name another folder with --out"
+    )
+
+
+@contextlib.contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside the target, which is deleted in the end."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.parent / f".{target.name}.part-{secrets.token_hex(4)}"
+        staging.mkdir()
+    try:
+        with disk_errors(target):
+            yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
