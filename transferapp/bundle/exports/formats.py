@@ -107,6 +107,7 @@ def preparation(bundle: Bundle) -> dict[str, Any]:
     """Return how an image becomes pixels of the network: the geometry of one crop."""
     return {
         "orientation": "as the EXIF tag says",
+        "sample_bits": bundle.sample_bits,
         "crop": "center, of the aspect of the input",
         "crop_share": REFERENCE_CROP / SHORT_SIDE,
         "resample": "bicubic, antialiased",
