@@ -23,6 +23,7 @@ FILES = {
     "model.bin",
     "model.keras",
     "model.xml",
+    "README.md",
     "report.html",
     "split.csv",
 }

@@ -7,6 +7,7 @@
       history.csv    history of training
       split.csv      split of each image, by content
       report.html    report for people
+      README.md      model card, in the form of model hubs
 
 Writing is atomic: files go to a hidden folder beside the target, are flushed, and the two folders are exchanged in one step.
 Reading verifies checksums and never runs code from the folder. `models/README.md` documents the format.

@@ -20,6 +20,7 @@ from transferapp.backbones.engine import convert, save_converted
 from transferapp.bundle.format import Bundle, check_target, read_bundle, write_manifest, writing
 from transferapp.errors import BundleError, UsageError
 from transferapp.evaluation.parity import Parity
+from transferapp.evaluation.report.model_card import model_card
 from transferapp.recipes.fit.export import served_precision
 from transferapp.recipes.fit.report import library_versions
 from transferapp.system.storage import disk_errors
@@ -94,6 +95,7 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
         network.save(staging / "model.keras")
         save_converted(converted, staging / "model.xml")
         (staging / "split.csv").write_text(_merged_split(bundles), encoding="utf-8")
+        (staging / "README.md").write_text(model_card(manifest), encoding="utf-8", newline="\n")
         write_manifest(staging, manifest)
     return EnsembleResult(out, manifest)
 

@@ -19,6 +19,7 @@ from transferapp.backbones.loader import BackboneLoader
 from transferapp.bundle.format import check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.sources import open_source
+from transferapp.evaluation.report.model_card import model_card
 from transferapp.evaluation.test_time_views import CropChoice, Scorer, choose_crops
 from transferapp.policy.choose import choose
 from transferapp.recipes.fit.candidate import Candidate
@@ -187,6 +188,7 @@ def write_bundle(
         manifest["seconds"] = watch.seconds
         page = report_page(manifest, dataset, tested.probabilities)
         (staging / "report.html").write_text(page, encoding="utf-8", newline="\n")
+        (staging / "README.md").write_text(model_card(manifest), encoding="utf-8", newline="\n")
         write_manifest(staging, manifest)
     return FitResult(target, manifest)
 
