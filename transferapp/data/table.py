@@ -8,7 +8,7 @@ import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -133,6 +133,45 @@ def read_table(
     return dataset
 
 
+class ImagePath(NamedTuple):
+    """A row of a table as it names an image: its number, the path as it is written, the file, and an error code or nothing."""
+
+    line: int
+    path: str
+    location: str
+    error: str = ""
+
+
+def image_paths(
+    table: Path, options: SourceOptions, *, origin: str, note: Callable[[str], None] | None = None
+) -> Iterator[ImagePath]:
+    """Open a table and return its rows lazily, with the file that each names; labels are not needed.
+
+    Args:
+        table: A .csv, .tsv, .jsonl or .parquet file.
+        options: Column of the paths, and encoding.
+        origin: Name of the table in messages.
+        note: Called with a sentence if the encoding is a guess.
+
+    Raises:
+        DataError: The table cannot be read, or has no column of paths.
+        UsageError: A column that was named is missing.
+    """
+    file = open_table(table, origin, options.encoding)
+    if note is not None and file.guessed:
+        note(describe_guess(origin, file.guessed))
+    column = _path_column(file, options, origin, frozenset())
+    lookup = _Lookup(table, None)
+    return (_image_path(lookup, line, path) for line, (path,) in file.rows([column]))
+
+
+def _image_path(lookup: _Lookup, line: int, path: str) -> ImagePath:
+    if not path:
+        return ImagePath(line, "", "", "no_path")
+    location = lookup.find(path)
+    return ImagePath(line, path, location, "") if location else ImagePath(line, path, "", "missing_file")
+
+
 def _with_one_label(file: TableFile, options: SourceOptions) -> TableFile:
     """Return a table with one column a class, which is 1 in the rows of that class, as a table with a label column."""
     plain = [_plain(column) for column in file.columns]
@@ -172,33 +211,12 @@ def choose_columns(file: TableFile, options: SourceOptions, name: str) -> Column
         UsageError: A column that was named is missing.
     """
     plain = [_plain(column) for column in file.columns]
-
-    def named(option: str) -> int | None:
-        wanted = getattr(options, option)
-        if not wanted:
-            return None
-        for spell in (str, lambda text: text.strip().casefold()):
-            for index, column in enumerate(file.columns):
-                if spell(column) == spell(wanted):
-                    return index
-        raise UsageError(
-            f"{name} has no column {wanted!r} (--{option.replace('_', '-')})",
-            expected=f"one of {', '.join(file.columns[:20])}",
-        )
-
-    split, group = named("split_column"), named("group_column")
+    split, group = (_named_column(file, options, option, name) for option in ("split_column", "group_column"))
     guessed = split is None
     if split is None:
         split = next((plain.index(word) for word in SPLIT_NAMES if word in plain), None)
-    path, label = named("path_column"), named("label_column")
-    if path is None:
-        taken = {label, group, split}
-        path = next((i for word in PATH_NAMES for i, p in enumerate(plain) if p == word and i not in taken), None)
-    if path is None:
-        looks = [i for i in range(len(plain)) if any(suffix_of(row[i]) in IMAGE_SUFFIXES for row in file.sample)]
-        if len(looks) != 1:
-            raise _no_column(file, name, "path", "a column of paths, called path, file or image")
-        path = looks[0]
+    label = _named_column(file, options, "label_column", name)
+    path = _path_column(file, options, name, {label, group, split})
     if label is None:
         others = [i for i, p in enumerate(plain) if i not in (path, split, group) and not _IS_INDEX.match(p)]
         found = [i for i in others if plain[i] in LABEL_NAMES]
@@ -212,6 +230,37 @@ def choose_columns(file: TableFile, options: SourceOptions, name: str) -> Column
     if label is None:
         raise _no_column(file, name, "label", "a column of classes, called label, class or category")
     return Columns(path, label, split if split not in (path, label) else None, group, guessed)
+
+
+def _named_column(file: TableFile, options: SourceOptions, option: str, name: str) -> int | None:
+    """Return the column that the user named with an option; None without it."""
+    wanted = getattr(options, option)
+    if not wanted:
+        return None
+    for spell in (str, lambda text: text.strip().casefold()):
+        for index, column in enumerate(file.columns):
+            if spell(column) == spell(wanted):
+                return index
+    raise UsageError(
+        f"{name} has no column {wanted!r} (--{option.replace('_', '-')})",
+        expected=f"one of {', '.join(file.columns[:20])}",
+    )
+
+
+def _path_column(file: TableFile, options: SourceOptions, name: str, taken: Collection[int | None]) -> int:
+    """Return the column of paths: as the user named it, otherwise by its name, otherwise the only one of image names."""
+    path = _named_column(file, options, "path_column", name)
+    if path is not None:
+        return path
+    plain = [_plain(column) for column in file.columns]
+    for word in PATH_NAMES:
+        for index, column in enumerate(plain):
+            if column == word and index not in taken:
+                return index
+    looks = [i for i in range(len(plain)) if any(suffix_of(row[i]) in IMAGE_SUFFIXES for row in file.sample)]
+    if len(looks) != 1:
+        raise _no_column(file, name, "path", "a column of paths, called path, file or image")
+    return looks[0]
 
 
 def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataError:
