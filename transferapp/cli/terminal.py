@@ -104,7 +104,7 @@ class TerminalProgress:
 
             yield advance
         if count.seconds >= _WORTH_A_LINE or total:
-            self._line(f"{label}: {duration(count.seconds)}", count.rate() if total >= _FEW else "")
+            self._line(f"{label}: {duration(count.seconds)}", count.rate() if count.done >= _FEW else "")
 
     def _columns(self, total: int) -> list[ProgressColumn]:
         plain = not self._console.encoding.startswith("utf")
@@ -135,19 +135,19 @@ class _Count:
         self._clock = clock
         self._started = clock()
         self._first: int | None = None
-        self._done = 0
+        self.done = 0
 
     def __call__(self, value: int) -> None:
         if self._first is None:
             self._first = value  # cached items take no time and do not count for the rate
-        self._done = value
+        self.done = value
 
     @property
     def seconds(self) -> float:
         return self._clock() - self._started
 
     def _per_second(self) -> float:
-        fresh = self._done - (self._first or 0)
+        fresh = self.done - (self._first or 0)
         return fresh / self.seconds if fresh and self.seconds > 0.05 else 0.0
 
     def rate(self) -> str:
@@ -162,7 +162,7 @@ class _Count:
     def time_left(self, total: int) -> str:
         """Return the estimated remaining time; empty where it is not known yet."""
         speed = self._per_second()
-        return f"about {duration((total - self._done) / speed)} left" if speed else ""
+        return f"about {duration((total - self.done) / speed)} left" if speed else ""
 
 
 def duration(seconds: float) -> str:
