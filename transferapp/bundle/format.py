@@ -285,7 +285,7 @@ def only_writer(target: Path) -> Iterator[None]:
                     f"Could not write to {place.parent}", hint="Name another folder with --out"
                 ) from error
             raise DataError(
-                f"Another fit, search or ensemble is writing to {target} right now",
+                f"Another command is writing to {target} right now",
                 hint="Wait for it, or name another folder with --out",
             ) from error
     try:

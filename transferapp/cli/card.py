@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from transferapp.evaluation.report.wording import (
     sentence,
     uniform_sentence,
 )
+from transferapp.recipes.sorting import PLACES
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
@@ -440,6 +442,45 @@ def show_export(figures: Mapping[str, Any]) -> None:
         ("written", text(f"{figures['file']}, {figures['bytes'] / 1e6:.1f} MB with its metadata.json")),
     ]
     show(page_console(), grid(rows))
+
+
+def show_batch(result: Mapping[str, Any], out: Path | None, sort_into: Path | None) -> None:
+    """Print the outcome of a batch prediction.
+
+    Args:
+        result: `BatchResult.to_json()`.
+        out: File of the answers, if one was written.
+        sort_into: Folder of the sorted files, if they were sorted.
+    """
+    console = page_console()
+    read = sum(result["labels"].values())
+    console.print(f"{counted(read, 'image')} classified", style="bold")
+    made = table("", ">", header=False)
+    for label, count in list(result["labels"].items())[:_LABELS_SHOWN]:
+        made.add_row(text(f"  {label}"), f"{count:,}")
+    show(console, made)
+    if len(result["labels"]) > _LABELS_SHOWN:
+        console.print(f"... and {len(result['labels']) - _LABELS_SHOWN:,} more classes")
+    if errors := result["errors"]:
+        kinds = ", ".join(f"{code} {count:,}" for code, count in errors.items())
+        console.print(f"{counted(sum(errors.values()), 'image')} could not be read: {kinds}", style="yellow")
+    console.print()
+    lines = [("answers", str(out))] if out else []
+    if sort_into:
+        places = ", ".join(f"{name} {count:,}" for name, count in result["folders"].items() if name in PLACES)
+        lines += [("sorted", f"{sort_into}{os.sep}" + (f" ({places})" if places else ""))]
+        lines += [("undo", f"transferapp undo {shlex.quote(str(sort_into))}")]
+    show(console, grid([(label, text(content)) for label, content in lines]))
+
+
+def show_undone(num_restored: int, left: Sequence[tuple[str, str]]) -> None:
+    """Print the outcome of `transferapp undo`."""
+    console = page_console()
+    console.print(f"{counted(num_restored, 'file')} put back", style="bold")
+    for name, reason in left[:_LABELS_SHOWN]:
+        console.print(printable(f"  {name} was left alone: {reason}"), markup=False, soft_wrap=True)
+    if len(left) > _LABELS_SHOWN:
+        console.print(f"  ... and {len(left) - _LABELS_SHOWN:,} more")
 
 
 def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str, float]]) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": "transferapp.cli.doctor",
     "search": "transferapp.cli.search",
     "predict": "transferapp.cli.predict",
+    "undo": "transferapp.cli.undo",
     "evaluate": "transferapp.cli.evaluate",
     "ensemble": "transferapp.cli.ensemble",
     "export": "transferapp.cli.export",

@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from transferapp.cli.streams import print_json, printable
-from transferapp.errors import DataError, ImageError
+from transferapp.data.options import SourceOptions
+from transferapp.errors import ImageError, UsageError
+
+TOP_K = 5
+"""Classes that are shown of an image."""
 
 
 @click.command("predict")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("files", metavar="PATH...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: as in the bundle]")
-@click.option("--top-k", type=int, default=5, show_default=True, help="Number of classes to show.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per image and line.")
-def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int, as_json: bool) -> int:
+@click.option("--top-k", type=int, help=f"Number of classes to show.  [default: {TOP_K}]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="File of all answers: .csv, .jsonl or .parquet."
+)
+@click.option(
+    "--sort-into",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to move the images into: a sub-folder per class, unsure, unknown, unreadable.",
+)
+@click.option("--copy", "method", flag_value="copy", help="Copies instead, with --sort-into.")
+@click.option("--link", "method", flag_value="link", help="Symbolic links instead, with --sort-into.")
+@click.option("--path-column", default="", metavar="NAME", help="Table column of the image paths.")
+@click.option(
+    "--encoding",
+    default="",
+    metavar="NAME",
+    help="Encoding of a table or of names in a zip, such as gbk; otherwise detected.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per image; with --out, one of the counts.")
+def command(bundle: Path, paths: tuple[Path, ...], path_column: str, encoding: str, **options: Any) -> int:
     """Classify images with a bundle.
 
-    A folder stands for all images in it and below it. Unusable images are reported, and the exit code is then 3.
+    A PATH is an image, a folder of images at any depth, a table of paths, or an archive. Unusable images are reported, and
+    the exit code is then 3. A run with --out or --sort-into that was interrupted goes on when it is given again.
     """
+    source = SourceOptions(path_column=path_column, encoding=encoding)
+    if options["out"] or options["sort_into"]:
+        return _batch(bundle, paths, source, **options)
+    return _show(bundle, paths, source, **options)
+
+
+def _show(
+    bundle: Path, paths: Sequence[Path], source: SourceOptions, *, views: int | None, as_json: bool, **options: Any
+) -> int:
+    """Print the classes of each image."""
+    if options["method"]:
+        raise UsageError(f"--{options['method']} means nothing without --sort-into")
+    top_k = TOP_K if options["top_k"] is None else options["top_k"]
     from transferapp.bundle.predictor import Predictor
     from transferapp.cli.card import show_prediction
+    from transferapp.cli.terminal import TerminalProgress, quiet_libraries
+    from transferapp.data.image_files import list_images
 
     predictor = Predictor.load(bundle)
+    with quiet_libraries() as console:
+        images = list_images(paths, source, progress=TerminalProgress(console))
     failures = 0
-    for file in _images(files):
+    for image in images:
+        file = Path(image.name)
         try:
-            prediction = predictor.predict(file, views=views, top_k=top_k)
+            if image.error:
+                raise ImageError(f"{printable(image.name)} {image.reason}", code=image.error)
+            prediction = predictor.predict(Path(image.location), views=views, top_k=top_k)
         except ImageError as error:
             failures += 1
             click.echo(printable(f"Error: {error}"), err=True)
@@ -52,22 +95,22 @@ def command(bundle: Path, files: tuple[Path, ...], views: int | None, top_k: int
     return ImageError.exit_code if failures else 0
 
 
-def _images(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """Return the files as they are, and for each folder its images in the order of their paths."""
-    from transferapp.data.names import UNREAD_SUFFIXES, is_image, is_litter, suffix_of
+def _batch(bundle: Path, paths: Sequence[Path], source: SourceOptions, *, as_json: bool, **options: Any) -> int:
+    """Write the answers to a file, and sort the images by them."""
+    if options["top_k"] is not None:
+        raise UsageError("--top-k means nothing with --out or --sort-into, which keep the most probable class")
+    if options["method"] and not options["sort_into"]:
+        raise UsageError(f"--{options['method']} means nothing without --sort-into")
+    from transferapp.cli.card import show_batch
+    from transferapp.cli.terminal import TerminalProgress, quiet_libraries
+    from transferapp.recipes.predict import BatchSettings, predict_images
 
-    def failed(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror or error})") from error
-
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found: list[Path] = []
-        for folder, folders, names in os.walk(path, onerror=failed):
-            folders[:] = [name for name in folders if not is_litter(name)]
-            found += [Path(folder, name) for name in names if not is_litter(name)]
-        images = [file for file in sorted(found) if is_image(str(file)) or suffix_of(file.name) in UNREAD_SUFFIXES]
-        if not images:
-            raise DataError(f"{path} has no images", expected="an image, or a folder with images in it or below it")
-        yield from images
+    out, sort_into = options["out"], options["sort_into"]
+    settings = BatchSettings(out, sort_into, options["method"] or "move", options["views"], source)
+    with quiet_libraries() as console:
+        result = predict_images(bundle, paths, settings, TerminalProgress(console))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show_batch(result.to_json(), out, sort_into)
+    return ImageError.exit_code if result.num_errors else 0

@@ -47,13 +47,23 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     Raises:
         ResourceError: It cannot be written; what was at `path` is untouched.
     """
+    with replacing(path) as part, part.open("xb") as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a new file beside `path`; when the block has written it, flush it and rename it over `path`.
+
+    Raises:
+        ResourceError: It cannot be written; what was at `path` is untouched.
+    """
     with disk_errors(path):
         # `tempfile` makes files that only their owner may read, but a model may be fitted by one user and served by another.
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
-            with part.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
+            yield part
+            with part.open("rb") as stream:
                 os.fsync(stream.fileno())
             part.replace(path)
         except BaseException:

@@ -70,7 +70,10 @@ def test_a_bundle_of_other_data_stays_where_no_place_was_named(tmp_path: Path, m
 
 def test_two_fits_do_not_write_to_one_place(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    with FileLock(tmp_path / ".bundle.lock"), pytest.raises(DataError, match=r"Another fit.* is writing to") as caught:
+    with (
+        FileLock(tmp_path / ".bundle.lock"),
+        pytest.raises(DataError, match=r"Another command is writing to") as caught,
+    ):
         recipes.fit(config(target))
     assert caught.value.exit_code == 3
     assert not target.exists()
