@@ -1,11 +1,10 @@
-"""Share of duplicates that the audit finds, by the way they were made, and its false alarms.
+"""Share of near-duplicates that are found, by the way they were made, and false alarms: by signature, by features, by either.
 
-    python benchmarks/near_duplicates.py DIR [DIR ...]
+    python benchmarks/near_duplicates.py DIR [DIR ...] [textile]
 
-Makes duplicates of some images of each folder (saved again, scaled, cropped, rotated, mirrored, ...) and compares them with
-their originals as the audit does: by signature, and by the cosine of the default backbone's last features. False alarms are
-pairs of the folder's own images; look at them, for most are duplicates. Results go to
-benchmarks/results/near_duplicates.json.
+Makes near-duplicates of some images of each folder (saved again, scaled, cropped, rotated, mirrored, ...) and compares them
+with their originals by signature, and by the cosine of the default backbone's last features. Pairs of the folder's own images
+are listed, because most are true duplicates: look at them. Results go to benchmarks/results/near_duplicates.json.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.common import RESULTS, spread, write_results
+from benchmarks.common import RESULTS, image_folder, set_name, spread, write_results
 from transferapp.backbones.feature_store import CENTER, view_pixels
 from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
-from transferapp.data.near_duplicates import MIN_COSINE, near_duplicates, read_signatures, signature, similar_rows
+from transferapp.data.near_duplicates import (
+    MIN_COSINE,
+    near_duplicates,
+    read_signatures,
+    signature,
+    similar_rows,
+    too_uniform,
+)
 from transferapp.recipes.features import Featurized, featurize
 from transferapp.system.progress import Silent
 
 IMAGES = 60
 BATCH = 16
+LISTED = 20
 
 
 def saved(image: Image.Image, quality: int) -> Image.Image:
@@ -48,7 +56,13 @@ def cropped(image: Image.Image, share: float) -> Image.Image:
 
 def rotated(image: Image.Image, degrees: float) -> Image.Image:
     """Rotate, and crop off the empty corners."""
-    return cropped(image.rotate(degrees, Image.Resampling.BICUBIC), 0.02 * degrees)
+    return cropped(image.rotate(degrees, Image.Resampling.BICUBIC), 0.02 * abs(degrees))
+
+
+def cut_at(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    """Remove a share of the length at each side."""
+    width, height = image.size
+    return image.crop((int(left * width), int(top * height), int(width - right * width), int(height - bottom * height)))
 
 
 def smaller(image: Image.Image, factor: float) -> Image.Image:
@@ -66,18 +80,24 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "cropped 4 %": lambda image: cropped(image, 0.04),
     "cropped 8 %": lambda image: cropped(image, 0.08),
     "cropped 15 %": lambda image: cropped(image, 0.15),
+    "15 % off a corner": lambda image: cut_at(image, 0.15, 0, 0, 0.15),
+    "15 % off one side": lambda image: cut_at(image, 0, 0, 0.15, 0),
+    "cropped 25 %": lambda image: cropped(image, 0.25),
     "rotated 2 degrees": lambda image: rotated(image, 2),
     "rotated 5 degrees": lambda image: rotated(image, 5),
+    "rotated -5 degrees": lambda image: rotated(image, -5),
+    "with black corners": lambda image: image.rotate(5, Image.Resampling.BICUBIC),
+    "rotated 8 degrees": lambda image: rotated(image, 8),
 }
 
 
-def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> list[bool]:
-    """Whether each duplicate is found, compared with its own original alone."""
-    found = []
-    for pair in zip(originals, copies, strict=True):
-        signatures = [signature(image) for image in pair]
-        found.append(all(signatures) and bool(list(near_duplicates(read_signatures(signatures)))))
-    return found
+def by_signature(originals: list[Image.Image], copies: list[Image.Image]) -> np.ndarray:
+    """Whether each duplicate is found: bool, shape (n,)."""
+    signatures = [signature(image) for image in (*originals, *copies)]
+    signed = [position for position, each in enumerate(signatures) if each]
+    pairs = near_duplicates(read_signatures([signatures[position] for position in signed]))
+    found = {(signed[left], signed[right]) for left, right in pairs}
+    return np.array([(i, i + len(originals)) in found for i in range(len(originals))])
 
 
 def features(seen: Featurized, images: list[Image.Image]) -> np.ndarray:
@@ -93,46 +113,56 @@ def features(seen: Featurized, images: list[Image.Image]) -> np.ndarray:
 def measured(folder: Path) -> dict[str, Any]:
     """Recall by kind of duplicate, and the pairs found in the folder as it is."""
     seen = featurize(make_config({"data": str(folder), "backbone": DEFAULT_BACKBONE}), Silent())
-    records = seen.dataset.records
+    records, trunk = seen.dataset.records, seen.trunk
+    assert trunk is not None
+    top = seen.rows[:, trunk.row_slices[trunk.top.index]]
+    uniform = too_uniform(top, seen.dataset.labels)
     chosen = [records[i] for i in spread(len(records), IMAGES)]
     originals = [r.decode(256).image for r in chosen]
     own = features(seen, originals)
     recall = {}
     for name, make in COPIES.items():
         copies = [make(image) for image in originals]
-        signed = np.array(by_signature(originals, copies))
+        signed = by_signature(originals, copies)
         theirs = features(seen, copies)
         norms = np.linalg.norm(own, axis=1) * np.linalg.norm(theirs, axis=1)
-        alike = (own * theirs).sum(axis=1) / norms >= MIN_COSINE
+        alike = (own * theirs).sum(axis=1) / norms >= MIN_COSINE if not uniform else np.zeros(len(own), dtype=bool)
         recall[name] = {
             "signature": float(signed.mean()),
             "features": float(alike.mean()),
             "either": float((signed | alike).mean()),
         }
-    trunk = seen.trunk
-    assert trunk is not None
-    groups = seen.dataset.groups()
-    pairs = similar_rows(seen.rows[:, trunk.row_slices[trunk.top.index]])
+    names = [record.name for record in records]
+    clusters: dict[str, list[int]] = defaultdict(list)
+    for position, record in enumerate(records):
+        if record.cluster:
+            clusters[record.cluster].append(position)
+    pairs = [] if uniform else [(i, j) for i, j, _ in similar_rows(top)]
+    clustered = {position for members in clusters.values() for position in members}
+    seen_alike = {position for pair in pairs for position in pair}
     return {
         "num_images": len(records),
         "recall": recall,
-        "clusters_by_signature": len({record.cluster for record in records} - {""}),
-        "further_pairs_by_features": sum(bool(groups[i] != groups[j]) for i, j, _ in pairs),
+        "own": {"signature": len(clustered), "features": len(seen_alike), "either": len(clustered | seen_alike)},
+        "uniform": uniform,
+        "clusters_by_signature": [[names[position] for position in members] for members in clusters.values()],
+        "pairs_by_features": [[names[i], names[j]] for i, j in pairs],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
-    found = {folder.name: measured(folder) for folder in parser.parse_args().folders}
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders, or the word textile")
+    found = {set_name(name): measured(image_folder(name)) for name in parser.parse_args().folders}
     for name, document in found.items():
-        print(
-            f"{name}: {document['num_images']} images, {document['clusters_by_signature']} groups of duplicates by signature, "
-            f"{document['further_pairs_by_features']} further pairs by features"
-        )
+        own = document["own"]
+        print(f"{name}: {document['num_images']} images{', too uniform for features' if document['uniform'] else ''}")
         print(f"  {'copy':<20} {'signature':>9} {'features':>9} {'either':>7}")
         for kind, share in document["recall"].items():
             print(f"  {kind:<20} {share['signature']:>9.2f} {share['features']:>9.2f} {share['either']:>7.2f}")
+        print(f"  {'images of the set':<20} {own['signature']:>9} {own['features']:>9} {own['either']:>7}")
+        for group in (*document["clusters_by_signature"], *document["pairs_by_features"])[:LISTED]:
+            print(f"    {', '.join(group)}")
     write_results(RESULTS / "near_duplicates.json", found)
 
 

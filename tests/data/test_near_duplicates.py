@@ -14,9 +14,12 @@ from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset, connected_groups
 from transferapp.data.folder import read_folder
 from transferapp.data.near_duplicates import (
+    CHANGES,
     MAX_HASH_DISTANCE,
     MIN_COSINE,
     SIGNATURE_BYTES,
+    Change,
+    hashes,
     near_duplicates,
     near_pairs,
     read_signatures,
@@ -50,6 +53,11 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "stretched": lambda image: image.resize((200, 120)),
     "cropped": lambda image: ImageOps.crop(image, border=4),
     "turned a little": lambda image: ImageOps.crop(image.rotate(2, Image.Resampling.BICUBIC), border=4),
+    "cropped by 15 %": lambda image: ImageOps.crop(image, border=12),
+    "cut at a corner": lambda image: image.crop((24, 0, 160, 136)),
+    "cut at one side": lambda image: image.crop((0, 0, 160, 136)),
+    "turned by 5 degrees": lambda image: ImageOps.crop(image.rotate(5, Image.Resampling.BICUBIC), border=8),
+    "turned the other way": lambda image: ImageOps.crop(image.rotate(-5, Image.Resampling.BICUBIC), border=8),
     "mirrored": ImageOps.mirror,
     "mirrored and saved": lambda image: saved(ImageOps.mirror(image), 60),
     "brighter": lambda image: image.point(lambda value: min(255, int(1.2 * value))),
@@ -82,12 +90,30 @@ def test_what_is_all_of_one_color_has_no_signature() -> None:
     assert len(signature(photo(0))) == SIGNATURE_BYTES
 
 
-def test_the_hash_of_a_mirror_image_is_the_mirrored_hash() -> None:
-    one, mirrored = (read_signatures([signature(image)]) for image in (photo(5), ImageOps.mirror(photo(5))))
-    assert np.bitwise_count(one.mirrored().hashes ^ mirrored.hashes)[0] <= 1  # a frequency that is all but absent
-    assert np.bitwise_count(one.hashes ^ mirrored.hashes)[0] > 20
-    np.testing.assert_allclose(one.mirrored().thumbnails.astype(int), mirrored.thumbnails, atol=1)
-    assert one.mirrored().mirrored().hashes.tolist() == one.hashes.tolist()
+def test_the_hash_after_a_change_is_that_of_the_changed_image() -> None:
+    changed: dict[Change, Callable[[Image.Image], Image.Image]] = {
+        Change(): lambda image: image,
+        Change(mirrored=True): ImageOps.mirror,
+        Change((0.25, 0, 1, 0.75)): lambda image: image.crop((40, 0, 160, 120)),
+        Change((0.1, 0.1, 0.9, 0.9), 10): lambda image: ImageOps.crop(image.rotate(10, Image.Resampling.BICUBIC), 16),
+        Change((0, 0, 1, 0.5), mirrored=True): lambda image: ImageOps.mirror(image.crop((0, 0, 160, 80))),
+    }
+    for change, make in changed.items():
+        for seed in range(5):
+            image, other = (read_signatures([signature(each)]) for each in (photo(seed), make(photo(seed))))
+            assert np.bitwise_count(hashes(image, change) ^ hashes(other))[0] <= 4
+            assert change == Change() or np.bitwise_count(hashes(image) ^ hashes(other))[0] > 10
+
+
+def test_changes_that_undo_themselves_are_tried_once() -> None:
+    assert [change.reversible for change in CHANGES].count(True) == 2
+    assert not Change((0, 0, 1, 0.5), mirrored=True).reversible
+
+
+def test_images_that_are_cropped_or_turned_further_are_other_images() -> None:
+    image = photo(1)
+    assert pairs([image, image.rotate(90)]) == set()
+    assert pairs([image, ImageOps.crop(image, border=50)]) == set()
 
 
 def clustered(root: Path) -> Dataset:
@@ -164,11 +190,11 @@ def hashes_with_near_ones(count: int, seed: int, flips: int) -> np.ndarray:
     return np.concatenate([first, second])
 
 
-def one_by_one(queries: np.ndarray, hashes: np.ndarray, radius: int) -> list[tuple[int, int]]:
+def one_by_one(queries: np.ndarray, held: np.ndarray, radius: int) -> list[tuple[int, int]]:
     return [
         (i, j)
         for i, query in enumerate(queries.tolist())
-        for j, other in enumerate(hashes.tolist())
+        for j, other in enumerate(held.tolist())
         if i < j and (query ^ other).bit_count() <= radius
     ]
 
@@ -180,23 +206,23 @@ def listed(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, i
 @pytest.mark.parametrize("radius", [0, 5, MAX_HASH_DISTANCE])
 @pytest.mark.parametrize(("rows", "columns"), [(16, 4096), (7, 16), (64, 5), (400, 400)])
 def test_every_near_pair_is_found_once_and_no_other(radius: int, rows: int, columns: int) -> None:
-    hashes = hashes_with_near_ones(300, seed=1, flips=12)
-    expected = one_by_one(hashes, hashes, radius)
+    held = hashes_with_near_ones(300, seed=1, flips=12)
+    expected = one_by_one(held, held, radius)
     assert (len(expected) > 20) == (radius > 0)
-    assert sorted(listed(near_pairs(hashes, hashes, radius, rows=rows, columns=columns))) == expected
+    assert sorted(listed(near_pairs(held, held, radius, rows=rows, columns=columns))) == expected
 
 
 def test_other_hashes_than_those_that_are_held_can_be_asked_for() -> None:
-    hashes = hashes_with_near_ones(200, seed=2, flips=9)
-    queries = hashes[::-1].copy()
-    found = listed(near_pairs(queries, hashes, MAX_HASH_DISTANCE, rows=16, columns=32))
-    assert sorted(found) == one_by_one(queries, hashes, MAX_HASH_DISTANCE)
+    held = hashes_with_near_ones(200, seed=2, flips=9)
+    queries = held[::-1].copy()
+    found = listed(near_pairs(queries, held, MAX_HASH_DISTANCE, rows=16, columns=32))
+    assert sorted(found) == one_by_one(queries, held, MAX_HASH_DISTANCE)
 
 
 def test_thousands_of_equal_hashes_are_connected_without_all_their_pairs() -> None:
     equal = np.full(3000, 7, np.uint64)
     found = listed(near_pairs(equal, equal, MAX_HASH_DISTANCE))
-    assert len(found) <= 3000 * 256
+    assert len(found) <= 3000 * 64
     assert set(connected_groups(3000, found)) == {0}
 
 

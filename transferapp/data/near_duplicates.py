@@ -1,47 +1,49 @@
-"""Duplicates and near-duplicates in a set of images: the same bytes, or one image saved again, scaled, cropped or mirrored.
+"""Duplicates and near-duplicates in a set of images: the same bytes, or one image saved again, scaled, cropped, rotated.
 
-The audit keeps a signature of each image: a perceptual hash and a thumbnail of 8 x 8 pixels. Near-duplicates are images whose
-hashes differ in few bits and whose thumbnails correlate, for a hash alone sees no color and is easily fooled by large plain
-shapes. Thresholds, with what they find and miss: docs/decisions/0009-duplicates.md. Heavier crops and rotations are found by
-the features of a backbone (`similar_rows`).
+The audit keeps a signature of each image: a thumbnail of 16 x 16 pixels. A perceptual hash of it is a linear map followed by
+signs, and so is the hash of the image as it would be after a crop or a rotation. Two images are near-duplicates if one, as it
+is or after one of these changes, has nearly the hash of the other, and their colors correlate: a hash alone sees no color and
+is easily fooled by large plain shapes. Thresholds, with what they find and miss: docs/decisions/0009-duplicates.md. Heavier
+crops are found by the features of a backbone (`similar_rows`).
 
 The hash is pHash (Zauner, 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"): the low frequencies of
 a small gray image's cosine transform, one bit each. Here the bit is the coefficient's sign and not whether it is above the
-median: mirroring an image changes the sign of every odd horizontal frequency and nothing else, so the hash of a mirror image
-is the hash with some bits flipped.
+median, so that every bit is a linear function of the pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from transferapp.data.dataset import Dataset, connected_groups
+from transferapp.system.threads import cpu_cores, in_order
 
-HASH_BYTES = 8
-THUMBNAIL_SIDE = 8
-SIGNATURE_BYTES = HASH_BYTES + THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
+THUMBNAIL_SIDE = 16
+SIGNATURE_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
 
 MIN_CONTRAST = 3.0
-"""Standard deviation of the small gray image, in gray levels, below which an image has no signature: the signs of its
+"""Standard deviation of a gray image of 32 x 32 pixels, in levels, below which an image has no signature: the signs of its
 frequencies are noise. Such images (blank pages, lens caps) are compared by their bytes alone."""
 
 MAX_HASH_DISTANCE = 11
 """Bits of 63 in which the hashes of near-duplicates may differ. Alone this would be too lenient (see the decision)."""
 
-MIN_THUMBNAIL_CORRELATION = 0.9
-"""Correlation of the thumbnails' colors. With it, no two different images of four sets are taken for near-duplicates."""
+MIN_COLOR_CORRELATION = 0.9
+"""Correlation of the colors of 8 x 8 blocks. With it, hardly any two different images of five sets are taken for
+near-duplicates."""
 
 MAX_GRAY_CHROMA = 6.0
-"""Mean spread of a thumbnail's channels, in levels, up to which it counts as gray. A gray image and one in color are compared
-by brightness alone."""
+"""Mean spread of the channels, in levels, up to which an image counts as gray. A gray image and one in color are compared by
+brightness alone."""
 
 MIN_COSINE = 0.87
 """Cosine of two images' top features from which they look similar to the network. Below it come different images of one scene,
@@ -54,13 +56,15 @@ different classes are none. The 99th percentile is .66 on trash, .76 on aerial a
 
 _UNIFORM_SAMPLE = 1000
 
-_GRAY_SIDE = 32
+_CONTRAST_SIDE = 32
 _FREQUENCIES = 8
-_MOST_NEIGHBORS = 256
+_BLOCKS = 8
+_MOST_NEIGHBORS = 64
 """Images that one image is paired with at most. Only sets full of images that look the same have more (frames of one film),
 and there chains of pairs connect them all the same."""
 
-_PAIRS_AT_ONCE = 1 << 16
+_PAIRS_AT_ONCE = 1 << 12
+_HASHED_AT_ONCE = 4096
 _DIRECT_ROWS = 8192
 _PROJECTED = 128
 _PROJECTION_SLACK = 0.07
@@ -71,24 +75,81 @@ _MOST_SIMILAR = 64
 
 
 @dataclass(frozen=True)
-class Signatures:
-    """The signatures of many images.
+class Change:
+    """A change of an image under which it is still the same: a part of it, rotated or mirrored.
 
     Attributes:
-        hashes: uint64, shape (n,).
-        thumbnails: uint8, shape (n, 8, 8, 3): RGB.
+        box: Left, top, right and bottom of the part, as shares of the sides.
+        degrees: Rotation about the center.
+        mirrored: Whether left and right are exchanged, after that.
     """
 
-    hashes: np.ndarray
-    thumbnails: np.ndarray
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    degrees: float = 0.0
+    mirrored: bool = False
 
-    def mirrored(self) -> Signatures:
-        """Return the signatures of the images' mirror images."""
-        return Signatures(self.hashes ^ _mirror_bits(), self.thumbnails[:, :, ::-1])
+    @property
+    def reversible(self) -> bool:
+        """Whether the change, made twice, gives the image itself."""
+        return self == Change(mirrored=self.mirrored)
+
+    @functools.cached_property
+    def to_blocks(self) -> np.ndarray:
+        """Map from a thumbnail to the 8 x 8 blocks of the changed image: float32, shape (64, 256)."""
+        return _resampling(self, _BLOCKS)
+
+    @functools.cached_property
+    def to_hash(self) -> np.ndarray:
+        """Map from a gray thumbnail to the frequencies of the changed image: float32, shape (63, 256)."""
+        frequency, position = np.mgrid[0:_FREQUENCIES, 0:THUMBNAIL_SIDE]
+        cosines = np.cos(np.pi * frequency * (2 * position + 1) / (2 * THUMBNAIL_SIDE))
+        # Without the first, the mean brightness, whose sign says nothing.
+        result: np.ndarray = np.kron(cosines, cosines)[1:].astype(np.float32) @ _resampling(self, THUMBNAIL_SIDE)
+        return result
+
+
+UNCHANGED = Change()
+CHANGES = (
+    UNCHANGED,
+    Change(mirrored=True),
+    Change((0.045, 0.045, 0.955, 0.955)),
+    Change((0.085, 0.085, 0.915, 0.915)),
+    *(Change((x, y, x + 0.85, y + 0.85)) for x in (0.0, 0.15) for y in (0.0, 0.15)),
+    *(Change((x, 0.0, x + 0.87, 1.0)) for x in (0.0, 0.13)),
+    *(Change((0.0, y, 1.0, y + 0.87)) for y in (0.0, 0.13)),
+    *(Change((0.05, 0.05, 0.95, 0.95), degrees) for degrees in (-5.0, 5.0)),
+)
+"""Changes that are tried of each image: a mirror image, crops about the center, at the corners and at the sides, and rotations.
+The hash itself tolerates a few percent and degrees beyond each."""
+
+
+def _resampling(change: Change, side: int) -> np.ndarray:
+    """Return the map from a thumbnail to `side` x `side` pixels of the changed image: float32, shape (side ** 2, 256).
+
+    Each pixel is the mean of four bilinear samples.
+    """
+    left, top, right, bottom = change.box
+    steps = (np.arange(2 * side) + 0.5) / (2 * side)
+    y, x = np.meshgrid(top + steps * (bottom - top) - 0.5, left + steps * (right - left) - 0.5, indexing="ij")
+    cosine, sine = math.cos(math.radians(change.degrees)), math.sin(math.radians(change.degrees))
+    x, y = x * cosine - y * sine, x * sine + y * cosine
+    if change.mirrored:
+        x = -x
+    samples = np.zeros((x.size, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)
+    across, down = (np.clip((axis.ravel() + 0.5) * THUMBNAIL_SIDE - 0.5, 0, THUMBNAIL_SIDE - 1) for axis in (x, y))
+    column, row = (np.minimum(axis.astype(int), THUMBNAIL_SIDE - 2) for axis in (across, down))
+    for one_down, vertical in ((0, 1 - (down - row)), (1, down - row)):
+        for one_right, horizontal in ((0, 1 - (across - column)), (1, across - column)):
+            samples[np.arange(x.size), row + one_down, column + one_right] += vertical * horizontal
+    result: np.ndarray = samples.reshape(side, 2, side, 2, -1).mean(axis=(1, 3)).reshape(side * side, -1)
+    return result
+
+
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def signature(image: Image.Image) -> bytes:
-    """Return the hash and the thumbnail of an image.
+    """Return the thumbnail of an image.
 
     Args:
         image: Mode RGB, of any size.
@@ -96,42 +157,38 @@ def signature(image: Image.Image) -> bytes:
     Returns:
         `SIGNATURE_BYTES` bytes; none where the image has too little contrast (see `MIN_CONTRAST`).
     """
-    small = image.resize((_GRAY_SIDE, _GRAY_SIDE), Image.Resampling.BOX)
-    gray = np.asarray(small.convert("L"), dtype=np.float32)
-    if gray.std() < MIN_CONTRAST:
+    small = np.asarray(image.resize((_CONTRAST_SIDE, _CONTRAST_SIDE), Image.Resampling.BOX), dtype=np.float32)
+    if (small @ _LUMA).std() < MIN_CONTRAST:
         return b""
-    basis = _cosines()
-    bits = (basis @ gray @ basis.T).ravel() > 0
-    bits[0] = False  # the mean brightness, whose sign says nothing
-    step = _GRAY_SIDE // THUMBNAIL_SIDE
-    blocks = np.asarray(small, dtype=np.float32).reshape(THUMBNAIL_SIDE, step, THUMBNAIL_SIDE, step, 3)
-    return bytes(np.packbits(bits)) + bytes(np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8))
+    step = _CONTRAST_SIDE // THUMBNAIL_SIDE
+    thumbnail = small.reshape(THUMBNAIL_SIDE, step, THUMBNAIL_SIDE, step, 3).mean(axis=(1, 3))
+    pixels: bytes = np.rint(thumbnail).astype(np.uint8).tobytes()
+    return pixels
 
 
-def read_signatures(signatures: list[bytes]) -> Signatures:
-    """Return signatures as arrays.
+def read_signatures(signatures: Sequence[bytes]) -> np.ndarray:
+    """Return thumbnails: uint8, shape (n, 256, 3).
 
     Args:
         signatures: From `signature`, none of them empty.
     """
-    rows = np.frombuffer(b"".join(signatures), np.uint8).reshape(len(signatures), SIGNATURE_BYTES)
-    hashes = np.ascontiguousarray(rows[:, :HASH_BYTES]).view(np.uint64)[:, 0]
-    return Signatures(hashes, rows[:, HASH_BYTES:].reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
+    return np.frombuffer(b"".join(signatures), np.uint8).reshape(len(signatures), -1, 3)
 
 
-@functools.cache
-def _cosines() -> np.ndarray:
-    """Return the first cosines of the transform (DCT-II, not normalized): float32, shape (8, 32)."""
-    frequency, position = np.mgrid[0:_FREQUENCIES, 0:_GRAY_SIDE]
-    basis: np.ndarray = np.cos(np.pi * frequency * (2 * position + 1) / (2 * _GRAY_SIDE)).astype(np.float32)
-    return basis
+def hashes(thumbnails: np.ndarray, change: Change = UNCHANGED) -> np.ndarray:
+    """Return the hashes of images after a change: uint64, shape (n,).
 
-
-@functools.cache
-def _mirror_bits() -> np.uint64:
-    """Return the bits in which the hash of a mirror image differs: those of odd horizontal frequencies."""
-    odd = np.arange(_FREQUENCIES**2) % _FREQUENCIES % 2 == 1
-    return np.uint64(int.from_bytes(bytes(np.packbits(odd)), sys.byteorder))
+    Args:
+        thumbnails: From `read_signatures`.
+        change: What is done to each image.
+    """
+    found = np.empty(len(thumbnails), np.uint64)
+    for start in range(0, len(thumbnails), _HASHED_AT_ONCE):
+        gray = thumbnails[start : start + _HASHED_AT_ONCE].astype(np.float32) @ _LUMA
+        bits = np.zeros((len(gray), _FREQUENCIES**2), dtype=bool)
+        bits[:, 1:] = gray @ change.to_hash.T > 0
+        found[start : start + len(gray)] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+    return found
 
 
 def with_clusters(dataset: Dataset) -> Dataset:
@@ -145,8 +202,8 @@ def with_clusters(dataset: Dataset) -> Dataset:
     pairs = [(first.setdefault(record.sha256, position), position) for position, record in enumerate(records)]
     seen = [position for position in first.values() if records[position].signature]
     if seen:
-        signatures = read_signatures([records[position].signature for position in seen])
-        pairs += [(seen[left], seen[right]) for left, right in near_duplicates(signatures)]
+        thumbnails = read_signatures([records[position].signature for position in seen])
+        pairs += [(seen[left], seen[right]) for left, right in near_duplicates(thumbnails)]
     members: dict[int, list[int]] = defaultdict(list)
     for position, group in enumerate(connected_groups(len(records), pairs).tolist()):
         members[group].append(position)
@@ -162,15 +219,38 @@ def with_clusters(dataset: Dataset) -> Dataset:
     )
 
 
-def near_duplicates(signatures: Signatures) -> Iterator[tuple[int, int]]:
-    """Yield pairs of near-duplicates, first below second; those of mirror images come last."""
-    for queries in (signatures, signatures.mirrored()):
-        for i, j in near_pairs(queries.hashes, signatures.hashes, MAX_HASH_DISTANCE):
+def near_duplicates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield pairs of near-duplicates, first below second; a pair may come more than once.
+
+    Every image is compared with every other after each of `CHANGES`, on all cores.
+
+    Args:
+        thumbnails: From `read_signatures`.
+    """
+    plain = hashes(thumbnails)
+
+    def compare(change: Change, first_is_changed: bool) -> list[tuple[int, int]]:
+        changed = plain if change == UNCHANGED else hashes(thumbnails, change)
+        changes, sides = (change, UNCHANGED), (changed, plain)
+        if not first_is_changed:
+            changes, sides = changes[::-1], sides[::-1]
+        found: list[tuple[int, int]] = []
+        for i, j in near_pairs(*sides, MAX_HASH_DISTANCE):
             for start in range(0, len(i), _PAIRS_AT_ONCE):
                 left, right = i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]
-                correlation = thumbnail_correlation(queries.thumbnails[left], signatures.thumbnails[right])
-                same = correlation >= MIN_THUMBNAIL_CORRELATION
-                yield from zip(left[same].tolist(), right[same].tolist(), strict=True)
+                blocks = [
+                    each.to_blocks @ thumbnails[part].astype(np.float32)
+                    for each, part in zip(changes, (left, right), strict=True)
+                ]
+                same = color_correlation(*blocks) >= MIN_COLOR_CORRELATION
+                found += zip(left[same].tolist(), right[same].tolist(), strict=True)
+        return found
+
+    asked = [(change, first) for change in CHANGES for first in (True, False) if first or not change.reversible]
+    workers = cpu_cores()
+    with ThreadPoolExecutor(workers) as pool:
+        for found in in_order(pool, lambda each: compare(*each), asked, 2 * workers):
+            yield from found
 
 
 def near_pairs(
@@ -181,7 +261,7 @@ def near_pairs(
     All pairs are compared, in blocks that fit into the processor's cache: 60,000 hashes take one core a second.
 
     Args:
-        queries: uint64, shape (n,): the hashes themselves, or those of mirror images.
+        queries: uint64, shape (n,): the hashes themselves, or those of changed images.
         hashes: uint64, shape (n,).
         radius: Largest number of bits.
         rows, columns: Size of a block.
@@ -203,26 +283,24 @@ def near_pairs(
                 yield i + top, j + start
 
 
-def thumbnail_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the correlation of thumbnails' colors, or of their brightness where just one of two is gray.
+def color_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the correlation of images' colors, or of their brightness where just one of two is gray.
 
     Args:
-        left, right: uint8, shape (n, 8, 8, 3).
+        left, right: float32, shape (n, num_blocks, 3).
 
     Returns:
         float32, shape (n,), in [-1, 1].
     """
-    left, right = left.astype(np.float32), right.astype(np.float32)
     one_is_gray = _is_gray(left) != _is_gray(right)
     correlation = _correlation(left, right)
     if one_is_gray.any():
-        weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        correlation[one_is_gray] = _correlation(left[one_is_gray] @ weights, right[one_is_gray] @ weights)
+        correlation[one_is_gray] = _correlation(left[one_is_gray] @ _LUMA, right[one_is_gray] @ _LUMA)
     return correlation
 
 
-def _is_gray(thumbnails: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.ptp(thumbnails, axis=-1).mean(axis=(1, 2)) <= MAX_GRAY_CHROMA
+def _is_gray(blocks: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.ptp(blocks, axis=-1).mean(axis=1) <= MAX_GRAY_CHROMA
     return result
 
 
