@@ -11,7 +11,7 @@ from transferapp.policy.budget import BATCH_SIZES, LARGE_BUDGET, USUAL_EPOCHS, d
 from transferapp.policy.choose import MixtureScore, use_mixture
 from transferapp.policy.cuts import INPUT, TRAINED_HEAD, Proposal, propose
 from transferapp.policy.reasons import Reason
-from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore
+from transferapp.policy.similarity import SIMILAR_BELOW, SimilarityFinding, StageScore, winning_margin
 from transferapp.policy.size import LARGE_PER_CLASS, LARGE_TOTAL, InputSize, SizeFinding
 
 TIE = 0.005
@@ -408,8 +408,9 @@ def _would_change(size: SizeFinding, similarity: SimilarityFinding, num_stages: 
     if similarity.similarity == "similar":
         yield Reason("similarity", f"D of {SIMILAR_BELOW} or more would make the set different {measured}.", values)
         if num_stages > 1:
-            text = "An earlier stage that beats the last by more than one standard error would make the set different."
-            yield Reason("similarity", text)
+            margin = winning_margin(num_stages - 1)
+            text = f"An earlier stage more than {margin:.1f} standard errors ahead of the last would make the set different."
+            yield Reason("similarity", text, {"standard_errors": margin})
     elif similarity.divergence < SIMILAR_BELOW:
         text = f"Without an earlier stage that beats the last, D would make the set similar {measured}."
         yield Reason("similarity", text, values)

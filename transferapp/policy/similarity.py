@@ -8,12 +8,12 @@ on, and starts from a prior. Without them a small set with many classes looks si
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.special import ndtri
 
 from transferapp.policy.reasons import Reason
 
@@ -22,6 +22,10 @@ Similarity = Literal["similar", "different"]
 SIMILAR_BELOW = 0.55
 """D below this means that ImageNet's classes already tell the labels apart. Halfway between the sets of everyday objects that
 ImageNet contains (.24, .37) and the others (.78 and more) of `docs/decisions/0003-similarity.md`."""
+
+BY_CHANCE = 0.05
+"""Probability with which an earlier stage may overrule D although none is better. It turns the fine-tuning of the last stages
+of a large set into that of the whole network, and so must not happen by chance."""
 
 NUM_FOLDS = 5
 PRIOR_STRENGTH = 1.0
@@ -46,14 +50,6 @@ class StageScore:
     gain_over_top: float
     standard_error: float
 
-    @property
-    def beats_top(self) -> bool:
-        """Whether the stage does better than the last by more than one standard error.
-
-        One more correct image is a gain of exactly one standard error, so gains that differ by rounding count as equal.
-        """
-        return self.gain_over_top > self.standard_error and not math.isclose(self.gain_over_top, self.standard_error)
-
 
 @dataclass(frozen=True)
 class SimilarityFinding:
@@ -62,7 +58,7 @@ class SimilarityFinding:
     Attributes:
         similarity: Decision.
         divergence: D.
-        earlier_stage_wins: Whether an earlier stage beats the last by more than one standard error.
+        earlier_stage_wins: Whether the best earlier stage beats the last by more than chance (see `winning_margin`).
         reasons: Two: one about D, one about the stages.
     """
 
@@ -119,11 +115,20 @@ def label_divergence(
     return float(losses.mean() / entropy)
 
 
+def winning_margin(num_earlier: int) -> float:
+    """Return the standard errors by which the best of several earlier stages must beat the last stage.
+
+    The best of k stages that are no better exceeds this with a probability of at most `BY_CHANCE` (Šidák, 1967): 1.6 standard
+    errors for one stage, 2.3 for five.
+    """
+    return float(ndtri((1 - BY_CHANCE) ** (1 / num_earlier)))
+
+
 def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> SimilarityFinding:
     """Decide between similar and different, from D and the accuracy of the stages.
 
-    If a linear classifier on an earlier stage beats the one on the last stage by more than one standard error, the last
-    layers are too specific to ImageNet for these labels, whatever D says.
+    If a linear classifier on an earlier stage beats the one on the last stage by more than chance, the last layers are too
+    specific to ImageNet for these labels, whatever D says.
 
     Args:
         divergence: From `label_divergence`.
@@ -131,7 +136,7 @@ def judge_similarity(divergence: float, stages: Sequence[StageScore]) -> Similar
     """
     top = stages[-1]
     best = max(stages, key=lambda score: score.accuracy)
-    earlier_wins = best is not top and best.beats_top
+    earlier_wins = best is not top and best.gain_over_top > winning_margin(len(stages) - 1) * best.standard_error
     close = divergence < SIMILAR_BELOW
     measured = (
         f"D is {divergence:.2f}, {'below' if close else 'not below'} {SIMILAR_BELOW}: ImageNet's classes "
