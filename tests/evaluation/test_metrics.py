@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import norm
 
-from transferapp.evaluation.metrics import fit_temperature, measure, wilson_interval
+from transferapp.evaluation.metrics import effective_size, fit_temperature, measure, wilson_interval
 
 NAMES = ("cat", "dog", "fox")
 PROBABILITIES = np.array(
@@ -117,6 +117,25 @@ def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
     inside = np.array([low <= truth <= high for low, high in (wilson_interval(int(k), n) for k in counts)])
     assert 0.92 < chance[inside].sum() < 0.98
     assert norm.cdf(1.96) - norm.cdf(-1.96) == pytest.approx(0.95, abs=1e-3)
+
+
+def test_near_duplicates_make_the_interval_wider() -> None:
+    scores, labels = np.tile(PROBABILITIES, (12, 1)), np.tile(LABELS, 12)
+    alone = measure(scores, labels, NAMES)
+    repeated = [np.repeat(each, 3, axis=0) for each in (scores, labels)]
+    counted = measure(*repeated, NAMES, groups=np.repeat(np.arange(len(labels)), 3))
+    assert counted.accuracy_interval == pytest.approx(alone.accuracy_interval, abs=2e-3)
+    assert measure(*repeated, NAMES).accuracy_interval[0] > alone.accuracy_interval[0] + 0.01
+    assert measure(scores, labels, NAMES, groups=np.arange(len(labels))) == alone
+
+
+def test_where_all_are_right_images_of_one_group_count_as_one() -> None:
+    right = np.ones(12, bool)
+    assert effective_size(right, np.arange(12)) == 12
+    assert effective_size(right, np.repeat(np.arange(4), 3)) == 4
+    assert effective_size(np.arange(12) < 3, np.zeros(12, int)) == 1
+    assert effective_size(np.arange(12) < 3, np.arange(12)) == pytest.approx(12)
+    assert effective_size(np.arange(12) % 2 == 0, np.arange(12) // 2) == 12, "never more than the images"
 
 
 # Temperature

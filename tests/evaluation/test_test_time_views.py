@@ -19,11 +19,12 @@ def right(count: int, of: int = 100) -> np.ndarray:
     return np.arange(of) < count
 
 
-def chosen(**correct: np.ndarray) -> tuple[int, Reason]:
+def chosen(groups: np.ndarray | None = None, **correct: np.ndarray) -> tuple[int, Reason]:
     by_view = {int(name[1:]): answers for name, answers in correct.items()}
     labels = np.zeros(len(next(iter(by_view.values()))), int)
     means = {views: np.where(answers[:, None], [[0.9, 0.1]], [[0.1, 0.9]]) for views, answers in by_view.items()}
-    return decide(compare(means, labels, 100.0), by_view)
+    groups = np.arange(len(labels)) if groups is None else groups
+    return decide(compare(means, labels, groups, 100.0), by_view, groups)
 
 
 def test_ten_crops_stay_where_they_are_no_worse() -> None:
@@ -37,6 +38,9 @@ def test_ten_crops_stay_where_they_are_no_worse() -> None:
 
 def test_the_center_view_is_served_where_ten_crops_do_worse() -> None:
     assert chosen(v1=right(90), v10=right(80))[0] == 1
+    assert chosen(np.arange(100) // 10, v1=right(90), v10=right(80))[0] == 10, (
+        "ten near-duplicates say as much as one image"
+    )
 
 
 def test_fifty_views_are_served_only_where_ten_fall_behind() -> None:

@@ -25,7 +25,7 @@ class Figures:
         return None if self.accuracy is None else np.arange(10_000) < 10_000 * self.accuracy
 
 
-SOLVED = Figures("solved", 0.8, 0.5)
+SOLVED, IMAGES = Figures("solved", 0.8, 0.5), np.arange(10_000)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ SOLVED = Figures("solved", 0.8, 0.5)
     ],
 )
 def test_the_most_accurate_candidate_ships_if_it_beats_the_solved_one(others: list[Figures], chosen: str) -> None:
-    assert choose([SOLVED, *others]).name == chosen
+    assert choose([SOLVED, *others], IMAGES).name == chosen
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_the_most_accurate_candidate_ships_if_it_beats_the_solved_one(others: li
     ],
 )
 def test_insisting_passes_over_the_solved_one_where_anything_was_trained(others: list[Figures], chosen: str) -> None:
-    assert choose([SOLVED, *others], insist=True).name == chosen
+    assert choose([SOLVED, *others], IMAGES, insist=True).name == chosen
 
 
 def test_without_figures_of_the_solved_one_a_trained_candidate_ships() -> None:
-    assert choose([Figures("solved"), Figures("trained", 0.1, 3.0)]).name == "trained"
-    assert choose([Figures("solved"), Figures("untrained")]).name == "solved"
+    assert choose([Figures("solved"), Figures("trained", 0.1, 3.0)], IMAGES).name == "trained"
+    assert choose([Figures("solved"), Figures("untrained")], IMAGES).name == "solved"
 
 
 def test_candidates_without_a_finite_loss_come_last() -> None:

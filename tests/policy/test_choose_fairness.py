@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from transferapp.policy.choose import choose, paired_gain
+from transferapp.policy.choose import choose, paired_gain, standard_error
 
 EPOCHS, CANDIDATES, SOLVED_ACCURACY = 8, 2, 0.85
 
@@ -47,7 +47,7 @@ def share_of_wins(gain: float, num_images: int, *, between_epochs: float, trials
             own = 0.6 * rng.normal(size=num_images)
             epochs = [Simulated(right(SOLVED_ACCURACY + gain, own)) for _ in range(2 * EPOCHS)]
             trained.append(max(epochs, key=lambda each: each.accuracy))
-        wins += choose([solved, *trained]) is not solved
+        wins += choose([solved, *trained], np.arange(num_images)) is not solved
     return wins / trials
 
 
@@ -65,7 +65,36 @@ def test_a_gain_of_five_points_at_100_images_is_mostly_taken(between_epochs: flo
 
 def test_gain_and_standard_error_are_paired_by_image() -> None:
     first, second = np.array([1, 1, 0, 1, 1], bool), np.array([1, 0, 0, 1, 0], bool)
-    gain, error = paired_gain(first, second)
+    gain, error = paired_gain(first, second, np.arange(5))
     assert gain == pytest.approx(0.4)
     assert error == pytest.approx(np.std([0, 1, 0, 0, 1], ddof=1) / np.sqrt(5))
-    assert paired_gain(first, first) == (0.0, 0.0)
+    assert paired_gain(first, first, np.arange(5)) == (0.0, 0.0)
+
+
+def test_duplicates_of_an_image_count_as_one_image() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=40)
+    alone = standard_error(values, np.arange(40))
+    assert standard_error(np.repeat(values, 5), np.repeat(np.arange(40), 5)) == pytest.approx(alone)
+    assert standard_error(np.repeat(values, 5), np.arange(200)) == pytest.approx(alone / np.sqrt(5), rel=0.02)
+    assert standard_error(np.repeat(values, 5), np.repeat(7 * np.arange(40)[::-1], 5)) == pytest.approx(alone)
+
+
+def test_the_error_with_groups_is_that_of_repeated_samples() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(60), rng.integers(1, 8, 60))
+    means, errors = [], []
+    for _ in range(2000):
+        values = rng.normal(size=60)[groups] + rng.normal(size=len(groups))
+        means.append(values.mean())
+        errors.append(standard_error(values, groups))
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.05)
+
+
+def test_no_gain_is_beyond_the_error_of_a_single_group() -> None:
+    right, wrong = np.ones(6, bool), np.zeros(6, bool)
+    gain, error = paired_gain(right, wrong, np.zeros(6, int))
+    assert error >= gain == 1
+    solved, better = Simulated(wrong), Simulated(right)
+    assert choose([solved, better], np.zeros(6, int)) is solved
+    assert choose([solved, better], np.arange(6)) is better

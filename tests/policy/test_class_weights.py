@@ -38,7 +38,7 @@ def test_imbalance_is_of_the_classes_that_have_images() -> None:
     ],
 )
 def test_weights_must_pay_and_not_cost(before: tuple[int, int], after: tuple[int, int], kind: str) -> None:
-    finding = judge_class_weights(LABELS, right(*before), right(*after))
+    finding = judge_class_weights(LABELS, right(*before), right(*after), np.arange(100))
     assert finding.kind == kind
     assert finding.reason.values == {
         "macro_gain": finding.macro_gain,
@@ -49,15 +49,26 @@ def test_weights_must_pay_and_not_cost(before: tuple[int, int], after: tuple[int
 
 
 def test_the_figures_are_paired_by_image_and_by_class() -> None:
-    finding = judge_class_weights(LABELS, right(88, 2), right(87, 8))
+    finding = judge_class_weights(LABELS, right(88, 2), right(87, 8), np.arange(100))
     # The ninety: one of them lost. The ten: six gained.
     assert finding.macro_gain == pytest.approx((-1 / 90 + 0.6) / 2)
     variances = (1 / 90 - 1 / 90**2) * 90 / 89 / 90 + (0.6 - 0.36) * 10 / 9 / 10
-    assert finding.macro_error == pytest.approx(np.sqrt(variances) / 2)
+    assert finding.macro_error == pytest.approx(np.sqrt(variances * 100 / 99) / 2)
     assert finding.accuracy_gain == pytest.approx(0.05)
 
 
+def test_near_duplicates_count_as_one_image() -> None:
+    labels, groups = np.repeat(LABELS, 4), np.repeat(np.arange(100), 4)
+    alone = judge_class_weights(LABELS, right(88, 2), right(87, 8), np.arange(100))
+    four = judge_class_weights(labels, np.repeat(right(88, 2), 4), np.repeat(right(87, 8), 4), groups)
+    assert four.macro_gain == pytest.approx(alone.macro_gain)
+    assert four.macro_error == pytest.approx(alone.macro_error, rel=0.05)
+    assert four.accuracy_error == pytest.approx(alone.accuracy_error)
+
+
 def test_a_class_of_one_image_has_no_variance_and_does_no_harm() -> None:
-    finding = judge_class_weights(np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, True, True]))
+    finding = judge_class_weights(
+        np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, True, True]), np.arange(3)
+    )
     assert finding.macro_gain == pytest.approx(0.5)
     assert finding.macro_error == 0

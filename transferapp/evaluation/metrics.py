@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
+from transferapp.policy.choose import standard_error
 from transferapp.training.probe import log_softmax
 
 _CALIBRATION_BINS = 10
@@ -34,7 +35,7 @@ class Metrics:
     Attributes:
         num_images: Images.
         accuracy: Share whose most probable class is correct.
-        accuracy_interval: Its 95 % Wilson interval.
+        accuracy_interval: Its 95 % Wilson interval; near-duplicates and groups count as fewer images (see `effective_size`).
         top5_accuracy: Share whose class is among the five most probable.
         loss: Mean negative log-likelihood in nats.
         macro_recall: Mean recall of the classes, also called balanced accuracy.
@@ -71,13 +72,16 @@ class Metrics:
         }
 
 
-def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Metrics:
+def measure(
+    probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, groups: np.ndarray | None = None
+) -> Metrics:
     """Compute the metrics.
 
     Args:
         probabilities: float, shape (n, num_classes), n of at least 1; rows sum to 1.
         labels: int, shape (n,).
         class_names: Names in label order.
+        groups: int, shape (n,): images of one number are near-duplicates or of one group; None for each by itself.
     """
     n, num_classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
@@ -88,7 +92,9 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     precision = hits / np.maximum(claimed, 1)
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + claimed, 1)
-    accuracy = float((predicted == labels).mean())
+    correct = predicted == labels
+    accuracy = float(correct.mean())
+    trials = effective_size(correct, groups) if groups is not None else float(n)
     # The rank of a class is the number of more probable classes, so that ties do not depend on the sort.
     own = probabilities[np.arange(n), labels]
     top5 = float(((probabilities > own[:, None]).sum(axis=1) < 5).mean())
@@ -97,12 +103,12 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     return Metrics(
         num_images=n,
         accuracy=accuracy,
-        accuracy_interval=wilson_interval(int((predicted == labels).sum()), n),
+        accuracy_interval=wilson_interval(accuracy * trials, trials),
         top5_accuracy=top5,
         loss=loss,
         macro_recall=float(recall[present].mean()),
         macro_f1=float(f1[present].mean()),
-        calibration_error=_calibration_error(probabilities.max(axis=1), predicted == labels),
+        calibration_error=_calibration_error(probabilities.max(axis=1), correct),
         classes=tuple(
             ClassMetrics(name, int(support[i]), float(precision[i]), float(recall[i]), float(f1[i]))
             for i, name in enumerate(class_names)
@@ -111,7 +117,27 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     )
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+def effective_size(correct: np.ndarray, groups: np.ndarray) -> float:
+    """Return the number of independent images whose accuracy would be as uncertain as that of these (Kish, 1965).
+
+    It is the number of images over the design effect: the variance of the accuracy with groups over that without.
+
+    Args:
+        correct: bool, shape (n,).
+        groups: int, shape (n,): images of one number belong together.
+
+    Returns:
+        In [1, n]. Where all images are right, or all wrong, the variances say nothing, and images of one group count as one.
+    """
+    n, sizes = len(correct), np.unique(groups, return_counts=True)[1]
+    as_one = n**2 / float(sizes @ sizes)
+    if correct.all() or not correct.any() or len(sizes) < 2:
+        return as_one
+    alone, grouped = (standard_error(correct.astype(float), each) for each in (np.arange(n), groups))
+    return float(n) if grouped <= alone else n * (alone / grouped) ** 2
+
+
+def wilson_interval(successes: float, trials: float, z: float = 1.96) -> tuple[float, float]:
     """Return the confidence interval of a proportion, valid near 0 and 1 and for few trials (Wilson, 1927)."""
     share = successes / trials
     center = share + z * z / (2 * trials)

@@ -128,8 +128,8 @@ def choose_crops(
     with ThreadPoolExecutor(workers) as pool:
         by_view = np.stack(list(in_order(pool, scores, part.records, 2 * workers)))
     means = {views: averaged(by_view, views) for views in asked}
-    tried = compare(means, part.labels, milliseconds)
-    views, reason = decide(tried, {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()})
+    tried = compare(means, part.labels, part.groups(), milliseconds)
+    views, reason = decide(tried, {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()}, part.groups())
     reasons = [reason]
     if 50 not in asked:
         text = (
@@ -162,12 +162,15 @@ def averaged(by_view: np.ndarray, views: int) -> np.ndarray:
     return np.asarray(ten[:, _CENTER_OF_TEN] if views == 1 else ten.mean(axis=1))
 
 
-def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: float) -> tuple[CropsTried, ...]:
+def compare(
+    means: Mapping[int, np.ndarray], labels: np.ndarray, groups: np.ndarray, milliseconds: float
+) -> tuple[CropsTried, ...]:
     """Compare each number of crops with the first, the center crop.
 
     Args:
         means: Averaged probabilities by number of crops, fewest first.
         labels: int, shape (n,).
+        groups: int, shape (n,): images of one number are near-duplicates or of one group.
         milliseconds: Time of ten crops.
     """
     own = np.arange(len(labels))
@@ -176,13 +179,13 @@ def compare(means: Mapping[int, np.ndarray], labels: np.ndarray, milliseconds: f
     for views, mean in means.items():
         correct = mean.argmax(axis=1) == labels
         loss = float(-np.log(np.maximum(mean[own, labels], np.finfo(np.float32).tiny)).mean())
-        gain, error = (None, None) if first is None else paired_gain(correct, first)
+        gain, error = (None, None) if first is None else paired_gain(correct, first, groups)
         tried.append(CropsTried(views, float(correct.mean()), loss, gain, error, milliseconds * views / 10))
         first = correct if first is None else first
     return tuple(tried)
 
 
-def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> tuple[int, Reason]:
+def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray], groups: np.ndarray) -> tuple[int, Reason]:
     """Choose the number of crops that a bundle averages.
 
     Numbers within one standard error of the best, paired by image, count as equal. Among them ten crops are the default, and
@@ -191,11 +194,12 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray]) -> 
     Args:
         tried: From `compare`.
         correct: bool, shape (n,), by number of crops: images that are classified correctly.
+        groups: As of `compare`.
     """
     best = max(tried, key=lambda each: (each.accuracy, -each.views))
     equal = []
     for each in tried:
-        behind, error = paired_gain(correct[best.views], correct[each.views])
+        behind, error = paired_gain(correct[best.views], correct[each.views], groups)
         if behind <= error + 1e-12:  # a single image is exactly its own standard error
             equal.append(each)
     chosen = next((each for each in equal if each.views == USUAL), equal[0])

@@ -41,11 +41,12 @@ It was selected there as the best of epochs, raw or averaged weights, and candid
 (`tests/policy/test_choose_fairness.py` simulates them), and a true gain of five points at 100 images is still mostly taken."""
 
 
-def choose(candidates: Sequence[C], *, insist: bool = False) -> C:
+def choose(candidates: Sequence[C], groups: np.ndarray, *, insist: bool = False) -> C:
     """Return the candidate that ships.
 
     Args:
         candidates: The linear classifier first, then the candidates trained beside it.
+        groups: int, shape (n,): validation images of one number are near-duplicates or of one group.
         insist: Whether to pass the linear classifier over where anything else was trained (`--rule-only`, `--scratch`).
     """
     solved, *others = candidates
@@ -55,21 +56,41 @@ def choose(candidates: Sequence[C], *, insist: bool = False) -> C:
     best = max(trained, key=lambda candidate: merit(candidate.accuracy, candidate.loss))
     if insist or solved.correct is None or best.correct is None:
         return best
-    gain, error = paired_gain(best.correct, solved.correct)
+    gain, error = paired_gain(best.correct, solved.correct, groups)
     finite = best.loss is not None and math.isfinite(best.loss)
     return best if finite and gain > CLEARLY * error else solved
 
 
-def paired_gain(correct: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+def paired_gain(correct: np.ndarray, other: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Return the mean difference of two classifiers' figures on the same images, and its standard error.
 
     Args:
         correct, other: bool or float, shape (n,): whether each image is classified right, or its loss.
+        groups: int, shape (n,): as of `standard_error`.
     """
     difference = correct.astype(float) - other.astype(float)
-    if len(difference) < 2:
-        return float(difference.mean()), 0.0
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+    return float(difference.mean()), standard_error(difference, groups)
+
+
+def standard_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Return the standard error of a mean over images of which some belong together (Liang and Zeger, 1986).
+
+    Near-duplicates and images of one patient are not independent: ten copies of an image say no more than one.
+
+    Args:
+        values: float, shape (n,).
+        groups: int, shape (n,): images of one number belong together.
+
+    Returns:
+        That of independent images where each is its own group. Of a single group, whose error cannot be estimated, the size
+        of the mean: then no difference is beyond its error.
+    """
+    members = np.unique(groups, return_inverse=True)[1]
+    count = int(members.max()) + 1
+    if count < 2:
+        return abs(float(values.mean()))
+    deviations = np.bincount(members, values - values.mean())
+    return float(np.sqrt(count / (count - 1) * (deviations @ deviations)) / len(values))
 
 
 CLEARLY_LOWER = 2.0

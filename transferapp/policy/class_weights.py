@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from transferapp.policy.choose import standard_error
 from transferapp.policy.reasons import Reason
 
 CLASS_WEIGHT_CHOICES = ("auto", "none", "balanced")
@@ -59,20 +60,26 @@ def imbalance(counts: Sequence[int]) -> float:
     return max(sizes) / min(sizes) if sizes else 1.0
 
 
-def judge_class_weights(labels: np.ndarray, plain: np.ndarray, balanced: np.ndarray) -> WeightsFinding:
+def judge_class_weights(
+    labels: np.ndarray, plain: np.ndarray, balanced: np.ndarray, groups: np.ndarray
+) -> WeightsFinding:
     """Use weights where balanced accuracy gains more than one standard error and plain accuracy loses at most one.
 
     Args:
         labels: int, shape (n,).
         plain: bool, shape (n,): held-out predictions of the classifier trained without weights that are correct.
         balanced: The same with weights.
+        groups: int, shape (n,): images of one number are near-duplicates or of one group.
     """
     change = balanced.astype(np.float64) - plain.astype(np.float64)
-    by_class = [change[labels == label] for label in np.unique(labels)]
-    macro = float(np.mean([part.mean() for part in by_class]))
-    # Classes are independent samples: the variance of the mean of their means is the mean of their variances over their number.
-    macro_error = float(np.sqrt(sum(_variance_of_mean(part) for part in by_class)) / len(by_class))
-    gain, error = float(change.mean()), float(np.sqrt(_variance_of_mean(change)))
+    counts = np.bincount(labels)
+    present = counts > 0
+    means = np.bincount(labels, change) / np.maximum(counts, 1)
+    # The mean of the classes' means is a mean over images that count by the size of their class. A class of n images has lost
+    # one degree of freedom to its mean.
+    shares = len(labels) / present.sum() / np.sqrt(np.maximum(counts * (counts - 1), 1))
+    macro, macro_error = float(means[present].mean()), standard_error((change - means[labels]) * shares[labels], groups)
+    gain, error = float(change.mean()), standard_error(change, groups)
     kind: Kind = "balanced" if macro > macro_error and gain >= -error else "none"
     if kind == "balanced":
         outcome = "so they are used"
@@ -86,7 +93,3 @@ def judge_class_weights(labels: np.ndarray, plain: np.ndarray, balanced: np.ndar
     )
     values = {"macro_gain": macro, "macro_error": macro_error, "accuracy_gain": gain, "accuracy_error": error}
     return WeightsFinding(kind, Reason("classes", text, values), macro, macro_error, gain, error)
-
-
-def _variance_of_mean(part: np.ndarray) -> float:
-    return float(part.var(ddof=1) / len(part)) if len(part) > 1 else 0.0

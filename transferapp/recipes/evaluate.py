@@ -14,6 +14,7 @@ from transferapp.bundle.format import Bundle
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset, Record
+from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.options import SourceOptions
 from transferapp.data.sources import open_source
 from transferapp.errors import DataError
@@ -84,7 +85,7 @@ def evaluate(
         dataset = dataset.part("test")
     dataset = with_labels_of(dataset, predictor.class_names)
     with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
-        dataset = audit(dataset, workers=workers, progress=advance, min_per_class=0)
+        dataset = with_clusters(audit(dataset, workers=workers, progress=advance, min_per_class=0))
     _compare_depths(dataset, predictor.bundle, progress)
     seen = {sha256 for sha256, part in predictor.bundle.splits().items() if part in ("train", "val")}
     unseen = [record for record in dataset.records if record.sha256 not in seen]
@@ -107,7 +108,7 @@ def evaluate(
             probabilities[index] = row
             advance(index + 1)
     return Evaluation(
-        metrics=measure(probabilities, dataset.labels, predictor.class_names),
+        metrics=measure(probabilities, dataset.labels, predictor.class_names, groups=dataset.groups()),
         bundle=predictor.bundle.name,
         views=views,
         split=split,

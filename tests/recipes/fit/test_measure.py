@@ -151,10 +151,10 @@ def test_the_saving_of_a_mixture_is_paired_by_image_against_the_means_of_the_las
     rng = np.random.default_rng(0)
     labels = np.arange(20) % 2
     top, mixed = (rng.normal(size=(20, 2)).astype(np.float32) for _ in range(2))
-    members = [(Tap(name, name != "mean"), validation([1] * 20)) for name in ("early", "mean")]
-    members[1] = (Tap("top"), replace(members[1][1], logits=top))
+    answers = validation([1] * 20)
+    members = ((Tap("early", deviation=True), answers), (Tap("top"), replace(answers, logits=top)))
     mixture = Mixture(np.array([0.0, 0.7]), mixed, 0.4, np.ones(20, bool))
-    score = measurement_module._mixture_score(members, mixture, labels)
+    score = measurement_module._mixture_score(members, mixture, labels, np.arange(20))
     saved = (logsumexp(top, 1) - top[np.arange(20), labels]) - (logsumexp(mixed, 1) - mixed[np.arange(20), labels])
     assert score.saved == pytest.approx(saved.mean(), rel=1e-5)
     assert score.standard_error == pytest.approx(saved.std(ddof=1) / np.sqrt(20), rel=1e-5)
@@ -220,13 +220,20 @@ def validation(correct: list[int]) -> CrossValidation:
 
 def test_the_gain_over_the_top_is_paired_by_image() -> None:
     stage, top = validation([1, 1, 1, 0, 1]), validation([1, 0, 1, 1, 0])
-    score, same = measurement_module._stage_scores(numeric_trunk("numeric"), [stage, top])
+    score, same = measurement_module._stage_scores(numeric_trunk("numeric"), [stage, top], np.arange(5))
     # Differences 0, 1, 0, -1, 1: mean 1/5; sum of squares about it 14/5, over 4 and then 5.
     assert score.stage == "early"
     assert score.accuracy == pytest.approx(0.8)
     assert score.gain_over_top == pytest.approx(0.2)
     assert score.standard_error == pytest.approx(np.sqrt(14 / 5 / 4 / 5))
     assert (same.gain_over_top, same.standard_error) == (0, 0)
+
+
+def test_near_duplicates_count_as_one_image_in_the_gain_over_the_top() -> None:
+    stage, top = validation([1, 1, 1, 1, 0, 1]), validation([1, 0, 0, 1, 1, 0])
+    score = measurement_module._stage_scores(numeric_trunk("numeric"), [stage, top], np.array([0, 1, 1, 2, 3, 4]))[0]
+    # Differences 0, 1, 1, 0, -1, 1 about their mean 1/3, by group: -1/3, 4/3, -1/3, -4/3, 2/3.
+    assert score.standard_error == pytest.approx(np.sqrt(5 / 4 * 38 / 9) / 6)
 
 
 # The loader of backbones

@@ -123,7 +123,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
             tuned = fine_tune(measurement, views.views, config, loader, run, progress)
             watch.lap("tune")
             candidates = (solved, *tuned)
-            winner = choose(candidates, insist=insist)
+            winner = choose(candidates, measurement.dataset.part("val").groups(), insist=insist)
             fitted = Fitted(measurement, views, candidates, winner, measurement.backbone(winner.backbone).plan)
             if checked is None or winner is not solved:
                 checked = check(fitted, config, loader, watch, progress)

@@ -80,7 +80,9 @@ def find_leaks(
     clean = np.array([kind is None and i not in similar for i, kind in enumerate(kinds)])
     honest = None
     if clean.any() and not clean.all():
-        honest = measure_scores(test_probabilities[clean], test.labels[clean], dataset.class_names)
+        honest = measure_scores(
+            test_probabilities[clean], test.labels[clean], dataset.class_names, groups=test.groups()[clean]
+        )
     nearest: dict[int, tuple[int, int, float]] = {}
     for pair in beyond:
         nearest.setdefault(pair[0], pair)

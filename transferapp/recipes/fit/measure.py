@@ -207,8 +207,8 @@ def measure(
     backbones = []
     for (spec, (store, (validations, members, mixed))), each in zip(probed.items(), milliseconds, strict=True):
         trunk, input_size = trunks[spec], loader.input_size(spec)
-        scores = _stage_scores(trunk, validations)
-        mixture_score = _mixture_score(members, mixed, sample.labels) if mixture else None
+        scores = _stage_scores(trunk, validations, sample.groups())
+        mixture_score = _mixture_score(members, mixed, sample.labels, sample.groups()) if mixture else None
         plan = _plan(spec, scores, mixture_score, divergence, input_size, dataset, config)
         backbones.append(
             ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixed, plan, each)
@@ -338,7 +338,7 @@ def _mixed_by_class_weights(
         for tap, _ in backbone.members
     )
     mixture = _mixed(members, sample, config, class_weights)
-    score, plan = _mixture_score(members, mixture, sample.labels), backbone.plan
+    score, plan = _mixture_score(members, mixture, sample.labels, sample.groups()), backbone.plan
     reasons = tuple(score.reason() if reason.topic == "cut" else reason for reason in plan.reasons)
     plan = replace(plan, mixture=score.weights, reasons=reasons)
     return replace(backbone, members=members, mixture=mixture, plan=plan)
@@ -350,11 +350,9 @@ def _mixed(members: Members, sample: Dataset, config: FitConfig, class_weights: 
     return mix([validation.logits for _, validation in members], sample.labels, folds, sample_weight=weight)
 
 
-def _mixture_score(
-    members: Sequence[tuple[Tap, CrossValidation]], mixture: Mixture, labels: np.ndarray
-) -> MixtureScore:
+def _mixture_score(members: Members, mixture: Mixture, labels: np.ndarray, groups: np.ndarray) -> MixtureScore:
     top = members[-1][1]  # the last stage by its means alone, as the rule has it
-    saved, error = paired_gain(log_losses(top.logits, labels), log_losses(mixture.logits, labels))
+    saved, error = paired_gain(log_losses(top.logits, labels), log_losses(mixture.logits, labels), groups)
     names = [f"{tap.stage} (mean)" if not tap.deviation else tap.stage for tap, _ in members]
     weights = {name: float(weight) for name, weight in zip(names, mixture.weights, strict=True) if weight}
     return MixtureScore(mixture.accuracy, mixture.loss, saved, error, weights)
@@ -410,11 +408,11 @@ def l2_path(config: FitConfig) -> tuple[float, ...]:
     return L2_PATH if config.l2 == "auto" else (float(config.l2),)
 
 
-def _stage_scores(trunk: Trunk, validations: Sequence[CrossValidation]) -> tuple[StageScore, ...]:
+def _stage_scores(trunk: Trunk, validations: Sequence[CrossValidation], groups: np.ndarray) -> tuple[StageScore, ...]:
     top = validations[-1]
     scores = []
     for stage, validation in zip(trunk.stages, validations, strict=True):
-        gain, error = paired_gain(validation.correct, top.correct)
+        gain, error = paired_gain(validation.correct, top.correct, groups)
         scores.append(StageScore(stage.name, validation.accuracy, validation.loss, gain, error))
     return tuple(scores)
 
@@ -504,7 +502,7 @@ def weigh_classes(
     weighed = cross_validate(
         features, labels, len(counts), seed=seed, path=plain.path, groups=groups, class_weights=weights
     )
-    finding = judge_class_weights(labels, plain.correct, weighed.correct)
+    finding = judge_class_weights(labels, plain.correct, weighed.correct, groups)
     if wanted == "balanced":
         set_by = Reason("classes", "--class-weights balanced turns class weights on.", finding.reason.values)
         finding = replace(finding, kind="balanced", reason=set_by)

@@ -303,7 +303,7 @@ def split_table(dataset: Dataset) -> str:
 def test_metrics(probabilities: np.ndarray, dataset: Dataset) -> Metrics | None:
     """Return the figures on the test images; None without test images."""
     test = dataset.part("test")
-    return measure(probabilities, test.labels, dataset.class_names) if len(test) else None
+    return measure(probabilities, test.labels, dataset.class_names, groups=test.groups()) if len(test) else None
 
 
 def report_page(manifest: Mapping[str, Any], dataset: Dataset, probabilities: np.ndarray) -> str:

@@ -57,7 +57,7 @@ def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progre
         held_out_probe, held_out = solve_on(train)
         features = chosen.trunk.features(rows_of(val, "validation")[:, 0], taps)
         probabilities = softmax(held_out_probe.logits(features) / temperature, axis=1)
-        metrics = measure(probabilities, val.labels, dataset.class_names)
+        metrics = measure(probabilities, val.labels, dataset.class_names, groups=val.groups())
         correct = probabilities.argmax(axis=1) == val.labels
     probe, classifier = solve_on(dataset.part("train", "val"))
     return Candidate(
@@ -147,7 +147,7 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
         reason = "not tried: a mixture of stages is solved on the center views" if measurement.plan.mixture else few
         return ViewChoice(0, best, (), reason)
     center = backbone.features(backbone.store.collect(sample.records, [CENTER])[:, 0])
-    labels, seed = sample.labels, config.seed
+    labels, groups, seed = sample.labels, sample.groups(), config.seed
 
     def validate(views: int) -> CrossValidation:
         extra = backbone.features(random_rows(backbone, sample, views, seed, progress)) if views else None
@@ -158,7 +158,7 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
             extra=extra,
             seed=seed,
             path=best.path,
-            groups=sample.groups(),
+            groups=groups,
             class_weights=measurement.weighting.weights,
         )
 
@@ -170,7 +170,7 @@ def choose_views(measurement: Measurement, config: FitConfig, progress: Progress
     views = 0
     for step in VIEW_STEPS:
         validation = validate(step)
-        gain, error = paired_gain(log_losses(best.logits, labels), log_losses(validation.logits, labels))
+        gain, error = paired_gain(log_losses(best.logits, labels), log_losses(validation.logits, labels), groups)
         tried.append(ViewsTried(step, validation.accuracy, validation.loss, gain, error))
         if gain <= error:
             break

@@ -209,7 +209,9 @@ class Trainer:
         return replace(
             candidate,
             classifier=classifier,
-            metrics=measure(probabilities, self._val.labels, self._measurement.dataset.class_names),
+            metrics=measure(
+                probabilities, self._val.labels, self._measurement.dataset.class_names, groups=self._val.groups()
+            ),
             correct=probabilities.argmax(axis=1) == self._val.labels,
             seconds=spent + trained.seconds,
             epochs=len(trained.history),

@@ -225,7 +225,12 @@ def refit(
         head_only=True,
         classifier=classifier(trained),
         held_out=classifier(held_out),
-        metrics=measure_scores(softmax(held_out.logits / temperature, axis=1), problem.val.labels, dataset.class_names),
+        metrics=measure_scores(
+            softmax(held_out.logits / temperature, axis=1),
+            problem.val.labels,
+            dataset.class_names,
+            groups=dataset.part("val").groups(),
+        ),
         epochs=trained.epochs,
         learning_rate=settings.learning_rate,
     )
