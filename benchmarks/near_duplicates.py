@@ -1,10 +1,12 @@
 """Share of near-duplicates that are found, by the way they were made, and false alarms: by signature, by features, by either.
 
     python benchmarks/near_duplicates.py DIR [DIR ...] [textile]
+    python benchmarks/near_duplicates.py --random 30000
 
 Makes near-duplicates of some images of each folder (saved again, scaled, cropped, rotated, mirrored, ...) and compares them
 with their originals by signature, and by the cosine of the default backbone's last features. Pairs of the folder's own images
-are listed, because most are true duplicates: look at them. Results go to benchmarks/results/near_duplicates.json.
+are listed, because most are true duplicates: look at them. Results go to benchmarks/results/near_duplicates.json. `--random`
+times the comparison of so many signatures of noise.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +31,7 @@ from transferapp.backbones.registry import DEFAULT_BACKBONE
 from transferapp.config import make_config
 from transferapp.data.near_duplicates import (
     MIN_COSINE,
+    THUMBNAIL_SIDE,
     near_duplicates,
     read_signatures,
     signature,
@@ -152,8 +156,15 @@ def measured(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders, or the word textile")
-    found = {set_name(name): measured(image_folder(name)) for name in parser.parse_args().folders}
+    parser.add_argument("folders", nargs="*", metavar="DIR", help="folders, or the word textile")
+    parser.add_argument("--random", type=int, default=0, metavar="COUNT", help="signatures of noise to compare")
+    arguments = parser.parse_args()
+    if arguments.random:
+        noise = np.random.default_rng(0).integers(0, 256, (arguments.random, THUMBNAIL_SIDE**2, 3), dtype=np.uint8)
+        started = time.process_time()
+        pairs = len(list(near_duplicates(noise)))
+        print(f"{arguments.random:,} signatures, {pairs} pairs: {time.process_time() - started:.1f} core seconds")
+    found = {set_name(name): measured(image_folder(name)) for name in arguments.folders}
     for name, document in found.items():
         own = document["own"]
         print(f"{name}: {document['num_images']} images{', too uniform for features' if document['uniform'] else ''}")
@@ -163,7 +174,8 @@ def main() -> None:
         print(f"  {'images of the set':<20} {own['signature']:>9} {own['features']:>9} {own['either']:>7}")
         for group in (*document["clusters_by_signature"], *document["pairs_by_features"])[:LISTED]:
             print(f"    {', '.join(group)}")
-    write_results(RESULTS / "near_duplicates.json", found)
+    if found:
+        write_results(RESULTS / "near_duplicates.json", found)
 
 
 if __name__ == "__main__":
