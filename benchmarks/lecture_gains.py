@@ -128,7 +128,7 @@ def _ablation(rows: Sequence[Mapping[str, Any]], study: str, name: str, against:
 
 def _transfer(results: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The four quadrants: the rule's choice against the other one, and pretrained against random weights."""
-    plans, regret = read_results(results / "quadrants.json"), read_results(results / "regret.json")
+    plans, regret = read_results(results / "quadrants.json"), read_results(results / "fine_tuning_gain.json")
 
     def best_earlier(name: str) -> str:
         stages = next(c["stages"] for c in plans[name]["backbones"] if c["chosen"])

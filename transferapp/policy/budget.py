@@ -38,7 +38,8 @@ USUAL_EPOCHS = 8
 
 LEAST_STEPS = 300
 """Training steps that small sets get by more epochs: 800 images of textile, fine-tuned above block4 of Lite0, reached .750 on
-the test images after 8 epochs of 13 steps and .932 after 24; the linear classifier reached .815 (`benchmarks/regret.py`)."""
+the test images after 8 epochs of 13 steps and .932 after 24; the linear classifier reached .815
+(`benchmarks/fine_tuning_gain.py`)."""
 
 MOST_EPOCHS = 40
 

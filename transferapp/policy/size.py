@@ -15,7 +15,7 @@ LARGE_TOTAL = 1_000
 """Training images from which a set counts as large, if its classes are large enough too. CS231n gives no number, and
 BiT's rule (Kolesnikov et al., 2020, arXiv:1912.11370) puts its first threshold at 20,000, for networks trained on far larger
 sets than ImageNet. Here it is where fine-tuning a part of the backbone begins to pay for the minutes that it takes
-(`benchmarks/regret.py`, docs/decisions/0012-size.md)."""
+(`benchmarks/fine_tuning_gain.py`, docs/decisions/0012-size.md)."""
 
 LARGE_PER_CLASS = 30
 """Training images in the median class from which a set can be large: with fewer, there is too little to fine-tune on."""
