@@ -73,10 +73,12 @@ class Trunk(_RunnableTrunk):
     Attributes:
         stages: Its stages, earliest first.
         num_logits: Size of its ImageNet classifier's output, 0 where it has none.
+        network: The `.xml` of its converted network in the cache, with the `.bin` beside it; None where it runs on Keras.
     """
 
     stages: tuple[Stage, ...]
     num_logits: int
+    network: Path | None = None
 
     @property
     def top(self) -> Stage:
@@ -164,14 +166,14 @@ def load_trunk(
     try:
         facts = _cached_facts(folder)
         compiled = OpenVINOEngine(folder / _NETWORK, precision=precision, streams=streams)
-        return _assemble(spec.name, key, image_size, facts, compiled)
+        return _assemble(spec.name, key, image_size, facts, compiled, folder / _NETWORK)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
         pass  # missing, or damaged in whatever way
     taps, facts = _tap(model or build())
     converted = convert(taps)
     _cache(folder, converted, facts)
     compiled = OpenVINOEngine(converted, precision=precision, streams=streams)
-    return _assemble(spec.name, key, image_size, facts, compiled)
+    return _assemble(spec.name, key, image_size, facts, compiled, folder / _NETWORK)
 
 
 def _cached_facts(folder: Path) -> dict[str, Any]:
@@ -215,9 +217,16 @@ def _tap(model: Any) -> tuple[Any, dict[str, Any]]:
     return pooled_taps(model, stages), facts
 
 
-def _assemble(name: str, key: str, image_size: tuple[int, int], facts: dict[str, Any], engine: Engine) -> Trunk:
+def _assemble(
+    name: str,
+    key: str,
+    image_size: tuple[int, int],
+    facts: dict[str, Any],
+    engine: Engine,
+    network: Path | None = None,
+) -> Trunk:
     stages = tuple(Stage(**{**entry, "shape": tuple(entry["shape"])}) for entry in facts["stages"])
-    return Trunk(name, key, image_size, engine, stages, int(facts["num_logits"]))
+    return Trunk(name, key, image_size, engine, stages, int(facts["num_logits"]), network)
 
 
 def cut_trunk(

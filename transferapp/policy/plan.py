@@ -144,6 +144,8 @@ class Plan:
 
     def before_training(self) -> Plan:
         """Return the plan as it is carried out until training in steps begins: a linear classifier alone."""
+        if not self.proposals:
+            return self
         text = "Fine-tuning had not finished when this bundle was written; the same command resumes it."
         solved = [
             reason for reason in self.reasons if reason.topic not in ("head", "tune", "fine-tuning", "rate", "budget")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
+from transferapp.backbones.composition import compose_classifier
 from transferapp.backbones.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, convert, resolve_precision
 from transferapp.backbones.feature_store import CENTER, center_pixels
 from transferapp.backbones.stages import Stage, stage_named
@@ -34,13 +35,13 @@ class Exported:
     """A network in both forms that a bundle holds.
 
     Attributes:
-        network: The Keras model.
+        network: The Keras model; None in a bundle that is written before it exists.
         converted: The same for OpenVINO.
-        parity: Agreement of the two on real images, by precision.
+        parity: Agreement of the two on real images, by precision; empty without a Keras model.
         precision: The precision to serve in.
     """
 
-    network: keras.Model
+    network: keras.Model | None
     converted: Any
     parity: dict[str, Parity]
     precision: str
@@ -63,18 +64,60 @@ def export(
         TrainingError: In f32 the two forms differ by more than rounding.
     """
     classifying = build_network(classifier, network, backbone.trunk.stages, name)
-    converted = convert(classifying)
-    part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
-    records = part.spread(PARITY_IMAGES).records
+    converted = composed(classifier, backbone) or convert(classifying)
     parity, served = served_precision(
         classifying,
         converted,
-        np.stack([center_pixels(record, backbone.trunk.image_size) for record in records]),
+        _parity_pixels(backbone, dataset),
         precision,
         differs="The exported network differs from the trained one",
         report="the name of the backbone; --backbone efficientnet_lite0 is known to export well",
     )
     return Exported(classifying, converted, parity, served)
+
+
+def export_early(classifier: Classifier, backbone: ProbedBackbone, dataset: Dataset) -> Exported | None:
+    """Compose the network of a linear classifier without Keras, and compare it with the classifier on the trunk's features.
+
+    Args:
+        classifier: The weights.
+        backbone: The backbone that it was trained on.
+        dataset: Has the images to compare on.
+
+    Returns:
+        None where the network cannot be composed, or differs in the precision of the trunk.
+    """
+    network, precision = composed(classifier, backbone), backbone.trunk.engine.precision
+    if network is None:
+        return None
+    pixels = _parity_pixels(backbone, dataset)
+    expected = frozen_classifier(classifier, backbone)(backbone.trunk.rows(pixels))
+    found = OpenVINOEngine(network, precision=precision)(pixels)
+    return Exported(None, network, {}, precision) if compare(expected, found, precision).acceptable else None
+
+
+def composed(classifier: Classifier, backbone: ProbedBackbone) -> Any | None:
+    """Return a linear classifier on a frozen backbone as a network for OpenVINO; None where it cannot be composed."""
+    head = classifier.head
+    if not (classifier.frozen and classifier.pooled and head.spec.linear):
+        return None
+    kernel, bias = head.weights
+    return compose_classifier(
+        backbone.trunk,
+        classifier.taps,
+        mean=head.mean,
+        std=head.std,
+        kernel=kernel,
+        bias=bias,
+        temperature=classifier.temperature,
+    )
+
+
+def _parity_pixels(backbone: ProbedBackbone, dataset: Dataset) -> np.ndarray:
+    """Return the center views of a few images: validation images where there are any."""
+    part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
+    records = part.spread(PARITY_IMAGES).records
+    return np.stack([center_pixels(record, backbone.trunk.image_size) for record in records])
 
 
 def build_network(classifier: Classifier, network: keras.Model, stages: Sequence[Stage], name: str) -> keras.Model:

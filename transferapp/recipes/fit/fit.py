@@ -20,10 +20,11 @@ from transferapp.bundle.format import check_target, only_writer, write_manifest,
 from transferapp.config import FitConfig
 from transferapp.data.sources import open_source
 from transferapp.evaluation.report.model_card import model_card
-from transferapp.evaluation.test_time_views import CropChoice, Scorer, choose_crops
+from transferapp.evaluation.test_time_views import USUAL, CropChoice, Scorer, choose_crops
 from transferapp.policy.choose import choose
+from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.candidate import Candidate
-from transferapp.recipes.fit.export import Exported, export, frozen_scorer, predict_test
+from transferapp.recipes.fit.export import Exported, export, export_early, frozen_scorer, predict_test
 from transferapp.recipes.fit.fine_tune import fine_tune
 from transferapp.recipes.fit.leaks import find_leaks
 from transferapp.recipes.fit.measure import Measurement, backbone_loader, measure
@@ -59,9 +60,9 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, step: str) -> None:
-        """Record the seconds since the last step."""
+        """Add the seconds since the last step."""
         now = time.perf_counter()
-        self.seconds[step] = round(now - self._last, 2)
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + now - self._last, 2)
         self._last = now
 
 
@@ -96,6 +97,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
     """
     progress = progress or Silent()
     watch, run = Stopwatch(), RunFolder(config.bundle_path)
+    insist = config.rule_only or config.scratch
     check_target(config.bundle_path, "" if config.out else config.data)
     with only_writer(config.bundle_path):
         if fresh:
@@ -103,22 +105,24 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
         source = open_source(config.data, options=config.source, progress=progress)
         with backbone_loader(config, source) as loader:
             measurement = measure(config, source, loader, progress)
-            # Needed only at the end, and importing TensorFlow takes a while.
-            loader.submit(loader.model, measurement.chosen.spec)
+            early = not insist and not config.bundle_path.exists()
+            if not early:  # Keras is needed only at the end, and importing TensorFlow takes a while.
+                loader.submit(loader.model, measurement.chosen.spec)
             watch.lap("measure")
             views = choose_views(measurement, config, progress)
             watch.lap("views")
             solved = solve(measurement, views, config, progress)
             watch.lap("solve")
-            insist = config.rule_only or config.scratch
             _begin(run, config, measurement, progress)
             checked: Checked | None = None
-            if measurement.plan.proposals and not insist and not config.bundle_path.exists():
+            if early:
                 # A usable bundle is there before the long part begins, and stays if that is interrupted.
                 first = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
-                checked = check(first, config, loader, watch, progress)
-                write_bundle(first, checked, config, watch, progress)
-                progress.note(f"{config.bundle_path} can be used already; it is replaced if fine-tuning does better")
+                if _write_early(first, config, watch, progress):
+                    progress.note(f"{config.bundle_path} can be used already; it is replaced when the fit is complete")
+                if measurement.plan.proposals:
+                    checked = check(first, config, loader, watch, progress)
+                    write_bundle(first, checked, config, watch, progress)
             _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, views.views, config, loader, run, progress)
             watch.lap("tune")
@@ -171,6 +175,25 @@ def check(fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stop
     return Checked(exported, Tested(probabilities, test_metrics(probabilities, dataset), leaks, chosen_crops))
 
 
+def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: Progress) -> bool:
+    """Write a bundle that can be served but lacks the Keras model, whose library takes seconds to import.
+
+    Returns:
+        Whether it was written.
+    """
+    classifier, backbone, dataset = fitted.classifier, fitted.backbone, fitted.measurement.dataset
+    exported = export_early(classifier, backbone, dataset)
+    if exported is None:
+        return False
+    probabilities = predict_test(classifier, backbone, exported, dataset.part("test"), progress)
+    leaks = find_leaks(fitted.measurement, backbone, probabilities, progress)
+    crops = CropChoice(USUAL, (), 0, (Reason("crops", "Ten crops are averaged, because others were not tried yet."),))
+    tested = Tested(probabilities, test_metrics(probabilities, dataset), leaks, crops)
+    watch.lap("first bundle")
+    write_bundle(fitted, Checked(exported, tested), config, watch, progress)
+    return True
+
+
 def write_bundle(
     fitted: Fitted, checked: Checked, config: FitConfig, watch: Stopwatch, progress: Progress
 ) -> FitResult:
@@ -179,7 +202,8 @@ def write_bundle(
     target = config.bundle_path
     manifest = describe(fitted, exported, tested, config)
     with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
-        exported.network.save(staging / "model.keras")
+        if exported.network is not None:
+            exported.network.save(staging / "model.keras")
         save_converted(exported.converted, staging / "model.xml")
         files = {"history.csv": history_table(fitted), "split.csv": split_table(dataset), **fitted.files}
         for name, text in files.items():
