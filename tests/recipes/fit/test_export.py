@@ -83,9 +83,8 @@ def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float
 
 def probed(backbone: Any) -> Any:
     """Return a probed backbone as far as `export` looks at it."""
-    return SimpleNamespace(
-        spec=SimpleNamespace(name="tiny"), trunk=SimpleNamespace(image_size=TINY_SIZE, stages=find_stages(backbone))
-    )
+    trunk = SimpleNamespace(image_size=TINY_SIZE, stages=find_stages(backbone), network=None)
+    return SimpleNamespace(spec=SimpleNamespace(name="tiny"), trunk=trunk)
 
 
 # ------------------------------------------------------------------------------------------------------------ the network

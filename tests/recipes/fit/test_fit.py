@@ -270,6 +270,30 @@ def test_a_fit_that_is_killed_while_it_tunes_leaves_the_bundle_of_the_solved_cla
 
 
 @pytest.mark.slow
+def test_a_bundle_is_there_before_keras_is_needed_and_predicts_what_the_complete_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, progress = tmp_path / "bundle", Recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "check", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recipes.fit(config(target, budget="0"), progress)
+    assert any(f"{target} can be used already" in note for note in progress.notes)
+    early = read_bundle(target).manifest
+    assert "model.keras" not in early["files"]
+    assert (target / "report.html").is_file()
+    answers = evaluate(target, str(images()), views=1)
+    recipes.fit(config(target, budget="0"))
+    complete = read_bundle(target).manifest
+    assert {"model.keras", *early["files"]} == set(complete["files"])
+    assert complete["head"] == early["head"]
+    assert complete["metrics"] == early["metrics"]
+    again = evaluate(target, str(images()), views=1)
+    assert again.metrics.accuracy == answers.metrics.accuracy
+    assert again.metrics.loss == pytest.approx(answers.metrics.loss, abs=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["a bundle is there", "the rule alone decides"])
 def test_no_bundle_is_written_early_where_it_would_replace_one_or_was_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
