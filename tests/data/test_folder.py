@@ -100,7 +100,16 @@ def test_what_systems_and_editors_leave_behind_is_passed_over(tmp_path: Path) ->
     (tmp_path / "cats" / "notes.txt").write_text("not an image")
     dataset = read_folder(str(tmp_path))
     assert by_class(dataset) == {"cats": 1, "dogs": 1}
-    assert dataset.ignored == ()
+    assert [(item.name, item.code) for item in dataset.ignored] == [(".hidden", "hidden")]
+
+
+def test_calibers_are_classes(tmp_path: Path) -> None:
+    calibers = {".22": 2, ".45 ACP": 1, ".30-06": 1}
+    assert by_class(read_folder(str(tree(tmp_path, {**calibers, "9mm": 3, ".22.old": 1})))) == {**calibers, "9mm": 3}
+    split = {f"{part}/{name}": count for part in ("train", "test") for name, count in calibers.items()}
+    dataset = read_folder(str(tree(tmp_path / "split", split)))
+    assert by_class(dataset) == {name: 2 * count for name, count in calibers.items()}
+    assert set(dataset.given_splits) == {"train", "test"}
 
 
 def test_images_of_formats_that_are_not_read_are_listed(tmp_path: Path) -> None:

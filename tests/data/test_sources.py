@@ -41,6 +41,54 @@ def table_of(root: Path, name: str = "labels.csv") -> Path:
     return root / name
 
 
+def measured(root: Path, labels: list[str]) -> Path:
+    """A table of one image a label."""
+    tree(root, {"images": len(labels)})
+    rows = [f"images/{number:03}.png,{label}" for number, label in enumerate(labels)]
+    (root / "labels.csv").write_text("\n".join(["path,value", *rows]))
+    return root
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [f"{number / 7:.3f}" for number in range(1, 61)],
+        [f"{number // 4 / 4}" for number in range(1, 200)],
+        [f"{1e-3 * number:.2e}" for number in range(1, 41)],
+        [str(100 * number) for number in range(60)],
+        [str(-number) for number in (*range(40), *range(15))],
+    ],
+    ids=["prices", "quarters", "exponents", "whole", "negative"],
+)
+def test_measured_numbers_are_no_classes(tmp_path: Path, labels: list[str]) -> None:
+    root = measured(tmp_path, labels)
+    with pytest.raises(DataError, match="look like measured numbers") as caught:
+        open_source(str(root))
+    assert str(len(set(labels))) in str(caught.value)
+    assert len(open_source(str(root), 1)) == len(labels), "an evaluation takes whatever the bundle knows"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [f"{number % 10 / 2}" for number in range(60)],
+        [str(number % 30) for number in range(60)],
+        [f"{number % 20}.5" for number in range(200)],
+        [f"p{number}" for number in range(60)],
+        [str(number) for number in range(19)],
+    ],
+    ids=["grades", "two of each", "ten of each", "words", "few"],
+)
+def test_numbers_can_be_classes(tmp_path: Path, labels: list[str]) -> None:
+    assert len(open_source(str(measured(tmp_path, labels))).class_names) == len(set(labels))
+
+
+def test_calibers_come_out_of_archives(tmp_path: Path) -> None:
+    counts = {".22": 2, ".45": 3}
+    archive = zipped(tree(tmp_path / "guns", counts), tmp_path / "guns.zip")
+    assert by_class(open_source(str(archive))) == counts
+
+
 def zipped(folder: Path, to: Path) -> Path:
     with zipfile.ZipFile(to, "w") as archive:
         for file in sorted(folder.rglob("*")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import unicodedata
 from pathlib import Path
 
@@ -346,7 +348,7 @@ def test_the_line_that_excel_puts_first_is_understood(root: Path) -> None:
         (b"\xff\xfepath\0", "not text that can be read"),
         (b"path,label\n\x81\x8d,\xe9\n", "not text that can be read"),
         (b'path,label\n"images/000.png,cat\nimages/001.png,dog\n', "not a well-formed table: line"),
-        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "not a well-formed table: line 2"),
+        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "a cell of more than 131,072 characters in line 2"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not text that can be read"),
     ],
 )
@@ -354,6 +356,45 @@ def test_what_is_no_table_is_refused_in_one_line(root: Path, data: bytes, said: 
     with pytest.raises(DataError, match=said) as caught:
         read(root, data)
     assert "\n" not in str(caught.value)
+
+
+BASE64 = base64.b64encode(random.Random(0).randbytes(3000)).decode()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"/9j/{BASE64}",
+        f"iVBORw0KGgo{BASE64}",
+        f"data:image/png;base64,{BASE64}",
+        str({"bytes": b"\xff\xd8\xff" * 50, "path": None}),
+        str(b"\xff\xd8\xff" * 50),
+        "<PIL.PngImagePlugin.PngImageFile image mode=RGB size=32x32 at 0x7F00>",
+        " ".join(map(str, range(2, 255))),
+    ],
+    ids=["jpeg", "png", "data-url", "dictionary", "bytes", "repr", "pixels"],
+)
+@pytest.mark.parametrize("column", ["image", "data"])
+def test_cells_with_images_are_refused_in_one_short_line(root: Path, cell: str, column: str) -> None:
+    quoted = '"' + cell.replace('"', '""') + '"'
+    with pytest.raises(DataError, match=f"holds the images themselves in column '{column}'") as caught:
+        read(root, f"{column},label\n{quoted},cat\n{quoted},dog\n")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_page_in_the_place_of_a_path_is_listed_by_its_ends(root: Path) -> None:
+    rows = "".join(f"images/00{i}.png,{label}\n" for i, label in enumerate(("cat", "dog")))
+    dataset = read(root, f"path,label\n{20 * rows}{BASE64},cat\n")
+    assert found(dataset) == CATS_AND_DOGS
+    (item,) = [item for item in dataset.ignored if item.code == "missing_file"]
+    assert len(item.name) < 100
+
+
+def test_addresses_are_to_be_downloaded(root: Path) -> None:
+    with pytest.raises(DataError, match="names no image") as caught:
+        read(root, "path,label\nhttps://images.test/1.jpg,cat\nhttps://images.test/2.jpg,dog\n")
+    assert caught.value.hint is not None
+    assert "--path-column" not in caught.value.hint
 
 
 def test_an_encoding_that_breaks_late_is_noticed(root: Path) -> None:

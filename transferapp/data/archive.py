@@ -51,7 +51,7 @@ MAX_HEADER_BYTES = 1 << 24
 
 ARCHIVE_SUFFIXES = tuple(".zip .tar .tgz .tbz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz".split())  # noqa: SIM905
 
-_REVISION = 3
+_REVISION = 4
 """Raise this when what is unpacked changes."""
 
 _CHUNK = 1 << 20

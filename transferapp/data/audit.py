@@ -177,13 +177,16 @@ def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_IMAGE
             expected=f"at most {MAX_UNREADABLE_FRACTION:.0%} unreadable",
             hint="Remove or replace these files, or point --data at the right folder",
         )
-    for name, count in zip(after.class_names, after.counts(), strict=True):
-        if count < min_per_class:
-            raise DataError(
-                f"Class {name!r} in {before.origin} has {count} usable image{'' if count == 1 else 's'}",
-                expected=f"at least {min_per_class} in every class",
-                hint=f"Add images to {name!r} or remove the folder",
-            )
+    small = [(name, n) for name, n in zip(after.class_names, after.counts(), strict=True) if n < min_per_class]
+    if small:
+        name, count = small[0]
+        others = f", and {len(small) - 1:,} other classes have too few" if len(small) > 1 else ""
+        raise DataError(
+            f"Class {name!r} in {before.origin} has {count} usable image{'' if count == 1 else 's'}{others}",
+            expected=f"at least {min_per_class} in every class",
+            hint=f"Add images to {name!r} or leave the class out"
+            + ("; if the labels are not the classes, name their column with --label-column" if others else ""),
+        )
 
 
 TINY_SIDE = 32

@@ -5,6 +5,7 @@ A tree may hold a million files, so it is read with `os.scandir`, and a file is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from transferapp.data.dataset import SPLITS, Dataset, Ignored, Record, Split
 from transferapp.data.names import (
+    IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
     class_name,
     is_image,
@@ -231,7 +233,22 @@ def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
             loose.append(entry.path)
     for path in sorted(loose):
         ignored.append(Ignored(_name(path, root), "no_class", "lies outside the class folders"))
+    for path in _hidden_folders(folder):
+        reason = "begins with a dot and has images; give it another name if it is a class"
+        ignored.append(Ignored(_name(path, root), "hidden", reason))
     return sorted(folders)
+
+
+def _hidden_folders(folder: str) -> list[str]:
+    """Return the folders with names that begin with a dot and that hold images, in order."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and is_litter(entry.name) and _is_folder(entry):
+                with contextlib.suppress(OSError), os.scandir(entry.path) as inner:
+                    if any(suffix_of(each.name) in IMAGE_SUFFIXES for each in inner):
+                        found.append(entry.path)
+    return sorted(found)
 
 
 def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:

@@ -77,6 +77,10 @@ _LITTER = frozenset(
         "lost+found",
     ]
 )
+_FRACTION = re.compile(r"\.[0-9][^.]*")
+_LONGEST = 160
+"""Characters of the longest name that a message shows whole."""
+
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -155,5 +159,13 @@ def printable(name: str) -> str:
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a name is litter of systems, editors or notebooks: .DS_Store, Thumbs.db, .ipynb_checkpoints."""
-    return name.startswith(".") or name.lower() in _LITTER
+    """Return whether a name is litter of systems, editors or notebooks: .DS_Store, Thumbs.db, .ipynb_checkpoints.
+
+    A decimal fraction such as `.22` or `.45 ACP` is none: calibers are classes.
+    """
+    return (name.startswith(".") and not _FRACTION.fullmatch(name)) or name.lower() in _LITTER
+
+
+def shortened(text: str) -> str:
+    """Return a text as it is, or the ends of a long one and its length: a name in a message is no place for a page."""
+    return text if len(text) <= _LONGEST else f"{text[:40]}...{text[-20:]} ({len(text):,} characters)"

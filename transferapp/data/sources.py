@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from transferapp.data.names import (
     printable,
     split_named,
     suffix_of,
+    whole_numbers,
 )
 from transferapp.data.options import TABLE_OPTIONS, SourceOptions
 from transferapp.data.parquet_images import image_column, unpack_images
@@ -43,6 +45,12 @@ _CONVERTIBLE = {
     ".tfrecord": "Name a dataset of tensorflow-datasets, as in tfds:NAME, with --data-dir",
 }
 """Hints for common kinds of files that are not read, by suffix."""
+
+
+_MANY_VALUES = 20
+"""Different numbers from which labels may be measurements; grades and years are mostly fewer."""
+_FEW_IMAGES = 10
+"""Images for each number below which fractions are measurements."""
 
 
 def open_source(
@@ -70,7 +78,37 @@ def open_source(
         UsageError: An option does not apply to this kind of source, or names a missing column.
         ResourceError: The disk is full.
     """
-    options, progress = options or SourceOptions(), progress or Silent()
+    dataset = _open(data, min_classes, options or SourceOptions(), progress or Silent())
+    if min_classes > 1:
+        _refuse_measurements(dataset)
+    return dataset
+
+
+def _refuse_measurements(dataset: Dataset) -> None:
+    """Refuse labels that are measured numbers, such as prices, instead of classes."""
+    names, images = dataset.class_names, len(dataset)
+    if len(names) < _MANY_VALUES or not all(map(_is_number, names)):
+        return
+    single = sum(count == 1 for count in dataset.counts())
+    fractions = not whole_numbers(names)
+    if (fractions and images < _FEW_IMAGES * len(names)) or 2 * single > len(names):
+        raise DataError(
+            f"The labels of {dataset.origin} look like measured numbers, not like classes",
+            expected="a few classes with several images each",
+            got=f"{len(names):,} different numbers in {images:,} images, such as {names[len(names) // 2]}",
+            hint="Write ranges of the number, such as low and high, in a column of their own; or name another column with "
+            "--label-column",
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _open(data: str, min_classes: int, options: SourceOptions, progress: Progress) -> Dataset:
     if data.startswith("tfds:") and not os.path.lexists(data):
         options.refuse((*TABLE_OPTIONS, "encoding"), "datasets of tensorflow-datasets")
         from transferapp.data.tfds import read_tfds

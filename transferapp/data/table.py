@@ -22,6 +22,7 @@ from transferapp.data.names import (
     is_litter,
     natural_order,
     printable,
+    shortened,
     split_named,
     suffix_of,
     whole_numbers,
@@ -53,6 +54,12 @@ _SUFFIXES_TRIED = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".
 
 _NAMES_ARE_LOOSE = sys.platform in ("darwin", "win32")
 """True on systems whose disks take names in another case or Unicode form for the same."""
+
+_EMBEDDED = re.compile(
+    r"data:image/|<PIL\.|\{?'bytes': b|b['\"]\\x|\d{1,3}([ ,;]+\d{1,3}){63}"
+    r"|(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkq|TU0A|Qk0)[\w+/\s-]{100}"
+)
+"""Beginnings of cells with images instead of paths: base64 of the known formats, bytes, the values of pixels."""
 
 _ONES, _ZEROS = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
 
@@ -124,7 +131,9 @@ def read_table(
             f"{name} names no image that is there",
             expected=f"paths below {place} in column {file.columns[columns.path]!r}",
             got=f"{len(missing)} files that are not there, such as {missing[0]}" if missing else f"{count} rows",
-            hint="Put the table beside its images, or name another column with --path-column",
+            hint="Download the images first; addresses are not read"
+            if missing and missing[0].lower().startswith(("http://", "https://"))
+            else "Put the table beside its images, or name another column with --path-column",
         )
     dataset = rows.dataset(name, columns)
     if len(dataset.class_names) < min_classes:
@@ -250,17 +259,30 @@ def _named_column(file: TableFile, options: SourceOptions, option: str, name: st
 def _path_column(file: TableFile, options: SourceOptions, name: str, taken: Collection[int | None]) -> int:
     """Return the column of paths: as the user named it, otherwise by its name, otherwise the only one of image names."""
     path = _named_column(file, options, "path_column", name)
-    if path is not None:
-        return path
     plain = [_plain(column) for column in file.columns]
-    for word in PATH_NAMES:
-        for index, column in enumerate(plain):
-            if column == word and index not in taken:
-                return index
+    if path is None:
+        path = next((i for word in PATH_NAMES for i, p in enumerate(plain) if p == word and i not in taken), None)
+    if path is not None:
+        _refuse_embedded(file, path, name)
+        return path
     looks = [i for i in range(len(plain)) if any(suffix_of(row[i]) in IMAGE_SUFFIXES for row in file.sample)]
     if len(looks) != 1:
+        for index in range(len(plain)):
+            _refuse_embedded(file, index, name)
         raise _no_column(file, name, "path", "a column of paths, called path, file or image")
     return looks[0]
+
+
+def _refuse_embedded(file: TableFile, column: int, name: str) -> None:
+    """Refuse a column that holds images, or text made of them, where their paths should be."""
+    found = next((row[column] for row in file.sample if _EMBEDDED.match(row[column])), None)
+    if found is not None:
+        raise DataError(
+            f"{name} holds the images themselves in column {file.columns[column]!r}",
+            expected="a column with their paths",
+            got=shortened(printable(found)),
+            hint="Write the images to files, in one folder a class",
+        )
 
 
 def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataError:
@@ -315,7 +337,7 @@ class _Rows:
             return
         else:
             code, reason = "duplicate_row", f"is in row {first.line} of {self._table} already"
-        self.ignored.append(Ignored(printable(path) or f"{self._table}, row {line}", code, reason))
+        self.ignored.append(Ignored(shortened(printable(path)) or f"{self._table}, row {line}", code, reason))
 
     def dataset(self, origin: str, columns: Columns) -> Dataset:
         """Return the dataset of all rows."""

@@ -91,6 +91,13 @@ def _open_text(path: Path, name: str, named: str) -> TableFile:
                     if any(cell.strip() for cell in row):
                         yield reader.line_num + skipped, row
             except csv.Error as error:
+                if "field limit" in str(error):
+                    raise DataError(
+                        f"{name} has a cell of more than {csv.field_size_limit():,} characters in line "
+                        f"{reader.line_num + skipped}",
+                        expected="paths of images and their labels",
+                        hint="Images in cells are not read: write them to files; a quote that is opened must be closed",
+                    ) from error
                 raise DataError(
                     f"{name} is not a well-formed table: line {reader.line_num + skipped}: {error}",
                     hint="Fix that line; a quote that is opened must be closed",
