@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import re
 import reprlib
 from collections.abc import Mapping
@@ -299,7 +300,7 @@ class FitConfig:
         """Folder that the bundle is written to: of the name of the data, or of the folder around data with a generic name."""
         if self.out:
             return Path(self.out)
-        place = Path(self.data).resolve()
+        place = Path(os.path.realpath(self.data))  # `resolve` raises an error for a link to itself
         names = (
             [self.data] if self.data.startswith("tfds:") else [place.name, *(parent.name for parent in place.parents)]
         )

@@ -31,7 +31,7 @@ from transferapp.bundle.format import (
     write_manifest,
     writing,
 )
-from transferapp.errors import BundleError, DataError, ResourceError
+from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.images.augment import fit_pca_color
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +123,27 @@ def test_names_in_any_alphabet_and_names_that_are_no_unicode_survive(tmp_path: P
         )
     assert read_bundle(path).name == path.name
     assert read_bundle(path).class_names == ("猫", os.fsdecode(b"caf\xe9"), 'a "b"\n')
+
+
+@pytest.mark.parametrize("name", ["x" * 241, "ü" * 121])
+def test_a_name_without_room_for_the_staging_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="at most 240 bytes"):
+        check_target(tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of files are shorter there")
+def test_the_longest_name_has_room(tmp_path: Path, way: str) -> None:
+    path = tmp_path / ("x" * 240)
+    for seed in (1, 2):
+        check_target(path)
+        write(path, seed)
+    assert verify(path) == 2
+
+
+def test_a_link_to_itself_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BundleError, match="leads to itself"):
+        check_target(tmp_path / "loop")
 
 
 def test_a_new_bundle_takes_the_place_of_the_old_one(made: Path, way: str) -> None:

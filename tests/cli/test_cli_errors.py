@@ -103,6 +103,33 @@ def test_a_folder_that_cannot_be_trained_on(folders: Path, data: str, said: str)
     assert not (folders / "never").exists()
 
 
+LONG = 300 * "x"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "--data", "one", "--out", LONG],
+        ["fit", "--data", "one", "--out", f"models/{LONG}/a"],
+        ["search", "--data", "one", "--out", LONG],
+        ["plan", "--data", LONG],
+        ["predict", LONG, "a.jpg"],
+        ["serve", LONG],
+    ],
+    ids=lambda words: " ".join(word[:20] for word in words),
+)
+def test_a_name_too_long_for_the_disk(folders: Path, words: list[str]) -> None:
+    said = complaint(USAGE, *words, cwd=folders)
+    assert "too long" in said
+    assert len(said) < 300
+
+
+def test_a_link_to_itself(folders: Path) -> None:
+    (folders / "loop").symlink_to("loop")
+    assert "There is no file or folder loop" in complaint(DATA, "fit", "--data", "loop", cwd=folders)
+    assert "leads to itself" in complaint(BUNDLE, "fit", "--data", "one", "--out", "loop", cwd=folders)
+
+
 def test_what_is_no_bundle_is_never_overwritten(folders: Path) -> None:
     said = complaint(BUNDLE, "fit", "--data", "one", "--out", "foreign", cwd=folders)
     assert "foreign exists and is not a bundle, so it is left alone. Name another folder with --out." in said

@@ -32,8 +32,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from transferapp.data.names import printable
-from transferapp.errors import BundleError, DataError, ResourceError
+from transferapp.data.names import printable, shortened
+from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.images import SAMPLE_BITS
 from transferapp.images.augment import PCAColor
 from transferapp.images.views import VIEW_COUNTS
@@ -47,6 +47,9 @@ NETWORK_FILES = ("model.xml", "model.bin")
 
 MAX_MANIFEST_BYTES = 32 << 20
 """Size limit; the manifest of ten thousand classes has 3 MB."""
+
+MAX_NAME_BYTES = 240
+"""Longest name of a bundle: disks allow 255 bytes, of which the hidden folders beside it need some."""
 
 _STAGING = ".part-"
 _RETIRED = ".old-"
@@ -242,7 +245,7 @@ def writing(target: Path) -> Iterator[Path]:
     """
     check_target(target)
     with only_writer(target), disk_errors(target):
-        target = target.resolve()  # a link is followed, not replaced
+        target = Path(os.path.realpath(target))  # a link is followed, not replaced
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         staging = _beside(target, _STAGING, secrets.token_hex(4))
@@ -274,7 +277,7 @@ def only_writer(target: Path) -> Iterator[None]:
         ResourceError: The lock file cannot be created.
     """
     with disk_errors(target):
-        place = target.resolve()  # one lock for all links to the same place
+        place = Path(os.path.realpath(target))  # one lock for all links to the same place
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place.with_name(f".{place.name}.lock"), is_singleton=True)
         try:
@@ -302,9 +305,20 @@ def check_target(target: Path, replaced_by: str = "") -> None:
         replaced_by: The data of the new bundle, if their name alone gave the target; then a bundle of other data stays.
 
     Raises:
-        BundleError: The target is neither a bundle, possibly with a damaged manifest, nor an empty folder.
+        UsageError: The name is too long for the disk.
+        BundleError: The target is a link to itself, or neither a bundle, possibly with a damaged manifest, nor an empty folder.
         DataError: The target is a bundle of other data.
     """
+    length = len(os.fsencode(target.name))
+    if length > MAX_NAME_BYTES:
+        raise UsageError(
+            "The name of the bundle is too long",
+            expected=f"at most {MAX_NAME_BYTES} bytes",
+            got=f"{length:,}, in {shortened(printable(target.name))}",
+            hint="Name another folder with --out",
+        )
+    if os.path.islink(os.path.realpath(target)):  # noqa: PTH114 - `resolve` raises an error for such a link
+        raise BundleError(f"{target} is a link that leads to itself", hint="Name another folder with --out")
     _recover(target)
     if target.exists() and not _may_replace(target):
         raise BundleError(

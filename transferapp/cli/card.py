@@ -412,7 +412,8 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
         verb = "are included" if evaluation["seen_included"] else "were left out"
         notes.append(f"{counted(evaluation['num_seen'], 'image')} that the bundle was trained on {verb}")
     if evaluation["num_ignored"]:
-        notes.append(f"{counted(evaluation['num_ignored'], 'file')} could not be read and were left out")
+        verb = "was" if evaluation["num_ignored"] == 1 else "were"
+        notes.append(f"{counted(evaluation['num_ignored'], 'file')} that could not be used {verb} left out")
     show(console, grid([*rows, *labeled("note", notes, "yellow")]))
     console.print()
     show(console, _per_class(evaluation["per_class"]))

@@ -20,7 +20,8 @@ import click
 from click.shell_completion import shell_complete
 
 from transferapp.cli.streams import prepare_streams, printable
-from transferapp.errors import ResourceError, TransferAppError
+from transferapp.data.names import shortened
+from transferapp.errors import ResourceError, TransferAppError, UsageError
 
 COMMANDS = {
     "fit": "transferapp.cli.fit",
@@ -182,6 +183,9 @@ def _judge(error: BaseException, debug: bool) -> int:
         return _say(f"Error: {missing} Install transferapp in full, or use its `fit` image.", OUT_OF_RESOURCES)
     if _is_out_of_memory(error):
         return _say(f"Error: Out of memory. {_memory_hint()}", OUT_OF_RESOURCES)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = shortened(printable(os.fsdecode(error.filename or "")))
+        return _say(f"Error: The path {name} is too long for this system. Use a shorter one.", UsageError.exit_code)
     if isinstance(error, OSError) and error.errno in _UNUSABLE:
         place = error.filename or "the output"
         return _say(f"Error: Could not use {place}: {error.strerror}. {_UNUSABLE[error.errno]}.", OUT_OF_RESOURCES)

@@ -72,13 +72,14 @@ def command(
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome, show_search
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
-    from transferapp.recipes.search.search import search
 
     def show(line: str) -> None:
         if not as_json:
             click.echo(printable(line))
 
     with quiet_libraries() as console:
+        from transferapp.recipes.search.search import search  # imports TensorFlow, which prints
+
         result = search(config, settings, TerminalProgress(console), on_trial=show, fresh=fresh)
     manifest = result.manifest
     if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,7 +55,7 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
     """
     if len(paths) < 2:
         raise UsageError("An ensemble needs at least two bundles", got=f"{len(paths)}")
-    if out.resolve() in {path.resolve() for path in paths}:
+    if os.path.realpath(out) in map(os.path.realpath, paths):
         raise UsageError(f"{out} is one of the members", hint="Name another folder with --out")
     check_target(out)
     bundles = [read_bundle(path) for path in paths]
