@@ -199,6 +199,9 @@ class FitConfig:
         "Folder of the bundle.  [default:\N{NO-BREAK SPACE}models/NAME, named after the data]",
         metavar="PATH",
     )
+    coverage: float = _option(
+        0.9, OUTPUT, "Share of images whose prediction set has the right class.", limits=(0.5, 0.999)
+    )
     engine: str = _option("auto", OUTPUT, "Inference engine; auto is openvino on CPUs, else keras.", choices=ENGINES)
     precision: str = _option("auto", OUTPUT, "Precision; auto is bf16 where that is faster.", choices=PRECISIONS)
 

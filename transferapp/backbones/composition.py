@@ -37,8 +37,8 @@ def compose_classifier(
         temperature: Divisor of the logits.
 
     Returns:
-        An `openvino.Model` from uint8 pixels, shape (-1, height, width, 3), to probabilities; None where the trunk has no
-        cached network, or one whose taps are not found in its graph.
+        An `openvino.Model` from uint8 pixels, shape (-1, height, width, 3), to probabilities and to the features of the taps,
+        as its second output; None where the trunk has no cached network, or one whose taps are not found in its graph.
     """
     if trunk.network is None:
         return None
@@ -64,7 +64,7 @@ def compose_classifier(
     probabilities = ops.softmax(scaled, axis=1)
     probabilities.output(0).set_names({"probabilities"})
     # The graph of the new model holds only what its result needs: the taps that are not read cost nothing.
-    return openvino.Model([ops.result(probabilities)], network.get_parameters(), "classifier")
+    return openvino.Model([ops.result(probabilities), ops.result(features)], network.get_parameters(), "classifier")
 
 
 def _tapped(network: Any, trunk: Trunk, taps: Sequence[Tap]) -> list[Any] | None:

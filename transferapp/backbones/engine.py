@@ -57,8 +57,12 @@ class Engine(Protocol):
             batch: uint8, shape (n, height, width, 3), RGB, 0-255.
 
         Returns:
-            float32, shape (n, outputs).
+            float32, shape (n, outputs): the first output.
         """
+        ...
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run pixels through the network; return all its outputs, each float32 of shape (n, ...)."""
         ...
 
 
@@ -147,13 +151,18 @@ class OpenVINOEngine:
         )
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self._run(batch, 1)[0]
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self._run(batch, len(self._compiled.outputs))
+
+    def _run(self, batch: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
-        return np.array(
-            request.get_output_tensor(0).data, dtype=np.float32
-        )  # a copy: the request's own memory is reused
+        # Copies: the request's own memory is reused.
+        return tuple(np.array(request.get_output_tensor(index).data, dtype=np.float32) for index in range(count))
 
 
 def read_network(xml: bytes, weights: bytes, source: str) -> Any:
@@ -197,10 +206,14 @@ class KerasEngine:
         self._lock = threading.Lock()  # Keras' predict function is not thread-safe
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         filled = np.pad(batch, [(0, -len(batch) % self._multiple), (0, 0), (0, 0), (0, 0)])
         with self._lock:
             outputs = self._model.predict_on_batch(filled.astype(np.float32))
-        return np.asarray(outputs, dtype=np.float32)[: len(batch)]
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        return tuple(np.asarray(output, dtype=np.float32)[: len(batch)] for output in outputs)
 
 
 def resolve_engine(kind: str) -> str:
@@ -220,10 +233,10 @@ def convert(model: keras.Model) -> Any:
     another backend, a subprocess reads the saved model with TensorFlow and converts it.
 
     Args:
-        model: A functional model with one output whose input has fixed height and width; any batch size.
+        model: A functional model whose input has fixed height and width; any batch size.
 
     Returns:
-        An `openvino.Model` that takes uint8 pixels (-1, height, width, 3).
+        An `openvino.Model` that takes uint8 pixels (-1, height, width, 3); its outputs are in the order of the model's.
 
     Raises:
         ResourceError: The subprocess failed, for lack of memory, disk or TensorFlow.

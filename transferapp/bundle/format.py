@@ -4,6 +4,7 @@
       bundle.json    manifest: classes, preprocessing, plan with reasons, config, data, metrics, checksums
       model.xml/.bin the whole network, pixels 0-255 to probabilities, for OpenVINO
       model.keras    the same network for Keras
+      novelty.npz    features of training images, and how similar held-out images are to them
       history.csv    history of training
       split.csv      split of each image, by content
       report.html    report for people
@@ -32,6 +33,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from transferapp.bundle.novelty import Novelty
 from transferapp.data.names import printable, shortened
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.images import SAMPLE_BITS
@@ -44,6 +46,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 NETWORK_FILES = ("model.xml", "model.bin")
 """Files that a server needs besides the manifest."""
+NOVELTY = "novelty.npz"
+"""File of the novelty score; absent where there were too few held-out images, and from ensembles."""
 
 MAX_MANIFEST_BYTES = 32 << 20
 """Size limit; the manifest of ten thousand classes has 3 MB."""
@@ -117,10 +121,34 @@ class Bundle:
         return {row["sha256"]: row["split"] for row in rows}
 
     @property
+    def set_threshold(self) -> float | None:
+        """Largest score of a class in a prediction set; None where the bundle promises no coverage."""
+        sets = self.manifest.get("prediction_sets")
+        return None if sets is None else float(sets["threshold"])
+
+    def novelty(self) -> Novelty | None:
+        """Read the novelty score; None where the bundle has none.
+
+        Raises:
+            BundleError: Its file is missing, was altered, or is not one.
+        """
+        if NOVELTY not in self.manifest["files"]:
+            return None
+        try:
+            return Novelty.from_bytes(self.read(NOVELTY))
+        except ValueError as error:
+            raise BundleError(
+                f"{self.path / NOVELTY} does not hold a novelty score ({error})",
+                hint="Copy the bundle again or fit again",
+            ) from error
+
+    @property
     def version(self) -> str:
-        """Twelve hex digits that identify the weights, the classes and the preprocessing."""
-        parts = {name: self.manifest["files"][name]["sha256"] for name in NETWORK_FILES}
-        identity = json.dumps([parts, self.manifest["class_names"], self.manifest["input"]], sort_keys=True)
+        """Twelve hex digits that identify all that an answer depends on: weights, classes, preprocessing and calibration."""
+        files = self.manifest["files"]
+        parts = {name: files[name]["sha256"] for name in (*NETWORK_FILES, NOVELTY) if name in files}
+        calibrated = [self.manifest["class_names"], self.manifest["input"], self.set_threshold]
+        identity = json.dumps([parts, *calibrated], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
     def file(self, name: str) -> Path:
@@ -219,12 +247,21 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         and shown.get("sample_bits") in (None, *SAMPLE_BITS)
         and isinstance(precision, dict)
         and precision.get("served", "f32") in ("f32", "bf16")
+        and _is_threshold(manifest.get("prediction_sets"))
     )
     if not well_formed:
         raise BundleError(f"{path} is incomplete", hint="Copy the bundle again or fit again")
     assert isinstance(files, dict)
     if any(Path(name).name != name or name in {"", ".", ".."} for name in files):
         raise BundleError(f"{path} names files outside its own folder", code="unsafe_bundle")
+
+
+def _is_threshold(sets: Any) -> bool:
+    """Return whether these are prediction sets with a threshold, or none."""
+    if sets is None:
+        return True
+    threshold = sets.get("threshold") if isinstance(sets, dict) else None
+    return isinstance(threshold, int | float) and 0 <= threshold <= 1
 
 
 def _is_size(value: Any) -> bool:

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from transferapp.backbones.engine import Engine, OpenVINOEngine, read_network
-from transferapp.bundle.format import Bundle, read_bundle
+from transferapp.bundle.format import NOVELTY, Bundle, read_bundle
+from transferapp.bundle.novelty import is_known
+from transferapp.bundle.prediction_sets import in_set
 from transferapp.errors import BundleError, TransferAppError, UsageError
 from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, DecodedImage, ImageLimits, decode_image
 from transferapp.images.views import (
     MULTI_SCALE_SHORT_SIDES,
     SHORT_SIDE,
     VIEW_COUNTS,
+    center_index,
     render_batch,
     short_side_to_decode,
     views_for,
@@ -114,6 +117,7 @@ class Predictor:
                 threads=threads,
             )
         self.engine = engine
+        self.novelty = bundle.novelty()
         self._check_network()
 
     @classmethod
@@ -146,7 +150,7 @@ class Predictor:
         height, width = self.image_size
         gray = np.full((1, height, width, 3), 127, dtype=np.uint8)
         try:
-            output = self.engine(gray)
+            output, *features = self.engine.outputs(gray)
         except RuntimeError as error:
             raise BundleError(
                 f"The network of {self.bundle.path} does not take {height}×{width} images ({str(error).splitlines()[0]})"
@@ -156,6 +160,15 @@ class Predictor:
                 f"The network of {self.bundle.path} does not fit its manifest",
                 expected=f"{len(self.class_names)} scores",
                 got=f"an output of shape {output.shape}",
+            )
+        if self.novelty is None:
+            return
+        num_features = self.novelty.features.shape[1]
+        if not features or features[0].shape != (1, num_features):
+            raise BundleError(
+                f"The network of {self.bundle.path} does not fit its {NOVELTY}",
+                expected=f"a second output of {num_features} features",
+                got=f"one of shape {features[0].shape}" if features else "a single output",
             )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -170,14 +183,19 @@ class Predictor:
         Raises:
             ModelOutputError: The network gave NaN or infinite numbers.
         """
-        parts = [self.engine(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
-        scores = np.concatenate(parts)
+        return self._outputs(images)[0]
+
+    def _outputs(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the probabilities, and further outputs of the network; arguments and errors as of `probabilities`."""
+        parts = [self.engine.outputs(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+        outputs = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
+        scores = outputs[0]
         if not np.isfinite(scores).all():
             raise ModelOutputError(
                 f"The network of {self.bundle.name} gave scores that are not numbers",
                 hint="Its weights are damaged or training diverged: fit the bundle again",
             )
-        return scores
+        return outputs
 
     def crops(self, decoded: DecodedImage, views: int) -> np.ndarray:
         """Return the crops of an image: uint8, shape (views, height, width, 3)."""
@@ -232,14 +250,27 @@ class Predictor:
         read_at = time.perf_counter()
         crops = self.crops(decoded, views)
         cropped = time.perf_counter()
-        scores = self.probabilities(crops).mean(axis=0)
+        by_crop, *features = self._outputs(crops)
+        scores = by_crop.mean(axis=0)
+        center = center_index(views)
+        novelty = None if self.novelty is None else float(self.novelty.score(features[0][center : center + 1])[0])
         finished = time.perf_counter()
-        order = np.argsort(-scores, kind="stable")[:top_k]
+        order = np.argsort(-scores, kind="stable")
         return Prediction(
-            scores=tuple(Score(self.class_names[i], float(scores[i])) for i in order),
+            scores=tuple(Score(self.class_names[i], float(scores[i])) for i in order[:top_k]),
             views=views,
             format=decoded.format,
             size=decoded.original_size,
             notes=decoded.notes,
             seconds={"decode": read_at - started, "crop": cropped - read_at, "network": finished - cropped},
+            novelty=novelty,
+            known=None if novelty is None else is_known(novelty),
+            prediction_set=self._prediction_set(scores, order),
         )
+
+    def _prediction_set(self, scores: np.ndarray, order: np.ndarray) -> tuple[str, ...] | None:
+        threshold = self.bundle.set_threshold
+        if threshold is None:
+            return None
+        held = in_set(scores[None], threshold)[0]
+        return tuple(self.class_names[i] for i in order if held[i])

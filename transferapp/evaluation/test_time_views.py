@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from transferapp.data.dataset import Dataset, Record
-from transferapp.images.views import MULTI_SCALE_SHORT_SIDES, SHORT_SIDE, render_batch, short_side_to_decode, views_for
+from transferapp.images.views import (
+    MULTI_SCALE_SHORT_SIDES,
+    SHORT_SIDE,
+    center_index,
+    render_batch,
+    short_side_to_decode,
+    views_for,
+)
 from transferapp.policy.choose import paired_gain
 from transferapp.policy.reasons import Reason
 from transferapp.system.threads import cpu_cores, in_order
@@ -30,8 +37,6 @@ SHARE = 0.1
 """Crops that may be measured, as a share of the images that the fit itself puts through the network."""
 
 _CHUNK = 10
-_CENTER_OF_TEN = 4
-"""Index of the center crop among the ten."""
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 """Function from crops, uint8 (n, height, width, 3), to probabilities, float32 (n, num_classes). Must be thread-safe."""
@@ -157,9 +162,11 @@ def averaged(by_view: np.ndarray, views: int) -> np.ndarray:
     most = by_view.shape[1]
     if views == most:
         return np.asarray(by_view.mean(axis=1))
-    first = 10 * MULTI_SCALE_SHORT_SIDES.index(SHORT_SIDE) if most == 50 else 0
-    ten = by_view[:, first : first + 10]
-    return np.asarray(ten[:, _CENTER_OF_TEN] if views == 1 else ten.mean(axis=1))
+    center = center_index(most)
+    if views == 1:
+        return np.asarray(by_view[:, center])
+    first = center - center_index(10)
+    return np.asarray(by_view[:, first : first + 10].mean(axis=1))
 
 
 def compare(

@@ -118,6 +118,14 @@ def views_for(count: int, size: tuple[int, int], image_size: tuple[int, int]) ->
     raise ValueError(f"There is no set of {count} views. Expected one of {', '.join(map(str, VIEW_COUNTS))}.")
 
 
+def center_index(count: int) -> int:
+    """Return the position of the center view among the views of `views_for`."""
+    if count == 1:
+        return 0
+    before = 10 * MULTI_SCALE_SHORT_SIDES.index(SHORT_SIDE) if count == 50 else 0
+    return before + 4
+
+
 def training_view(
     rng: np.random.Generator,
     size: tuple[int, int],

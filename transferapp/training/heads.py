@@ -54,6 +54,10 @@ class Regularization(keras.layers.Layer):  # type: ignore[misc]  # Keras has no 
         return self.l1 * ops.sum(ops.abs(kernel)) + self.l2 / 2 * ops.sum(ops.square(kernel))
 
 
+STANDARDIZE = "head_standardize"
+"""Name of a head's first layer, whose inputs are the pooled features."""
+
+
 def build_head(
     spec: HeadSpec,
     inputs: Any,
@@ -87,7 +91,7 @@ def build_head(
     """
     layers = keras.layers
     x = pooled(spec.pooling, inputs, seed=seed, for_prediction=for_prediction) if len(inputs.shape) == 4 else inputs
-    x = layers.Normalization(mean=mean, variance=np.square(std), name="head_standardize")(x)
+    x = layers.Normalization(mean=mean, variance=np.square(std), name=STANDARDIZE)(x)
     if regularization is not None:
         x = regularization(x)
     pieces = PIECES if spec.activation == "maxout" else 1

@@ -30,7 +30,7 @@ from transferapp.backbones.keras_internals import (
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
 from transferapp.training.head_spec import Head
-from transferapp.training.heads import build_head, head_layers, set_head
+from transferapp.training.heads import STANDARDIZE, build_head, head_layers, set_head
 from transferapp.training.layers import StochasticDepth
 
 _MOMENTUM = 0.9
@@ -323,12 +323,27 @@ def attach_tails(
     for index, weights in enumerate(members):
         member = plain_tail(backbone, stages, cut, head, f"member_{index}")
         give_weights(member, weights)
-        logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start))
+        features = member.get_layer(STANDARDIZE).input
+        member = keras.Model(member.inputs[0], [member.outputs[0], features], name=f"member_{index}")
+        logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start)[0])
         scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
     outputs = keras.layers.Average(name="probabilities")(scores) if len(scores) > 1 else scores[0]
     model = keras.Model(backbone.inputs[0], outputs, name=name)
     model.trainable = False
     return model
+
+
+def with_features(network: keras.Model) -> keras.Model:
+    """Return a network with a second output: the pooled features that its head reads, shape (batch, channels).
+
+    Args:
+        network: From `attach_head` or `attach_tails`; of several tails, the features are the first one's.
+    """
+    tails = (node.output_tensors for node in graph_nodes(network) if node.operation.name == "member_0")
+    _, features = next(tails, (None, None))
+    if features is None:
+        features = network.get_layer(STANDARDIZE).input
+    return keras.Model(network.inputs[0], [network.outputs[0], features], name=network.name)
 
 
 Replacements = Mapping[Any, Callable[..., Any]]

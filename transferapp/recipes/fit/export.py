@@ -36,7 +36,7 @@ class Exported:
 
     Attributes:
         network: The Keras model; None in a bundle that is written before it exists.
-        converted: The same for OpenVINO.
+        converted: The same for OpenVINO, with the features that the head reads as its second output.
         parity: Agreement of the two on real images, by precision; empty without a Keras model.
         precision: The precision to serve in.
     """
@@ -45,6 +45,11 @@ class Exported:
     converted: Any
     parity: dict[str, Parity]
     precision: str
+
+    @property
+    def num_features(self) -> int:
+        """Number of features that the head reads."""
+        return int(self.converted.output(1).partial_shape[1].get_length())
 
 
 def export(
@@ -63,8 +68,10 @@ def export(
     Raises:
         TrainingError: In f32 the two forms differ by more than rounding.
     """
+    from transferapp.training.tail import with_features
+
     classifying = build_network(classifier, network, backbone.trunk.stages, name)
-    converted = composed(classifier, backbone) or convert(classifying)
+    converted = composed(classifier, backbone) or convert(with_features(classifying))
     parity, served = served_precision(
         classifying,
         converted,
@@ -91,7 +98,7 @@ def export_early(classifier: Classifier, backbone: ProbedBackbone, dataset: Data
     if network is None:
         return None
     pixels = _parity_pixels(backbone, dataset)
-    expected = frozen_classifier(classifier, backbone)(backbone.trunk.rows(pixels))
+    expected = frozen_scorer(classifier, backbone)(pixels)
     found = OpenVINOEngine(network, precision=precision)(pixels)
     return Exported(None, network, {}, precision) if compare(expected, found, precision).acceptable else None
 
@@ -185,30 +192,52 @@ def predict_test(
     with progress.task(f"{backbone.spec.name}: {len(test)} test images", len(test)) as advance:
         if classifier.frozen and classifier.pooled:
             rows = backbone.store.collect(test.records, [CENTER], advance)[:, 0]
-            return frozen_classifier(classifier, backbone)(rows)
-        workers, size = cpu_cores(), backbone.trunk.image_size
-        engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=workers)
-
-        def scores(records: Sequence[Record]) -> np.ndarray:
-            return engine(np.stack([center_pixels(record, size) for record in records]))
-
-        batches = (test.records[i : i + BATCH_SIZE] for i in range(0, len(test), BATCH_SIZE))
-        parts = []
-        with ThreadPoolExecutor(workers) as pool:
-            for part in in_order(pool, scores, batches, 2 * workers):
-                parts.append(part)
-                advance(sum(map(len, parts)))
-        return np.concatenate(parts)
+            return frozen_classifier(classifier)(backbone.trunk.features(rows, classifier.taps))
+        return run_exported(exported, test.records, backbone.trunk.image_size, advance)[0]
 
 
-def frozen_classifier(classifier: Classifier, backbone: ProbedBackbone) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a classifier on a frozen backbone as a function from rows of the trunk to probabilities, both float32."""
+def run_exported(
+    exported: Exported, records: Sequence[Record], image_size: tuple[int, int], advance: Callable[[int], None]
+) -> tuple[np.ndarray, ...]:
+    """Run the center views of images through an exported network as it is served.
+
+    Args:
+        exported: The network.
+        records: Audited images.
+        image_size: (height, width) of its input.
+        advance: Receives the number of images done so far.
+
+    Returns:
+        Each output of the network, float32, shape (n, ...).
+    """
+    workers = cpu_cores()
+    engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=workers)
+
+    def outputs(batch: Sequence[Record]) -> tuple[np.ndarray, ...]:
+        return engine.outputs(np.stack([center_pixels(record, image_size) for record in batch]))
+
+    batches = (records[i : i + BATCH_SIZE] for i in range(0, len(records), BATCH_SIZE))
+    parts, done = [], 0
+    with ThreadPoolExecutor(workers) as pool:
+        for part in in_order(pool, outputs, batches, 2 * workers):
+            parts.append(part)
+            done += len(part[0])
+            advance(done)
+    if not parts:
+        return tuple(
+            np.empty((0, *(side.get_length() for side in list(output.partial_shape)[1:])), np.float32)
+            for output in exported.converted.outputs
+        )
+    return tuple(np.concatenate(output) for output in zip(*parts, strict=True))
+
+
+def frozen_classifier(classifier: Classifier) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a classifier on a frozen backbone as a function from the features of its taps to probabilities, both float32."""
     logits = head_function(classifier.head)
-    features = backbone.trunk.features
-    return lambda rows: np.asarray(softmax(logits(features(rows, classifier.taps)) / classifier.temperature, axis=1))
+    return lambda features: np.asarray(softmax(logits(features) / classifier.temperature, axis=1))
 
 
 def frozen_scorer(classifier: Classifier, backbone: ProbedBackbone) -> Scorer:
     """Return a classifier on a frozen backbone as a function of crops; safe to call from several threads."""
-    probabilities = frozen_classifier(classifier, backbone)
-    return lambda crops: probabilities(backbone.trunk.rows(crops))
+    probabilities, trunk = frozen_classifier(classifier), backbone.trunk
+    return lambda crops: probabilities(trunk.features(trunk.rows(crops), classifier.taps))

@@ -16,13 +16,14 @@ from typing import Any
 
 from transferapp.backbones.engine import OpenVINOEngine, save_converted
 from transferapp.backbones.loader import BackboneLoader
-from transferapp.bundle.format import check_target, only_writer, write_manifest, writing
+from transferapp.bundle.format import NOVELTY, check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.sources import open_source
 from transferapp.evaluation.report.model_card import model_card
 from transferapp.evaluation.test_time_views import USUAL, CropChoice, Scorer, choose_crops
 from transferapp.policy.choose import choose
 from transferapp.policy.reasons import Reason
+from transferapp.recipes.fit.calibration import calibrate
 from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.export import Exported, export, export_early, frozen_scorer, predict_test
 from transferapp.recipes.fit.fine_tune import fine_tune
@@ -172,7 +173,12 @@ def check(fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stop
                 scorer = frozen_scorer(held_out, backbone) if held_out is not None else served_scorer(exported)
             chosen_crops = crops.result() if crops else try_crops(fitted, scorer)
         watch.lap("crops")
-    return Checked(exported, Tested(probabilities, test_metrics(probabilities, dataset), leaks, chosen_crops))
+        with progress.task("calibrating novelty and prediction sets", 0):
+            calibrated = calibrate(fitted, exported, probabilities, config.coverage, progress)
+        watch.lap("calibration")
+    return Checked(
+        exported, Tested(probabilities, test_metrics(probabilities, dataset), leaks, chosen_crops, calibrated)
+    )
 
 
 def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: Progress) -> bool:
@@ -188,7 +194,8 @@ def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: 
     probabilities = predict_test(classifier, backbone, exported, dataset.part("test"), progress)
     leaks = find_leaks(fitted.measurement, backbone, probabilities, progress)
     crops = CropChoice(USUAL, (), 0, (Reason("crops", "Ten crops are averaged, because others were not tried yet."),))
-    tested = Tested(probabilities, test_metrics(probabilities, dataset), leaks, crops)
+    calibrated = calibrate(fitted, exported, probabilities, config.coverage, progress)
+    tested = Tested(probabilities, test_metrics(probabilities, dataset), leaks, crops, calibrated)
     watch.lap("first bundle")
     write_bundle(fitted, Checked(exported, tested), config, watch, progress)
     return True
@@ -208,6 +215,8 @@ def write_bundle(
         files = {"history.csv": history_table(fitted), "split.csv": split_table(dataset), **fitted.files}
         for name, text in files.items():
             (staging / name).write_text(text, encoding="utf-8")
+        if tested.calibrated.novelty is not None:
+            (staging / NOVELTY).write_bytes(tested.calibrated.novelty.to_bytes())
         watch.lap("write")
         manifest["seconds"] = watch.seconds
         page = report_page(manifest, dataset, tested.probabilities)

@@ -25,6 +25,7 @@ from transferapp.evaluation.report.pages import Thumbnail, names_shown, thumbnai
 from transferapp.evaluation.test_time_views import CropChoice
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode
 from transferapp.policy.plan import Plan
+from transferapp.recipes.fit.calibration import Calibrated
 from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
 from transferapp.recipes.fit.export import Exported
 from transferapp.recipes.fit.leaks import Leaks
@@ -87,12 +88,14 @@ class Tested:
         metrics: Figures on the test images; None where no image was kept for that.
         leaks: Overlap of test and training images; None without test images.
         crops: The number of crops that the bundle averages, and the measurement behind it.
+        calibrated: The novelty score and the prediction sets.
     """
 
     probabilities: np.ndarray
     metrics: Metrics | None
     leaks: Leaks | None
     crops: CropChoice
+    calibrated: Calibrated
 
 
 def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConfig) -> dict[str, Any]:
@@ -155,6 +158,8 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
             "validation": winner.metrics.to_json() if winner.metrics else None,
             "test": tested.metrics.to_json() if tested.metrics else None,
         },
+        "novelty": tested.calibrated.figures.to_json() if tested.calibrated.figures else None,
+        "prediction_sets": tested.calibrated.sets.to_json() if tested.calibrated.sets else None,
         "parity": {precision: figures.to_json() for precision, figures in exported.parity.items()},
         "precision": {"served": exported.precision},
         "config": config.to_json(),

@@ -1,0 +1,107 @@
+"""Calibration on held-out images: the novelty score and the prediction sets of a bundle.
+
+Features that were not trained are compared by leaving one image out: each training image against the others, without its
+near-duplicates. Those of a fine-tuned network fit its training images, so the validation images calibrate it. Prediction sets
+are calibrated on cross-validated probabilities of the training images where the classifier is the solved one (Vovk,
+"Cross-conformal predictors", 2015), and otherwise on the validation images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import softmax
+
+from transferapp.backbones.feature_store import CENTER
+from transferapp.bundle.novelty import Novelty
+from transferapp.data.dataset import Dataset
+from transferapp.evaluation.novelty import (
+    MOST_IMAGES,
+    NoveltyFigures,
+    calibrate_novelty,
+    images_kept,
+    measure_novelty,
+)
+from transferapp.evaluation.prediction_sets import PredictionSets, calibrate_sets
+from transferapp.recipes.fit.candidate import SOLVED
+from transferapp.recipes.fit.export import Exported, frozen_classifier, run_exported
+from transferapp.recipes.fit.measure import measured_sample
+from transferapp.system.progress import Progress
+
+if TYPE_CHECKING:
+    from transferapp.recipes.fit.report import Fitted
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """What a bundle can say of an image beside its probabilities.
+
+    Attributes:
+        novelty: The novelty score; None where there are too few held-out images.
+        figures: Its figures; None where `novelty` is.
+        sets: The prediction sets; None where there are too few held-out images to promise the coverage.
+    """
+
+    novelty: Novelty | None = None
+    figures: NoveltyFigures | None = None
+    sets: PredictionSets | None = None
+
+
+def calibrate(
+    fitted: Fitted, exported: Exported, test_probabilities: np.ndarray, coverage: float, progress: Progress
+) -> Calibrated:
+    """Calibrate novelty and prediction sets on held-out images, and measure them on the test images.
+
+    Args:
+        fitted: The candidates and the one that ships.
+        exported: The network that is served.
+        test_probabilities: On the test images: float, shape (n, num_classes).
+        coverage: Share of images whose prediction set shall have the right class.
+        progress: Receives progress updates.
+    """
+    dataset, frozen = fitted.measurement.dataset, fitted.classifier.frozen
+    test = dataset.part("test")
+    held_out_probabilities, labels = _held_out(fitted, exported, progress)
+    sets = calibrate_sets(held_out_probabilities, labels, coverage, test_probabilities, test.labels)
+    known = dataset.part("train", "val") if frozen else dataset.part("train")
+    known = known.spread(images_kept(exported.num_features))
+    features = _outputs(fitted, exported, known, progress)[1]
+    if frozen:
+        novelty = calibrate_novelty(features, groups=known.groups())
+    else:
+        validation = dataset.part("val").spread(MOST_IMAGES)
+        novelty = calibrate_novelty(features, held_out=_outputs(fitted, exported, validation, progress)[1])
+    if novelty is None:
+        return Calibrated(sets=sets)
+    test_features = _outputs(fitted, exported, test.spread(MOST_IMAGES), progress)[1]
+    return Calibrated(novelty, measure_novelty(novelty, test_features), sets)
+
+
+def _held_out(fitted: Fitted, exported: Exported, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities of images that the classifier was not trained on, and their labels."""
+    measurement, winner = fitted.measurement, fitted.winner
+    if winner.name == SOLVED:
+        mixed = measurement.plan.mixture
+        logits = measurement.chosen.mixture.logits if mixed else fitted.views.validation.logits
+        return softmax(logits / fitted.classifier.temperature, axis=1), measured_sample(
+            measurement.dataset.part("train")
+        ).labels
+    validation = measurement.dataset.part("val")
+    probabilities, features = _outputs(fitted, exported, validation, progress)
+    if winner.held_out is not None and len(validation):
+        probabilities = frozen_classifier(winner.held_out)(features)
+    return probabilities, validation.labels
+
+
+def _outputs(fitted: Fitted, exported: Exported, part: Dataset, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities and the features of the center views of some images, both float32."""
+    classifier, backbone = fitted.classifier, fitted.backbone
+    if classifier.frozen and classifier.pooled:
+        rows = backbone.store.collect(part.records, [CENTER])[:, 0]
+        features = backbone.trunk.features(rows, classifier.taps)
+        return frozen_classifier(classifier)(features), features
+    with progress.task(f"{backbone.spec.name}: {len(part)} images", len(part)) as advance:
+        probabilities, features = run_exported(exported, part.records, backbone.trunk.image_size, advance)
+    return probabilities, features
