@@ -17,6 +17,9 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+_NOVELTY_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+"""Of familiar images a share of p is below p, so that a drift shows at any of them."""
+
 
 class Metrics:
     """The service's metrics, which `docs/service.md` lists."""
@@ -27,6 +30,13 @@ class Metrics:
         self.requests = self._counter("requests", "Requests answered, by route and status.", "route", "status")
         self.request_seconds = self._histogram("request", "Seconds from a request's headers to its answer.", "route")
         self.stage_seconds = self._histogram("stage", "Seconds per image: queue, decode, crop, network.", "stage")
+        self.novelty = Histogram(
+            "transferapp_novelty",
+            "Novelty per image: the share of held-out images that look at least as familiar.",
+            ("model",),
+            buckets=_NOVELTY_BUCKETS,
+            registry=self.registry,
+        )
         self.problems = self._counter("problems", "Requests and images refused or failed, by code.", "code")
         self.waiting = self._gauge("queue_waiting", "Images that wait for a worker.")
         self.running = self._gauge("queue_running", "Images being predicted.")

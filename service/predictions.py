@@ -52,8 +52,13 @@ class RequestPredictor:
             lambda: self._predictor.predict(image, views=views, top_k=top_k), admitted=admitted
         )
         self._request.state.log |= {"model": self._name, "views": views, "format": prediction.format}
+        if prediction.novelty is not None:
+            self._metrics.novelty.labels(self._name).observe(prediction.novelty)
         return PredictionAnswer(
             predictions=[ScoredLabel(label=score.label, score=score.score) for score in prediction.scores],
+            novelty=prediction.novelty,
+            known=prediction.known,
+            prediction_set=None if prediction.prediction_set is None else list(prediction.prediction_set),
             views=prediction.views,
             format=prediction.format,
             **self._common(prediction, seconds),

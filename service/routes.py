@@ -191,6 +191,7 @@ async def info(request: Request, model: Model = None) -> Info:
         image_size=predictor.image_size,
         default_views=predictor.default_views,
         precision=predictor.engine.precision,
+        coverage=predictor.bundle.coverage,
         metrics=manifest.get("metrics"),
         backbone=manifest.get("backbone"),
         created=manifest.get("created"),

@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 _ModelName = Annotated[Name, Field(description="Name of the model that answered.", examples=["dogs"])]
 _ModelVersion = Annotated[
-    str, Field(description="Identifies weights, classes and preprocessing.", examples=["3f2a9c01d4e8"])
+    str, Field(description="Identifies weights, classes, preprocessing and calibration.", examples=["3f2a9c01d4e8"])
 ]
 _Width = Annotated[int, Field(description="Pixels, after rotation by the EXIF orientation.", examples=[1280])]
 _Height = Annotated[int, Field(examples=[853])]
@@ -89,6 +89,20 @@ class PredictionAnswer(Answer):
     predictions: list[ScoredLabel] = Field(description="The best classes, most probable first.")
     model: _ModelName
     model_version: _ModelVersion
+    novelty: FiniteFloat | None = Field(
+        description="Share of the model's held-out images that look at least as familiar, from 0 to 1; null where the model "
+        "cannot say.",
+        examples=[0.417],
+    )
+    known: bool | None = Field(
+        description="False where the image looks like none of the classes; null where the model cannot say.",
+        examples=[True],
+    )
+    prediction_set: list[Name] | None = Field(
+        description="The classes that contain the right one at the model's coverage (`GET /info`), most probable first; null "
+        "where the model promises none.",
+        examples=[["beagle"]],
+    )
     views: int = Field(description="Crops whose probabilities were averaged.", examples=[10])
     format: str = Field(description="The image's format, by its content.", examples=["JPEG"])
     width: _Width
@@ -217,6 +231,10 @@ class Info(Answer):
     image_size: tuple[int, int] = Field(description="(height, width) of the network's input.", examples=[[224, 224]])
     default_views: int = Field(examples=[10])
     precision: str = Field(description="Arithmetic of the network.", examples=["f32"])
+    coverage: float | None = Field(
+        description="Share of images whose prediction set has the right class; null where the model promises none.",
+        examples=[0.9],
+    )
     metrics: Any = Field(None, description="Test metrics, as the bundle records them.")
     backbone: Any = Field(None, description="The pretrained network.", examples=["efficientnet_lite0"])
     created: str | None = Field(None, examples=["2026-01-31T12:00:00+00:00"])

@@ -193,7 +193,7 @@ function failed(entry, error) {
 function said(entry) {
   if (entry !== state.selected) return;
   const [best] = entry.answer.predictions;
-  announce(`${className(best.label)}, ${percent(best.score)}. ${sureness(entry.answer.predictions).text}`);
+  announce(`${className(best.label)}, ${percent(best.score)}. ${sureness(entry.answer).text}`);
 }
 
 /** Request the explanation of a class, unless it is there. */

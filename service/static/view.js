@@ -1,7 +1,7 @@
 // Display of the state, which is only read here. Text is inserted as text, so no name can become markup.
 
 import { drawCrop, drawLook } from "./drawing.js";
-import { className, cropWords, curlCommand, lookWords, passes, percent, problemWords, recordWords, sureness } from "./words.js";
+import { className, cropWords, curlCommand, lookWords, passes, percent, problemWords, recordWords, setWords, sureness } from "./words.js";
 
 const MAX_KNOWN = 24;
 
@@ -126,7 +126,7 @@ function showAnswer(entry, { info, url, keyed }, actions) {
   const [headline, bars] = [$("answer"), $("bars")];
   if (!answer) {
     headline.replaceChildren(entry.waiting || "Classifying …");
-    $("sure").textContent = $("rest").textContent = $("record").textContent = $("timing").textContent = "";
+    $("sure").textContent = $("set").textContent = $("rest").textContent = $("record").textContent = $("timing").textContent = "";
     $("notes").replaceChildren();
     bars.replaceChildren(...[1, 2, 3].map(() => element("li", { className: "ghost" })));
     bars.shown = null;
@@ -138,9 +138,10 @@ function showAnswer(entry, { info, url, keyed }, actions) {
     " ",
     element("span", { className: "score", textContent: percent(best.score) }),
   );
-  const sure = sureness(answer.predictions);
+  const sure = sureness(answer);
   $("sure").textContent = sure.text;
   $("sure").classList.toggle("unsure", sure.unsure);
+  $("set").textContent = setWords(answer, info?.coverage);
   if (bars.shown !== answer) {
     bars.shown = answer;
     bars.replaceChildren(...answer.predictions.map((scored) => bar(scored, actions.explain)));

@@ -26,6 +26,8 @@ const ADVICE = {
   network: ["The service cannot be reached", "Check your connection, then try again."],
 };
 
+const MAX_SET = 6; // classes named in a prediction set
+
 const PASSING = new Set(["rate_limited", "overloaded", "timeout", "resources", "not_ready", "model_output_invalid", "internal", "network", "body_too_slow", "unauthorized"]);
 
 /** Return whether the same photo may be answered at another time. */
@@ -60,9 +62,12 @@ export function className(label) {
   return label.replaceAll("_", " ").trim() || label;
 }
 
-/** Describe the model's confidence: {text, unsure}. */
-export function sureness(scores) {
-  const [first, second] = scores;
+/** Describe the model's confidence in an answer: {text, unsure}. */
+export function sureness({ known, predictions }) {
+  const [first, second] = predictions;
+  if (known === false) {
+    return { text: `The photo looks like none of the model's classes. Of these, ${className(first.label)} is the nearest.`, unsure: true };
+  }
   if (first.score >= 0.95) return { text: "The model is very sure.", unsure: false };
   if (first.score >= 0.8) return { text: "The model is fairly sure.", unsure: false };
   const other = second ? className(second.label) : "";
@@ -71,6 +76,15 @@ export function sureness(scores) {
   }
   if (first.score >= 0.5) return { text: `This is the model's best guess${other ? `; ${other} is possible, too` : ""}.`, unsure: false };
   return { text: "Not sure: this is a guess. The photo may show something that is not among the model's classes.", unsure: true };
+}
+
+/** Describe the prediction set of an answer; empty where it has one class, or the model promises nothing. */
+export function setWords({ known, prediction_set: set }, coverage) {
+  if (!set || !coverage || set.length < 2 || known === false) return "";
+  const shown = set.slice(0, MAX_SET).map(className);
+  const rest = set.length - shown.length;
+  const names = rest > 0 ? `${shown.join(", ")} or ${rest} more` : `${shown.slice(0, -1).join(", ")} or ${shown.at(-1)}`;
+  return `It is ${names}: such a set is right for ${percent(coverage)} of photos.`;
 }
 
 /** Describe the occlusion map. */

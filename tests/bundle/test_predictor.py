@@ -19,7 +19,8 @@ from tests.helpers.scenes import scene
 from tests.helpers.tiny_bundle import GAIN, SIZE, color_network, make_tiny_bundle
 from transferapp.backbones.engine import read_network, save_converted
 from transferapp.bundle import predictor as predict_module
-from transferapp.bundle.format import MANIFEST, Bundle, read_bundle, write_manifest, writing
+from transferapp.bundle.format import MANIFEST, NOVELTY, Bundle, read_bundle, write_manifest, writing
+from transferapp.bundle.novelty import Novelty
 from transferapp.bundle.predictor import ModelOutputError, Predictor
 from transferapp.errors import BundleError, ImageError, UsageError
 from transferapp.images import ImageLimits
@@ -321,3 +322,59 @@ def test_files_may_be_overwritten_while_they_serve(tmp_path: Path) -> None:
     (path / "model.bin").write_bytes(b"")  # in place: a mapped file would end the process here
     (path / "model.xml").write_bytes(b"")
     assert predictor.predict(colors("red")).scores == expected
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.load(make_tiny_bundle(tmp_path_factory.mktemp("models") / "calibrated", calibrated=True))
+
+
+def test_a_bundle_without_calibration_says_nothing_of_novelty(predictor: Predictor) -> None:
+    prediction = predictor.predict(colors("red"))
+    assert (prediction.novelty, prediction.known, prediction.prediction_set) == (None, None, None)
+
+
+def test_familiar_and_foreign_images_are_told_apart(calibrated: Predictor) -> None:
+    familiar, foreign = calibrated.predict(colors("red")), calibrated.predict(colors("white"))
+    assert (familiar.label, familiar.known) == ("red", True)
+    assert familiar.novelty == pytest.approx(0, abs=0.051)
+    assert (foreign.novelty, foreign.known) == (0.95, False)
+    assert foreign.label == "red", "the most probable class stays"
+
+
+@pytest.mark.parametrize("views", [1, 10, 50])
+def test_novelty_is_told_from_the_center_crop(calibrated: Predictor, views: int) -> None:
+    image = Image.new("RGB", (512, 512), "white")
+    side = round(512 * 224 / 256)
+    image.paste("red", ((512 - side) // 2 - 1, (512 - side) // 2 - 1, (512 + side) // 2 + 1, (512 + side) // 2 + 1))
+    prediction = calibrated.predict(png(image), views=views)
+    assert prediction.known
+    assert prediction.novelty == pytest.approx(0, abs=0.051)
+
+
+def test_a_prediction_set_holds_the_classes_up_to_the_coverage(calibrated: Predictor) -> None:
+    assert calibrated.predict(colors("red"), top_k=1).prediction_set == ("red",)
+    # A third each: of the first class nothing is above, of the third two thirds.
+    assert calibrated.predict(colors("white"), top_k=1).prediction_set == ("red", "green", "blue")
+    assert (calibrated.bundle.coverage, calibrated.bundle.set_threshold) == (0.9, 0.75)
+
+
+def test_a_novelty_score_that_the_network_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "models" / "tiny", calibrated=True)
+    wrong = Novelty(np.eye(4, dtype=np.float16), np.linspace(0, 1, 19, dtype=np.float32))
+    with writing(tmp_path / "models" / "other") as staging:
+        for name in ("model.xml", "model.bin"):
+            (staging / name).write_bytes((path / name).read_bytes())
+        (staging / NOVELTY).write_bytes(wrong.to_bytes())
+        write_manifest(staging, dict(read_bundle(path).manifest))
+    with pytest.raises(BundleError) as raised:
+        Predictor.load(tmp_path / "models" / "other")
+    assert (raised.value.expected, raised.value.got) == ("a second output of 4 features", "one of shape (1, 3)")
+
+
+def test_calibration_is_part_of_the_version(tmp_path: Path) -> None:
+    plain = read_bundle(make_tiny_bundle(tmp_path / "plain"))
+    other = read_bundle(make_tiny_bundle(tmp_path / "calibrated", calibrated=True))
+    assert plain.version != other.version
+    sets = {"coverage": 0.9, "threshold": 0.5}
+    assert Bundle(other.path, {**other.manifest, "prediction_sets": sets}).version != other.version

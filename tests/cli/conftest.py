@@ -28,7 +28,7 @@ def fit() -> Fitted:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that tells red, green and blue apart, in well under a second."""
-    return make_tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
+    return make_tiny_bundle(tmp_path_factory.mktemp("models") / "tiny", calibrated=True)
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,7 @@ def test_validation_images_that_selected_the_model_are_not_called_held_out(in_pi
     assert "selected the model" in outcome(tuned_manifest())
     assert "selected the model" not in outcome(make_manifest())
     overlap = outcome(make_manifest(leaks=leaks()))
-    assert "held-out" not in overlap
+    assert "held-out test" not in overlap
     assert "overlap 2 of 5 test images" in overlap
     assert "overlap" not in outcome(make_manifest())
 

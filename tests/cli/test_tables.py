@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.cli.conftest import Show
+from transferapp.bundle.predictor import Prediction, Score
 from transferapp.cli import card as tables
 
 
@@ -56,13 +58,35 @@ def test_of_many_classes_thirty_are_shown(in_pipe: Show) -> None:
     assert not any(line.startswith(("class 49 ", "absent")) for line in lines)
 
 
+def prediction(scores: Sequence[tuple[str, float]], **changes: Any) -> Prediction:
+    return Prediction(
+        tuple(Score(*each) for each in scores), 10, "PNG", (8, 8), **{"notes": (), "seconds": {}, **changes}
+    )
+
+
 def test_a_prediction(in_pipe: Show) -> None:
     scores = [("shih tzu", 0.99996), ("犬", 0.5), ("z", 0.00004), ("a\x1bb", 0.0)]
-    lines = in_pipe(tables.show_prediction, Path("my\ndog.png"), ("first_frame", "exif_rotated"), scores)
-    assert lines == [
+    shown = prediction(scores, notes=("first_frame", "exif_rotated"), known=True, prediction_set=("shih tzu",))
+    assert in_pipe(tables.show_prediction, Path("my\ndog.png"), shown, 0.9) == [
         r"my\ndog.png  (first_frame, exif_rotated)",
         "  shih tzu  >99.9%  " + 30 * "█",
         "  犬         50.0%  " + 15 * "█",
         "  z          <0.1%",
         r"  a\x1bb      0.0%",
     ]
+
+
+def test_a_prediction_of_an_unknown_image_says_so_in_place_of_its_set(in_pipe: Show) -> None:
+    shown = prediction([("cat", 0.6)], novelty=0.9876, known=False, prediction_set=("cat", "dog"))
+    assert in_pipe(tables.show_prediction, Path("a.png"), shown, 0.9)[-1] == (
+        "  It looks like none of these classes (novelty 0.988)"
+    )
+
+
+def test_a_prediction_set_of_several_classes_is_listed(in_pipe: Show) -> None:
+    few = prediction([("cat", 0.6)], novelty=0.5, known=True, prediction_set=("cat", "d\x1bg"))
+    assert in_pipe(tables.show_prediction, Path("a.png"), few, 0.9)[-1] == (
+        r"  One of cat, d\x1bg (the set for 90.0% coverage)"
+    )
+    many = prediction([("0", 0.6)], prediction_set=tuple(map(str, range(12))))
+    assert "9 and 2 more classes" in in_pipe(tables.show_prediction, Path("a.png"), many, 0.9)[-1]

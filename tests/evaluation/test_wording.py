@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from transferapp.evaluation.report.wording import backbone_reason, by_topic, leak_sentences, uniform_sentence
+from tests.helpers.manifests import make_manifest
+from transferapp.evaluation.report.wording import (
+    backbone_reason,
+    by_topic,
+    leak_sentences,
+    novelty_sentence,
+    sets_sentence,
+    uniform_sentence,
+)
 
 
 def test_neighboring_reasons_are_grouped_by_topic() -> None:
@@ -56,3 +64,27 @@ def test_a_uniform_set_is_no_overlap_but_is_said() -> None:
     assert leak_sentences(leaks) == []
     assert uniform_sentence(leaks).startswith("The images are too uniform")
     assert uniform_sentence({**leaks, "uniform": False}) == uniform_sentence(None) == ""
+
+
+def test_novelty_names_the_images_it_rests_on() -> None:
+    manifest = make_manifest()
+    said = novelty_sentence(manifest)
+    assert "95% of 135 held-out images" in said
+    assert "3 of 45 test images (6.7%; 95 % interval 2.3% to 17.9%)" in said
+    without = {**manifest["novelty"], "num_test": 0, "num_refused": 0, "refused_interval": None}
+    assert "test" not in novelty_sentence({"novelty": without})
+    assert "too few held-out images" in novelty_sentence({"novelty": None})
+    assert novelty_sentence({}) == ""
+
+
+def test_prediction_sets_name_coverage_and_size() -> None:
+    manifest = make_manifest()
+    said = sets_sentence(manifest)
+    assert "42 of 45 test images (93.3%; 95 % interval 82.1% to 97.7%), with 1.24 classes on average" in said
+    assert "90.0% of images are promised (84.2% to 94.8% with 108 held-out images)" in said
+    single = {**manifest["prediction_sets"], "threshold": 0.0}
+    assert sets_sentence({"prediction_sets": single}).endswith("so every set is that class.")
+    without = {**manifest["prediction_sets"], "num_test": 0, "num_covered": 0, "covered_interval": None}
+    assert sets_sentence({"prediction_sets": without}).endswith("with 1.24 classes on average.")
+    assert "too few held-out images" in sets_sentence({"prediction_sets": None})
+    assert sets_sentence({}) == ""

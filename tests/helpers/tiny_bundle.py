@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from transferapp.backbones.engine import import_openvino, save_converted
-from transferapp.bundle.format import write_manifest, writing
+from transferapp.bundle.format import NOVELTY, write_manifest, writing
+from transferapp.bundle.novelty import NEIGHBORS, Novelty
 
 SIZE = (224, 224)
 GAIN = 20.0
@@ -21,7 +22,7 @@ GAIN = 20.0
 
 
 def color_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: bool = False) -> Any:
-    """An `openvino.Model`: uint8 pixels (-1, height, width, 3) to `class_count` probabilities.
+    """An `openvino.Model`: uint8 pixels (-1, height, width, 3) to `class_count` probabilities, and to the mean color.
 
     Class i is the i-th of red, green, blue, and round again for more (those tie; the first wins).
 
@@ -43,7 +44,12 @@ def color_network(class_count: int, *, size: tuple[int, int] = SIZE, broken: boo
         first, last = ops.gather(color, np.int64(0), np.int64(1)), ops.gather(color, np.int64(2), np.int64(1))
         same = ops.convert(ops.less(ops.abs(ops.subtract(first, last)), np.float32(0.5)), "f32")
         logits = ops.add(logits, ops.unsqueeze(ops.subtract(ops.divide(same, same), np.float32(1)), np.int64(1)))
-    return openvino.Model([ops.softmax(logits, 1)], [pixels], "tiny")
+    return openvino.Model([ops.softmax(logits, 1), color], [pixels], "tiny")
+
+
+def color_novelty() -> Novelty:
+    """Return a score to which colors near red, green or blue, by a cosine of 0.9, are familiar and all others unknown."""
+    return Novelty(np.eye(3, dtype=np.float16).repeat(NEIGHBORS, axis=0), np.linspace(0.9, 1, 19, dtype=np.float32))
 
 
 def make_tiny_bundle(
@@ -53,6 +59,7 @@ def make_tiny_bundle(
     broken: bool = False,
     report: str = "",
     sample_bits: int | None = None,
+    calibrated: bool = False,
 ) -> Path:
     """Write a bundle that tells colors apart.
 
@@ -62,6 +69,7 @@ def make_tiny_bundle(
         broken: Whether its network answers NaN for colored images.
         report: The HTML of its report; "" for none.
         sample_bits: Depth of the 16-bit samples that it was trained on.
+        calibrated: Whether it has a novelty score and prediction sets.
 
     Returns:
         `path`.
@@ -70,6 +78,8 @@ def make_tiny_bundle(
         save_converted(color_network(len(class_names), broken=broken), staging / "model.xml")
         if report:
             (staging / "report.html").write_text(report, encoding="utf-8")
+        if calibrated:
+            (staging / NOVELTY).write_bytes(color_novelty().to_bytes())
         write_manifest(
             staging,
             {
@@ -80,6 +90,7 @@ def make_tiny_bundle(
                 "precision": {"served": "f32"},
                 "backbone": "color",
                 "metrics": {"test": {"accuracy": 1.0}},
+                "prediction_sets": {"coverage": 0.9, "threshold": 0.75} if calibrated else None,
             },
         )
     return path

@@ -95,6 +95,7 @@ def test_info(service: Served) -> None:
         "image_size": [224, 224],
         "default_views": 10,
         "precision": "f32",
+        "coverage": None,
         "metrics": {"test": {"accuracy": 1.0}},
         "backbone": "color",
         "created": "2026-01-01T00:00:00+00:00",

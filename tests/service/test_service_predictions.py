@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import COLORS, Served, paint
 from transferapp.bundle.predictor import Predictor
 
@@ -97,3 +100,25 @@ def test_hostile_file_names_change_nothing(service: Served) -> None:
 def test_a_field_without_a_file_name_and_other_fields_beside_it_are_fine(service: Served) -> None:
     answer = service.client.post("/predict", data={"comment": "hello"}, files={"file": (None, paint("blue"))})
     assert answer.json()["predictions"][0]["label"] == "blue"
+
+
+def test_novelty_and_prediction_sets_are_told(serve: Callable[..., Served], tmp_path: Path) -> None:
+    served = serve(models=make_tiny_bundle(tmp_path / "calibrated", calibrated=True))
+    gray = io.BytesIO()
+    Image.new("RGB", (320, 240), "gray").save(gray, "JPEG")
+    familiar, foreign = (served.predict(image).json() for image in (paint("red"), gray.getvalue()))
+    assert (familiar["known"], familiar["prediction_set"]) == (True, ["red"])
+    assert 0 <= familiar["novelty"] < 0.5
+    assert (foreign["known"], foreign["novelty"]) == (False, 0.95)
+    assert foreign["predictions"], "the classes are there all the same"
+    assert served.client.get("/info").json()["coverage"] == 0.9
+    told = served.client.get("/metrics").text
+    assert 'transferapp_novelty_count{model="calibrated"} 2.0' in told
+    assert 'transferapp_novelty_bucket{le="0.95",model="calibrated"} 2.0' in told
+    assert 'transferapp_novelty_bucket{le="0.9",model="calibrated"} 1.0' in told
+
+
+def test_a_model_that_cannot_say_says_null(service: Served) -> None:
+    answer = service.predict(paint()).json()
+    assert (answer["novelty"], answer["known"], answer["prediction_set"]) == (None, None, None)
+    assert service.client.get("/info").json()["coverage"] is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
+from transferapp.backbones.keras_internals import give_weights
 from transferapp.backbones.stages import Stage, cut, find_stages
 from transferapp.training.batches import CachedBatches, CachedCenters
 from transferapp.training.head_spec import Head
@@ -19,6 +20,7 @@ from transferapp.training.tail import (
     attach_tails,
     build_tail,
     plain_tail,
+    with_features,
 )
 
 CLASSES = 3
@@ -277,6 +279,13 @@ def test_an_ensemble_is_the_average_of_its_members(
     network.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
     np.testing.assert_allclose(np.asarray(again(pixels)), np.mean(scores, axis=0), atol=1e-5)
+    # The second output of the served network: what the head of the first tail reads.
+    probabilities, pooled = with_features(network)(pixels)
+    np.testing.assert_allclose(np.asarray(probabilities), np.mean(scores, axis=0), atol=1e-5)
+    first = plain_tail(backbone, stages, stage, Head.of(probe), "first")
+    give_weights(first, members[0])
+    expected = keras.Model(first.inputs[0], first.get_layer("head_standardize").input)(below(backbone, stage, pixels))
+    np.testing.assert_allclose(np.asarray(pooled), np.asarray(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])

@@ -126,6 +126,12 @@ class Bundle:
         sets = self.manifest.get("prediction_sets")
         return None if sets is None else float(sets["threshold"])
 
+    @property
+    def coverage(self) -> float | None:
+        """Promised share of images whose prediction set has the right class; None where the bundle promises none."""
+        sets = self.manifest.get("prediction_sets")
+        return None if sets is None else float(sets["coverage"])
+
     def novelty(self) -> Novelty | None:
         """Read the novelty score; None where the bundle has none.
 
@@ -247,7 +253,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         and shown.get("sample_bits") in (None, *SAMPLE_BITS)
         and isinstance(precision, dict)
         and precision.get("served", "f32") in ("f32", "bf16")
-        and _is_threshold(manifest.get("prediction_sets"))
+        and _are_sets(manifest.get("prediction_sets"))
     )
     if not well_formed:
         raise BundleError(f"{path} is incomplete", hint="Copy the bundle again or fit again")
@@ -256,12 +262,12 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         raise BundleError(f"{path} names files outside its own folder", code="unsafe_bundle")
 
 
-def _is_threshold(sets: Any) -> bool:
-    """Return whether these are prediction sets with a threshold, or none."""
+def _are_sets(sets: Any) -> bool:
+    """Return whether these are prediction sets with a coverage and a threshold, or none."""
     if sets is None:
         return True
-    threshold = sets.get("threshold") if isinstance(sets, dict) else None
-    return isinstance(threshold, int | float) and 0 <= threshold <= 1
+    numbers = [sets.get(name) for name in ("coverage", "threshold")] if isinstance(sets, dict) else [None]
+    return all(isinstance(number, int | float) and 0 <= number <= 1 for number in numbers)
 
 
 def _is_size(value: Any) -> bool:

@@ -150,7 +150,7 @@ class Predictor:
         height, width = self.image_size
         gray = np.full((1, height, width, 3), 127, dtype=np.uint8)
         try:
-            output, *features = self.engine.outputs(gray)
+            output, *features = self._run(gray)
         except RuntimeError as error:
             raise BundleError(
                 f"The network of {self.bundle.path} does not take {height}×{width} images ({str(error).splitlines()[0]})"
@@ -187,7 +187,7 @@ class Predictor:
 
     def _outputs(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the probabilities, and further outputs of the network; arguments and errors as of `probabilities`."""
-        parts = [self.engine.outputs(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+        parts = [self._run(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
         outputs = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
         scores = outputs[0]
         if not np.isfinite(scores).all():
@@ -196,6 +196,10 @@ class Predictor:
                 hint="Its weights are damaged or training diverged: fit the bundle again",
             )
         return outputs
+
+    def _run(self, chunk: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the outputs that a prediction needs: the features only where novelty is told from them."""
+        return (self.engine(chunk),) if self.novelty is None else self.engine.outputs(chunk)
 
     def crops(self, decoded: DecodedImage, views: int) -> np.ndarray:
         """Return the crops of an image: uint8, shape (views, height, width, 3)."""

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import ASCII2, ROUNDED
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -26,12 +26,17 @@ from transferapp.evaluation.report.wording import (
     counted,
     data_sentences,
     leak_sentences,
+    novelty_sentence,
     search_best,
     search_course,
     sentence,
+    sets_sentence,
     uniform_sentence,
 )
 from transferapp.recipes.sorting import PLACES
+
+if TYPE_CHECKING:
+    from transferapp.bundle.predictor import Prediction
 
 _CELLS = {
     ("small", "similar"): "new linear classifier\non the last stage",
@@ -231,6 +236,8 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     )
     rows += [
         *labeled("overlap", leaks or list(filter(None, [uniform_sentence(manifest.get("leaks"))])), "yellow"),
+        *labeled("unknown", list(filter(None, [novelty_sentence(manifest)]))),
+        *labeled("sets", list(filter(None, [sets_sentence(manifest)]))),
         ("served", served),
         ("report", text(str(path / "report.html"))),
         ("bundle", text(f"{path}, after {duration(seconds)}")),
@@ -277,6 +284,7 @@ _CLASSES_SHOWN = 30
 _CLUSTERS_SHOWN = 10
 _MEMBERS_SHOWN = 3
 _LABELS_SHOWN = 20
+_SET_SHOWN = 10
 _BAR = 24
 
 
@@ -484,12 +492,27 @@ def show_undone(num_restored: int, left: Sequence[tuple[str, str]]) -> None:
         console.print(f"  ... and {len(left) - _LABELS_SHOWN:,} more")
 
 
-def show_prediction(file: Path, notes: Sequence[str], scores: Sequence[tuple[str, float]]) -> None:
-    """Print the classes of an image, most probable first."""
+def show_prediction(file: Path, prediction: Prediction, coverage: float | None) -> None:
+    """Print the classes of an image, most probable first, whether it looks like any of them, and its prediction set.
+
+    Args:
+        file: The image.
+        prediction: Of it.
+        coverage: Of prediction sets; None where the bundle has none.
+    """
     console = page_console()
-    remarks = f"  ({', '.join(notes)})" if notes else ""
+    remarks = f"  ({', '.join(prediction.notes)})" if prediction.notes else ""
     console.print(printable(f"{file}{remarks}"), markup=False, soft_wrap=True)
     made = table("", ">", "", header=False)
-    for label, score in scores:
+    for label, score in ((scored.label, scored.score) for scored in prediction.scores):
         made.add_row(text(f"  {label}"), percent(score), "█" * round(30 * score))
     show(console, made)
+    if prediction.known is False:
+        line = f"  It looks like none of these classes (novelty {prediction.novelty:.3f})"
+        console.print(line, style="yellow", markup=False, highlight=False)
+    elif coverage is not None and prediction.prediction_set and len(prediction.prediction_set) > 1:
+        names = ", ".join(prediction.prediction_set[:_SET_SHOWN])
+        rest = len(prediction.prediction_set) - _SET_SHOWN
+        more = f" and {counted(rest, 'more class')}" if rest > 0 else ""
+        line = printable(f"  One of {names}{more} (the set for {coverage:.1%} coverage)")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

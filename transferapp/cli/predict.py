@@ -86,12 +86,15 @@ def _show(
                 "predictions": [vars(score) for score in prediction.scores],
                 "model": predictor.bundle.name,
                 "model_version": predictor.bundle.version,
+                "novelty": prediction.novelty,
+                "known": prediction.known,
+                "prediction_set": prediction.prediction_set,
                 "views": prediction.views,
                 "notes": list(prediction.notes),
             }
             print_json(document, indent=None)
         else:
-            show_prediction(file, prediction.notes, [(score.label, score.score) for score in prediction.scores])
+            show_prediction(file, prediction, predictor.bundle.coverage)
     return ImageError.exit_code if failures else 0
 
 

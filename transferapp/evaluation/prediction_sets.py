@@ -43,11 +43,6 @@ class PredictionSets:
         return asdict(self)
 
 
-def least_held_out(coverage: float) -> int:
-    """Return the fewest held-out images that can promise a coverage."""
-    return math.ceil(coverage / (1 - coverage) - 1e-9)
-
-
 def conformal_threshold(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> float | None:
     """Return the threshold of sets with a coverage, with the correction for a finite number of images.
 

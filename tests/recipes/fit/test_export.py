@@ -27,6 +27,7 @@ from transferapp.recipes.fit.export import (
     build_network,
     export,
     predict_test,
+    run_exported,
     served_precision,
 )
 from transferapp.system.progress import Silent
@@ -245,6 +246,18 @@ def test_the_exported_network_is_the_keras_model(backbone: Any, records: list[Re
         np.asarray(exported.network(pixels.astype(np.float32))),
         atol=1e-5,
     )
+
+
+def test_the_second_output_is_what_the_head_reads(backbone: Any, records: list[Record]) -> None:
+    data = dataset_of(("val", records))
+    exported, stage = exported_at(backbone, 1, data), find_stages(backbone)[1]
+    assert exported.num_features == stage.shape[2]
+    probabilities, features = run_exported(exported, data.records, TINY_SIZE, lambda done: None)
+    pixels = np.stack([center_pixels(Image.open(record.path)) for record in records])
+    np.testing.assert_allclose(features, pooled(backbone, stage, pixels), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(probabilities, np.asarray(exported.network(pixels.astype(np.float32))), atol=1e-4)
+    nothing = run_exported(exported, (), TINY_SIZE, lambda done: None)
+    assert [output.shape for output in nothing] == [(0, len(CLASSES)), (0, stage.shape[2])]
 
 
 def test_exporting_leaves_the_backbone_unchanged(backbone: Any, records: list[Record]) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.helpers.fitted import BACKBONE, fitted, images, workplace
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from transferapp.bundle.format import read_bundle
+from transferapp.bundle.predictor import Predictor
 from transferapp.config import FitConfig, make_config
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.recipes.evaluate import evaluate
@@ -167,6 +168,12 @@ def test_12_bit_images_are_served_as_they_were_trained_on(tmp_path: Path) -> Non
 def test_without_held_back_images_there_are_no_figures_but_a_bundle(tmp_path: Path) -> None:
     result = recipes.fit(config(tmp_path / "all", val_fraction=0.0, test_fraction=0.0, train_views="0"), Silent())
     assert result.manifest["metrics"] == {"validation": None, "test": None}
+    # The training images themselves calibrate, each held out from the others.
+    assert (result.manifest["novelty"]["num_held_out"], result.manifest["novelty"]["num_test"]) == (42, 0)
+    assert (result.manifest["prediction_sets"]["num_held_out"], result.manifest["prediction_sets"]["num_test"]) == (
+        42,
+        0,
+    )
     assert "cross-validated" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
 
 
@@ -183,6 +190,15 @@ def test_a_small_different_set_ships_a_mixture_whose_weights_the_manifest_lists(
     assert (manifest["candidates"], manifest["head"]["kind"], manifest["plan"]["budget"]) == ([], "linear", 0)
     assert manifest["parity"]["f32"]["max_difference"] < 1e-4
     assert "Mixture of stages" in (result.path / "report.html").read_text(encoding="utf-8")
+    # As served, it calls as many of the test images unknown as the fit says.
+    predictor = Predictor.load(result.path)
+    with (result.path / "split.csv").open(newline="") as stream:
+        test = [images() / row["name"] for row in csv.DictReader(stream) if row["split"] == "test"]
+    predictions = [predictor.predict(path, views=1) for path in test]
+    assert manifest["novelty"]["num_test"] == len(test) > 0
+    assert manifest["novelty"]["num_refused"] == sum(p.known is False for p in predictions)
+    covered = sum(path.parent.name in (p.prediction_set or ()) for path, p in zip(test, predictions, strict=True))
+    assert manifest["prediction_sets"]["num_covered"] == covered
     # As served, it is right on as many of the test images as the fit says, which took them from cached rows.
     assert evaluate(result.path, str(images()), views=1).metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
@@ -201,6 +217,9 @@ def test_a_fit_that_tunes_writes_what_was_compared_and_what_ships(tmp_path: Path
     assert (probe["name"], tuned["name"], tuned["cut"]) == ("linear classifier", "last stage", "block14")
     assert tuned["chosen"]
     assert manifest["head"]["kind"] == "fine-tuned"
+    # Seven validation images, on which the features were not trained, are too few for either.
+    assert (manifest["novelty"], manifest["prediction_sets"]) == (None, None)
+    assert Predictor.load(tmp_path / "tuned").predict(next(images().glob("*/*"))).known is None
     assert manifest["backbone"]["cut"] == "top", "that is where the tuned head stands"
     assert manifest["metrics"]["validation"]["accuracy"] == tuned["accuracy"]
     assert manifest["plan"]["proposals"] == [{"name": "last stage", "cut": "block14", "head_only": False}]

@@ -23,7 +23,9 @@ from transferapp.evaluation.report.wording import (
     backbone_reason,
     by_topic,
     leak_sentences,
+    novelty_sentence,
     search_sentences,
+    sets_sentence,
     uniform_sentence,
 )
 from transferapp.policy.similarity import SIMILAR_BELOW
@@ -103,6 +105,8 @@ def render_report(
         copies=copies or {},
         leaks=leak_sentences(manifest.get("leaks")),
         uniform=uniform_sentence(manifest.get("leaks")),
+        unknown=novelty_sentence(manifest),
+        sets=sets_sentence(manifest),
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),

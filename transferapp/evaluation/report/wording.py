@@ -171,6 +171,49 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def novelty_sentence(manifest: Mapping[str, Any]) -> str:
+    """Return when an image is called unknown, and how often test images are; empty for a bundle that was never calibrated."""
+    if "novelty" not in manifest:
+        return ""
+    figures = manifest["novelty"]
+    if figures is None:
+        return "There are too few held-out images to tell unknown ones, so predictions do not say what is unknown."
+    text = (
+        f"An image is called unknown where it is less like the training images than {1 - figures['share']:.0%} of "
+        f"{counted(figures['num_held_out'], 'held-out image')}"
+    )
+    if not figures["num_test"]:
+        return f"{text}."
+    share = _share(figures["num_refused"], figures["num_test"], figures["refused_interval"])
+    return f"{text}; that happens to {share}."
+
+
+def sets_sentence(manifest: Mapping[str, Any]) -> str:
+    """Return what prediction sets promise, and their figures; empty for a bundle that was never calibrated."""
+    if "prediction_sets" not in manifest:
+        return ""
+    figures = manifest["prediction_sets"]
+    if figures is None:
+        return "There are too few held-out images to promise a coverage, so there are no prediction sets."
+    low, high = figures["coverage_interval"]
+    size = f"with {figures['mean_size']:.2f} classes on average"
+    promise = f"{figures['coverage']:.1%} of images"
+    limits = f"{low:.1%} to {high:.1%} with {counted(figures['num_held_out'], 'held-out image')}"
+    if not figures["num_test"]:
+        return f"Prediction sets hold the right class for {promise} ({limits}), {size}."
+    share = _share(figures["num_covered"], figures["num_test"], figures["covered_interval"])
+    text = f"Prediction sets hold the right class for {share}, {size}; {promise} are promised ({limits})."
+    if figures["threshold"] == 0:
+        text += " The most probable class alone reaches that, so every set is that class."
+    return text
+
+
+def _share(count: int, total: int, interval: Sequence[float]) -> str:
+    low, high = interval
+    images = counted(total, "test image")
+    return f"{count:,} of {images} ({count / total:.1%}; 95 % interval {low:.1%} to {high:.1%})"
+
+
 def search_sentences(search: Mapping[str, Any]) -> list[str]:
     """Return the course and the outcome of a search, from its part of the manifest."""
     return [
