@@ -66,8 +66,9 @@ def test_a_composed_network_does_what_its_classifier_does_on_features(trunks: tu
     linear = head(features)
     network = compose_classifier(trunk, taps, **linear)
     logits = (features - linear["mean"]) / linear["std"] @ linear["kernel"] + linear["bias"]
-    found = OpenVINOEngine(network, precision="f32")(pixels)
+    found, read = OpenVINOEngine(network, precision="f32").outputs(pixels)
     assert found.shape == (12, NUM_CLASSES)
+    np.testing.assert_allclose(read, features, rtol=1e-4, atol=1e-4)
     assert np.abs(found - softmax(logits / 1.7, axis=1)).max() < 1e-5
     assert found.std(axis=0).max() > 0.005
 
