@@ -182,7 +182,7 @@ def begun(target: Path) -> RunFolder:
 def fine_tuned(setting: Setting, target: Path) -> Outcome:
     """Fine-tune and choose, with a run folder beside `target`."""
     config = setting.config
-    tuned = fine_tune(setting.measurement, 0, config, setting.loader, begun(target), Silent())
+    tuned = fine_tune(setting.measurement, setting.solved, 0, config, setting.loader, begun(target), Silent())
     candidates = (setting.solved, *tuned)
     return Outcome(setting, candidates, choose(candidates, insist=config.rule_only or config.scratch))
 
@@ -190,7 +190,7 @@ def fine_tuned(setting: Setting, target: Path) -> Outcome:
 def trainer_of(setting: Setting, target: Path) -> Trainer:
     """Return the trainer of the chosen backbone."""
     chosen = setting.measurement.chosen
-    return Trainer(chosen, setting.network, setting.measurement, 0, setting.config, begun(target), Silent())
+    return Trainer(chosen, setting.network, setting.measurement, 0, 0.0, setting.config, begun(target), Silent())
 
 
 def with_budget(setting: Setting, seconds: float) -> Setting:

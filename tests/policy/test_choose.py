@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from transferapp.policy.choose import choose, merit
+from transferapp.policy.choose import cannot_win, choose, merit
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,17 @@ def test_without_figures_of_the_solved_one_a_trained_candidate_ships() -> None:
 def test_candidates_without_a_finite_loss_come_last() -> None:
     order = [(None, None), (0.9, math.nan), (0.0, 5.0), (0.5, 0.7), (0.5, 0.6), (0.6, 0.9)]
     assert sorted(order, key=lambda figures: merit(*figures)) == order
+
+
+@pytest.mark.parametrize(
+    ("best", "share", "expected"),
+    [(0.70, 0.5, True), (0.70, 0.4, False), (0.73, 0.9, False), (0.85, 1.0, False)],
+    ids=["clearly behind", "too soon to tell", "within two standard errors", "ahead"],
+)
+def test_a_run_far_behind_is_given_up_from_half_its_epochs(best: float, share: float, expected: bool) -> None:
+    assert cannot_win(best, 0.8, 100, share) is expected  # a standard error is four points
+
+
+def test_a_single_image_is_never_far_behind() -> None:
+    assert not cannot_win(0.98, 1.0, 50, 0.9)
+    assert cannot_win(0.94, 1.0, 50, 0.9)

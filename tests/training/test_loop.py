@@ -214,6 +214,19 @@ def test_no_epoch_is_begun_that_would_end_too_late(
     assert trained.notes == (() if len(epochs) == SETTINGS.epochs else late)
 
 
+def test_a_run_that_cannot_win_any_more_stops_half_way(tmp_path: Path) -> None:
+    still = dataclasses.replace(SETTINGS, learning_rate=1e-12, epochs=6, patience=6)
+    behind = run(tmp_path / "behind", dataclasses.replace(still, to_beat=0.99))
+    assert len(behind.history) == 3
+    (note,) = behind.notes
+    assert note.startswith("stopped after epoch 3: ")
+    assert "too far below 99.0%" in note
+    near = run(tmp_path / "near", dataclasses.replace(still, to_beat=behind.accuracy + 0.01))
+    assert len(near.history) == 6
+    cycles = dataclasses.replace(still, to_beat=0.99, schedule="sgdr", cycles=2)
+    assert len(run(tmp_path / "cycles", cycles).history) == 6
+
+
 def test_who_has_run_out_of_patience_has_not_run_out_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "time", Clock(1.0, 1.0, 1.0))
     still = dataclasses.replace(SETTINGS, learning_rate=1e-12, epochs=9, patience=2)

@@ -61,6 +61,26 @@ def choose(candidates: Sequence[C], groups: np.ndarray, *, insist: bool = False)
     return best if finite and gain > CLEARLY * error else solved
 
 
+HOPELESS_FROM = 0.5
+"""Share of its epochs after which a candidate in training may be given up. Before that, the learning rate is high and the
+accuracy on validation images says little about the end."""
+
+
+def cannot_win(best: float, to_beat: float, num_images: int, share: float) -> bool:
+    """Return whether a candidate in training is so far behind that more epochs are a waste.
+
+    It would have to end clearly above the solved classifier, and is clearly below it, by `CLEARLY` standard errors.
+
+    Args:
+        best: Its best accuracy on the validation images so far, in [0, 1].
+        to_beat: Accuracy of the solved classifier on the same images.
+        num_images: Validation images.
+        share: Share of its epochs that are over, in [0, 1].
+    """
+    error = math.sqrt(to_beat * (1 - to_beat) / max(num_images, 1))
+    return share >= HOPELESS_FROM and best < to_beat - CLEARLY * max(error, 1 / max(num_images, 1))
+
+
 def paired_gain(correct: np.ndarray, other: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Return the mean difference of two classifiers' figures on the same images, and its standard error.
 

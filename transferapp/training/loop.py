@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.errors import TrainingError
-from transferapp.policy.choose import merit
+from transferapp.policy.choose import cannot_win, merit
 from transferapp.training.checkpoint import CheckpointStore, Generation
 from transferapp.training.session import Session, smaller_batch
 from transferapp.training.settings import Epoch, TrainingJob, TrainingSettings, Weights
@@ -114,7 +114,7 @@ def train(
     if on_start is not None:
         on_start(len(state.history))
     diverged = False
-    while len(state.history) < settings.epochs and not _exhausted(state, settings) and not _overdue(state, seconds):
+    while len(state.history) < settings.epochs and not _reason_to_stop(state, settings, seconds):
         number = len(state.history) + 1
         started = time.perf_counter()
         try:
@@ -156,8 +156,7 @@ def train(
     accuracy, loss = _best_figures(state)
     notes = list(state.notes)
     if not diverged and len(state.history) < settings.epochs:
-        why = f"none of the last {settings.patience} was better" if _exhausted(state, settings) else "the time was up"
-        notes.append(f"stopped after epoch {len(state.history)}: {why}")
+        notes.append(f"stopped after epoch {len(state.history)}: {_reason_to_stop(state, settings, seconds)}")
     return Trained(
         weights=state.best,
         epoch=state.best_epoch,
@@ -171,6 +170,17 @@ def train(
         notes=tuple(notes),
         diverged=diverged,
     )
+
+
+def _reason_to_stop(state: _State, settings: TrainingSettings, seconds: float) -> str:
+    """Return why no further epoch begins; empty where one does."""
+    if _exhausted(state, settings):
+        return f"none of the last {settings.patience} was better"
+    if state.best_epoch and settings.to_beat and not settings.restarts:
+        share, best = len(state.history) / settings.epochs, _best_figures(state)[0]
+        if cannot_win(best, settings.to_beat, len(state.best_logits), share):
+            return f"{best:.1%} of the validation images are too far below {settings.to_beat:.1%} to win"
+    return "the time was up" if _overdue(state, seconds) else ""
 
 
 def _exhausted(state: _State, settings: TrainingSettings) -> bool:

@@ -53,6 +53,8 @@ class TrainingSettings:
         clip_norm: Limit on the norm of the gradient; 0 for none.
         patience: Epochs without improvement after which training stops. A schedule that restarts is never stopped, because
             after each restart it is worse before it is better.
+        to_beat: Accuracy on the validation images that the run must exceed to be of use; a run that cannot any more is
+            stopped. 0 for none.
         class_weights: Weight of each class in the loss, mean 1 over the training images; empty for equal weights. Reported
             losses and accuracies are unweighted, except the training loss.
         label_smoothing: Share of the label's probability that is spread over all classes (Szegedy et al., 2016).
@@ -68,6 +70,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     patience: int = PATIENCE
+    to_beat: float = 0.0
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
     mixup: float = 0.0

@@ -24,6 +24,7 @@ from transferapp.system.progress import Progress
 
 def fine_tune(
     measurement: Measurement,
+    solved: Candidate,
     views: int,
     config: FitConfig,
     loader: BackboneLoader,
@@ -37,6 +38,7 @@ def fine_tune(
 
     Args:
         measurement: Images, backbones and plan.
+        solved: The linear classifier, which the others must beat.
         views: Random views of each image that the linear classifier used.
         config: Settings of the fit.
         loader: Builds the backbones.
@@ -55,10 +57,11 @@ def fine_tune(
     if not proposals:
         return ()
     deadline = time.monotonic() + measurement.plan.budget
+    to_beat = 0.0 if config.rule_only or config.scratch else solved.accuracy or 0.0
 
     def trainer(backbone: ProbedBackbone, run: RunFolder) -> Trainer:
         network = loader.model(backbone.spec)
-        return Trainer(backbone, network, measurement, views, config, run, progress)
+        return Trainer(backbone, network, measurement, views, to_beat, config, run, progress)
 
     candidates, deadline = _train_all(trainer(measurement.chosen, run), proposals, deadline)
     passed_over = measurement.chosen.spec

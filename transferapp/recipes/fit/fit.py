@@ -125,7 +125,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
                     checked = check(first, config, loader, watch, progress)
                     write_bundle(first, checked, config, watch, progress)
             _announce(measurement, solved, config, progress)
-            tuned = fine_tune(measurement, views.views, config, loader, run, progress)
+            tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
             watch.lap("tune")
             candidates = (solved, *tuned)
             winner = choose(candidates, measurement.dataset.part("val").groups(), insist=insist)

@@ -114,6 +114,7 @@ class Trainer:
         network: Its Keras model with pretrained weights; training leaves it unchanged.
         measurement: The images and the class weights.
         views: Random views of each image that the linear classifier used; a head alone is trained on as many.
+        to_beat: Accuracy of the linear classifier on the validation images; 0 where every proposal is trained to its end.
         config: Settings of the fit.
         run: Records decisions, activations and checkpoints.
         progress: Receives progress updates.
@@ -128,12 +129,14 @@ class Trainer:
         network: keras.Model,
         measurement: Measurement,
         views: int,
+        to_beat: float,
         config: FitConfig,
         run: RunFolder,
         progress: Progress,
     ) -> None:
         self._backbone, self._network, self._measurement = backbone, network, measurement
         self._views, self._config, self._run, self._progress = views, config, run, progress
+        self._to_beat = to_beat
         self._train, self._val = measurement.dataset.part("train"), measurement.dataset.part("val")
         self._num_classes = len(measurement.dataset.class_names)
         self._tuning = config.tuning(len(self._train))
@@ -365,6 +368,7 @@ class Trainer:
             weight_decay=config.decay,
             # Random weights stand still for epochs before they learn, and so do epochs of few steps.
             patience=epochs if config.scratch else max(PATIENCE, epochs // 3),
+            to_beat=self._to_beat,
             class_weights=() if weights is None else tuple(weights.tolist()),
             label_smoothing=config.label_smoothing,
             mixup=config.mixup,
