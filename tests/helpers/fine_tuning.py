@@ -184,7 +184,8 @@ def fine_tuned(setting: Setting, target: Path) -> Outcome:
     config = setting.config
     tuned = fine_tune(setting.measurement, setting.solved, 0, config, setting.loader, begun(target), Silent())
     candidates = (setting.solved, *tuned)
-    return Outcome(setting, candidates, choose(candidates, insist=config.rule_only or config.scratch))
+    groups = setting.measurement.dataset.part("val").groups()
+    return Outcome(setting, candidates, choose(candidates, groups, insist=config.rule_only or config.scratch))
 
 
 def trainer_of(setting: Setting, target: Path) -> Trainer:
