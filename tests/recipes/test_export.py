@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 
 from tests.recipes.test_evaluate import bundle, folder, paint
 from transferapp.bundle.exports import formats
-from transferapp.bundle.exports.formats import Format, Run
-from transferapp.bundle.format import Bundle
+from transferapp.bundle.exports.formats import Format
+from transferapp.bundle.exports.networks import Job, Opened
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ResourceError, TransferAppError, UsageError
@@ -28,18 +28,19 @@ Change = Callable[[np.ndarray], np.ndarray]
 def use_format(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[np.ndarray]]:
     """Put a format in the place of all, which gives the bundle's probabilities after a change."""
 
-    def put(path: Path, change: Change = np.copy, **options: Any) -> list[np.ndarray]:
+    def put(path: Path, change: Change = np.copy, files: Change | None = None, **options: Any) -> list[np.ndarray]:
         calibrated: list[np.ndarray] = []
 
-        def write(_bundle: Bundle, calibration: Iterable[np.ndarray], target: Path) -> None:
-            calibrated.extend(calibration)
-            (target / "net").write_bytes(b"weights")
+        def write(job: Job) -> None:
+            calibrated.extend(job.calibration)
+            (job.folder / "net").write_bytes(b"weights")
 
         @contextlib.contextmanager
-        def opened(written: Path) -> Iterator[Run]:
+        def opened(written: Path) -> Iterator[Opened]:
             assert (written / "net").is_file()
             predictor = Predictor.load(path, precision="f32")
-            yield lambda batch: change(predictor.probabilities(batch.pixels))
+            scores = lambda batch: change(predictor.probabilities(batch.pixels))  # noqa: E731
+            yield Opened(scores, (lambda batch: files(predictor.probabilities(batch.pixels))) if files else None)
 
         monkeypatch.setattr(recipe, "find_format", lambda _: Format("fake", "net", (), write, opened, **options))
         return calibrated
@@ -188,3 +189,24 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         export(tmp_path, "tf1")
     assert caught.value.code == "format"
+
+
+def test_an_export_that_reads_files_must_give_the_label_from_them_too(tmp_path: Path, use_format: Any) -> None:
+    data, path = folder(tmp_path / "data", {"red": 100, "green": 100}), bundle(tmp_path / "tiny")
+    use_format(path, files=swapped(0.005))
+    parity = export(path, "fake", tmp_path / "out", data=str(data)).parity
+    assert (parity.agreement, parity.max_difference) == (1, 0)
+    assert parity.file_agreement == pytest.approx(0.995)
+    assert parity.file_difference == pytest.approx(1, abs=0.01)
+    use_format(path, files=swapped(0.01))
+    with pytest.raises(TransferAppError) as caught:
+        export(path, "fake", tmp_path / "other", data=str(data))
+    assert caught.value.code == "export_differs"
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_runtime_belongs_to_pages_alone(tmp_path: Path, use_format: Any) -> None:
+    path = bundle(tmp_path / "tiny")
+    use_format(path)
+    with pytest.raises(UsageError):
+        export(path, "fake", runtime=tmp_path)

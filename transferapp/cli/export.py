@@ -10,7 +10,7 @@ from transferapp.cli.options import GroupedCommand, Option, data_option, source_
 from transferapp.cli.streams import print_json
 from transferapp.data.options import SourceOptions
 
-FORMATS = ("onnx", "litert", "savedmodel", "openvino-int8")
+FORMATS = ("onnx", "litert", "savedmodel", "html", "openvino-int8")
 
 
 @click.command("export", cls=GroupedCommand)
@@ -25,8 +25,17 @@ FORMATS = ("onnx", "litert", "savedmodel", "openvino-int8")
 )
 @data_option("Labeled images to compare on.  [default:\N{NO-BREAK SPACE}those of the fit]", required=False)
 @source_options
+@click.option(
+    "--runtime",
+    cls=Option,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Of html: the package onnxruntime-web.  [default:\N{NO-BREAK SPACE}fetched with npm]",
+)
 @click.option("--json", "as_json", cls=Option, is_flag=True, help="The comparison as JSON.")
-def command(bundle: Path, kind: str, out: Path | None, data: str | None, as_json: bool, **source: str) -> None:
+def command(
+    bundle: Path, kind: str, out: Path | None, data: str | None, runtime: Path | None, as_json: bool, **source: str
+) -> None:
     """Export a bundle to run without transferapp.
 
     Preprocessing is part of the network: uint8 pixels in, probabilities out. The export is run on held-out images and kept
@@ -38,7 +47,13 @@ def command(bundle: Path, kind: str, out: Path | None, data: str | None, as_json
 
     with quiet_libraries() as console:
         result = export(
-            bundle, kind, out, data=data, source=SourceOptions(**source), progress=TerminalProgress(console)
+            bundle,
+            kind,
+            out,
+            data=data,
+            source=SourceOptions(**source),
+            runtime=runtime,
+            progress=TerminalProgress(console),
         )
     figures = {"path": str(result.path), "file": str(result.file), "bytes": result.num_bytes, **result.parity.to_json()}
     if as_json:

@@ -60,7 +60,7 @@ def compare(reference: np.ndarray, probabilities: np.ndarray, precision: str) ->
 
 
 EXPORT_MAX_DIFFERENCE = 0.02
-"""Largest accepted difference of a class probability of an export from the bundle's."""
+"""Largest accepted difference of a class probability of an export from the bundle's, for the same pixels."""
 
 EXPORT_MIN_AGREEMENT = 0.995
 """Share of images that must keep their most probable class in an export."""
@@ -83,6 +83,8 @@ class ExportParity:
         accuracy: Of the export on these images.
         bundle_accuracy: Of the bundle on the same images, in f32.
         quantized: Whether the export computes with rounded weights and activations.
+        file_agreement: Agreement where the export decodes and scales the files itself; None where it does not.
+        file_difference: Largest absolute difference in that case.
     """
 
     num_images: int
@@ -91,6 +93,8 @@ class ExportParity:
     accuracy: float
     bundle_accuracy: float
     quantized: bool
+    file_agreement: float | None = None
+    file_difference: float | None = None
 
     @property
     def acceptable(self) -> bool:
@@ -99,7 +103,8 @@ class ExportParity:
             return False
         if self.quantized:
             return self.bundle_accuracy - self.accuracy <= QUANTIZED_MAX_LOSS + _ROUNDING
-        return self.max_difference <= EXPORT_MAX_DIFFERENCE and self.agreement >= EXPORT_MIN_AGREEMENT - _ROUNDING
+        agreements = [self.agreement] + ([] if self.file_agreement is None else [self.file_agreement])
+        return self.max_difference <= EXPORT_MAX_DIFFERENCE and min(agreements) >= EXPORT_MIN_AGREEMENT - _ROUNDING
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary for JSON."""
@@ -107,7 +112,12 @@ class ExportParity:
 
 
 def compare_export(
-    reference: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, *, quantized: bool
+    reference: np.ndarray,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    quantized: bool,
+    from_files: np.ndarray | None = None,
 ) -> ExportParity:
     """Compare the probabilities of an export with its bundle's.
 
@@ -116,6 +126,7 @@ def compare_export(
         probabilities: Of the export, of the same shape.
         labels: int, shape (n,).
         quantized: As in `ExportParity`.
+        from_files: Probabilities of the export where it decodes and scales the files itself, of the same shape.
     """
     given, wanted = probabilities.argmax(axis=1), reference.argmax(axis=1)
     return ExportParity(
@@ -125,4 +136,6 @@ def compare_export(
         accuracy=float((given == labels).mean()),
         bundle_accuracy=float((wanted == labels).mean()),
         quantized=quantized,
+        file_agreement=None if from_files is None else float((from_files.argmax(axis=1) == wanted).mean()),
+        file_difference=None if from_files is None else float(np.abs(from_files - reference).max()),
     )

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from transferapp.backbones.engine import BATCH_SIZE
-from transferapp.bundle.exports.formats import Batch, Format, find_format, is_export, write_metadata
+from transferapp.bundle.exports.formats import Format, describe, find_format, is_export, write_metadata
+from transferapp.bundle.exports.networks import Batch, Job
 from transferapp.bundle.format import Bundle, put_in_place
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.dataset import Dataset, Record
@@ -68,6 +69,7 @@ def export(
     *,
     data: str | None = None,
     source: SourceOptions | None = None,
+    runtime: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Export a bundle to another format, and keep the export only if it computes what the bundle does.
@@ -78,6 +80,7 @@ def export(
         out: Folder to write; by default `exports/NAME-FORMAT`. An earlier export there is replaced.
         data: Images to compare on, as for `evaluate`; by default those of the fit. Training images are left out.
         source: Columns and places that the user named for `data`.
+        runtime: Of `html`: the package `onnxruntime-web` as npm packs it; by default npm fetches it.
         progress: Receives progress updates.
 
     Raises:
@@ -92,6 +95,8 @@ def export(
     form.check_packages()
     predictor = Predictor.load(path, precision="f32")
     bundle = predictor.bundle
+    if runtime is not None and form.name != "html":
+        raise UsageError("--runtime means nothing for this format", expected="--format html", got=form.name)
     target = out or Path("exports") / f"{bundle.path.resolve().name}-{form.name}"
     _check_target(target)
     held_out, trained = split_by_content(bundle, data, source, progress)
@@ -103,11 +108,12 @@ def export(
     with _staging(target) as staging:
         with progress.task(f"writing {form.name}", 0):
             crops = (batch.pixels for batch, _ in batches(predictor, trained.spread(CALIBRATION_IMAGES).records, 1))
-            form.write(bundle, crops, staging)
+            metadata = describe(bundle, form)
+            form.write(Job(bundle, staging, metadata, crops, runtime))
         parity = compare(predictor, form, staging, held_out.spread(COMPARED_IMAGES), progress)
         if not parity.acceptable:
             raise _refused(form, parity)
-        write_metadata(bundle, form, {"data": held_out.origin, **parity.to_json()}, staging)
+        write_metadata({**metadata, "compared": {"data": held_out.origin, **parity.to_json()}}, staging)
         put_in_place(staging, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     return ExportResult(target, target / form.file, size, parity)
@@ -201,29 +207,37 @@ def compare(predictor: Predictor, form: Format, folder: Path, images: Dataset, p
     Raises:
         DataError: None of them can be decoded.
     """
-    reference, given, labels = [], [], []
+    reference, given, labels, from_files = [], [], [], []
     with (
         progress.task(f"running {form.name} on {len(images)} held-out images", len(images)) as advance,
-        form.opened(folder) as run,
+        form.opened(folder) as opened,
     ):
         for batch, expected in batches(predictor, images.records, BATCH_SIZE):
             reference.append(predictor.probabilities(batch.pixels))
-            given.append(run(batch))
+            given.append(opened.from_pixels(batch))
+            from_files += [opened.from_files(batch)] if opened.from_files else []
             labels.append(expected)
             advance(sum(map(len, labels)))
     if not labels:
         raise DataError(f"No held-out image of {images.origin} can be decoded")
-    return compare_export(*map(np.concatenate, (reference, given, labels)), quantized=form.quantized)
+    return compare_export(
+        np.concatenate(reference),
+        np.concatenate(given),
+        np.concatenate(labels),
+        quantized=form.quantized,
+        from_files=np.concatenate(from_files) if from_files else None,
+    )
 
 
 def _refused(form: Format, parity: ExportParity) -> TrainingError:
     wanted = f"the same label on {EXPORT_MIN_AGREEMENT:.1%}, probabilities within {EXPORT_MAX_DIFFERENCE:g}"
     if form.quantized:
         wanted = f"an accuracy of at least {parity.bundle_accuracy - QUANTIZED_MAX_LOSS:.3f}"
+    files = "" if parity.file_agreement is None else f" (from files, the same label on {parity.file_agreement:.1%})"
     return TrainingError(
         f"The {form.name} export does not do what the bundle does on {parity.num_images} held-out images, and is not kept",
         expected=wanted,
-        got=f"the same label on {parity.agreement:.1%}, probabilities within {parity.max_difference:.3g}, "
+        got=f"the same label on {parity.agreement:.1%}, probabilities within {parity.max_difference:.3g}{files}, "
         f"an accuracy of {parity.accuracy:.3f} against {parity.bundle_accuracy:.3f}",
         hint="Use another format",
         code="export_differs",
