@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.networks import enliven, noise_pixels, tiny_network
+from transferapp.backbones.keras_internals import all_layers
 from transferapp.backbones.loading import load_backbone
 from transferapp.backbones.registry import BACKBONES, EMBEDDED, backbone_spec
 from transferapp.backbones.stages import find_stages
@@ -263,6 +264,28 @@ def test_a_file_for_any_size_that_was_adapted_to_images_stays_adapted(tmp_path: 
     pixels = noise_pixels(3).astype(np.float32)
     again = load_file(tmp_path / "my.keras", pixels.shape[1:3])
     np.testing.assert_allclose(np.asarray(again(pixels)), np.asarray(model(pixels)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float16"])
+def test_a_file_saved_under_another_precision_computes_in_float32(tmp_path: Path, policy: str) -> None:
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(policy)
+        model = enliven(tiny_network(adapted=True))
+        inner = keras.Sequential([keras.layers.Conv2D(4, 1), keras.layers.ReLU()], name="inner")
+        keras.Model(model.inputs[0], inner(model.outputs[0])).save(tmp_path / "mixed.keras")
+    finally:
+        keras.config.set_dtype_policy(before)
+    original = keras.saving.load_model(tmp_path / "mixed.keras")
+    again = load_file(tmp_path / "mixed.keras")
+    assert {str(layer.compute_dtype) for layer in all_layers(again)} == {"float32"}
+    assert {str(weight.dtype) for weight in again.trainable_weights} == {"float32"}
+    pixels = noise_pixels(4).astype(np.float32)
+    expected = np.asarray(original(pixels)).astype(np.float32)
+    given = np.asarray(again(pixels))
+    assert given.dtype == np.float32
+    np.testing.assert_allclose(given, expected, atol=0.05 * np.abs(expected).max())
+    assert len(find_stages(again)) == len(find_stages(original))
 
 
 def test_a_sequential_file_gives_its_own_answers_and_can_be_cut(tmp_path: Path) -> None:

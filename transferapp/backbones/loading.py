@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from transferapp.backbones.efficientnet_lite import assign_torch_weights, build_efficientnet_lite, read_state_dict
-from transferapp.backbones.keras_internals import give_weights
+from transferapp.backbones.keras_internals import all_layers, give_weights
 from transferapp.backbones.registry import EMBEDDED, BackboneSpec, keras_cache, weights_path
 from transferapp.errors import UsageError, WeightsError
 
@@ -161,6 +162,8 @@ def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
         )
     if isinstance(model, keras.Sequential):
         model = keras.Model(inputs[0], outputs[0], name=path.stem)
+    model = _in_float32(model)
+    inputs, _ = _ends(model)
     batch, *fixed, _ = inputs[0].shape
     if batch is not None or None in fixed:
         pixels = keras.Input((*(have or wanted for have, wanted in zip(fixed, size, strict=True)), 3), name="pixels")
@@ -168,6 +171,28 @@ def _load_file(path: Path, size: tuple[int, int]) -> keras.Model:
         give_weights(clone, model.get_weights())
         model = clone
     return model
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """Return a model that computes in float32, whatever the mixed-precision policy under which it was saved.
+
+    Engines choose the precision of their own, and OpenVINO does not convert a network of several.
+    """
+    if all(layer.dtype_policy.name == "float32" for layer in all_layers(model)):
+        return model
+
+    def plain(config: Any) -> Any:
+        if isinstance(config, list | tuple):
+            return type(config)(map(plain, config))
+        if not isinstance(config, dict):
+            return config
+        if config.get("class_name") in ("DTypePolicy", "FloatDTypePolicy"):
+            return "float32"
+        return {key: plain(value) for key, value in config.items()}
+
+    made = type(model).from_config(plain(model.get_config()))
+    give_weights(made, [v if v.dtype.kind in "biu" else np.asarray(v, np.float32) for v in model.get_weights()])
+    return made
 
 
 def _ends(model: Any) -> tuple[list[Any], list[Any]]:

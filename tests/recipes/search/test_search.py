@@ -50,7 +50,7 @@ def test_a_search_writes_a_bundle_with_its_trials(tmp_path: Path) -> None:
     assert lines[0].endswith("(0 / 8)")
     assert "final figure" in done.stdout
     manifest = json.loads((out / "bundle.json").read_text(encoding="utf-8"))
-    with (out / "search.csv").open(newline="") as stream:
+    with (out / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["phase"] for row in rows] == ["coarse"] * 3 + ["fine"] * 5
     (best,) = [row for row in rows if row["best"] == "1"]

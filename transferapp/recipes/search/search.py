@@ -113,7 +113,7 @@ def search(
                 (),
                 "a search adds random views only where --train-views says so",
             )
-            plan, files = carried_out(measurement.plan, searched), {"search.csv": trials_table(searched)}
+            plan, files = carried_out(measurement.plan, searched), {"history.csv": trials_table(searched)}
             manifest = {"search": search_json(searched, settings, optimum, measurement.dataset)}
             fitted = Fitted(measurement, views, (candidate,), candidate, plan, manifest, files)
             checked = check(fitted, config, loader, watch, progress)
