@@ -94,6 +94,16 @@ def test_completions_come_from_the_same_commands(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the address space")
+@pytest.mark.parametrize("command", ["fit", "search", "ensemble"])
+def test_training_is_refused_in_an_address_space_that_tensorflow_would_exceed(command: str) -> None:
+    words = [sys.executable, "-m", "transferapp", command, "--data", "x"]
+    limited = ["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", *words]
+    done = subprocess.run(limited, capture_output=True, check=False, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "limited to 3.1 GB" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the address space")
 @pytest.mark.parametrize("megabytes", [300, 400, 600])
 def test_too_little_address_space_is_one_sentence(tmp_path: Path, megabytes: int) -> None:
     folders = tree(tmp_path, {"cats": 4, "dogs": 4})

@@ -139,6 +139,26 @@ def test_classes_that_may_be_one_are_named() -> None:
     assert "The classes 'Bee', 'bee' and 'bee ' differ by case and blanks alone" in said
 
 
+@pytest.mark.parametrize(
+    ("names", "nested"),
+    [
+        (["a/x/1.png", "a/y/2.png", "b/x/3.png", "b/y/4.png"], ("x", "y")),
+        (["a/10/1.png", "a/9/z/2.png", "b/10/3.png", "b/9/4.png"], ("9", "10")),
+        (["a/x/1.png", "a/y/2.png", "b/x/3.png"], ()),
+        (["a/x/1.png", "b/x/3.png"], ()),
+        (["a/x/1.png", "a/y/2.png", "b/x/3.png", "b/y/4.png", "b/5.png"], ()),
+        (["a/1.png", "b/2.png"], ()),
+        (["train/a/1.png", "train/b/2.png", "test/a/1.png", "test/b/2.png"], ()),
+    ],
+)
+def test_folders_that_all_classes_have_in_them_are_named(names: list[str], nested: tuple[str, ...]) -> None:
+    records = tuple(Record(name, name, int("b/" in name), sha256=name) for name in names)
+    findings = summarize(Dataset("data", ("a", "b"), records))
+    assert findings.nested == nested
+    said = " ".join(data_sentences(findings.to_json()))
+    assert ("All classes have the same folders in them" in said) == bool(nested)
+
+
 def test_images_beside_their_masks_are_named() -> None:
     findings = summarize(Dataset("data", ("images", "masks"), ()))
     assert "'images' and 'masks' look like images and what is known of them" in " ".join(

@@ -358,6 +358,23 @@ def test_parquet_that_holds_the_images_is_read(tmp_path: Path) -> None:
         open_source(str(path), options=SourceOptions(encoding="cp1251"))
 
 
+def test_a_folder_of_hugging_face_has_its_parquet_one_level_deeper(tmp_path: Path) -> None:
+    (tmp_path / "pets" / "data").mkdir(parents=True)
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        parquet_of_images(tmp_path / "pets" / "data" / f"{name}.parquet")
+    (tmp_path / "pets" / "README.md").write_text("cats and dogs")
+    dataset = open_source(str(tmp_path / "pets"))
+    assert (dataset.origin, set(dataset.given_splits)) == (str(tmp_path / "pets"), {"train", "test"})
+
+
+def test_a_lone_folder_of_images_needs_a_table(tmp_path: Path) -> None:
+    (tree(tmp_path, {"images": 2}) / "annotations").mkdir()
+    with pytest.raises(DataError, match="one class only, 'images'") as caught:
+        open_source(str(tmp_path))
+    assert caught.value.hint is not None
+    assert "table" in caught.value.hint
+
+
 def test_parquet_with_plain_bytes_and_gaps_is_read(tmp_path: Path) -> None:
     dataset = open_source(str(parquet_of_images(tmp_path / "train.parquet", plain=True, names=False)))
     assert by_class(dataset) == {"0": 1, "1": 2}

@@ -68,9 +68,11 @@ _MEMORY_ERRORS = (
 """Texts with which Python, the loader, OpenVINO and TensorFlow say that memory ran out."""
 _ERRORS_OF_LIBRARIES = (RuntimeError, ImportError, OSError, SystemError)
 _SMALL_ADDRESS_SPACE = 8e9
-"""Bytes of address space below which an unknown error of a library is taken for a lack of memory. A plan needs 3.5e9."""
+"""Bytes of address space below which an unknown error of a library is taken for a lack of memory."""
 _LEAST_ADDRESS_SPACE = 5e8
 """Bytes of address space below which no command runs: OpenBLAS would end the process, without an exception."""
+_LEAST_TO_TRAIN = 3.5e9
+"""The same for commands that build a network with TensorFlow, whose threads end the process."""
 
 
 class Stopped(BaseException):
@@ -143,7 +145,8 @@ def _run(words: list[str], debug: bool) -> int:
     try:
         if instruction := os.environ.get(_COMPLETION):
             return shell_complete(cli, {}, "transferapp", _COMPLETION, instruction)
-        if _address_space() < _LEAST_ADDRESS_SPACE and not {"-h", "--help", "--version"} & set(words):
+        least = _LEAST_TO_TRAIN if {"fit", "search", "ensemble"} & set(words[:1]) else _LEAST_ADDRESS_SPACE
+        if _address_space() < least and not {"-h", "--help", "--version"} & set(words):
             raise MemoryError
         # `cli.main` would turn a broken pipe into exit code 1 and print blank lines around an interruption.
         with cli.make_context("transferapp", words) as context:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from transferapp.data.dataset import Dataset, Ignored, Record, Split
-from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES, holds_images_only
+from transferapp.data.names import FORMAT_SUFFIXES, IMAGE_SUFFIXES, holds_images_only, natural_order
 from transferapp.data.near_duplicates import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import DATASET_LIMITS, NOTES, SAMPLE_BITS, ImageLimits, decode_image
@@ -304,6 +304,7 @@ class Findings:
         overlaps: Overlaps between the given splits.
         spellings: Names of classes that differ by case and blanks alone, together.
         sample_depth: What 16-bit samples are scaled by; None where no image has them, or they use the full range.
+        nested: Names of the sub-folders that all classes share, and that may be the classes; empty if there are none.
         annotations: Classes with the names of images and of their masks or annotations, which are hardly classes.
         similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
         num_similar: Number of such pairs.
@@ -325,6 +326,7 @@ class Findings:
     overlaps: tuple[Overlap, ...]
     spellings: tuple[tuple[str, ...], ...] = ()
     annotations: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
     sample_depth: Reason | None = None
     similar: tuple[SimilarPair, ...] | None = None
     num_similar: int = 0
@@ -369,6 +371,7 @@ def summarize(dataset: Dataset) -> Findings:
         overlaps=tuple(each for each in overlaps if each.others),
         spellings=_spellings(dataset.class_names),
         annotations=_annotations(dataset.class_names),
+        nested=_nested(dataset),
         sample_depth=_depth_reason(dataset),
     )
 
@@ -389,6 +392,18 @@ def _spellings(class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         plain = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
         spelled[plain].append(name)
     return tuple(tuple(names) for names in spelled.values() if len(names) > 1)
+
+
+def _nested(dataset: Dataset) -> tuple[str, ...]:
+    """Return the sub-folders of a class if every class has the same two or more, and no image outside of them."""
+    inner: dict[int, set[str]] = defaultdict(set)
+    for record in dataset.records:
+        parts = record.name.split("/")
+        if len(parts) < 3 or parts[0] != dataset.class_names[record.label]:
+            return ()
+        inner[record.label].add(parts[1])
+    shared = set.intersection(*inner.values()) if inner else set()
+    return tuple(natural_order(shared)) if len(shared) > 1 and all(names == shared for names in inner.values()) else ()
 
 
 def _annotations(class_names: Sequence[str]) -> tuple[str, ...]:

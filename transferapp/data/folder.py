@@ -16,6 +16,7 @@ from transferapp.data.names import (
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
     class_name,
+    holds_images_only,
     is_image,
     is_litter,
     natural_order,
@@ -211,6 +212,8 @@ def _check_classes(data: str, root: str, class_names: list[str], ignored: list[I
     inner = os.path.join(root, class_names[0])
     below = class_folders(inner, 2) if os.path.isdir(inner) else []
     hint = "Add a folder of images of anything else that the classifier is to tell apart"
+    if holds_images_only(class_names[0]):
+        hint = "That name says nothing of classes: sort the images into a folder a class, or put a table of labels beside it"
     if len(below) > 1:
         where = printable(inner)
         if Path(data) != Path(root):  # an archive in the cache

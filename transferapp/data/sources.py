@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -147,6 +148,8 @@ def _open_place(
         foreign: Whether the folder comes from an archive; then a table in it may name no file outside.
     """
     tables = _tables(folder)
+    if not tables and (inner := _parquet_folder(folder)) is not None:
+        return _open_place(inner, options, min_classes, progress, origin=origin, foreign=foreign)
     within = folder if foreign else None
     if parts := _parquet_splits(tables):
         return _read_split_tables(parts, options, min_classes, progress, origin=origin, within=within)
@@ -198,6 +201,15 @@ def _refuse_inner_archives(folder: Path, origin: str) -> None:
             got=", ".join(map(printable, inner[:5])),
             hint=f"Unpack it, and name what is in it with --data, such as {printable(inner[0])}",
         )
+
+
+def _parquet_folder(folder: Path) -> Path | None:
+    """Return the only sub-folder with Parquet files, as Hugging Face's `data/`; None where images are beside it."""
+    with contextlib.suppress(OSError):
+        found = {file.parent for file in folder.glob("*/*.parquet") if not is_litter(file.parent.name)}
+        if len(found) == 1 and not class_folders(str(folder), 1):
+            return found.pop()
+    return None
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -107,6 +107,8 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         sentences.append(f"{_UNIFORM} Only near-duplicates with the same signature are found.")
     for names in findings.get("spellings", ()):
         sentences.append(f"The classes {listed(names)} differ by case and blanks alone; they may be one class.")
+    if names := findings.get("nested"):
+        sentences.append(f"All classes have the same folders in them, {listed(names[:5])}; those may be the classes.")
     if names := findings.get("annotations"):
         sentences.append(f"The classes {listed(names)} look like images and what is known of them, not like classes.")
     return [*sentences, *(overlap_sentence(overlap) for overlap in findings["overlaps"] if overlap_total(overlap))]
