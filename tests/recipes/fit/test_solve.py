@@ -95,6 +95,18 @@ def test_what_ships_is_solved_on_training_and_validation_images_with_all_their_v
     assert (classifier.taps, classifier.cut, classifier.tails) == ((Tap(chosen.cut.name),), chosen.cut.name, ())
 
 
+@pytest.mark.parametrize("l2", ["auto", "0.03"])
+def test_a_strength_that_was_chosen_on_a_sample_falls_as_images_are_added(
+    hues: Path, l2: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transferapp.recipes.fit.measure.MEASURED_AT_MOST", 18)
+    measurement, choice, _, classifier = solved_on(hues, l2=l2, similarity="similar")
+    train = measurement.dataset.part("train")
+    assert len(choice.validation.correct) == 18 < len(train)
+    expected = choice.validation.l2 * np.sqrt(18 / len(train)) if l2 == "auto" else 0.03
+    assert classifier.head.spec.l2 == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_a_mixture_is_the_weighted_sum_of_classifiers_on_its_taps(uneven: Path, class_weights: str) -> None:
     measurement, _, candidate, classifier = solved_on(uneven, similarity="different", class_weights=class_weights)

@@ -147,6 +147,16 @@ class Measurement:
             return self.weighting.validation
         return backbone.validations[stage.index]
 
+    def l2(self, validation: CrossValidation) -> float:
+        """Return the L2 strength of a classifier that is trained on all training images.
+
+        It was chosen on `measured_sample` of them. The penalty is added to the mean loss; the best strength falls about with
+        the root of the number of images (docs/decisions/0005-solved-head.md). A strength that the user set stays.
+        """
+        if len(validation.path) == 1:
+            return validation.l2
+        return validation.l2 * math.sqrt(len(validation.correct) / len(self.dataset.part("train")))
+
 
 def backbone_loader(config: FitConfig, source: Dataset) -> BackboneLoader:
     """Return the loader of a fit: input sizes follow the images of the source."""

@@ -77,9 +77,9 @@ def _members(measurement: Measurement, views: ViewChoice) -> list[tuple[Tap, flo
     """Return the taps that the classifier reads, each with its L2 strength and its weight in the mixture."""
     chosen = measurement.chosen
     if not measurement.plan.mixture:
-        return [(Tap(chosen.cut.name), views.validation.l2, 1.0)]
+        return [(Tap(chosen.cut.name), measurement.l2(views.validation), 1.0)]
     return [
-        (tap, validation.l2, float(weight))
+        (tap, measurement.l2(validation), float(weight))
         for (tap, validation), weight in zip(chosen.members, chosen.mixture.weights, strict=True)
         if weight
     ]

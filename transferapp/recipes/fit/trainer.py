@@ -270,7 +270,7 @@ class Trainer:
         with self._progress.task(f"{backbone.spec.name}: {len(train)} training images", len(train)) as advance:
             rows = backbone.store.collect(train.records, [CENTER], advance)[:, 0, columns]
         with self._progress.task("solving the head to start from", 0):
-            l2 = self._measurement.validation(backbone, top).l2
+            l2 = self._measurement.l2(self._measurement.validation(backbone, top))
             weights = self._measurement.weighting.of(train.labels)
             probe = fit_probe(rows, train.labels, self._num_classes, l2, sample_weight=weights)
         spec = self._config.head_spec
@@ -321,7 +321,7 @@ class Trainer:
         config, spec = self._config, self._config.head_spec
         if config.l2 == "auto" and spec.linear:
             stage = stage_named(self._backbone.trunk.stages, proposal.cut)
-            spec = replace(spec, l2=self._measurement.validation(self._backbone, stage).l2)
+            spec = replace(spec, l2=self._measurement.l2(self._measurement.validation(self._backbone, stage)))
         features = self.data.head(proposal.cut, spec.pooling, self._views)
         head = Head(spec, features.mean, features.std, self._num_classes)
         tail = lone_head(head, features.shape, config.seed)

@@ -184,7 +184,7 @@ def _features(
 
 def solved_optimum(problem: Problem, measurement: Measurement) -> dict[str, float]:
     """Return the figures of the L-BFGS optimum on the same images, at the cross-validated strength."""
-    l2 = measurement.validation(measurement.chosen, measurement.chosen.cut).l2
+    l2 = measurement.l2(measurement.validation(measurement.chosen, measurement.chosen.cut))
     weights = measurement.weighting.of(problem.train.labels)
     probe = fit_probe(problem.train.center, problem.train.labels, problem.num_classes, l2, sample_weight=weights)
     accuracy, loss = judged(probe.logits(problem.val.center), problem.val.labels)
