@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferapp.policy.choose import CLEARLY_LOWER, MixtureScore, use_mixture
+from transferapp.policy.choose import CLEARLY_LOWER, MixtureScore, use_mixture, weigh_both
 
 
 def score(saved: float, standard_error: float = 0.01) -> MixtureScore:
@@ -29,3 +29,10 @@ def test_the_reason_gives_shares_and_figures() -> None:
     assert reason.values["block6"] == pytest.approx(0.25)
     assert reason.values["top"] == pytest.approx(0.75)
     assert (reason.values["accuracy"], reason.values["saved"]) == (0.9, 0.05)
+
+
+@pytest.mark.parametrize(("saved", "advised"), [(0.05, True), (0.015, False), (-0.05, False)])
+def test_both_backbones_are_advised_only_where_they_are_clearly_better(saved: float, advised: bool) -> None:
+    reason = weigh_both(saved, 0.01, "efficientnet_lite2")
+    assert ("transferapp ensemble" in reason.text) == advised
+    assert reason.values == {"saved": saved, "standard_error": 0.01}

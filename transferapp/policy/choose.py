@@ -160,3 +160,25 @@ def use_mixture(similarity: str, mixture: MixtureScore) -> bool:
         mixture: Its figures.
     """
     return similarity == "different" or mixture.saved > CLEARLY_LOWER * mixture.standard_error
+
+
+def weigh_both(saved: float, standard_error: float, chosen: str) -> Reason:
+    """Return the reason that says what a mixture of the stages of both backbones would gain over the chosen one's.
+
+    It would need both networks in each request, and so is not used by itself: in 20 splits of four sets it was clearly better
+    in none (`benchmarks/mixture.py --both`, docs/decisions/0018-mixture.md).
+
+    Args:
+        saved: Cross-fitted loss of the chosen backbone's mixture less that of both together, in nats.
+        standard_error: Of `saved`, paired by image.
+        chosen: Name of the chosen backbone.
+    """
+    clearly = saved > CLEARLY_LOWER * standard_error
+    change = f"{'lower' if saved >= 0 else 'raise'} the cross-validated loss by {abs(saved):.3f} ± {standard_error:.3f}"
+    verdict = (
+        "That is clear: fit a bundle with each --backbone, and join the two with transferapp ensemble."
+        if clearly
+        else "That does not justify running two networks in each request."
+    )
+    text = f"Both backbones together would {change} against {chosen} alone. {verdict}"
+    return Reason("both", text, {"saved": saved, "standard_error": standard_error})

@@ -161,6 +161,15 @@ def test_the_saving_of_a_mixture_is_paired_by_image_against_the_means_of_the_las
     assert score.weights == {"top (mean)": 0.7}, "taps of weight 0 are left out"
 
 
+def test_both_backbones_are_weighed_where_the_chosen_one_has_a_mixture(hues: Path) -> None:
+    different = measured(hues, loader_of(), similarity="different")
+    reasons = [reason for reason in different.plan.reasons if reason.topic == "both"]
+    assert len(reasons) == 1
+    assert different.chosen.spec.name in reasons[0].text
+    alike = measured(hues, loader_of(), similarity="similar", rule_only=True)
+    assert not [reason for reason in alike.plan.reasons if reason.topic == "both"]
+
+
 def test_the_backbone_that_cross_validates_better_is_chosen(hues: Path) -> None:
     loader = Loader(
         efficientnet_lite0=numeric_trunk("efficientnet_lite0", blind_top=True),

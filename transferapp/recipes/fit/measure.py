@@ -29,7 +29,7 @@ from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
-from transferapp.policy.choose import MixtureScore, paired_gain
+from transferapp.policy.choose import MixtureScore, paired_gain, weigh_both
 from transferapp.policy.class_weights import (
     WORTH_TRYING,
     WeightsFinding,
@@ -224,6 +224,10 @@ def measure(
             ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixed, plan, each)
         )
     chosen = choose_backbone(backbones)
+    if len(backbones) > 1 and chosen.plan.mixture:
+        at = backbones.index(chosen)
+        reasons = (*chosen.plan.reasons, _both_together(backbones, chosen, sample, config))
+        backbones[at] = chosen = replace(chosen, plan=replace(chosen.plan, reasons=reasons))
     with progress.task(f"{chosen.spec.name}: weighing the classes", 0):
         weighting = _weigh(chosen, train, config)
     if weighting.weights is not None and chosen.plan.mixture:
@@ -354,10 +358,25 @@ def _mixed_by_class_weights(
     return replace(backbone, members=members, mixture=mixture, plan=plan)
 
 
-def _mixed(members: Members, sample: Dataset, config: FitConfig, class_weights: np.ndarray | None = None) -> Mixture:
+def _mixed(
+    members: Sequence[tuple[Tap, CrossValidation]],
+    sample: Dataset,
+    config: FitConfig,
+    class_weights: np.ndarray | None = None,
+) -> Mixture:
     folds = cross_validation_folds(sample.labels, config.seed, sample.groups())
     weight = None if class_weights is None else class_weights[sample.labels]
     return mix([validation.logits for _, validation in members], sample.labels, folds, sample_weight=weight)
+
+
+def _both_together(
+    backbones: Sequence[ProbedBackbone], chosen: ProbedBackbone, sample: Dataset, config: FitConfig
+) -> Reason:
+    """Compare a mixture of the stages of all backbones with that of the chosen one."""
+    together = _mixed([member for backbone in backbones for member in backbone.members], sample, config)
+    losses, labels = log_losses(chosen.mixture.logits, sample.labels), sample.labels
+    saved, error = paired_gain(losses, log_losses(together.logits, labels), sample.groups())
+    return weigh_both(saved, error, chosen.spec.name)
 
 
 def _mixture_score(members: Members, mixture: Mixture, labels: np.ndarray, groups: np.ndarray) -> MixtureScore:
