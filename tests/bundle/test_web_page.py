@@ -18,6 +18,7 @@ from PIL import Image
 from tests.bundle.test_exports import CLASSES, keras_bundle, with_many_channels
 from tests.helpers.fitted import workplace
 from tests.helpers.networks import noise_pixels
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from transferapp.bundle.exports import web_page
 from transferapp.bundle.exports.formats import describe, find_format
 from transferapp.bundle.exports.networks import Batch, Job
@@ -40,6 +41,13 @@ def package(path: Path, files: dict[str, bytes]) -> Path:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return path
+
+
+def test_a_bundle_of_12_bit_images_is_refused(tmp_path: Path) -> None:
+    bundle = read_bundle(make_tiny_bundle(tmp_path / "deep", sample_bits=12))
+    with pytest.raises(UsageError, match="12 bits in 16-bit files") as caught:
+        web_page.write_page(Job(bundle, tmp_path, {}))
+    assert caught.value.code == "page_sample_depth"
 
 
 @pytest.mark.parametrize(

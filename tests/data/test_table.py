@@ -358,6 +358,28 @@ def test_what_is_no_table_is_refused_in_one_line(root: Path, data: bytes, said: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("folders", "given"),
+    [
+        (("train", "test"), {"train", "test"}),
+        (("./train", "valid"), {"train", "val"}),
+        (("train", "train"), set()),
+        (("train", "images"), set()),
+        (("val", "test"), set()),
+    ],
+)
+def test_folders_in_paths_give_the_splits(tmp_path: Path, folders: tuple[str, str], given: set[str]) -> None:
+    rows = ["path,label"]
+    for folder in dict.fromkeys(folders):
+        tree(tmp_path, {folder: 4})
+        rows += [f"{folder}/00{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    dataset = read_table(tmp_path / "labels.csv", SourceOptions())
+    assert set(dataset.given_splits) == given
+    assert all((record.split is not None) == bool(given) for record in dataset.records)
+    assert len(dataset) == 4 * len(set(folders))
+
+
 BASE64 = base64.b64encode(random.Random(0).randbytes(3000)).decode()
 
 

@@ -118,7 +118,7 @@ def read_table(
     count = 0
     for count, (line, cells) in enumerate(file.rows(wanted), start=1):
         rest = cells[2:]
-        split = rest.pop(0) if columns.split is not None else ""
+        split = rest.pop(0) if columns.split is not None else _first_folder(cells[0])
         rows.add(line, cells[0], cells[1], split, rest[0] if rest else "")
         if progress is not None and count % REPORT_EVERY == 0:
             progress(count)
@@ -294,6 +294,11 @@ def _no_column(file: TableFile, name: str, which: str, expected: str) -> DataErr
     )
 
 
+def _first_folder(path: str) -> str:
+    folders = [part for part in path.replace("\\", "/").split("/")[:-1] if part not in ("", ".")]
+    return folders[0] if folders else ""
+
+
 class _Row(NamedTuple):
     """A row that names an image: its number and its cells."""
 
@@ -370,11 +375,15 @@ class _Rows:
         self.ignored.append(Ignored(self.lookup.name(location), code, reason))
 
     def _known_splits(self, columns: Columns) -> dict[str, Split | None]:
-        """Return the split of each word in the split column; empty if the column turns out to be something else."""
-        if columns.split is None:
-            return {}
+        """Return the split of each word in the split column; empty if the column turns out to be something else.
+
+        Without one, the words are the first folders of the paths, which give the splits if all of them are named so.
+        """
         words = {row.split for row in self._rows.values()}
         known: dict[str, Split | None] = {word: split for word in words if (split := split_named(word)) is not None}
+        if columns.split is None:
+            splits = set(known.values())
+            return known if len(known) == len(words) and "train" in splits and len(splits) > 1 else {}
         if not known and columns.split_guessed:
             return {}
         unknown = sorted(words - {*known, ""})

@@ -25,7 +25,7 @@ import numpy as np
 
 from transferapp.bundle.exports.networks import Batch, Job, Opened, write_onnx
 from transferapp.errors import ResourceError, TrainingError, UsageError
-from transferapp.images import DATASET_LIMITS, decode_image
+from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, decode_image
 from transferapp.system.cache import cached_folder
 from transferapp.system.storage import write_bytes
 
@@ -54,8 +54,17 @@ def write_page(job: Job) -> None:
 
     Raises:
         ResourceError: The runtime cannot be had.
-        UsageError: The page would be too large for a browser.
+        UsageError: The page would be too large for a browser, or would read 16-bit images too dark.
     """
+    bits = job.bundle.sample_bits
+    if bits not in (None, max(SAMPLE_BITS)):
+        raise UsageError(
+            "A page cannot read the images of this bundle",
+            expected=f"images of 8 bits, or of {max(SAMPLE_BITS)}, as browsers read them",
+            got=f"samples of {bits} bits in 16-bit files",
+            hint="Use another format",
+            code="page_sample_depth",
+        )
     find_browser()
     glue, wasm = runtime(job.runtime)
     with tempfile.TemporaryDirectory(prefix="transferapp-") as name:
