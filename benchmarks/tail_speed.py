@@ -289,7 +289,7 @@ def render_all(train: Dataset, views: Sequence[str], size: tuple[int, int], fold
 
 def render_centers(val: Dataset, size: tuple[int, int]) -> np.ndarray:
     """Render the center views: uint8, (images, flattened pixels)."""
-    return np.stack([center_pixels(record, size).ravel() for record in val.records])
+    return np.stack([center_pixels(record, size, "crop").ravel() for record in val.records])
 
 
 def print_table(document: dict[str, Any]) -> None:

@@ -140,7 +140,10 @@ class PredictionList(Answer):
 class CropBox(Answer):
     """One of the crops that a prediction averages."""
 
-    box: Box = Field(description="(left, top, right, bottom) in pixels.", examples=[[0.0, 0.0, 746.0, 746.0]])
+    box: Box = Field(
+        description="(left, top, right, bottom) in pixels; outside the image where the model pads it.",
+        examples=[[0.0, 0.0, 746.0, 746.0]],
+    )
     mirror: bool = Field(description="Whether it is flipped left to right.")
     score: Score = Field(description="The class's probability in this crop alone.", examples=[0.97])
 
@@ -155,7 +158,8 @@ class ExplanationAnswer(Answer):
         examples=[[[0.0, 0.1], [0.4, 1.0]]],
     )
     box: Box = Field(
-        description="The part of the image that `saliency` covers: (left, top, right, bottom) in pixels.",
+        description="The part of the image that `saliency` covers: (left, top, right, bottom) in pixels; outside the image "
+        "where the model pads it.",
         examples=[[53.0, 53.0, 799.0, 799.0]],
     )
     center_score: Score = Field(description="The class's probability in `box`.", examples=[0.98])

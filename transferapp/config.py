@@ -26,6 +26,7 @@ from transferapp.images.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 from transferapp.policy.budget import usual_batch_size, usual_epochs
 from transferapp.policy.class_weights import CLASS_WEIGHT_CHOICES
 from transferapp.policy.cuts import TUNE_CHOICES
+from transferapp.policy.geometry import GEOMETRY_CHOICES
 from transferapp.training.head_spec import ACTIVATIONS, INITIALIZERS, POOLINGS, HeadSpec
 from transferapp.training.optimizers import OPTIMIZERS, POLYAK_DECAY, decay_in_effect
 from transferapp.training.schedules import SCHEDULES
@@ -107,6 +108,12 @@ class FitConfig:
         "Side of the input in pixels; 0 for the backbone's own, or 128 for tiny images.",
         limits=(0, 1024),
         least=32,
+    )
+    geometry: str = _option(
+        "auto",
+        DECISION,
+        "Center crop of each image, or the whole image resized or padded; auto tries all for long images.",
+        choices=GEOMETRY_CHOICES,
     )
     size: str = _option("auto", DECISION, "Size of the data; auto measures it.", choices=("auto", "small", "large"))
     similarity: str = _option(

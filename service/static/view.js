@@ -1,7 +1,7 @@
 // Display of the state, which is only read here. Text is inserted as text, so no name can become markup.
 
 import { drawCrop, drawLook } from "./drawing.js";
-import { className, cropWords, curlCommand, lookWords, passes, percent, problemWords, recordWords, setWords, sureness } from "./words.js";
+import { className, cropWords, curlCommand, isWhole, lookWords, passes, percent, problemWords, recordWords, setWords, sureness } from "./words.js";
 
 const MAX_KNOWN = 24;
 
@@ -221,7 +221,7 @@ function showCrops(entry) {
   $("crops-text").textContent = cropWords(entry.answer, found);
   if (list.shown === found) return;
   const same = list.owner === entry && list.shown;
-  const places = ["Upper left", "Upper right", "Lower left", "Lower right", "Center"];
+  const places = ["Upper left", "Upper right", "Lower left", "Lower right", isWhole(found) ? "Whole photo" : "Center"];
   const tabbed = same ? [...list.children].findIndex((child) => child.tabIndex === 0) : 0;
   const focused = same && list.contains(document.activeElement);
   list.shown = found;

@@ -95,7 +95,13 @@ export function lookWords(explanation) {
   const { center_score: before, lowest_score: after } = explanation;
   const where = `The bright part counted most for ${name}, above all ${place(explanation.saliency)}.`;
   if (after > 0.95 * before) return `${where} But no single part decides: whichever is covered, ${share(after)} remain.`;
-  return `${where} Covering the most important spot lowers ${name} from ${share(before)} to ${share(after)} in the center crop.`;
+  const seen = isWhole(explanation) ? "when the whole photo is seen at once" : "in the center crop";
+  return `${where} Covering the most important spot lowers ${name} from ${share(before)} to ${share(after)} ${seen}.`;
+}
+
+/** Whether the central crop shows the whole photo, as in models of long images. */
+export function isWhole({ box: [left, top, right, bottom], width, height }) {
+  return left < 0.5 && top < 0.5 && right > width - 0.5 && bottom > height - 0.5;
 }
 
 /** Describe the position of the largest value in a grid. */
@@ -114,8 +120,12 @@ export function cropWords(answer, explanation) {
   const scores = explanation.crops.map((crop) => crop.score);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
   const agree = high - low < 0.1 ? "They agree." : `Here they range from ${share(low)} to ${share(high)} for ${name}.`;
-  if (answer.views === 1) return `The model used the center of the photo alone. Other crops, for comparison: ${agree}`;
-  const counted = answer.views === 10 ? "ten crops of the photo: corners and center, each also mirrored" : "fifty crops of the photo at five scales, ten of which are shown";
+  const whole = isWhole(explanation);
+  if (answer.views === 1) {
+    return `The model used ${whole ? "the whole photo at once" : "the center of the photo alone"}. Other crops, for comparison: ${agree}`;
+  }
+  const center = whole ? "the whole photo" : "center";
+  const counted = answer.views === 10 ? `ten crops of the photo: corners and ${center}, each also mirrored` : "fifty crops of the photo at five scales, ten of which are shown";
   return `The model averaged its answers for ${counted}. ${agree}`;
 }
 

@@ -29,6 +29,7 @@ from transferapp.backbones.feature_store import (
     WITHOUT_COLOR,
     FeatureStore,
     RandomViews,
+    center_pixels,
     random_view_name,
     trim_cache,
     view_pixels,
@@ -39,7 +40,14 @@ from transferapp.data.dataset import Record
 from transferapp.errors import DataError, UsageError
 from transferapp.images import decode_image
 from transferapp.images.augment import Augmentation, PCAColor
-from transferapp.images.views import SHORT_SIDE, TRAINING_SHORT_SIDES, center_view, render, short_side_to_decode
+from transferapp.images.views import (
+    SHORT_SIDE,
+    TRAINING_SHORT_SIDES,
+    Geometry,
+    center_view,
+    render,
+    short_side_to_decode,
+)
 from transferapp.system.storage import sha256_file
 
 ROOT = Path(__file__).parents[2]
@@ -342,6 +350,24 @@ def test_views_drawn_from_something_else_are_other_views(records: list[Record]) 
     for name in distributions:
         np.testing.assert_array_equal(rows[name][:, 0], rows["plain"][:, 0])
     assert len({rows[name][:, 1:].tobytes() for name in distributions}) == 4
+
+
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+def test_views_in_another_geometry_are_other_views(records: list[Record], geometry: Geometry) -> None:
+    cropped, engine = FeatureStore(make_trunk(Means())).collect(records, VIEWS), Means()
+    seen = dataclasses.replace(WITHOUT_COLOR, geometry=geometry)
+    rows = FeatureStore(make_trunk(engine), random_views=seen).collect(records, VIEWS)
+    assert engine.views == 60, "nothing of the center crops is reused"
+    assert not np.array_equal(rows[:, 0], cropped[:, 0])
+    expected = [[Means()(pixels_under(seen, record, view)[None])[0] for view in VIEWS] for record in records[:3]]
+    np.testing.assert_array_equal(rows[:3], expected)
+    image = Image.open(records[0].path).convert("RGB")
+    pixels = render(image, center_view(image.size, SIZE, geometry), SIZE)
+    np.testing.assert_array_equal(pixels_under(seen, records[0], CENTER), pixels)
+    np.testing.assert_array_equal(center_pixels(records[0], SIZE, geometry), pixels)
+    again = Means()
+    np.testing.assert_array_equal(FeatureStore(make_trunk(again)).collect(records, VIEWS), cropped)
+    assert again.views == 0, "the center crops are still there"
 
 
 # ----------------------------------------------------------------------------------------------------------------- progress

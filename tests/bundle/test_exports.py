@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
+from tests.helpers.tiny_bundle import make_tiny_bundle
 from transferapp.backbones.engine import convert, save_converted
-from transferapp.bundle.exports.formats import FORMATS, describe, find_format
+from transferapp.bundle.exports.formats import FORMATS, describe, find_format, preparation
 from transferapp.bundle.exports.networks import Batch, Job
 from transferapp.bundle.format import read_bundle, write_manifest, writing
 from transferapp.bundle.predictor import Predictor
 from transferapp.cli.export import FORMATS as OFFERED
-from transferapp.images.views import center_view
+from transferapp.images.views import GEOMETRIES, Geometry, center_view
 
 pytestmark = pytest.mark.slow
 CLASSES = ("ant", "bee", "wasp")
@@ -153,6 +154,31 @@ def test_a_plain_program_with_onnxruntime_gets_the_prediction_of_the_bundle(tmp_
     expected = {score.label: score.score for score in prediction.scores}
     np.testing.assert_allclose(probabilities, [expected[name] for name in CLASSES], atol=1e-5)
     assert (left, top) == pytest.approx(center_view(image.size, TINY_SIZE).box[:2])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_preparation_says_what_of_an_image_the_network_sees(tmp_path: Path, geometry: Geometry) -> None:
+    """The pixels of the bundle, from what the preparation says alone."""
+    bundle = read_bundle(make_tiny_bundle(tmp_path / "bundle", geometry=geometry))
+    said = preparation(bundle)
+    assert said["geometry"] == geometry
+    image = Image.fromarray(noise_pixels(1, (100, 400))[0])
+    height, width = said["image_size"]
+    if geometry == "crop":
+        side = 100 * said["crop_share"]
+        left, top = (400 - side) / 2, (100 - side) / 2
+        box = (left, top, left + side, top + side)
+    else:
+        assert said["crop_share"] == 1
+        box = (0, 0, 400, 100)
+    expected = Image.new("RGB", (width, height), (said["padding"] or 0,) * 3)
+    scaled_height = height // 4 if geometry == "pad" else height
+    scaled = image.resize((width, scaled_height), Image.Resampling.BICUBIC, box=box)
+    expected.paste(scaled, (0, (height - scaled_height) // 2))
+    image.save(tmp_path / "image.png")
+    predictor = Predictor(bundle)
+    given = predictor.crops(predictor.decode(tmp_path / "image.png", 1), 1)[0]
+    np.testing.assert_array_equal(given, np.asarray(expected))
 
 
 def test_the_command_offers_every_format() -> None:

@@ -454,6 +454,8 @@ def test_files_outside_the_folder_are_never_named(made: Path, name: str) -> None
         {"input": {"image_size": [224, 224], "default_views": "10"}},
         {"input": {"image_size": [224, 224], "sample_bits": 11}},
         {"input": {"image_size": [224, 224], "sample_bits": "12"}},
+        {"input": {"image_size": [224, 224], "geometry": "stretch"}},
+        {"input": {"image_size": [224, 224], "geometry": None}},
         {"precision": "bf16"},
         {"precision": {"served": "int4"}},
     ],

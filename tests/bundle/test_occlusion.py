@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.helpers.tiny_bundle import make_tiny_bundle
 from transferapp.bundle.occlusion import FORWARD_PASSES, GRID, explain, log_odds, saliency
 from transferapp.bundle.predictor import Predictor
 from transferapp.errors import UsageError
+from transferapp.images.views import Geometry
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,19 @@ def test_boxes_are_in_the_pixels_of_the_image_as_a_person_sees_it(predictor: Pre
     assert len(found.crops) == 10
     assert max(crop.box[3] for crop in found.crops) == pytest.approx(4096)
     assert sum(crop.mirror for crop in found.crops) == 5
+
+
+def test_the_map_covers_whole_images_where_the_network_sees_them(tmp_path: Path) -> None:
+    image = Image.new("RGB", (800, 200), "blue")
+    image.paste("red", (700, 0, 800, 200))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    boxes: dict[Geometry, tuple[float, ...]] = {"resize": (0, 0, 800, 200), "pad": (0, -300, 800, 500)}
+    for geometry, box in boxes.items():
+        predictor = Predictor.load(make_tiny_bundle(tmp_path / geometry, geometry=geometry))
+        found = explain(predictor, stream.getvalue(), label="red")
+        assert found.box == pytest.approx(box)
+        assert found.saliency[3].argmax() == GRID - 1, "the red end, which the center crop does not see"
 
 
 def test_its_cost_is_what_it_says(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from transferapp.bundle.novelty import Novelty
 from transferapp.bundle.predictor import ModelOutputError, Predictor
 from transferapp.errors import BundleError, ImageError, UsageError
 from transferapp.images import ImageLimits
+from transferapp.images.views import Geometry
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("red", "green", "blue")
@@ -109,6 +110,23 @@ def test_views_are_cut_and_averaged_as_by_hand(
     assert answer.views == views
 
 
+def test_the_geometry_of_the_bundle_decides_what_the_network_sees(tmp_path: Path) -> None:
+    image = Image.new("RGB", (800, 200), "lime")
+    for left in (0, 600):
+        image.paste("red", (left, 0, left + 200, 200))
+    expected: dict[Geometry, tuple[float, float]] = {
+        "crop": (0, 255),  # (red, green) of the mean pixel
+        "resize": (127.5, 127.5),
+        "pad": ((127.5 + 3 * 127) / 4, (127.5 + 3 * 127) / 4),
+    }
+    for geometry, (red, green) in expected.items():
+        predictor = Predictor.load(make_tiny_bundle(tmp_path / geometry, geometry=geometry))
+        blue = 127 * 3 / 4 if geometry == "pad" else 0
+        scores = {score.label: score.score for score in predictor.predict(png(image), views=1).scores}
+        wanted = softmax(np.array([red, green, blue]) * GAIN / 255)
+        assert [scores[name] for name in CLASSES] == pytest.approx(wanted, abs=2e-3)
+
+
 def test_probabilities_are_averaged_and_not_pixels(predictor: Predictor, image: Image.Image) -> None:
     ten, one = (predictor.predict(png(image), views=views).scores for views in (10, 1))
     assert abs(ten[0].score - one[0].score) > 1e-3
@@ -149,7 +167,7 @@ def test_equal_scores_come_in_the_order_of_the_classes(predictor: Predictor) -> 
 @pytest.mark.parametrize("options", [{"views": 0}, {"views": 5}, {"views": -1}, {"top_k": 0}, {"top_k": -1}])
 def test_numbers_out_of_range_are_a_usage_error(predictor: Predictor, options: dict[str, int]) -> None:
     with pytest.raises(UsageError) as caught:
-        predictor.predict(colors("red"), **options)  # type: ignore[arg-type]
+        predictor.predict(colors("red"), **options)
     assert caught.value.exit_code == 2
     assert caught.value.code in options
 

@@ -17,6 +17,7 @@ from tests.helpers.manifests import (
     leaks,
     left_out,
     linear,
+    long_manifest,
     make_manifest,
     metrics_of,
     mixed_manifest,
@@ -62,6 +63,8 @@ def test_the_whole_text(on_terminal: Show, in_pipe: Show) -> None:
         "120 columns": on_terminal(120, card.show_card, manifest),
         "pipe": in_pipe(card.show_card, manifest),
         "mixture of stages": in_pipe(card.show_card, mixed_manifest()),
+        "long images": in_pipe(card.show_card, long_manifest()),
+        "outcome of long images": in_pipe(card.show_outcome, long_manifest(), path, 71.2),
         "outcome": in_pipe(card.show_outcome, manifest, path, 71.2),
         "outcome without held-out images": in_pipe(
             card.show_outcome,

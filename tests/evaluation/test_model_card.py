@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.helpers.golden import check_golden
-from tests.helpers.manifests import leaks, make_manifest, mixed_manifest, some_metrics, tuned_manifest
+from tests.helpers.manifests import leaks, long_manifest, make_manifest, mixed_manifest, some_metrics, tuned_manifest
 from transferapp.evaluation.report.model_card import CLASSES_SHOWN, FEW_TEST_IMAGES, LOW_RECALL, model_card
 
 
@@ -111,6 +111,7 @@ def test_the_whole_text() -> None:
         "linear classifier": make_manifest(),
         "fine-tuned": tuned_manifest(leaks=leaks()),
         "mixture of stages": mixed_manifest(),
+        "long images": long_manifest(),
         "without held-out images": make_manifest(metrics={"validation": None, "test": None}),
         "ensemble": ensemble_manifest(),
     }

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.helpers.golden import check_golden
 from tests.helpers.manifests import (
     leaks,
+    long_manifest,
     make_manifest,
     metrics_of,
     mixed_manifest,
@@ -232,6 +233,7 @@ def test_the_whole_text() -> None:
         "linear classifier": page(make_manifest(), [image()], [image("ant", "bee", 0.914)]),
         "fine-tuned": page(with_all),
         "mixture of stages": page(mixed_manifest()),
+        "long images": page(long_manifest()),
         "without test images": page(
             make_manifest(metrics={"validation": some_metrics(("ant", "bee", "wasp"), 9, 4).to_json(), "test": None})
         ),

@@ -27,6 +27,7 @@ from transferapp.data.sources import open_source
 from transferapp.data.split import assign_splits
 from transferapp.policy.choose import choose
 from transferapp.policy.class_weights import WeightsFinding
+from transferapp.policy.geometry import judge_geometry
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, make_plan
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
@@ -168,7 +169,7 @@ def _as_bytes(arrays: Sequence[np.ndarray]) -> list[bytes]:
 
 def scores_on(part: Dataset, network: Any) -> np.ndarray:
     """Return the outputs of a Keras model on the center views of images: float32."""
-    pixels = np.stack([center_pixels(record, TINY_SIZE) for record in part.records])
+    pixels = np.stack([center_pixels(record, TINY_SIZE, "crop") for record in part.records])
     return np.asarray(network(pixels.astype(np.float32), training=False))
 
 
@@ -249,7 +250,8 @@ def prepared(root: Path, **changes: Any) -> Setting:
     chosen = ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixture, plan, 1.0)
     at_cut = validations[chosen.cut.index]
     weighting = Weighting(None, WeightsFinding("none", Reason("classes", "not asked")), at_cut, 1.0)
-    measurement = Measurement(dataset, summarize(dataset), (chosen,), chosen, weighting)
+    geometry = judge_geometry("auto", 0.0, {"crop": np.zeros(1)}, {"crop": np.ones(1, bool)}, np.arange(1))
+    measurement = Measurement(dataset, summarize(dataset), (chosen,), chosen, geometry, weighting)
     choice = ViewChoice(0, validations[chosen.cut.index], (), "")
     return Setting(config, measurement, solve(measurement, choice, config, Silent()), loader)
 

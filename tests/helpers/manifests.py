@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from transferapp.evaluation.metrics import Metrics, measure
+from transferapp.images.views import Geometry
 from transferapp.policy.choose import MixtureScore
+from transferapp.policy.geometry import judge_geometry
 from transferapp.policy.plan import FineTuning, Overrides, make_plan
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity
@@ -195,6 +197,20 @@ def mixed_manifest() -> dict[str, Any]:
     mixture = MixtureScore(0.95, 0.17, 0.04, 0.01, {"block4": 0.12, "block14": 0.48, "top (mean)": 0.6})
     chosen = {**backbone("efficientnet_lite0", 0.95, chosen=True), "mixture": dict(mixture.weights)}
     return make_manifest(plan=plan(divergence=0.8, mixture=mixture), backbones=[chosen])
+
+
+def long_manifest() -> dict[str, Any]:
+    """A manifest of long images, which the network sees whole."""
+    losses: dict[Geometry, np.ndarray] = {
+        name: np.repeat([low, high], 54)
+        for name, low, high in (("crop", 0.6, 1.0), ("resize", 0.5, 0.92), ("pad", 0.4, 0.6))
+    }
+    correct = {name: np.arange(108) < count for name, count in zip(losses, (70, 76, 92), strict=True)}
+    finding = judge_geometry("auto", 0.82, losses, correct, np.arange(108))
+    manifest = make_manifest(geometry=finding.to_json())
+    manifest["input"]["geometry"] = finding.geometry
+    manifest["plan"]["reasons"].insert(0, finding.reason.to_json())
+    return manifest
 
 
 def make_manifest(class_names: Sequence[str] = CLASSES, **changes: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from transferapp.backbones.engine import import_openvino, save_converted
 from transferapp.bundle.format import NOVELTY, write_manifest, writing
 from transferapp.bundle.novelty import NEIGHBORS, Novelty
+from transferapp.images.views import Geometry
 
 SIZE = (224, 224)
 GAIN = 20.0
@@ -60,6 +61,7 @@ def make_tiny_bundle(
     report: str = "",
     sample_bits: int | None = None,
     calibrated: bool = False,
+    geometry: Geometry = "crop",
 ) -> Path:
     """Write a bundle that tells colors apart.
 
@@ -70,6 +72,7 @@ def make_tiny_bundle(
         report: The HTML of its report; "" for none.
         sample_bits: Depth of the 16-bit samples that it was trained on.
         calibrated: Whether it has a novelty score and prediction sets.
+        geometry: Way in which images become its input.
 
     Returns:
         `path`.
@@ -86,7 +89,12 @@ def make_tiny_bundle(
                 "name": path.name,
                 "created": "2026-01-01T00:00:00+00:00",
                 "class_names": list(class_names),
-                "input": {"image_size": list(SIZE), "default_views": 10, "sample_bits": sample_bits},
+                "input": {
+                    "image_size": list(SIZE),
+                    "default_views": 10,
+                    "sample_bits": sample_bits,
+                    "geometry": geometry,
+                },
                 "precision": {"served": "f32"},
                 "backbone": "color",
                 "metrics": {"test": {"accuracy": 1.0}},

@@ -13,9 +13,12 @@ from PIL import Image
 
 from tests.helpers.scenes import scene
 from transferapp.images.views import (
+    GEOMETRIES,
     MULTI_SCALE_SHORT_SIDES,
+    PADDING,
     TRAINING_SHORT_SIDES,
     VIEW_COUNTS,
+    Geometry,
     View,
     center_view,
     multi_scale_crops,
@@ -111,6 +114,55 @@ def test_a_scale_below_the_crop_is_refused() -> None:
         ten_crops((320, 240), INPUT, 223)
 
 
+# ------------------------------------------------------------------------------------------------------- whole images
+
+
+def test_resized_crops_have_the_aspect_of_the_image() -> None:
+    views = ten_crops((512, 256), INPUT, geometry="resize")
+    corners = [(0, 0, 448, 224), (64, 0, 512, 224), (0, 32, 448, 256), (64, 32, 512, 256)]  # 224 / 256 of each side
+    assert boxes(views) == [*corners, (0, 0, 512, 256)] * 2
+    assert [view.mirror for view in views] == [False] * 5 + [True] * 5
+
+
+def test_padded_crops_hold_all_of_the_shorter_side() -> None:
+    views = ten_crops((512, 256), INPUT, geometry="pad")
+    corners = [(0, 0, 448, 448), (64, 0, 512, 448), (0, -192, 448, 256), (64, -192, 512, 256)]
+    assert boxes(views) == [*corners, (0, -128, 512, 384)] * 2
+
+
+def test_an_input_that_is_not_square_is_filled_by_padding_in_one_direction_alone() -> None:
+    # An input 448 wide and 224 high: an image of its aspect needs no gray, a square one has it at both sides.
+    assert boxes([center_view((1000, 500), (224, 448), "pad")]) == [(0, 0, 1000, 500)]
+    assert boxes([center_view((1000, 1000), (224, 448), "pad")]) == [(-500, 0, 1500, 1000)]
+    assert boxes([center_view((1000, 1000), (224, 448), "resize")]) == [(0, 0, 1000, 1000)]
+
+
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+def test_larger_scales_show_as_much_less_of_a_whole_image(geometry: Geometry) -> None:
+    widths = [round(view.box[2] - view.box[0], 6) for view in multi_scale_crops((640, 640), INPUT, geometry)[4::10]]
+    # The centers: all up to a scale of 256, then 640 * 256 / scale.
+    assert widths == [640, 640, round(640 * 256 / 384, 6), round(640 * 256 / 480, 6), 256]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_center_view_is_the_fifth_of_the_ten_in_every_geometry(geometry: Geometry) -> None:
+    assert center_view((700, 333), INPUT, geometry) == views_for(10, (700, 333), INPUT, geometry)[4]
+    assert views_for(1, (700, 333), INPUT, geometry) == [center_view((700, 333), INPUT, geometry)]
+
+
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+@pytest.mark.parametrize("size", [(640, 160), (160, 640), (300, 300)])
+def test_a_training_view_at_the_smallest_scale_shows_the_whole_image(size: tuple[int, int], geometry: Geometry) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        view = training_view(rng, size, INPUT, short_sides=(256, 256), flip=False, geometry=geometry)
+        left, top, right, bottom = view.box
+        assert left <= 1e-9
+        assert top <= 1e-9
+        assert right >= size[0] - 1e-9
+        assert bottom >= size[1] - 1e-9
+
+
 # ------------------------------------------------------------------------------------------------------ for every size
 
 
@@ -185,6 +237,27 @@ def test_a_image_decoded_as_large_as_advised_is_never_enlarged(
 def test_the_advised_side_is_the_scale_itself_for_the_reference_crop() -> None:
     assert short_side_to_decode(256, (224, 224)) == 256
     assert short_side_to_decode(256, (260, 260)) == 298  # 256 * 260 / 224 = 297.1
+
+
+@thorough
+@given(sizes, st.tuples(st.integers(1, 700), st.integers(1, 700)), seeds)
+def test_views_of_whole_images_leave_no_part_of_the_box_to_chance(
+    size: tuple[int, int], image_size: tuple[int, int], seed: int
+) -> None:
+    for geometry in ("resize", "pad"):
+        drawn = training_view(np.random.default_rng(seed), size, image_size, geometry=geometry)
+        for view in [drawn, *multi_scale_crops(size, image_size, geometry)]:
+            left, top, right, bottom = view.box
+            if geometry == "resize":
+                assert 0 <= left < right <= size[0]
+                assert 0 <= top < bottom <= size[1]
+                assert (right - left) * size[1] == pytest.approx((bottom - top) * size[0], rel=1e-6)
+                continue
+            assert (right - left) * image_size[0] == pytest.approx((bottom - top) * image_size[1], rel=1e-6)
+            for low, high, side in ((left, right, size[0]), (top, bottom, size[1])):
+                # Inside the image, or around all of it: gray never takes the place of a part of the image.
+                slack = 1e-9 * max(*size, high - low)
+                assert (low >= -slack and high <= side + slack) or (low <= slack and high >= side - slack)
 
 
 # ------------------------------------------------------------------------------------------------------------- at random
@@ -325,6 +398,39 @@ def test_no_views_are_an_empty_batch() -> None:
 @pytest.mark.parametrize("size", [(16, 320), (320, 16), (16, 16)])
 def test_the_smallest_and_longest_images_can_be_rendered(size: tuple[int, int]) -> None:
     assert render_batch(noise(size), views_for(50, size, INPUT), INPUT).shape == (50, *INPUT, 3)
+
+
+def test_a_resized_view_is_the_image_resized() -> None:
+    image = noise((150, 40))
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(render(image, center_view(image.size, (32, 32), "resize"), (32, 32)), expected)
+
+
+def test_a_padded_view_is_the_image_on_gray() -> None:
+    image = noise((256, 64))
+    pixels = render(image, center_view(image.size, (32, 32), "pad"), (32, 32))
+    assert np.array_equal(pixels[12:20], np.asarray(image.resize((32, 8), Image.Resampling.BICUBIC)))
+    assert (pixels[:12] == PADDING).all()
+    assert (pixels[20:] == PADDING).all()
+    tall = image.transpose(Image.Transpose.ROTATE_90)
+    turned = render(tall, center_view(tall.size, (32, 32), "pad"), (32, 32))
+    assert np.array_equal(turned, np.rot90(pixels))
+
+
+def test_a_square_image_needs_no_padding() -> None:
+    image = noise((75, 75))
+    for resized, padded in zip(*(ten_crops(image.size, (32, 32), geometry=g) for g in ("resize", "pad")), strict=True):
+        assert np.array_equal(render(image, padded, (32, 32)), render(image, resized, (32, 32)))
+
+
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+@pytest.mark.parametrize("size", [(16, 320), (320, 16), (16, 16), (1, 20), (20, 1)])
+def test_whole_images_of_any_length_can_be_rendered(size: tuple[int, int], geometry: Geometry) -> None:
+    white = Image.new("RGB", size, "white")
+    batch = render_batch(white, views_for(50, size, (8, 8), geometry), (8, 8))
+    assert batch.shape == (50, 8, 8, 3)
+    assert (batch.max(axis=(1, 2, 3)) == 255).all(), "some of the image is in every view"
+    assert geometry == "pad" or batch.min() == 255
 
 
 def test_only_rgb_is_rendered() -> None:

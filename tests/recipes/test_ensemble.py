@@ -44,6 +44,7 @@ def write_bundle(
     classes: tuple[str, ...] = CLASSES,
     split: dict[str, str] | None = None,
     sample_bits: int | None = None,
+    geometry: str = "crop",
 ) -> Path:
     """A bundle with all that an ensemble reads; `split` maps images to what they were used for."""
     model = network(seed, (size, size), len(classes))
@@ -63,6 +64,7 @@ def write_bundle(
                     "default_views": 10,
                     "short_side": round(size * 256 / 224),
                     "sample_bits": sample_bits,
+                    "geometry": geometry,
                 },
                 "precision": {"served": "f32"},
             },
@@ -136,6 +138,17 @@ def test_what_any_member_was_trained_on_counts_as_seen(members: list[Path], tmp_
     with (tmp_path / "all" / "split.csv").open(newline="") as stream:
         merged = {row["sha256"]: row["split"] for row in csv.DictReader(stream)}
     assert merged == {"a": "train", "b": "train", "c": "val", "d": "test", "e": "train"}
+
+
+def test_members_see_images_in_one_geometry(members: list[Path], tmp_path: Path) -> None:
+    whole = [write_bundle(tmp_path / f"whole-{seed}", seed, geometry="resize") for seed in (4, 5)]
+    with pytest.raises(BundleError) as raised:
+        ensemble([members[0], whole[0]], tmp_path / "both")
+    assert raised.value.code == "inputs_differ"
+    assert "--geometry crop" in str(raised.value)
+    assert not (tmp_path / "both").exists()
+    ensemble(whole, tmp_path / "both", precision="f32")
+    assert read_bundle(tmp_path / "both").geometry == "resize"
 
 
 @pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "bee", "fly")])

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import COLORS, Served, paint
+from transferapp.images.views import Geometry
 
 api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
@@ -154,6 +155,34 @@ def test_an_image_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Ser
     other = opened.explained("blue")
     assert other[:, -third:, 3].mean() < other[:, :third, 3].mean() - 30
     api.expect(page.locator(".bar[aria-pressed=true]")).to_have_attribute("data-label", "blue")
+
+
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+def test_a_long_image_that_the_model_sees_whole_is_explained_whole(
+    tmp_path: Path, serve: Callable[..., Served], tab: Callable[..., Tab], geometry: Geometry
+) -> None:
+    service = serve(models=make_tiny_bundle(tmp_path / "whole", geometry=geometry))
+    image = Image.new("RGB", (800, 200), COLORS["blue"])
+    image.paste(COLORS["red"], (600, 0, 800, 200))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    opened = tab(service)
+    opened.give(stream.getvalue(), name="long.png", kind="image/png")
+    opened.answered()
+    page = opened.page
+    page.locator(".bar", has_text="red").click()
+    pixels = opened.explained("red")
+    third = pixels.shape[1] // 3
+    assert pixels[:, -third:, 3].mean() < pixels[:, :third, 3].mean() - 30  # the light is on the red end
+    api.expect(page.locator("#crops-text")).to_contain_text("the whole photo")
+    whole = page.locator(".crop").nth(4)
+    api.expect(whole).to_have_attribute("title", "Whole photo")
+    row = whole.locator("canvas").evaluate("c => [...c.getContext('2d').getImageData(0, 64, 128, 1).data]")
+    ends = np.reshape(row, (128, 4))[[9, 119]]
+    np.testing.assert_allclose(ends, [[*COLORS[color], 255] for color in ("blue", "red")], atol=2)
+    whole.focus()
+    api.expect(page.locator("#crop-frame")).to_be_visible()
+    assert opened.fits()
 
 
 def test_the_light_can_be_switched_off_by_keyboard(service: Served, tab: Callable[..., Tab]) -> None:

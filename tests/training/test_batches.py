@@ -27,7 +27,7 @@ from transferapp.images.augment import (
     fit_pca_color,
     seeded_generator,
 )
-from transferapp.images.views import center_view, render
+from transferapp.images.views import Geometry, center_view, render
 from transferapp.training.batches import (
     CenterBatches,
     DecodedCache,
@@ -78,7 +78,9 @@ def batches(records: list[Record], pca: PCAColor) -> ImageBatches:
 def make(records: list[Record], pca: PCAColor | None, **settings: Any) -> ImageBatches:
     """Batches whose labels are the images' positions, so that a label tells which image it is."""
     epoch = settings.pop("epoch", 0)
-    random_views = RandomViews(settings.pop("augmentation", LECTURE_AUGMENTATION), pca)
+    random_views = RandomViews(
+        settings.pop("augmentation", LECTURE_AUGMENTATION), pca, settings.pop("geometry", "crop")
+    )
     defaults: dict[str, Any] = {"image_size": SIZE, "batch_size": BATCH, "seed": 0, "random_views": random_views}
     batches = ImageBatches(numbered(records), **(defaults | settings))
     batches.epoch = epoch
@@ -165,6 +167,26 @@ def test_settings_reach_the_views(records: list[Record]) -> None:
     position = next(iter(views))
     decoded = Image.fromarray(training_images(SIZE, still).get(records[position]))
     np.testing.assert_array_equal(views[position], render(decoded, center_view(decoded.size, SIZE), SIZE))
+
+
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+def test_training_and_validation_see_whole_images_where_the_geometry_says_so(
+    records: list[Record], geometry: Geometry
+) -> None:
+    whole = Augmentation(
+        flip=False, short_sides=(256, 256), random_crop=False, color=ColorJitter(contrast=0, brightness=0, pca_std=0)
+    )
+    batches = make(records, None, augmentation=whole, geometry=geometry)
+    views = dict(zip(batches[0][1].tolist(), batches[0][0], strict=True))
+    centers = np.concatenate(
+        [pixels for pixels, _ in CenterBatches(records, image_size=SIZE, batch_size=BATCH, geometry=geometry)]
+    )
+    for position, pixels in views.items():
+        reduced = Image.fromarray(training_images(SIZE, whole).get(records[position]))
+        np.testing.assert_array_equal(pixels, render(reduced, center_view(reduced.size, SIZE, geometry), SIZE))
+        image = decode_image(records[position].path, min_short_side=28).image  # ceil(256 · 24 / 224)
+        expected = render(image, center_view(image.size, SIZE, geometry), SIZE)
+        np.testing.assert_array_equal(centers[position], expected)
 
 
 # -------------------------------------------------------------------------------------------------------- reproducibility
@@ -266,7 +288,7 @@ def test_a_network_learns_from_it_with_two_workers(tmp_path: Path) -> None:
     labels = [record.label for record in records]
     pca = colors_of(records)
     train = ImageBatches(records, image_size=SIZE, batch_size=8, seed=0, random_views=RandomViews(pca=pca), workers=2)
-    validation = CenterBatches(records, image_size=SIZE, batch_size=8, workers=2)
+    validation = CenterBatches(records, image_size=SIZE, batch_size=8, geometry="crop", workers=2)
     layers = [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((*SIZE, 3)), *layers])
     model.compile(
@@ -313,7 +335,7 @@ def test_a_vanished_image_comes_out_of_fit_as_the_error_it_is(fragile: list[Reco
 
 
 def test_validation_errors_come_out_too(records: list[Record], pca: PCAColor, fragile: list[Record]) -> None:
-    train, validation = make(records, pca), CenterBatches(fragile, image_size=SIZE, batch_size=BATCH)
+    train, validation = make(records, pca), CenterBatches(fragile, image_size=SIZE, batch_size=BATCH, geometry="crop")
     with pytest.raises(DataError, match=r"07\.png"), original_errors(train, validation):
         Recorder().evaluate(validation, verbose=0)
 
@@ -353,7 +375,7 @@ def test_only_a_few_batches_are_prepared_ahead(records: list[Record], pca: PCACo
 
 
 def test_center_batches_are_the_center_views_in_order_every_time(records: list[Record]) -> None:
-    batches = CenterBatches(numbered(records), image_size=SIZE, batch_size=BATCH)
+    batches = CenterBatches(numbered(records), image_size=SIZE, batch_size=BATCH, geometry="crop")
     assert len(batches) == NUM_BATCHES
     for _ in range(2):
         items = list(batches)
@@ -364,8 +386,8 @@ def test_center_batches_are_the_center_views_in_order_every_time(records: list[R
 
 
 def test_center_views_are_rendered_once(records: list[Record]) -> None:
-    cache = center_views(SIZE)
-    batches = CenterBatches(numbered(records), image_size=SIZE, batch_size=BATCH, cache=cache)
+    cache = center_views(SIZE, "crop")
+    batches = CenterBatches(numbered(records), image_size=SIZE, batch_size=BATCH, geometry="crop", cache=cache)
     first = read(batches)
     assert len(cache) == COUNT
     assert cache.nbytes == COUNT * SIZE[0] * SIZE[1] * 3

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,10 +156,12 @@ def test_smaller_training_scales_keep_smaller_images(tmp_path: Path) -> None:
 def test_center_views_are_the_pixels_that_a_served_model_sees(tmp_path: Path) -> None:
     record = saved(tmp_path / "a.jpg", (400, 300))
     image = decode_image(record.path, min_short_side=37).image
-    np.testing.assert_array_equal(center_views(SIZE).get(record), render(image, center_view(image.size, SIZE), SIZE))
+    np.testing.assert_array_equal(
+        center_views(SIZE, "crop").get(record), render(image, center_view(image.size, SIZE), SIZE)
+    )
 
 
-@pytest.mark.parametrize("make_cache", [training_images, center_views])
+@pytest.mark.parametrize("make_cache", [training_images, partial(center_views, geometry="crop")])
 def test_a_file_that_vanished_is_named_and_its_error_kept(
     tmp_path: Path, make_cache: Callable[..., DecodedCache]
 ) -> None:

@@ -38,15 +38,15 @@ from transferapp.images.augment import (
     augmented_pixels,
     seeded_generator,
 )
-from transferapp.images.views import SHORT_SIDE, center_view, render, short_side_to_decode
+from transferapp.images.views import SHORT_SIDE, Geometry, center_view, render, short_side_to_decode
 from transferapp.system.cache import cache_directory
 from transferapp.system.storage import disk_errors
 from transferapp.system.threads import in_order
 
 CENTER = "center"
-"""Name of the center view: short side 256, the middle 224 × 224 (scaled to the network's input size)."""
+"""Name of the center view: short side 256, the middle 224 × 224 (scaled to the network's input size), or the whole image."""
 
-_PIXELS_REVISION = 3
+_PIXELS_REVISION = 4
 """Increase this when decoding or cropping changes the pixels of a view."""
 
 _KEY_BYTES = 16
@@ -85,16 +85,19 @@ class RandomViews:
     Attributes:
         augmentation: Ranges of scale, crop, flip and color.
         pca: The set's color components; may be None where `augmentation.color.pca_std` is 0.
+        geometry: Whether views are cropped from the image, or from the whole image resized or padded; of the center view too.
     """
 
     augmentation: Augmentation = LECTURE_AUGMENTATION
     pca: PCAColor | None = None
+    geometry: Geometry = "crop"
 
     @functools.cached_property
     def digest(self) -> str:
         """Part of the key of random views: views of another distribution have other keys."""
         components = self.pca.to_json() if self.pca else None
-        return hashlib.sha256(json.dumps([asdict(self.augmentation), components]).encode()).hexdigest()[:16]
+        distribution = [asdict(self.augmentation), components, self.geometry]
+        return hashlib.sha256(json.dumps(distribution).encode()).hexdigest()[:16]
 
 
 WITHOUT_COLOR = RandomViews(Augmentation(color=ColorJitter(0.0, 0.0, 0.0)))
@@ -115,22 +118,23 @@ def view_pixels(
         view_name: `CENTER` or from `random_view_name`.
         sha256: Hash of the image's file, which seeds its random views.
         image_size: (height, width) of the view.
-        random_views: Distribution of random views.
+        random_views: Distribution of random views, and the geometry of all.
 
     Returns:
         uint8, shape (height, width, 3).
     """
+    geometry = random_views.geometry
     if view_name == CENTER:
-        return render(image, center_view(image.size, image_size), image_size)
+        return render(image, center_view(image.size, image_size, geometry), image_size)
     rng = seeded_generator(view_name, sha256)
-    return augmented_pixels(image, rng, image_size, random_views.augmentation, random_views.pca)
+    return augmented_pixels(image, rng, image_size, random_views.augmentation, random_views.pca, geometry)
 
 
-def center_pixels(record: Record, image_size: tuple[int, int]) -> np.ndarray:
+def center_pixels(record: Record, image_size: tuple[int, int], geometry: Geometry) -> np.ndarray:
     """Return the center view of an audited image: uint8, shape (height, width, 3)."""
     needed = short_side_to_decode(SHORT_SIDE, image_size)
     image = record.decode(needed).image
-    return view_pixels(image, CENTER, record.sha256, image_size)
+    return render(image, center_view(image.size, image_size, geometry), image_size)
 
 
 class FeatureStore:
@@ -139,7 +143,7 @@ class FeatureStore:
     Args:
         trunk: Computes the rows.
         workers: Threads that decode, crop and run the trunk.
-        random_views: Distribution of random views.
+        random_views: Distribution of random views, and the geometry of all.
         dtype: Type of the rows: `float32`, or `float16` for feature maps, which are large.
         folder: Folder of the store; None for one in the cache.
         note: Receives a sentence where the store waits for another process.
@@ -245,7 +249,7 @@ class FeatureStore:
             lock.release()
 
     def _key(self, record: Record, view_name: str) -> bytes:
-        drawn_from = "" if view_name == CENTER else self.random_views.digest
+        drawn_from = self.random_views.geometry if view_name == CENTER else self.random_views.digest
         text = f"{record.sha256}:{view_name}:{drawn_from}:{record.sample_bits}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 

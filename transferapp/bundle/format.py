@@ -38,7 +38,7 @@ from transferapp.data.names import printable, shortened
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.images import SAMPLE_BITS
 from transferapp.images.augment import PCAColor
-from transferapp.images.views import VIEW_COUNTS
+from transferapp.images.views import GEOMETRIES, VIEW_COUNTS, Geometry
 from transferapp.system.storage import disk_errors, sha256_file, sync_directory
 
 FORMAT = "transferapp-bundle"
@@ -90,6 +90,12 @@ class Bundle:
         """Depth of the 16-bit samples of its training images; None where they had none."""
         bits = self.manifest["input"].get("sample_bits")
         return None if bits is None else int(bits)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Way in which an image becomes the network's input: one of `GEOMETRIES`."""
+        geometry: Geometry = self.manifest["input"].get("geometry", "crop")
+        return geometry
 
     @property
     def color(self) -> PCAColor | None:
@@ -249,6 +255,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         and all(name in files for name in NETWORK_FILES)
         and isinstance(shown, dict)
         and _is_size(shown.get("image_size"))
+        and shown.get("geometry", "crop") in GEOMETRIES
         and shown.get("default_views", VIEW_COUNTS[0]) in VIEW_COUNTS
         and shown.get("sample_bits") in (None, *SAMPLE_BITS)
         and isinstance(precision, dict)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from transferapp.bundle.predictor import Predictor
 from transferapp.errors import UsageError
-from transferapp.images.views import View, center_view, views_for
+from transferapp.images.views import View, center_view
 
 GRID = 7
 """Cells on each side of the map: 32 pixels each of a 224-pixel crop, the stride of the networks' last stage."""
@@ -103,13 +103,13 @@ def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = N
     started = time.perf_counter()
     decoded = predictor.decode(source, 10)
     read_at = time.perf_counter()
-    views = views_for(10, decoded.image.size, predictor.image_size)
+    views = predictor.boxes(decoded, 10)
     crops = predictor.crops(decoded, 10)
     cropped = time.perf_counter()
     scores = predictor.probabilities(crops)
     mean = scores.mean(axis=0)
     index = int(np.argmax(mean)) if label is None else predictor.class_names.index(label)
-    center = views.index(center_view(decoded.image.size, predictor.image_size))
+    center = views.index(center_view(decoded.image.size, predictor.image_size, predictor.geometry))
     occluded = _occluded_scores(predictor, crops[center])
     finished = time.perf_counter()
     across, down = (o / d for o, d in zip(decoded.original_size, decoded.image.size, strict=True))

@@ -23,6 +23,7 @@ from transferapp.images.views import (
     MULTI_SCALE_SHORT_SIDES,
     SHORT_SIDE,
     VIEW_COUNTS,
+    View,
     center_index,
     render_batch,
     short_side_to_decode,
@@ -106,6 +107,7 @@ class Predictor:
         self.bundle = bundle
         self.class_names = bundle.class_names
         self.image_size = bundle.image_size
+        self.geometry = bundle.geometry
         self.limits = limits or DATASET_LIMITS
         self.default_views = int(bundle.manifest["input"].get("default_views", 10))
         if engine is None:
@@ -201,10 +203,13 @@ class Predictor:
         """Return the outputs that a prediction needs: the features only where novelty is told from them."""
         return (self.engine(chunk),) if self.novelty is None else self.engine.outputs(chunk)
 
+    def boxes(self, decoded: DecodedImage, views: int) -> list[View]:
+        """Return the boxes of the crops of an image."""
+        return views_for(views, decoded.image.size, self.image_size, self.geometry)
+
     def crops(self, decoded: DecodedImage, views: int) -> np.ndarray:
         """Return the crops of an image: uint8, shape (views, height, width, 3)."""
-        size = decoded.image.size
-        return render_batch(decoded.image, views_for(views, size, self.image_size), self.image_size)
+        return render_batch(decoded.image, self.boxes(decoded, views), self.image_size)
 
     def average(self, decoded: DecodedImage, views: int) -> np.ndarray:
         """Return the probabilities of an image, averaged over its crops: float32, shape (num_classes,)."""

@@ -29,6 +29,7 @@ from transferapp.evaluation.report.wording import (
     novelty_sentence,
     search_best,
     search_course,
+    seen_as,
     sentence,
     sets_sentence,
     uniform_sentence,
@@ -226,7 +227,7 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
             accuracy = Text.assemble(
                 (f"accuracy {figures['accuracy']:.3f}", "bold"),
                 f" (95 % interval {low:.2f} to {high:.2f}): {right:,} of {figures['num_images']:,} {kind} are classified "
-                f"correctly from their center crop{note}",
+                f"correctly from {seen_as(manifest)}{note}",
             )
             rows += [(split, accuracy), ("", macro_words(figures))]
     parity = manifest["parity"][manifest["precision"]["served"]]

@@ -33,6 +33,7 @@ def command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
             "ignored": [asdict(item) for item in measurement.dataset.ignored],
             "findings": measurement.findings.to_json(),
         },
+        "geometry": measurement.geometry.to_json(),
         "class_weights": measurement.weighting.to_json(),
         "hardware": detect(config.training_precision).to_json(),
     }

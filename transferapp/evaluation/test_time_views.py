@@ -17,6 +17,7 @@ from transferapp.data.dataset import Dataset, Record
 from transferapp.images.views import (
     MULTI_SCALE_SHORT_SIDES,
     SHORT_SIDE,
+    Geometry,
     center_index,
     render_batch,
     short_side_to_decode,
@@ -104,7 +105,13 @@ def measured_images(work: int, available: int) -> tuple[int, tuple[int, ...]]:
 
 
 def choose_crops(
-    validation: Dataset, scorer: Scorer, image_size: tuple[int, int], *, work: int, milliseconds: float
+    validation: Dataset,
+    scorer: Scorer,
+    image_size: tuple[int, int],
+    *,
+    work: int,
+    milliseconds: float,
+    geometry: Geometry,
 ) -> CropChoice:
     """Try numbers of crops on validation images and choose the default of the bundle.
 
@@ -114,6 +121,7 @@ def choose_crops(
         image_size: (height, width) of its input.
         work: Images that the fit itself puts through the network.
         milliseconds: Time of ten crops in the network.
+        geometry: Of the crops.
 
     Raises:
         ImageError: An image can no longer be decoded.
@@ -126,7 +134,7 @@ def choose_crops(
     most = max(asked)
 
     def scores(record: Record) -> np.ndarray:
-        crops = _crops(record, most, image_size)
+        crops = _crops(record, most, image_size, geometry)
         return np.concatenate([scorer(crops[i : i + _CHUNK]) for i in range(0, most, _CHUNK)])
 
     workers = cpu_cores()
@@ -134,7 +142,9 @@ def choose_crops(
         by_view = np.stack(list(in_order(pool, scores, part.records, 2 * workers)))
     means = {views: averaged(by_view, views) for views in asked}
     tried = compare(means, part.labels, part.groups(), milliseconds)
-    views, reason = decide(tried, {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()}, part.groups())
+    correct = {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()}
+    center = "the center crop" if geometry == "crop" else "the whole image"
+    views, reason = decide(tried, correct, part.groups(), center)
     reasons = [reason]
     if 50 not in asked:
         text = (
@@ -145,11 +155,11 @@ def choose_crops(
     return CropChoice(views, tried, len(part), tuple(reasons))
 
 
-def _crops(record: Record, views: int, image_size: tuple[int, int]) -> np.ndarray:
+def _crops(record: Record, views: int, image_size: tuple[int, int], geometry: Geometry) -> np.ndarray:
     largest = MULTI_SCALE_SHORT_SIDES[-1] if views == 50 else SHORT_SIDE
     needed = short_side_to_decode(largest, image_size)
     image = record.decode(needed).image
-    return render_batch(image, views_for(views, image.size, image_size), image_size)
+    return render_batch(image, views_for(views, image.size, image_size, geometry), image_size)
 
 
 def averaged(by_view: np.ndarray, views: int) -> np.ndarray:
@@ -192,7 +202,12 @@ def compare(
     return tuple(tried)
 
 
-def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray], groups: np.ndarray) -> tuple[int, Reason]:
+def decide(
+    tried: tuple[CropsTried, ...],
+    correct: Mapping[int, np.ndarray],
+    groups: np.ndarray,
+    center: str = "the center crop",
+) -> tuple[int, Reason]:
     """Choose the number of crops that a bundle averages.
 
     Numbers within one standard error of the best, paired by image, count as equal. Among them ten crops are the default, and
@@ -202,6 +217,7 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray], gro
         tried: From `compare`.
         correct: bool, shape (n,), by number of crops: images that are classified correctly.
         groups: As of `compare`.
+        center: The first of the crops, for people.
     """
     best = max(tried, key=lambda each: (each.accuracy, -each.views))
     equal = []
@@ -214,7 +230,7 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray], gro
     changes = " and ".join(
         f"by {100 * gain:+.1f} ± {100 * error:.1f} points with {views} crops" for views, (gain, error) in gains.items()
     )
-    name = "the center crop" if chosen.views == 1 else f"{chosen.views} crops"
+    name = center if chosen.views == 1 else f"{chosen.views} crops"
     if chosen.views != USUAL:
         outcome = f"{name} {'does' if chosen.views == 1 else 'do'} better than ten by more than one standard error"
     elif best.views == USUAL:
@@ -222,6 +238,6 @@ def decide(tried: tuple[CropsTried, ...], correct: Mapping[int, np.ndarray], gro
     else:
         outcome = "ten are the default, within one standard error of the best"
     count = len(correct[best.views])
-    text = f"On {count} validation images, accuracy changes {changes} against the center crop; {outcome}."
+    text = f"On {count} validation images, accuracy changes {changes} against {center}; {outcome}."
     values = {f"gain_{views}": gain for views, (gain, _) in gains.items()}
     return chosen.views, Reason("crops", text, {"views": chosen.views, "num_images": count, **values})

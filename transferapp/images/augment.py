@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transferapp.errors import UsageError
-from transferapp.images.views import REFERENCE_CROP, TRAINING_SHORT_SIDES, render, training_view
+from transferapp.images.views import REFERENCE_CROP, TRAINING_SHORT_SIDES, Geometry, render, training_view
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,7 @@ def augmented_pixels(
     image_size: tuple[int, int],
     augmentation: Augmentation,
     pca: PCAColor | None,
+    geometry: Geometry = "crop",
 ) -> npt.NDArray[np.uint8]:
     """Return a random view of an image.
 
@@ -235,6 +236,7 @@ def augmented_pixels(
         image_size: (height, width) of the network's input.
         augmentation: Variation of the view.
         pca: The training set's color components; may be None where `augmentation.color.pca_std` is 0.
+        geometry: One of `transferapp.images.views.GEOMETRIES`.
 
     Returns:
         uint8 (height, width, 3), values 0 to 255.
@@ -246,5 +248,6 @@ def augmented_pixels(
         short_sides=augmentation.short_sides,
         flip=augmentation.flip,
         random_crop=augmentation.random_crop,
+        geometry=geometry,
     )
     return jitter(render(image, view, image_size), rng, augmentation.color, pca)

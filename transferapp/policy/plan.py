@@ -142,6 +142,10 @@ class Plan:
         """Size and similarity, such as `small + similar`."""
         return f"{self.size} + {self.similarity}"
 
+    def seen_in(self, geometry: Reason) -> Plan:
+        """Return the plan with the reason of the geometry, in front of the others."""
+        return replace(self, reasons=(geometry, *self.reasons))
+
     def before_training(self) -> Plan:
         """Return the plan as it is carried out until training in steps begins: a linear classifier alone."""
         if not self.proposals:

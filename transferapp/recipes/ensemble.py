@@ -68,6 +68,14 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
                 got=", ".join(bundle.class_names[:10]),
                 code="classes_differ",
             )
+        if bundle.geometry != first.geometry:
+            raise BundleError(
+                f"{bundle.path} and {first.path} turn images into pixels in different ways",
+                expected=f"geometry {first.geometry}",
+                got=f"geometry {bundle.geometry}",
+                hint=f"Fit one of them again with --geometry {first.geometry}",
+                code="inputs_differ",
+            )
     depths = sorted({bundle.sample_bits for bundle in bundles if bundle.sample_bits})
     if len(depths) > 1:
         raise BundleError(

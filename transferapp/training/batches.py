@@ -19,7 +19,7 @@ from transferapp.backbones.feature_store import RandomViews, center_pixels
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ImageError, TransferAppError
 from transferapp.images.augment import LECTURE_AUGMENTATION, Augmentation, augmented_pixels, seeded_generator
-from transferapp.images.views import RESAMPLE, short_side_to_decode
+from transferapp.images.views import RESAMPLE, Geometry, short_side_to_decode
 from transferapp.training.settings import Batches, MakeBatches
 
 BATCHES_AHEAD = 2
@@ -136,10 +136,11 @@ class CenterBatches(_DecodedBatches):
         *,
         image_size: tuple[int, int],
         batch_size: int,
+        geometry: Geometry,
         cache: DecodedCache | None = None,
         workers: int = 2,
     ) -> None:
-        cache = center_views(image_size) if cache is None else cache
+        cache = center_views(image_size, geometry) if cache is None else cache
         super().__init__(records, image_size, batch_size, cache, workers)
 
     def _view(self) -> Callable[[int], Pixels]:
@@ -203,9 +204,8 @@ class ImageBatches(_DecodedBatches):
             record = self._records[position]
             rng = seeded_generator("view", self._seed, epoch, position, record.sha256)
             image = Image.fromarray(self._cache.get(record))
-            return augmented_pixels(
-                image, rng, self._image_size, self._random_views.augmentation, self._random_views.pca
-            )
+            drawn = self._random_views
+            return augmented_pixels(image, rng, self._image_size, drawn.augmentation, drawn.pca, drawn.geometry)
 
         return view
 
@@ -415,9 +415,9 @@ def training_images(
     return DecodedCache(decode, max_bytes=max_bytes)
 
 
-def center_views(image_size: tuple[int, int]) -> DecodedCache:
+def center_views(image_size: tuple[int, int], geometry: Geometry) -> DecodedCache:
     """Return a cache of center views, (height, width) in size, with the pixels that a served model sees."""
-    return DecodedCache(lambda record: center_pixels(record, image_size))
+    return DecodedCache(lambda record: center_pixels(record, image_size, geometry))
 
 
 class SoftBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types

@@ -85,7 +85,7 @@ def network_at(backbone: Any, index: int, temperature: float = 1.0, scale: float
 def probed(backbone: Any) -> Any:
     """Return a probed backbone as far as `export` looks at it."""
     trunk = SimpleNamespace(image_size=TINY_SIZE, stages=find_stages(backbone), network=None)
-    return SimpleNamespace(spec=SimpleNamespace(name="tiny"), trunk=trunk)
+    return SimpleNamespace(spec=SimpleNamespace(name="tiny"), trunk=trunk, geometry="crop")
 
 
 # ------------------------------------------------------------------------------------------------------------ the network
@@ -252,11 +252,11 @@ def test_the_second_output_is_what_the_head_reads(backbone: Any, records: list[R
     data = dataset_of(("val", records))
     exported, stage = exported_at(backbone, 1, data), find_stages(backbone)[1]
     assert exported.num_features == stage.shape[2]
-    probabilities, features = run_exported(exported, data.records, TINY_SIZE, lambda done: None)
+    probabilities, features = run_exported(exported, data.records, TINY_SIZE, "crop", lambda done: None)
     pixels = np.stack([center_pixels(Image.open(record.path)) for record in records])
     np.testing.assert_allclose(features, pooled(backbone, stage, pixels), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(probabilities, np.asarray(exported.network(pixels.astype(np.float32))), atol=1e-4)
-    nothing = run_exported(exported, (), TINY_SIZE, lambda done: None)
+    nothing = run_exported(exported, (), TINY_SIZE, "crop", lambda done: None)
     assert [output.shape for output in nothing] == [(0, len(CLASSES)), (0, stage.shape[2])]
 
 

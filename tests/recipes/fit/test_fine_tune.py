@@ -134,7 +134,7 @@ def test_where_nothing_does_better_the_solved_classifier_ships(root: Path, tmp_p
     chosen, classifier = setting.measurement.chosen, solved.classifier
     assert classifier is not None
     assert classifier.frozen
-    pixels = np.stack([center_pixels(record, chosen.trunk.image_size) for record in setting.val.records])
+    pixels = np.stack([center_pixels(record, chosen.trunk.image_size, "crop") for record in setting.val.records])
     features = np.asarray(split_at(setting.network, chosen.cut)[0](pixels.astype(np.float32))).mean(axis=(1, 2))
     expected = softmax(head_function(classifier.head)(features) / classifier.temperature, axis=1)
     np.testing.assert_allclose(outcome.scores(), expected, atol=1e-5)

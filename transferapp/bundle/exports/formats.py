@@ -25,7 +25,7 @@ from transferapp.bundle.exports.networks import (
 from transferapp.bundle.exports.web_page import opened_page, write_page
 from transferapp.bundle.format import Bundle
 from transferapp.errors import ResourceError, UsageError
-from transferapp.images.views import REFERENCE_CROP, SHORT_SIDE
+from transferapp.images.views import PADDING, REFERENCE_CROP, SHORT_SIDE
 
 METADATA = "metadata.json"
 """File beside the network: class names, image size, geometry, and the comparison with the bundle."""
@@ -84,11 +84,18 @@ def find_format(name: str) -> Format:
 
 def preparation(bundle: Bundle) -> dict[str, Any]:
     """Return how an image becomes pixels of the network: the geometry of one crop."""
+    box = {
+        "crop": "the center, of the aspect of the input",
+        "resize": "the whole image, scaled to the input in each direction",
+        "pad": "the whole image, scaled to fit the input, in the middle of gray",
+    }
     return {
         "orientation": "as the EXIF tag says",
         "sample_bits": bundle.sample_bits,
-        "crop": "center, of the aspect of the input",
-        "crop_share": REFERENCE_CROP / SHORT_SIDE,
+        "geometry": bundle.geometry,
+        "crop": box[bundle.geometry],
+        "crop_share": REFERENCE_CROP / SHORT_SIDE if bundle.geometry == "crop" else 1.0,
+        "padding": PADDING if bundle.geometry == "pad" else None,
         "resample": "bicubic, antialiased",
         "image_size": list(bundle.image_size),
     }

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from transferapp.data.dataset import Record
 from transferapp.errors import ImageError
 from transferapp.evaluation.report import charts, wording
+from transferapp.images.views import PADDING
 
 CLUSTERS_SHOWN = 24
 """Groups of duplicates that a page shows."""
@@ -112,17 +113,21 @@ def _names_shown(findings: Mapping[str, Any], leaks: Mapping[str, Any] | None) -
             yield from (pair["first"]["name"], pair["second"]["name"])
 
 
-def thumbnail(image: Image.Image, size: int = THUMBNAIL_SIDE) -> str:
+def thumbnail(image: Image.Image, size: int = THUMBNAIL_SIDE, *, whole: bool = False) -> str:
     """Return the middle square of an image as a small JPEG.
 
     Args:
         image: Image in mode RGB.
         size: Side of the thumbnail in pixels.
+        whole: Whether to show the whole image on gray instead.
 
     Returns:
         A `data:` URI.
     """
-    small = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+    if whole:
+        small = ImageOps.pad(image, (size, size), method=Image.Resampling.LANCZOS, color=(PADDING,) * 3)
+    else:
+        small = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

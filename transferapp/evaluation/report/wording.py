@@ -29,6 +29,11 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else ""
 
 
+def seen_as(manifest: Mapping[str, Any]) -> str:
+    """Return what the figures of a bundle are measured on, after `classified correctly from`."""
+    return "their center crop" if manifest["input"].get("geometry", "crop") == "crop" else "one view of the whole image"
+
+
 def by_topic(reasons: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Group the texts of neighboring reasons by topic, in order.
 

@@ -103,5 +103,7 @@ def _outputs(fitted: Fitted, exported: Exported, part: Dataset, progress: Progre
         features = backbone.trunk.features(rows, classifier.taps)
         return frozen_classifier(classifier)(features), features
     with progress.task(f"{backbone.spec.name}: {len(part)} images", len(part)) as advance:
-        probabilities, features = run_exported(exported, part.records, backbone.trunk.image_size, advance)
+        probabilities, features = run_exported(
+            exported, part.records, backbone.trunk.image_size, backbone.geometry, advance
+        )
     return probabilities, features

@@ -18,6 +18,7 @@ from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
 from transferapp.evaluation.parity import Parity, compare
 from transferapp.evaluation.test_time_views import Scorer
+from transferapp.images.views import Geometry
 from transferapp.policy.cuts import INPUT
 from transferapp.recipes.fit.candidate import Classifier, head_function
 from transferapp.recipes.fit.measure import ProbedBackbone
@@ -124,7 +125,7 @@ def _parity_pixels(backbone: ProbedBackbone, dataset: Dataset) -> np.ndarray:
     """Return the center views of a few images: validation images where there are any."""
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
     records = part.spread(PARITY_IMAGES).records
-    return np.stack([center_pixels(record, backbone.trunk.image_size) for record in records])
+    return np.stack([center_pixels(record, backbone.trunk.image_size, backbone.geometry) for record in records])
 
 
 def build_network(classifier: Classifier, network: keras.Model, stages: Sequence[Stage], name: str) -> keras.Model:
@@ -193,11 +194,15 @@ def predict_test(
         if classifier.frozen and classifier.pooled:
             rows = backbone.store.collect(test.records, [CENTER], advance)[:, 0]
             return frozen_classifier(classifier)(backbone.trunk.features(rows, classifier.taps))
-        return run_exported(exported, test.records, backbone.trunk.image_size, advance)[0]
+        return run_exported(exported, test.records, backbone.trunk.image_size, backbone.geometry, advance)[0]
 
 
 def run_exported(
-    exported: Exported, records: Sequence[Record], image_size: tuple[int, int], advance: Callable[[int], None]
+    exported: Exported,
+    records: Sequence[Record],
+    image_size: tuple[int, int],
+    geometry: Geometry,
+    advance: Callable[[int], None],
 ) -> tuple[np.ndarray, ...]:
     """Run the center views of images through an exported network as it is served.
 
@@ -205,6 +210,7 @@ def run_exported(
         exported: The network.
         records: Audited images.
         image_size: (height, width) of its input.
+        geometry: Way in which images become its input.
         advance: Receives the number of images done so far.
 
     Returns:
@@ -214,7 +220,7 @@ def run_exported(
     engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=workers)
 
     def outputs(batch: Sequence[Record]) -> tuple[np.ndarray, ...]:
-        return engine.outputs(np.stack([center_pixels(record, image_size) for record in batch]))
+        return engine.outputs(np.stack([center_pixels(record, image_size, geometry) for record in batch]))
 
     batches = (records[i : i + BATCH_SIZE] for i in range(0, len(records), BATCH_SIZE))
     parts, done = [], 0

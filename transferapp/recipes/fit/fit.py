@@ -273,7 +273,12 @@ def try_crops(fitted: Fitted, scorer: Scorer) -> CropChoice:
     if not fitted.classifier.frozen:
         work += sum(candidate.epochs for candidate in fitted.candidates) * len(dataset.part("train"))
     return choose_crops(
-        dataset.part("val"), scorer, backbone.trunk.image_size, work=work, milliseconds=backbone.milliseconds
+        dataset.part("val"),
+        scorer,
+        backbone.trunk.image_size,
+        work=work,
+        milliseconds=backbone.milliseconds,
+        geometry=backbone.geometry,
     )
 
 

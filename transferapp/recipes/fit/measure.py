@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from transferapp.data.near_duplicates import with_clusters
 from transferapp.data.split import assign_splits
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
+from transferapp.images.views import GEOMETRIES, Geometry
 from transferapp.policy.choose import MixtureScore, paired_gain, weigh_both
 from transferapp.policy.class_weights import (
     WORTH_TRYING,
@@ -37,6 +38,7 @@ from transferapp.policy.class_weights import (
     imbalance,
     judge_class_weights,
 )
+from transferapp.policy.geometry import GeometryFinding, elongated_share, geometries_to_try, judge_geometry
 from transferapp.policy.plan import FineTuning, NewHead, Overrides, Plan, make_plan
 from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
@@ -104,6 +106,16 @@ class ProbedBackbone:
         """Cross-validated loss of the solved classifier, in nats."""
         return self.mixture.loss if self.plan.mixture else self.scores[self.cut.index].loss
 
+    @property
+    def logits(self) -> np.ndarray:
+        """Held-out logits of the solved classifier: float, shape (n, num_classes)."""
+        return self.mixture.logits if self.plan.mixture else self.validations[self.cut.index].logits
+
+    @property
+    def geometry(self) -> Geometry:
+        """Way in which images become its input."""
+        return self.store.random_views.geometry
+
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Return the columns of the cut from rows of the store."""
         return rows[..., self.trunk.row_slices[self.cut.index]]
@@ -118,6 +130,7 @@ class Measurement:
         findings: The audit's findings.
         backbones: The backbones that were tried, cheapest first.
         chosen: The one that the linear classifier stands on.
+        geometry: Way in which images become the input of every backbone, with the reason.
         weighting: The weight of each class in training, and the cross-validation at the cut with these weights.
     """
 
@@ -125,6 +138,7 @@ class Measurement:
     findings: Findings
     backbones: tuple[ProbedBackbone, ...]
     chosen: ProbedBackbone
+    geometry: GeometryFinding
     weighting: Weighting
 
     @property
@@ -190,8 +204,7 @@ def measure(
     """
     reference = backbone_spec(DEFAULT_BACKBONE)
     tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
-    specs = list(dict.fromkeys([reference, *tried]))
-    for spec in specs:
+    for spec in dict.fromkeys([reference, *tried]):
         loader.start(spec)
     dataset, findings = audit_and_split(source, config, progress)
     trim_cache()
@@ -199,30 +212,47 @@ def measure(
     sample = measured_sample(train)
     augmentation = config.augmentation_for(tiny=loader.input_size(reference).tiny)
     random_views = RandomViews(augmentation, _color_components(train) if augmentation.color.pca_std else None)
-    probed: dict[BackboneSpec, tuple[FeatureStore, Probed]] = {}
-    for spec in specs:
+    elongated = elongated_share([record.size for record in sample.records if record.size])
+    geometries = geometries_to_try(config.geometry, elongated)
+
+    def trunk_of(spec: BackboneSpec) -> Trunk:
         with progress.task(f"waiting for {spec.name}", 0):
-            trunk = loader.trunk(spec)
-        store = FeatureStore(trunk, workers=cpu_cores(), random_views=random_views, note=progress.note)
-        with progress.task(f"{spec.name}: {len(sample)} images", len(sample)) as advance:
-            rows = store.collect(sample.records, [CENTER], advance)[:, 0]
-        if spec == reference:
-            # D is always measured with the same network, so that it means the same whatever backbone is used.
-            imagenet = softmax(rows[:, trunk.row_slices[-1]].astype(np.float64), axis=1)
-            divergence = label_divergence(imagenet, sample.labels, folds=_grouped_folds(sample, config.seed))
-        if spec in tried:
-            probed[spec] = store, probe_stages(trunk, rows, sample, config, progress)
-    trunks = {spec: loader.trunk(spec) for spec in probed}
-    milliseconds = _request_milliseconds(list(trunks.values()))
-    backbones = []
-    for (spec, (store, (validations, members, mixed))), each in zip(probed.items(), milliseconds, strict=True):
-        trunk, input_size = trunks[spec], loader.input_size(spec)
+            return loader.trunk(spec)
+
+    @cache
+    def center_rows(spec: BackboneSpec, geometry: Geometry) -> tuple[FeatureStore, np.ndarray]:
+        views = replace(random_views, geometry=geometry)
+        store = FeatureStore(trunk_of(spec), workers=cpu_cores(), random_views=views, note=progress.note)
+        with progress.task(f"{spec.name}: {len(sample)} {_SEEN_AS[geometry]}", len(sample)) as advance:
+            return store, store.collect(sample.records, [CENTER], advance)[:, 0]
+
+    @cache
+    def divergence(geometry: Geometry) -> float:
+        # D is always measured with the same network, so that it means the same whatever backbone is used.
+        _, rows = center_rows(reference, geometry)
+        imagenet = softmax(rows[:, trunk_of(reference).row_slices[-1]].astype(np.float64), axis=1)
+        return label_divergence(imagenet, sample.labels, folds=_grouped_folds(sample, config.seed))
+
+    def probe(spec: BackboneSpec, geometry: Geometry, milliseconds: float = 0.0) -> ProbedBackbone:
+        (store, rows), trunk, input_size = center_rows(spec, geometry), trunk_of(spec), loader.input_size(spec)
+        validations, members, mixed = probe_stages(trunk, rows, sample, config, progress)
         scores = _stage_scores(trunk, validations, sample.groups())
         mixture_score = _mixture_score(members, mixed, sample.labels, sample.groups()) if mixture else None
-        plan = _plan(spec, scores, mixture_score, divergence, input_size, dataset, config)
-        backbones.append(
-            ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixed, plan, each)
-        )
+        plan = _plan(spec, scores, mixture_score, divergence(geometry), input_size, dataset, config)
+        return ProbedBackbone(spec, trunk, store, input_size, validations, scores, members, mixed, plan, milliseconds)
+
+    backbones = [probe(spec, geometries[0]) for spec in tried]
+    milliseconds = _request_milliseconds([backbone.trunk for backbone in backbones])
+    backbones = [replace(each, milliseconds=time) for each, time in zip(backbones, milliseconds, strict=True)]
+    chosen = choose_backbone(backbones)
+    seen = {name: probe(chosen.spec, name, chosen.milliseconds) for name in geometries[1:]} | {geometries[0]: chosen}
+    geometry = _judge_geometry(config.geometry, elongated, seen, sample)
+    if geometry.geometry != chosen.geometry:
+        again = seen[geometry.geometry]
+        backbones = [
+            again if each is chosen else probe(each.spec, geometry.geometry, each.milliseconds) for each in backbones
+        ]
+    backbones = [replace(each, plan=each.plan.seen_in(geometry.reason)) for each in backbones]
     chosen = choose_backbone(backbones)
     if len(backbones) > 1 and chosen.plan.mixture:
         at = backbones.index(chosen)
@@ -233,7 +263,25 @@ def measure(
     if weighting.weights is not None and chosen.plan.mixture:
         at = backbones.index(chosen)
         backbones[at] = chosen = _mixed_by_class_weights(chosen, sample, config, weighting.weights)
-    return Measurement(dataset, findings, tuple(backbones), chosen, weighting)
+    return Measurement(dataset, findings, tuple(backbones), chosen, geometry, weighting)
+
+
+_SEEN_AS: Mapping[Geometry, str] = {
+    "crop": "images",
+    "resize": "whole images, resized",
+    "pad": "whole images, padded",
+}
+
+
+def _judge_geometry(
+    wanted: str, elongated: float, seen: Mapping[Geometry, ProbedBackbone], sample: Dataset
+) -> GeometryFinding:
+    """Compare one backbone in several geometries, on the images that it was probed with."""
+    ordered = {name: seen[name].logits for name in GEOMETRIES if name in seen}
+    labels = sample.labels
+    losses = {name: log_losses(logits, labels) for name, logits in ordered.items()}
+    correct = {name: logits.argmax(axis=1) == labels for name, logits in ordered.items()}
+    return judge_geometry(wanted, elongated, losses, correct, sample.groups())
 
 
 def _grouped_folds(sample: Dataset, seed: int) -> np.ndarray | None:

@@ -118,6 +118,7 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
             "dtype": "uint8",
             "range": [0, 255],
             "short_side": short_side_to_decode(SHORT_SIDE, (height, width)),
+            "geometry": backbone.geometry,
             "resample": "bicubic",
             "sample_bits": dataset.sample_bits,
             "default_views": tested.crops.views,
@@ -152,6 +153,7 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
             "given_splits": list(dataset.given_splits),
             "findings": measurement.findings.to_json(),
         },
+        "geometry": measurement.geometry.to_json(),
         "class_weights": measurement.weighting.to_json(),
         "leaks": tested.leaks.to_json() if tested.leaks else None,
         "metrics": {
@@ -319,32 +321,41 @@ def report_page(manifest: Mapping[str, Any], dataset: Dataset, probabilities: np
         dataset: Has the images.
         probabilities: On the test images: float, shape (n, num_classes).
     """
-    samples, mistakes = _gallery(dataset, probabilities)
+    samples, mistakes = _gallery(dataset, probabilities, whole=manifest["input"]["geometry"] != "crop")
     copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
     return render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
 
 
-def _gallery(dataset: Dataset, probabilities: np.ndarray) -> tuple[list[Thumbnail], list[Thumbnail]]:
-    """Return an image of each of the first classes, and the test images with the most confident wrong predictions."""
+def _gallery(dataset: Dataset, probabilities: np.ndarray, *, whole: bool) -> tuple[list[Thumbnail], list[Thumbnail]]:
+    """Return an image of each of the first classes, and the test images with the most confident wrong predictions.
+
+    Thumbnails show whole images where the network sees them whole.
+    """
     names = dataset.class_names
     first_of_class = {record.label: record for record in reversed(dataset.part("train").records)}
-    samples = [_shown(first_of_class[label], names) for label in sorted(first_of_class)[:SAMPLES_SHOWN]]
+    samples = [_shown(first_of_class[label], names, whole=whole) for label in sorted(first_of_class)[:SAMPLES_SHOWN]]
     test = dataset.part("test")
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != test.labels) if len(test) else np.empty(0, int)
     confidence = probabilities.max(axis=1)[wrong] if len(wrong) else np.empty(0)
     worst = [int(wrong[i]) for i in np.argsort(-confidence)[:MISTAKES_SHOWN]]
     mistakes = [
-        _shown(test.records[i], names, names[probabilities[i].argmax()], float(probabilities[i].max())) for i in worst
+        _shown(test.records[i], names, names[probabilities[i].argmax()], float(probabilities[i].max()), whole=whole)
+        for i in worst
     ]
     return [shown for shown in samples if shown], [shown for shown in mistakes if shown]
 
 
 def _shown(
-    record: Record, names: Sequence[str], predicted: str | None = None, score: float | None = None
+    record: Record,
+    names: Sequence[str],
+    predicted: str | None = None,
+    score: float | None = None,
+    *,
+    whole: bool,
 ) -> Thumbnail | None:
     """Return an image with its labels; None where it can no longer be decoded, because a thumbnail never ends a fit."""
     try:
         image = record.decode(SHORT_SIDE).image
     except ImageError:
         return None
-    return Thumbnail(record.name, thumbnail(image), names[record.label], predicted, score)
+    return Thumbnail(record.name, thumbnail(image, whole=whole), names[record.label], predicted, score)

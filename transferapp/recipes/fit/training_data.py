@@ -251,6 +251,7 @@ class DataProvider:
                 self._val.records,
                 image_size=size,
                 batch_size=USUAL_BATCH_SIZE,
+                geometry=random_views.geometry,
                 workers=cpu_cores(),
             ),
         )
