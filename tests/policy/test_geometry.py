@@ -82,7 +82,7 @@ def test_what_the_user_sets_is_used_without_a_comparison() -> None:
 
 
 def test_the_reason_names_the_share_that_was_too_small() -> None:
-    finding = judge_geometry("auto", 0.1, {"crop": np.ones(3)}, {"crop": np.ones(3, bool)}, np.arange(3))
+    finding = judge_geometry("auto", 0.05, {"crop": np.ones(3)}, {"crop": np.ones(3, bool)}, np.arange(3))
     assert finding.geometry == "crop"
-    assert finding.reason.values == {"elongated": 0.1}
+    assert finding.reason.values == {"elongated": 0.05}
     assert f"{ELONGATED_FROM:g}" in finding.reason.text

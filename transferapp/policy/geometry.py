@@ -17,7 +17,7 @@ GEOMETRY_CHOICES = ("auto", *GEOMETRIES)
 ELONGATED_FROM = 1.6
 """Longer side over shorter side from which an image counts as elongated: beyond the 3:2 of most photographs."""
 
-WORTH_TRYING = 0.2
+WORTH_TRYING = 0.1
 """Share of elongated images from which whole images are tried: each of the two geometries costs another pass of the images
 through the network."""
 
