@@ -272,7 +272,10 @@ def _letterboxed(image: Image.Image, box: tuple[float, float, float, float], siz
     spans = []
     for axis, length in enumerate(size):
         low, high = box[axis], box[axis + 2]
-        first, last = (round(length * (edge - low) / (high - low)) for edge in (inside[axis], inside[axis + 2]))
+        # Halves up, as JavaScript rounds in exported pages.
+        first, last = (
+            math.floor(length * (edge - low) / (high - low) + 0.5) for edge in (inside[axis], inside[axis + 2])
+        )
         first = min(first, length - 1)
         spans.append((first, max(last, first + 1)))
     (left, right), (top, bottom) = spans
