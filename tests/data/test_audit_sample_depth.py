@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferapp.data.audit import FEATURELESS, audit, sample_depth, summarize
+from transferapp.data.audit import DARK, FEATURELESS, audit, sample_depth, summarize
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import DataError
 
@@ -70,6 +70,15 @@ def test_images_keep_their_brightness_beside_each_other(tmp_path: Path) -> None:
     records = audit(dataset([*scenes(tmp_path, 2, 4095), *dark]), min_per_class=1).records
     assert {record.sample_bits for record in records} == {12}
     assert decoded(records[-2]).max() == round(1000 * 255 / 4095)
+
+
+def test_images_of_a_lower_depth_than_the_set_are_named(tmp_path: Path) -> None:
+    for name in ("deep", "full"):
+        (tmp_path / name).mkdir()
+    records = audit(dataset([*scenes(tmp_path / "deep", 2, 4095), *scenes(tmp_path / "full", 2, 65535)])).records
+    assert [DARK in record.notes for record in records] == [True, True, False, False]
+    alone = audit(dataset(scenes(tmp_path / "deep", 4, 4095))).records
+    assert not any(DARK in record.notes for record in alone)
 
 
 def test_one_depth_for_gray_and_none_for_8_bits(tmp_path: Path) -> None:

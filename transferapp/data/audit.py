@@ -40,6 +40,8 @@ COLOR_GRID = (16, 16)
 
 FEATURELESS = "featureless"
 """Note on an image of one color, or nearly."""
+DARK = "dark_16_bit"
+"""Note on an image of 16-bit samples that does not reach a sixteenth of the set's depth."""
 
 Progress = Callable[[int], None]
 
@@ -93,6 +95,8 @@ def audit(
             colors = decoded.image.resize(COLOR_GRID, Image.Resampling.NEAREST).tobytes()
         image_signature = signature(decoded.image)
         notes = tuple(note for note in decoded.notes if note != "single_color")  # which `FEATURELESS` includes
+        if decoded.peak is not None and decoded.peak < 1 << (bits - 4):
+            notes = (*notes, DARK)
         return dataclasses.replace(
             record,
             sha256=digest,
@@ -201,6 +205,7 @@ EXAMPLES_LISTED = 20
 SENTENCES = {
     **NOTES,
     FEATURELESS: "the image is all of one color, or nearly",
+    DARK: "samples of 16 bits that look nearly black beside those of the set's brightest image",
     "misnamed": "the file is something else than its name says; it was read as what it is",
     "tiny": f"the shorter side has fewer than {TINY_SIDE} pixels",
     "elongated": f"one side is at least {ELONGATED:g} times the other; a square crop shows little of it",
