@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,8 +15,8 @@ from pyarrow import parquet
 
 from tests.helpers.folders import paint, tree
 from transferapp.data.dataset import Dataset
-from transferapp.data.options import SourceOptions
-from transferapp.data.sources import open_source
+from transferapp.data.options import Source, SourceOptions
+from transferapp.data.sources import open_source, open_sources
 from transferapp.errors import DataError, UsageError
 
 TABLE = "path,label\nimages/000.png,cat\nimages/001.png,dog\nimages/002.png,cat\n"
@@ -396,3 +397,46 @@ def test_a_table_in_one_split_does_not_hide_the_class_folders_of_another(tmp_pat
     dataset = open_source(str(tmp_path))
     assert by_class(dataset) == {"cats": 2, "dogs": 1}
     assert codes(dataset) == {"test": "no_class"}
+
+
+# Several places at once
+
+
+def test_several_places_are_one_dataset_with_all_classes_in_natural_order(tmp_path: Path) -> None:
+    tree(tmp_path / "old", {"class 2": 3, "class 10": 2})
+    tree(tmp_path / "new", {"class 3": 1, "class 10": 2})
+    (tmp_path / "new" / "class 3" / "drawing.svg").write_text("<svg/>")
+    places = [Source(str(tmp_path / name)) for name in ("old", "new")]
+    both = open_sources(places)
+    assert both.class_names == ("class 2", "class 3", "class 10")
+    assert by_class(both) == {"class 2": 3, "class 3": 1, "class 10": 4}
+    assert both.sources == tuple(places)
+    assert len({record.name for record in both.records}) == len(both)
+    assert f"{tmp_path}/new/class 3/drawing.svg" in codes(both)
+    one = open_source(str(tmp_path / "old"))
+    assert [r for r in both.records if r.location.startswith(f"{tmp_path}/old")] == [
+        dataclasses.replace(r, label={0: 0, 1: 2}[r.label]) for r in one.records
+    ]
+
+
+def test_a_file_that_two_places_name_counts_once(tmp_path: Path) -> None:
+    tree(tmp_path / "old", {"cat": 3, "dog": 2})
+    tree(tmp_path / "old" / "cat" / "more", {"cat": 2})
+    again = Source(str(tmp_path / "old" / "cat" / "more"))
+    both = open_sources([Source(str(tmp_path / "old")), again])
+    assert by_class(both) == {"cat": 5, "dog": 2}
+
+
+def test_splits_of_any_place_are_given_splits(tmp_path: Path) -> None:
+    tree(tmp_path / "old", {"train/cat": 3, "train/dog": 2, "test/cat": 1, "test/dog": 1})
+    tree(tmp_path / "new", {"cat": 2})
+    both = open_sources([Source(str(tmp_path / name)) for name in ("old", "new")])
+    assert both.given_splits == ("train", "test")
+    assert [r.split for r in both.records if "/new/" in r.location] == [None, None]
+
+
+def test_a_place_is_written_and_read_with_the_options_that_were_given() -> None:
+    source = Source("a.csv", SourceOptions(path_column="file", encoding="gbk"))
+    assert source.to_json() == {"data": "a.csv", "path_column": "file", "encoding": "gbk"}
+    assert Source.from_json(source.to_json()) == source
+    assert Source.from_json(Source("a").to_json()) == Source("a")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferapp.data.dataset import Dataset, Record, Split
-from transferapp.data.split import assign_splits
+from transferapp.data.dataset import Dataset, Earlier, Record, Split
+from transferapp.data.split import assign_splits, check_earlier
 from transferapp.errors import DataError
 
 
@@ -224,3 +224,79 @@ def test_few_groups_move_when_others_are_added() -> None:
         new = group_fates(assign_splits(dataset(in_groups(55, 4)), seed=seed))
         shares.append(sum(new[group] != splits for group, splits in old.items()) / len(old))
     assert sum(shares) / len(shares) <= 0.06
+
+
+# Images that are added to those of an earlier fit
+
+
+def added(before: Dataset, more: Sequence[Record], given: tuple[Split, ...] = ()) -> Dataset:
+    """The images of a fit with others, as an update reads them."""
+    splits = {r.sha256: frozenset({r.split}) for r in before.records}
+    earlier = Earlier("bundle", splits, {r.sha256: r.name for r in before.records})  # type: ignore[arg-type]
+    blank = [dataclasses.replace(r, split=None) if not given else r for r in before.records]
+    return dataclasses.replace(dataset([*blank, *more], given), earlier=earlier)
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=3), st.lists(st.integers(1, 60), min_size=1, max_size=4))
+def test_earlier_images_keep_their_split_and_the_whole_set_its_fractions(before: list[int], more: list[int]) -> None:
+    first = assign_splits(unsplit(*before), seed=3)
+    new = [record(label, 1000 + number) for label, count in enumerate(more) for number in range(count)]
+    both = added(first, new)
+    split = assign_splits(both)
+    assert {content: fates(split)[content] for content in fates(first)} == fates(first)
+    fresh = assign_splits(dataclasses.replace(both, earlier=None))
+    assert sizes(split) == sizes(fresh)
+
+
+def test_images_added_one_at_a_time_reach_every_split() -> None:
+    split = assign_splits(unsplit(10))
+    for number in range(100, 150):
+        split = assign_splits(added(split, [record(0, number)]))
+    assert sizes(split) == sizes(assign_splits(unsplit(60)))
+
+
+def test_a_new_duplicate_goes_where_the_earlier_image_is() -> None:
+    first = assign_splits(dataset([dataclasses.replace(record(0, n), cluster=f"c{n}") for n in range(10)]))
+    new = [dataclasses.replace(record(0, 100 + n), cluster=f"c{n}") for n in range(10)]
+    split = assign_splits(added(first, new))
+    by_cluster = [{r.split for r in split.records if r.cluster == f"c{n}"} for n in range(10)]
+    assert all(len(splits) == 1 for splits in by_cluster)
+
+
+def test_a_new_image_between_two_earlier_ones_moves_neither() -> None:
+    first = assign_splits(unsplit(10))
+    a = next(r for r in first.records if r.split == "train")
+    b = next(r for r in first.records if r.split == "test")
+    linked = [dataclasses.replace(r, cluster="x") if r in (a, b) else r for r in first.records]
+    split = assign_splits(added(first.with_records(linked), [dataclasses.replace(record(0, 99), cluster="x")]))
+    assert {content: fates(split)[content] for content in fates(first)} == fates(first)
+
+
+def test_given_splits_of_earlier_images_stay_and_new_images_without_one_train() -> None:
+    given: tuple[Split, ...] = ("train", "test")
+    records = [record(0, n, "test" if n < 5 else "train") for n in range(25)]
+    shared = dataclasses.replace(records[0], split="train", name="copy.png")  # the user's own test set has it too
+    first = assign_splits(dataset([*records, shared], given))
+    again = added(dataset([*records, shared], given), [record(0, 100 + n) for n in range(20)], given)
+    splits: dict[str, set[Split]] = {}
+    for r in first.records:
+        splits.setdefault(r.sha256, set()).add(r.split)  # type: ignore[arg-type]
+    assert again.earlier is not None
+    frozen = {content: frozenset(found) for content, found in splits.items()}
+    split = assign_splits(dataclasses.replace(again, earlier=dataclasses.replace(again.earlier, splits=frozen)))
+    assert [r.split for r in split.records[:26]] == [r.split for r in first.records]
+    assert Counter(r.split for r in split.records)["test"] == 5
+    assert sizes(split) == [(33, 8, 5)]
+
+
+def test_earlier_images_that_are_gone_or_no_new_ones_are_an_error() -> None:
+    first = assign_splits(unsplit(10))
+    check_earlier(first)
+    check_earlier(added(first, [record(0, 50)]))
+    with pytest.raises(DataError) as caught:
+        check_earlier(added(first, []))
+    assert caught.value.code == "nothing_new"
+    whole = added(first, [record(0, 50)])
+    with pytest.raises(DataError, match=r"0/3\.png") as caught:
+        check_earlier(whole.with_records([r for r in whole.records if r.name != "0/3.png"]))
+    assert caught.value.code == "earlier_images_missing"

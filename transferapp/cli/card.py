@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ _CELLS = {
     ("large", "similar"): "fine-tune the\nlast stages",
     ("large", "different"): "fine-tune the\nwhole network",
 }
+_SPLIT_NAMES = (("train", "training"), ("val", "validation"), ("test", "test"))
 _IGNORED_SHOWN = 10
 _UNLIMITED = 10_000
 
@@ -459,6 +461,47 @@ def show_export(figures: Mapping[str, Any]) -> None:
         ("written", text(f"{figures['file']}, {figures['bytes'] / 1e6:.1f} MB with its metadata.json")),
     ]
     show(page_console(), grid(rows))
+
+
+def show_update(outcome: Mapping[str, Any]) -> None:
+    """Print the outcome of `transferapp update`.
+
+    Args:
+        outcome: `UpdateResult.to_json()`.
+    """
+    console = page_console()
+    new, changed = outcome["new_images"], outcome["changed"]
+    splits = Counter[str]()
+    for counts in new.values():
+        splits.update(counts)
+    parts = ", ".join(f"{splits[split]:,} {name}" for split, name in _SPLIT_NAMES if splits[split])
+    console.print(f"{counted(splits.total(), 'new image')}: {parts}", style="bold")
+    classes = [f"{name} {sum(counts.values()):,}" for name, counts in new.items()]
+    rest = len(classes) - _LABELS_SHOWN
+    rows: Rows = [("by class", text(", ".join(classes[:_LABELS_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")))]
+    rows += [("new classes", text(", ".join(outcome["new_classes"])))] if outcome["new_classes"] else []
+    if outcome["accuracy"] is None:
+        rows.append(("held out", "There were no test images before, so no answers are compared."))
+    else:
+        before, after = outcome["accuracy"]
+        rows.append(
+            (
+                "held out",
+                f"{counted(len(changed), 'answer')} of {outcome['num_compared']:,} changed; "
+                f"accuracy on these test images {before:.3f} before, {after:.3f} now",
+            )
+        )
+    show(console, grid(rows))
+    if changed:
+        made = table("image", "class", "before", "now", style="bold")
+        for each in changed[:_LABELS_SHOWN]:
+            made.add_row(*(text(each[key]) for key in ("name", "class_name", "before", "after")))
+        console.print()
+        show(console, made)
+        if len(changed) > _LABELS_SHOWN:
+            console.print(f"... and {len(changed) - _LABELS_SHOWN:,} more; --json lists all")
+    console.print()
+    show(console, grid([("bundle", text(f"{outcome['path']}, after {duration(outcome['seconds'])}"))]))
 
 
 def show_batch(result: Mapping[str, Any], out: Path | None, sort_into: Path | None) -> None:

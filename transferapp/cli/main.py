@@ -25,6 +25,7 @@ from transferapp.errors import ResourceError, TransferAppError, UsageError
 
 COMMANDS = {
     "fit": "transferapp.cli.fit",
+    "update": "transferapp.cli.update",
     "plan": "transferapp.cli.plan",
     "audit": "transferapp.cli.audit",
     "doctor": "transferapp.cli.doctor",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from transferapp.data.options import Source
 from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, DecodedImage, decode_image
 
 Split = Literal["train", "val", "test"]
@@ -105,6 +106,21 @@ def connected_groups(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Images of an earlier fit, which keep their splits when others are added.
+
+    Attributes:
+        bundle: Name of its bundle, for messages.
+        splits: The splits of each content, by SHA-256: one, except where given splits share it.
+        names: Name of an image of each content.
+    """
+
+    bundle: str
+    splits: Mapping[str, frozenset[Split]]
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Labeled images.
 
@@ -114,6 +130,8 @@ class Dataset:
         records: In a fixed order.
         ignored: Files left out so far.
         given_splits: Splits of the data themselves, such as `train/` and `test/` folders.
+        sources: Where the images came from, if from several places.
+        earlier: The fit that these images are added to, if any.
     """
 
     origin: str
@@ -121,6 +139,8 @@ class Dataset:
     records: tuple[Record, ...]
     ignored: tuple[Ignored, ...] = ()
     given_splits: tuple[Split, ...] = ()
+    sources: tuple[Source, ...] = ()
+    earlier: Earlier | None = None
 
     def __len__(self) -> int:
         return len(self.records)

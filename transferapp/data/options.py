@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transferapp.errors import UsageError
@@ -57,6 +58,28 @@ class SourceOptions:
                 others = {"data_dir": "tfds:NAME", "encoding": "a .csv or .tsv file, or a zip archive"}
                 fits = others.get(name, "a .csv, .tsv or .parquet file")
                 raise UsageError(f"{flag} means nothing for {kind}", expected=f"{flag} with --data {fits}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place of images and how it is read.
+
+    Attributes:
+        data: As of `--data`.
+        options: Columns and places that the user named.
+    """
+
+    data: str
+    options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
+
+    def to_json(self) -> dict[str, str]:
+        given = {name: value for name, value in vars(self.options).items() if value}
+        return {"data": self.data, **given}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, str]) -> Source:
+        """Return what `to_json` has written."""
+        return cls(values["data"], SourceOptions(**{name: v for name, v in values.items() if name != "data"}))
 
 
 TABLE_OPTIONS = tuple(f.name for f in dataclasses.fields(SourceOptions) if f.name.endswith("_column"))

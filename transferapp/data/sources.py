@@ -26,7 +26,7 @@ from transferapp.data.names import (
     suffix_of,
     whole_numbers,
 )
-from transferapp.data.options import TABLE_OPTIONS, SourceOptions
+from transferapp.data.options import TABLE_OPTIONS, Source, SourceOptions
 from transferapp.data.parquet_images import image_column, unpack_images
 from transferapp.data.table import read_table
 from transferapp.errors import DataError
@@ -132,6 +132,43 @@ def _open(data: str, min_classes: int, options: SourceOptions, progress: Progres
         return dataclasses.replace(dataset, ignored=(*unpacked.ignored, *dataset.ignored))
     hint = _CONVERTIBLE.get(suffix_of(path.name))
     raise DataError(f"{printable(data)} is in a format that is not read", expected=EXPECTED, hint=hint)
+
+
+def open_sources(sources: Sequence[Source], *, progress: Progress | None = None) -> Dataset:
+    """Read several places as one dataset.
+
+    The classes of the first keep their order unless another place adds classes; then all are in natural order. Names of images
+    of the other places begin with the place. A file that several places name counts once, as of the first.
+
+    Args:
+        sources: The places; the first has two or more classes.
+        progress: Receives progress updates.
+
+    Raises:
+        DataError, UsageError, ResourceError: As of `open_source`.
+    """
+    parts = [
+        open_source(source.data, 1 if position else 2, source.options, progress=progress)
+        for position, source in enumerate(sources)
+    ]
+    names = parts[0].class_names
+    added = {name for part in parts for name in part.class_names} - set(names)
+    if added:
+        names = tuple(natural_order({*names, *added}))
+    number = {name: index for index, name in enumerate(names)}
+    records: dict[str, Record] = {}
+    ignored: list[Ignored] = []
+    for position, part in enumerate(parts):
+        prefix = f"{printable(part.origin)}/" if position else ""
+        for record in part.records:
+            label = number[part.class_names[record.label]]
+            placed = dataclasses.replace(record, name=f"{prefix}{record.name}", label=label)
+            records.setdefault(os.path.abspath(record.location), placed)  # noqa: PTH100  # there may be a million
+        ignored += [dataclasses.replace(item, name=f"{prefix}{item.name}") for item in part.ignored]
+    given = tuple(split for split in SPLITS if any(split in part.given_splits for part in parts))
+    ordered = tuple(sorted(records.values(), key=lambda record: (record.label, record.location)))
+    origin = ", ".join(part.origin for part in parts)
+    return Dataset(origin, names, ordered, tuple(ignored), given, tuple(sources))
 
 
 def _open_place(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from transferapp.data.dataset import Dataset, Record, Split
+from transferapp.data.dataset import SPLITS, Dataset, Record, Split
 from transferapp.errors import DataError
 
 VAL_FRACTION = 0.2
@@ -38,6 +38,9 @@ def assign_splits(
     depends on the seed and on each image's content, not on names or order: when images are added, few of the others change
     their split (two in a hundred when classes of 100 grow by a tenth, five when they double).
 
+    Where the images were added to those of an earlier fit, the earlier ones keep the splits that they had there, and so do
+    others of their groups. The rest are assigned such that the whole set comes nearest to the fractions.
+
     The groups of `Dataset.groups` move as one, ranked by their first member. A class of few large groups can miss its
     fraction; it still gives one group to each split if it has enough of them.
 
@@ -57,11 +60,14 @@ def assign_splits(
     num_test = {label: _share(count, fresh_test) for label, count in totals.items()}
     num_val = {label: _share(count - num_test[label], fresh_val) for label, count in totals.items()}
     splits: list[Split | None] = [record.split for record in dataset.records]
-    for name, wanted in (("test", num_test), ("val", num_val)):
-        taken, groups = _take(groups, wanted)
+    groups, held = _settle(dataset, groups, splits)
+    for split, wanted in (("test", num_test), ("val", num_val)):
+        missing = Counter(wanted)
+        missing.subtract(held[split])
+        taken, groups = _take(groups, +missing, held["train"])
         for group in taken:
             for member in group.members:
-                splits[member] = "test" if name == "test" else "val"
+                splits[member] = "test" if split == "test" else "val"
     for group in groups:
         for member in group.members:
             splits[member] = "train"
@@ -75,6 +81,36 @@ def assign_splits(
                 hint="Every class needs images in the train folder",
             )
     return result
+
+
+def check_earlier(dataset: Dataset) -> None:
+    """Check that all images of the earlier fit are there, and others too.
+
+    Args:
+        dataset: Audited.
+
+    Raises:
+        DataError: Some are missing or were changed, or none is new.
+    """
+    if dataset.earlier is None:
+        return
+    names, contents = dataset.earlier.names, {record.sha256 for record in dataset.records}
+    missing = sorted(names[content] for content in names.keys() - contents)
+    if missing:
+        raise DataError(
+            f"Images that {dataset.earlier.bundle} was made from are missing or have changed",
+            expected=f"all {len(names):,} of them in {dataset.origin}",
+            got=f"{len(names) - len(missing):,}, without {missing[0]}",
+            hint="Put them back, or fit again on what is there",
+            code="earlier_images_missing",
+        )
+    if not contents - names.keys():
+        raise DataError(
+            f"{dataset.origin} has no image that {dataset.earlier.bundle} was not made from",
+            expected="at least one new image",
+            hint="Name a place with new images",
+            code="nothing_new",
+        )
 
 
 def _groups(dataset: Dataset, seed: int) -> list[_Group]:
@@ -91,15 +127,65 @@ def _groups(dataset: Dataset, seed: int) -> list[_Group]:
     return sorted(groups, key=lambda group: group.rank)
 
 
-def _take(groups: Sequence[_Group], wanted: dict[int, int]) -> tuple[list[_Group], list[_Group]]:
+def _settle(
+    dataset: Dataset, groups: Sequence[_Group], splits: list[Split | None]
+) -> tuple[list[_Group], dict[str, Counter[int]]]:
+    """Give the images of an earlier fit the splits that they had, and the others of their groups that of the first of them.
+
+    Args:
+        dataset: The images.
+        groups: Those that move as one.
+        splits: Receives the splits.
+
+    Returns:
+        The groups without an earlier image, and the number of different contents in each split, by label.
+    """
+    held: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
+    if dataset.earlier is None:
+        return list(groups), held
+    free = []
+    for group in groups:
+        known = {member: split for member in group.members if (split := _earlier_split(dataset, member))}
+        if not known:
+            free.append(group)
+            continue
+        first = next(iter(known.values()))
+        placed = set()
+        for member in group.members:
+            splits[member] = known.get(member, first)
+            record = dataset.records[member]
+            placed.add((splits[member], record.label, record.sha256))
+        for split, label, _ in placed:
+            held[str(split)][label] += 1
+    return free, held
+
+
+def _earlier_split(dataset: Dataset, position: int) -> Split | None:
+    """Return the split that an image had in the earlier fit. A given split is never that of an image without one."""
+    assert dataset.earlier is not None
+    had = dataset.earlier.splits.get(dataset.records[position].sha256, frozenset())
+    return next(
+        (split for split in SPLITS if split in had and (split == "train" or split not in dataset.given_splits)), None
+    )
+
+
+def _take(
+    groups: Sequence[_Group], wanted: Mapping[int, int], kept: Mapping[int, int]
+) -> tuple[list[_Group], list[_Group]]:
     """Take groups in their order as long as that brings the classes closer to the wanted numbers.
 
     Every class keeps a group, and gives one if it should and has two or more.
+
+    Args:
+        groups: Those that can be taken.
+        wanted: Number of different contents to take, by label.
+        kept: Number of them in groups that cannot be taken, by label.
 
     Returns:
         (taken, left).
     """
     left = _totals(groups)
+    left.update(kept)
     missing = Counter(wanted)
     chosen: set[int] = set()
 

@@ -169,7 +169,9 @@ def _merged_split(bundles: Sequence[Bundle]) -> str:
                 if order.get(row["split"], 3) < order.get(known["split"], 3):
                     merged[row["sha256"]] = row
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["sha256", "split", "class_name", "name"], lineterminator="\n")
+    writer = csv.DictWriter(
+        table, ["sha256", "split", "class_name", "name"], extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(merged.values())
     return table.getvalue()

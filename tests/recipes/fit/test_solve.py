@@ -233,9 +233,15 @@ def test_the_tables_of_a_bundle_say_what_was_searched_and_what_each_image_was_fo
         assert [float(line["cross_validated_loss"]) for line in lines] == pytest.approx(validation.losses, abs=1e-6)
         (best,) = (line for line in lines if line["best"] == "1")
         assert float(best["l2"]) == pytest.approx(validation.l2, rel=1e-5)
-    splits = list(csv.DictReader(io.StringIO(split_table(measurement.dataset))))
-    assert [(line["sha256"], line["split"], line["class_name"], line["name"]) for line in splits] == [
-        (r.sha256, r.split, measurement.dataset.class_names[r.label], r.name) for r in measurement.dataset.records
+    dataset = measurement.dataset
+    names, test = dataset.class_names, dataset.part("test")
+    probabilities = np.eye(len(names))[(test.labels + 1) % len(names)]  # every prediction is wrong
+    splits = list(csv.DictReader(io.StringIO(split_table(dataset, probabilities))))
+    predictions = [names[(r.label + 1) % len(names)] if r.split == "test" else "" for r in dataset.records]
+    assert len(test)
+    assert [tuple(line[key] for key in ("sha256", "split", "class_name", "name", "prediction")) for line in splits] == [
+        (r.sha256, r.split, names[r.label], r.name, prediction)
+        for r, prediction in zip(dataset.records, predictions, strict=True)
     ]
 
 

@@ -18,6 +18,7 @@ from transferapp.backbones.engine import OpenVINOEngine, save_converted
 from transferapp.backbones.loader import BackboneLoader
 from transferapp.bundle.format import NOVELTY, check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
+from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
 from transferapp.evaluation.report.model_card import model_card
 from transferapp.evaluation.test_time_views import USUAL, CropChoice, Scorer, choose_crops
@@ -80,7 +81,9 @@ def plan(config: FitConfig, progress: Progress | None = None) -> Measurement:
         return measure(config, source, loader, progress)
 
 
-def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = False) -> FitResult:
+def fit(
+    config: FitConfig, progress: Progress | None = None, *, fresh: bool = False, source: Dataset | None = None
+) -> FitResult:
     """Turn a folder of images into a bundle.
 
     A fit that was killed goes on where it was when it is called again with the same settings on the same images.
@@ -89,6 +92,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
         config: Settings of the fit.
         progress: Receives progress updates.
         fresh: Forget an unfinished fit and begin anew.
+        source: The images; by default those that the settings name.
 
     Raises:
         DataError: The images cannot be used, or another fit is writing to the same place.
@@ -103,7 +107,7 @@ def fit(config: FitConfig, progress: Progress | None = None, *, fresh: bool = Fa
     with only_writer(config.bundle_path):
         if fresh:
             run.discard()
-        source = open_source(config.data, options=config.source, progress=progress)
+        source = source or open_source(config.data, options=config.source, progress=progress)
         with backbone_loader(config, source) as loader:
             measurement = measure(config, source, loader, progress)
             early = not insist and not config.bundle_path.exists()
@@ -212,7 +216,11 @@ def write_bundle(
         if exported.network is not None:
             exported.network.save(staging / "model.keras")
         save_converted(exported.converted, staging / "model.xml")
-        files = {"history.csv": history_table(fitted), "split.csv": split_table(dataset), **fitted.files}
+        files = {
+            "history.csv": history_table(fitted),
+            "split.csv": split_table(dataset, tested.probabilities),
+            **fitted.files,
+        }
         for name, text in files.items():
             (staging / name).write_text(text, encoding="utf-8")
         if tested.calibrated.novelty is not None:

@@ -26,7 +26,7 @@ from transferapp.data.audit import Findings, audit, peek_sizes, summarize
 from transferapp.data.dataset import Dataset
 from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.near_duplicates import with_clusters
-from transferapp.data.split import assign_splits
+from transferapp.data.split import assign_splits, check_earlier
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
 from transferapp.images.views import GEOMETRIES, Geometry
@@ -329,11 +329,16 @@ def _color_components(train: Dataset) -> PCAColor:
 
 
 def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> tuple[Dataset, Findings]:
-    """Correct the labels, audit every image, and split them so that no duplicate is on both sides."""
+    """Correct the labels, audit every image, and split them so that no duplicate is on both sides.
+
+    Raises:
+        DataError: The images cannot be used, or some of an earlier fit are missing.
+    """
     if config.label_fixes:
         dataset = apply_label_fixes(dataset, Path(config.label_fixes))
     with progress.task(f"reading {len(dataset)} images", len(dataset)) as advance:
         dataset = audit(dataset, workers=cpu_cores(), progress=advance)
+    check_earlier(dataset)
     dataset = with_clusters(dataset.in_order_of_content())
     findings = summarize(dataset)
     dataset = assign_splits(

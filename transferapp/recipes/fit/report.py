@@ -18,6 +18,7 @@ from transferapp.backbones.registry import weights_fingerprint
 from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
 from transferapp.data.dataset import SPLITS, Dataset, Record
+from transferapp.data.options import Source
 from transferapp.errors import ImageError
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.evaluation.report.fit_report import render_report
@@ -145,6 +146,7 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
         "test_views": tested.crops.to_json(),
         "data": {
             "origin": dataset.origin,
+            "sources": [source.to_json() for source in dataset.sources or (Source(config.data, config.source),)],
             "fingerprint": dataset.fingerprint(),
             "counts": {
                 split: dict(zip(dataset.class_names, dataset.part(split).counts(), strict=True)) for split in SPLITS
@@ -297,13 +299,20 @@ def _epochs_table(candidates: Sequence[Candidate]) -> str:
     return table.getvalue()
 
 
-def split_table(dataset: Dataset) -> str:
-    """Return the split of every image as CSV, by the SHA-256 of its content."""
+def split_table(dataset: Dataset, probabilities: np.ndarray) -> str:
+    """Return the split of every image as CSV, by the SHA-256 of its content, and the prediction for each test image.
+
+    Args:
+        dataset: Audited and split.
+        probabilities: On the test images: float, shape (n, num_classes).
+    """
+    predictions = iter(probabilities.argmax(axis=1).tolist() if len(probabilities) else ())
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["sha256", "split", "class_name", "name"])
+    writer.writerow(["sha256", "split", "class_name", "name", "prediction"])
     for record in dataset.records:
-        writer.writerow([record.sha256, record.split, dataset.class_names[record.label], record.name])
+        prediction = dataset.class_names[next(predictions)] if record.split == "test" else ""
+        writer.writerow([record.sha256, record.split, dataset.class_names[record.label], record.name, prediction])
     return table.getvalue()
 
 
