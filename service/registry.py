@@ -31,7 +31,6 @@ from transferapp.bundle.format import MANIFEST, NETWORK_FILES, read_bundle
 from transferapp.bundle.predictor import Predictor
 from transferapp.errors import BundleError, TransferAppError
 from transferapp.images import ImageLimits
-from transferapp.system.threads import cpu_cores
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ class ModelSlot:
             self.path,
             precision=self._settings.precision,
             streams=self._settings.workers,
-            threads=cpu_cores(),
+            threads=self._settings.threads,
             limits=ImageLimits(max_pixels=self._settings.max_pixels),
         )
 

@@ -89,6 +89,7 @@ def build_server(app: FastAPI, settings: Settings) -> Server:
         host=settings.host,
         port=settings.port,
         http=Connection,
+        loop="asyncio",  # not whichever is installed
         ws="none",
         lifespan="on",
         access_log=False,  # `RequestContext` logs every request

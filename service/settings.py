@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         default_factory=cpu_cores, ge=1, le=256, description="Images predicted at once. Default: one per core."
     )
+    threads: int = Field(
+        default_factory=cpu_cores, ge=1, description="Cores that the networks use in total. Default: all."
+    )
     queue_size: int = Field(
         32, ge=0, le=100_000, description="Images that may wait for a worker; beyond it 503 (`overloaded`)."
     )
