@@ -49,7 +49,7 @@ check: lint types test  ## Run everything that CI runs.
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(READY)  ## Resolve the version ranges into requirements/*.txt.
-	$(LOCK) $(UPGRADE) pyproject.toml --extra dev --extra export --output-file requirements/dev.txt
+	$(LOCK) $(UPGRADE) pyproject.toml --extra dev --extra export --extra ray --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraints requirements/dev.txt --output-file requirements/fit.txt
 	$(LOCK) requirements/serve.in --constraints requirements/dev.txt --output-file requirements/serve.txt
 

@@ -29,8 +29,10 @@ OTHERS = {
     "--factory",
     "--from-literal",
     "--raw",
+    "--head",
+    "--address",
 }
-"""Options of every command, and of docker, curl, uvicorn and kubectl, that pages name."""
+"""Options of every command, and of docker, curl, uvicorn, kubectl and ray, that pages name."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

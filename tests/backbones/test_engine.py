@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,25 @@ def test_the_keras_engine_too_may_be_called_from_several_threads(tiny: Any) -> N
 
 
 # -------------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_pickled_engine_gives_the_same_bits(tiny: Any, tmp_path: Path, from_file: bool) -> None:
+    network = tiny[1]
+    if from_file:
+        save_converted(network, tmp_path / "network.xml")
+        network = tmp_path / "network.xml"
+    engine = OpenVINOEngine(network, precision="f32", streams=2)
+    pickled = pickle.dumps(engine)
+    (tmp_path / "network.bin").unlink(missing_ok=True)
+    copy, batch = pickle.loads(pickled), noise_pixels(4)
+    assert copy.precision == "f32"
+    np.testing.assert_array_equal(copy(batch), engine(batch))
+
+
+def test_the_keras_engine_cannot_leave_its_process(tiny: Any) -> None:
+    with pytest.raises(UsageError, match="--engine openvino"):
+        pickle.dumps(KerasEngine(tiny[0]))
 
 
 def test_a_saved_network_gives_what_it_gave_before(tiny: Any, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from transferapp.recipes import predict as predict_module
 from transferapp.recipes.answer_files import COLUMNS, Answer, Journal, write_answers
 from transferapp.recipes.predict import BatchSettings, answer, answers, predict_images
 from transferapp.recipes.sorting import undo
+from transferapp.system.threads import cpu_cores
 
 
 @pytest.fixture(scope="module")
@@ -422,9 +422,8 @@ def test_images_are_taken_as_they_are_needed(bundle: Path, folder: Path) -> None
             taken.append(1)
             yield ImageFile("1.jpg", str(folder / "0" / "00.jpg"))
 
-    with ThreadPoolExecutor(2) as pool:
-        made = answers(Predictor.load(bundle, streams=2), endless(), 1, pool, 2)
-        for _ in range(100):
-            next(made)
-        assert len(taken) <= 100 + 16 * 2
-        made.close()  # type: ignore[attr-defined]
+    made = answers(Predictor.load(bundle, streams=2), endless(), 1)
+    for _ in range(100):
+        next(made)
+    assert len(taken) <= 100 + 16 * cpu_cores()
+    made.close()  # type: ignore[attr-defined]

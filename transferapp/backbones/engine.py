@@ -145,6 +145,7 @@ class OpenVINOEngine:
             self._compiled = openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise _unloadable(str(model) if isinstance(model, (str, Path)) else "the network", error) from error
+        self._model = model
         self._local = threading.local()
         self.input_shape: tuple[int, ...] = tuple(
             d.get_length() if d.is_static else -1 for d in self._compiled.input(0).partial_shape
@@ -163,6 +164,20 @@ class OpenVINOEngine:
         request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
         # Copies: the request's own memory is reused.
         return tuple(np.array(request.get_output_tensor(index).data, dtype=np.float32) for index in range(count))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the network; another process compiles it for one core."""
+        path = self._model
+        with tempfile.TemporaryDirectory(prefix="transferapp-") as folder:
+            if not isinstance(path, (str, Path)):
+                path = Path(folder) / "model.xml"
+                save_converted(self._model, path)
+            files = [Path(path).with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")]
+        return _unpickled, (*files, self.precision)
+
+
+def _unpickled(xml: bytes, weights: bytes, precision: str) -> OpenVINOEngine:
+    return OpenVINOEngine(read_network(xml, weights, "the network"), precision=precision, threads=1)
 
 
 def read_network(xml: bytes, weights: bytes, source: str) -> Any:
@@ -214,6 +229,9 @@ class KerasEngine:
             outputs = self._model.predict_on_batch(filled.astype(np.float32))
         outputs = outputs if isinstance(outputs, list) else [outputs]
         return tuple(np.asarray(output, dtype=np.float32)[: len(batch)] for output in outputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise UsageError("A cluster's workers cannot run the Keras engine", hint="Use --engine openvino with --ray")
 
 
 def resolve_engine(kind: str) -> str:

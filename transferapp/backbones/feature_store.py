@@ -18,10 +18,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
@@ -40,8 +39,8 @@ from transferapp.images.augment import (
 )
 from transferapp.images.views import SHORT_SIDE, Geometry, center_view, render, short_side_to_decode
 from transferapp.system.cache import cache_directory
+from transferapp.system.cluster import parallel
 from transferapp.system.storage import disk_errors
-from transferapp.system.threads import in_order
 
 CENTER = "center"
 """Name of the center view: short side 256, the middle 224 × 224 (scaled to the network's input size), or the whole image."""
@@ -169,6 +168,9 @@ class FeatureStore:
         self._keys_file = self._folder / "keys.bin"
         self._row_bytes = self._dtype.itemsize * trunk.row_size
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_note": None}  # only this process talks to the user
+
     def collect(
         self, records: Sequence[Record], view_names: Sequence[str], progress: Progress | None = None
     ) -> np.ndarray:
@@ -271,17 +273,16 @@ class FeatureStore:
             rows.seek(0, os.SEEK_END)
             keys.truncate(count * _KEY_BYTES)
             keys.seek(0, os.SEEK_END)
-            with ThreadPoolExecutor(self._workers) as pool:
-                for batch_keys, batch_rows in in_order(pool, self._run, _batches(missing), 2 * self._workers):
-                    assert batch_rows.shape == (len(batch_keys), self.trunk.row_size)
-                    assert batch_rows.dtype == np.float32
-                    rows.write(batch_rows.astype(self._dtype).tobytes())
-                    rows.flush()
-                    keys.write(b"".join(batch_keys))
-                    keys.flush()
-                    done += len(batch_keys)
-                    if progress is not None:
-                        progress(done)
+            for batch_keys, batch_rows in parallel(self._run, _batches(missing), threads=self._workers, group=4):
+                assert batch_rows.shape == (len(batch_keys), self.trunk.row_size)
+                assert batch_rows.dtype == np.float32
+                rows.write(batch_rows.astype(self._dtype).tobytes())
+                rows.flush()
+                keys.write(b"".join(batch_keys))
+                keys.flush()
+                done += len(batch_keys)
+                if progress is not None:
+                    progress(done)
             for stream in (rows, keys):
                 os.fsync(stream.fileno())
 

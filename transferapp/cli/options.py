@@ -92,6 +92,18 @@ def _option(spec: dataclasses.Field[Any]) -> Callable[[F], F]:
     return click.option(f"--{dashed}", spec.name, **settings)
 
 
+def ray_option(function: F) -> F:
+    """Add `--ray`."""
+    return click.option(
+        "--ray",
+        "cluster",
+        cls=Option,
+        default="",
+        metavar="ADDRESS",
+        help="Ray cluster that shares the work: local, auto, or an address; see docs/scale.md.",
+    )(function)
+
+
 def data_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
     """Return a decorator that adds `--data`, which may be given once.
 

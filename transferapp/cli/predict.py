@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from transferapp.cli.options import ray_option
 from transferapp.cli.streams import print_json, printable
 from transferapp.data.options import SourceOptions
 from transferapp.errors import ImageError, UsageError
@@ -39,6 +40,7 @@ TOP_K = 5
     metavar="NAME",
     help="Encoding of a table or of names in a zip, such as gbk; otherwise detected.",
 )
+@ray_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image; with --out, one of the counts.")
 def command(bundle: Path, paths: tuple[Path, ...], path_column: str, encoding: str, **options: Any) -> int:
     """Classify images with a bundle.
@@ -58,6 +60,8 @@ def _show(
     """Print the classes of each image."""
     if options["method"]:
         raise UsageError(f"--{options['method']} means nothing without --sort-into")
+    if options["cluster"]:
+        raise UsageError("--ray means nothing without --out or --sort-into")
     top_k = TOP_K if options["top_k"] is None else options["top_k"]
     from transferapp.bundle.predictor import Predictor
     from transferapp.cli.card import show_prediction
@@ -107,10 +111,11 @@ def _batch(bundle: Path, paths: Sequence[Path], source: SourceOptions, *, as_jso
     from transferapp.cli.card import show_batch
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.predict import BatchSettings, predict_images
+    from transferapp.system.cluster import connected
 
     out, sort_into = options["out"], options["sort_into"]
     settings = BatchSettings(out, sort_into, options["method"] or "move", options["views"], source)
-    with quiet_libraries() as console:
+    with quiet_libraries() as console, connected(options["cluster"]):
         result = predict_images(bundle, paths, settings, TerminalProgress(console))
     if as_json:
         print_json(result.to_json())

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from transferapp.cli.options import GroupedCommand, config_from, fit_options
+from transferapp.cli.options import GroupedCommand, config_from, fit_options, ray_option
 from transferapp.cli.streams import print_json, printable
 
 _OF_FINE_TUNING = (
@@ -48,6 +48,7 @@ _OF_FINE_TUNING = (
     "[default:\N{NO-BREAK SPACE}learning_rate=1e-6..1e-1 and l2=1e-5..1e1]",
 )
 @fit_options(*_OF_FINE_TUNING)
+@ray_option
 @click.option("--fresh", is_flag=True, help="New start instead of resuming a search.")
 @click.option("--json", "as_json", is_flag=True, help="Manifest as JSON, instead of trials and card.")
 def command(
@@ -55,6 +56,7 @@ def command(
     coarse: int | None,
     over: tuple[str, ...],
     config_file: Path | None,
+    cluster: str,
     fresh: bool,
     as_json: bool,
     **flags: Any,
@@ -72,12 +74,13 @@ def command(
     config = config_from(config_file, flags)
     from transferapp.cli.card import show_card, show_outcome, show_search
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
+    from transferapp.system.cluster import connected
 
     def show(line: str) -> None:
         if not as_json:
             click.echo(printable(line))
 
-    with quiet_libraries() as console:
+    with quiet_libraries() as console, connected(cluster):
         from transferapp.recipes.search.search import search  # imports TensorFlow, which prints
 
         result = search(config, settings, TerminalProgress(console), on_trial=show, fresh=fresh)

@@ -11,8 +11,8 @@ import statistics
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from transferapp.data.near_duplicates import signature
 from transferapp.errors import DataError, ImageError
 from transferapp.images import DATASET_LIMITS, NOTES, SAMPLE_BITS, ImageLimits, decode_image
 from transferapp.policy.reasons import Reason
-from transferapp.system.threads import in_order
+from transferapp.system.cluster import parallel
 
 MAX_UNREADABLE_FRACTION = 0.05
 """Share of unreadable images from which a set is refused: then something is wrong with the folder and not with a few files.
@@ -76,19 +76,18 @@ def audit(
     limits = limits or DATASET_LIMITS
     step = max(1, len(dataset) // COLOR_IMAGES)
 
-    def check(record: Record) -> Record | Ignored:
+    def check(record: Record) -> tuple[Record | Ignored, int | None]:
+        """Return the audited image, and the peak of its samples where they have 16 bits."""
         try:
             if not stat.S_ISREG(record.path.stat().st_mode):  # reading a pipe or a device may never end
-                return Ignored(record.name, "unreadable", "is not a file")
+                return Ignored(record.name, "unreadable", "is not a file"), None
             data = record.path.read_bytes()
             bits = record.sample_bits or max(SAMPLE_BITS)
             decoded = decode_image(data, limits=limits, min_short_side=min_short_side, sample_bits=bits)
         except ImageError as error:
-            return Ignored(record.name, error.code, str(error))
+            return Ignored(record.name, error.code, str(error)), None
         except OSError as error:
-            return Ignored(record.name, "unreadable", error.strerror or str(error))
-        if decoded.peak is not None:
-            peaks.append(decoded.peak)
+            return Ignored(record.name, "unreadable", error.strerror or str(error)), None
         digest = hashlib.sha256(data).hexdigest()
         colors = b""
         if int(digest[:8], 16) % step == 0:  # by content, so that the sample does not depend on the kind of source
@@ -97,7 +96,7 @@ def audit(
         notes = tuple(note for note in decoded.notes if note != "single_color")  # which `FEATURELESS` includes
         if decoded.peak is not None and decoded.peak < 1 << (bits - 4):
             notes = (*notes, DARK)
-        return dataclasses.replace(
+        audited = dataclasses.replace(
             record,
             sha256=digest,
             size=decoded.original_size,
@@ -107,27 +106,30 @@ def audit(
             signature=image_signature,
             sample_bits=0 if decoded.peak is None else bits,
         )
+        return audited, decoded.peak
 
+    check_all = partial(parallel, check, threads=workers, ahead=8, group=32)
     peaks: list[int] = []
     kept: list[Record] = []
     refused: list[Ignored] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for done, outcome in enumerate(in_order(pool, check, dataset.records, 8 * workers), start=1):
-            if isinstance(outcome, Record):
-                kept.append(outcome)
-            else:
-                refused.append(outcome)
-            if progress is not None:
-                progress(done)
-        if (bits := sample_depth(peaks)) < max(SAMPLE_BITS):  # at the full range they were nearly black
-            deep = [position for position, record in enumerate(kept) if record.sample_bits]
-            again = (dataclasses.replace(kept[position], sample_bits=bits) for position in deep)
-            for position, outcome in zip(deep, in_order(pool, check, again, 8 * workers), strict=True):
-                if isinstance(outcome, Ignored):  # it was readable a moment ago
-                    raise DataError(
-                        f"{outcome.name} has changed since it was first read", hint="Run the same command again"
-                    )
-                kept[position] = outcome
+    for done, (outcome, peak) in enumerate(check_all(dataset.records), start=1):
+        if isinstance(outcome, Record):
+            kept.append(outcome)
+        else:
+            refused.append(outcome)
+        if peak is not None:
+            peaks.append(peak)
+        if progress is not None:
+            progress(done)
+    if (bits := sample_depth(peaks)) < max(SAMPLE_BITS):  # at the full range they were nearly black
+        deep = [position for position, record in enumerate(kept) if record.sample_bits]
+        again = (dataclasses.replace(kept[position], sample_bits=bits) for position in deep)
+        for position, (outcome, _) in zip(deep, check_all(again), strict=True):
+            if isinstance(outcome, Ignored):  # it was readable a moment ago
+                raise DataError(
+                    f"{outcome.name} has changed since it was first read", hint="Run the same command again"
+                )
+            kept[position] = outcome
     audited = dataclasses.replace(dataset, records=tuple(kept), ignored=(*dataset.ignored, *refused))
     if refuse:
         check_usable(dataset, audited, min_per_class)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,11 +21,13 @@ from transferapp.data.options import SourceOptions
 from transferapp.errors import ImageError, UsageError
 from transferapp.recipes.answer_files import Answer, Journal, check_answer_file, write_answers
 from transferapp.recipes.sorting import MANIFEST, Method, Sorter, check_sort_folder
+from transferapp.system.cluster import parallel
 from transferapp.system.progress import Progress, Silent
-from transferapp.system.threads import cpu_cores, in_order
+from transferapp.system.threads import cpu_cores
 
 _WINDOW = 16
-"""Images in hand for each thread, so that a slow one does not stop the others. They are not decoded while they wait."""
+"""Images in hand for each thread, so that a slow one does not stop the others; on a cluster, images of a task. They are not
+decoded while they wait."""
 
 _DIGITS = 6
 """Decimal places of scores and novelty."""
@@ -153,19 +154,18 @@ def predict_images(
     )
 
 
-def answers(
-    predictor: Predictor, images: Iterable[ImageFile], views: int, pool: ThreadPoolExecutor, workers: int
-) -> Iterator[Answer]:
+def answers(predictor: Predictor, images: Iterable[ImageFile], views: int) -> Iterator[Answer]:
     """Yield the answers to images, in their order, as they are made.
 
+    Each thread decodes and classifies one image at a time, which uses the cores best (docs/benchmarks.md).
+
     Args:
-        predictor: With a stream for each worker.
+        predictor: With a stream for each core.
         images: Taken as they are needed.
         views: 1, 10 or 50 crops to average.
-        pool: Decodes and classifies, one image a thread, which uses the cores best (docs/benchmarks.md).
-        workers: Number of threads of the pool.
     """
-    return in_order(pool, partial(answer, predictor, views), images, _WINDOW * workers)
+    work = partial(answer, predictor, views)
+    return parallel(work, images, threads=cpu_cores(), ahead=_WINDOW, group=_WINDOW)
 
 
 def answer(predictor: Predictor, views: int, image: ImageFile) -> Answer:
@@ -194,9 +194,8 @@ def answer(predictor: Predictor, views: int, image: ImageFile) -> Answer:
 
 def _fill(journal: Journal, predictor: Predictor, images: Iterator[ImageFile], views: int, progress: Progress) -> None:
     """Answer the images and write the answers to the journal."""
-    workers = cpu_cores()
-    with progress.task("classifying images", 0) as advance, ThreadPoolExecutor(workers, "predict") as pool:
-        for count, each in enumerate(answers(predictor, images, views, pool, workers), start=1):
+    with progress.task("classifying images", 0) as advance:
+        for count, each in enumerate(answers(predictor, images, views), start=1):
             journal.add(each)
             advance(count)
 

@@ -7,12 +7,12 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+Result = TypeVar("Result", covariant=True)
 
 
 def cpu_cores(root: Path = Path("/")) -> int:
@@ -61,18 +61,31 @@ def _quota_of(group: Path) -> Iterator[float]:
             yield int(quota) / int(period)
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+class Pending(Protocol[Result]):
+    """Protocol of a result to come, as a `Future` is."""
+
+    def result(self) -> Result: ...
+    def cancel(self) -> object: ...
+
+
+class Pool(Protocol):
+    """Protocol of a pool of workers, as a `ThreadPoolExecutor` is."""
+
+    def submit(self, work: Callable[[T], R], item: T, /) -> Pending[R]: ...
+
+
+def in_order(pool: Pool, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
     """Yield the results of `work` in order, as `pool.map` does, with at most `window` items in hand.
 
     Memory stays flat. An error or an early end cancels what has not begun.
 
     Args:
-        pool: Threads that do the work.
+        pool: Workers that do the work.
         work: Called with each item.
         items: Taken as they are needed.
         window: At least the number of threads, or some would be idle.
     """
-    pending: deque[Future[R]] = deque()
+    pending: deque[Pending[R]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(work, item))

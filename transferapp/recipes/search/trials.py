@@ -21,6 +21,7 @@ import numpy as np
 from transferapp.errors import TrainingError
 from transferapp.policy.choose import merit
 from transferapp.recipes.search.space import Dimension, Edge, SearchSettings, edges, narrow, written
+from transferapp.system.cluster import parallel
 from transferapp.system.progress import Progress
 from transferapp.system.storage import disk_errors
 from transferapp.training.batches import CachedBatches
@@ -297,14 +298,21 @@ def run_trials(
 
 def run_phase(phase: Phase, problem: Problem, trainer: HeadTrainer, journal: Journal) -> Iterator[Trial]:
     """Run the trials of a phase in order, apart from those in the journal."""
-    for index, params in enumerate(phase.draws(), start=phase.first):
+    draws = dict(enumerate(phase.draws(), start=phase.first))
+    missing = [phase.base.with_params(params) for index, params in draws.items() if index not in journal.outcomes]
+    outcomes = parallel(functools.partial(run_trial, trainer, problem.val.labels), missing, threads=0)
+    for index, params in draws.items():
         if index not in journal.outcomes:
-            started = time.perf_counter()
-            trained = trainer.train(phase.base.with_params(params))
-            accuracy, loss = judged(trained.logits, problem.val.labels)
-            seconds = time.perf_counter() - started
-            journal.add(index, Outcome(accuracy, loss, trained.epochs, trained.exploded, seconds))
+            journal.add(index, next(outcomes))
         yield Trial(index, phase.name, params, journal.outcomes[index])
+
+
+def run_trial(trainer: HeadTrainer, labels: np.ndarray, settings: HeadSettings) -> Outcome:
+    """Train a head and judge it on the validation images, whose labels are given."""
+    started = time.perf_counter()
+    trained = trainer.train(settings)
+    accuracy, loss = judged(trained.logits, labels)
+    return Outcome(accuracy, loss, trained.epochs, trained.exploded, time.perf_counter() - started)
 
 
 def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -356,6 +364,9 @@ class HeadTrainer:
         self._rows = problem.train.rows.reshape(-1, self._width)
         self._mean, self._std = moments(self._rows)
         self._compiled = functools.lru_cache(_COMPILED_AT_MOST)(self._compile)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HeadTrainer, (self._problem,)  # compiled heads stay where they are
 
     def train(self, settings: HeadSettings) -> TrainedHead:
         """Train a head from its initial weights."""
