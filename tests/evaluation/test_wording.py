@@ -10,6 +10,7 @@ from tests.helpers.manifests import make_manifest
 from transferapp.evaluation.report.wording import (
     backbone_reason,
     by_topic,
+    forecast_sentence,
     leak_sentences,
     novelty_sentence,
     sets_sentence,
@@ -88,3 +89,12 @@ def test_prediction_sets_name_coverage_and_size() -> None:
     assert sets_sentence({"prediction_sets": without}).endswith("with 1.24 classes on average.")
     assert "too few held-out images" in sets_sentence({"prediction_sets": None})
     assert sets_sentence({}) == ""
+
+
+def test_a_forecast_names_the_class_to_photograph_next() -> None:
+    said = forecast_sentence(make_manifest())
+    assert "twice the images (270)" in said
+    assert "2.2 points (0.4 to 3.5)" in said
+    assert "30 more images of wasp alone, 0.9 points (0.2 to 1.4)" in said
+    assert "too few" in forecast_sentence({"forecast": None})
+    assert forecast_sentence({}) == ""

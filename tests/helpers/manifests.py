@@ -213,6 +213,24 @@ def long_manifest() -> dict[str, Any]:
     return manifest
 
 
+def forecast_json() -> dict[str, Any]:
+    def point(num_images: float, accuracy: float, half: float) -> dict[str, float]:
+        return {"num_images": num_images, "accuracy": accuracy, "low": accuracy - half, "high": accuracy + half}
+
+    return {
+        "measured": [point(22, 0.74, 0.05), point(43, 0.82, 0.04), point(61, 0.86, 0.04), point(86, 0.88, 0.03)],
+        "curve": [point(22, 0.74, 0.04), point(135, 0.9, 0.03), point(540, 0.94, 0.05)],
+        "doubled": point(270, 0.922, 0.04),
+        "gain": [0.022, 0.004, 0.035],
+        "more": 30,
+        "classes": [
+            {"name": "wasp", "gain": 0.009, "low": 0.002, "high": 0.014},
+            {"name": "bee", "gain": 0.004, "low": 0.001, "high": 0.008},
+            {"name": "ant", "gain": 0.001, "low": 0.0, "high": 0.003},
+        ],
+    }
+
+
 def make_manifest(class_names: Sequence[str] = CLASSES, **changes: Any) -> dict[str, Any]:
     """A manifest without fine-tuning; `changes` replace its top-level entries."""
     manifest: dict[str, Any] = {
@@ -268,6 +286,7 @@ def make_manifest(class_names: Sequence[str] = CLASSES, **changes: Any) -> dict[
             "num_covered": 42,
             "covered_interval": [0.8214, 0.9771],
         },
+        "forecast": forecast_json(),
         "parity": {"f32": parity("f32", 1.2e-7), "bf16": parity("bf16", 0.0016)},
         "precision": {"served": "bf16"},
         "config": {"data": "images/insects", "out": "", "size": "auto", "similarity": "auto", "seed": 0},

@@ -26,6 +26,7 @@ from transferapp.evaluation.report.wording import (
     by_topic,
     counted,
     data_sentences,
+    forecast_sentence,
     leak_sentences,
     novelty_sentence,
     search_best,
@@ -240,6 +241,7 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     rows += [
         *labeled("overlap", leaks or list(filter(None, [uniform_sentence(manifest.get("leaks"))])), "yellow"),
         *labeled("unknown", list(filter(None, [novelty_sentence(manifest)]))),
+        *labeled("forecast", list(filter(None, [forecast_sentence(manifest)]))),
         *labeled("sets", list(filter(None, [sets_sentence(manifest)]))),
         ("served", served),
         ("report", text(str(path / "report.html"))),

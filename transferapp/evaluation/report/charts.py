@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -287,6 +287,57 @@ def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int
     ends = [(c.label, [v for v in c.values if v is not None]) for c in curves]
     summary = "; ".join(f"{label} from {axis.write(v[0])} to {axis.write(v[-1])}" for label, v in ends if v)
     return _figure(140, f"{title} over {epochs} epochs: {summary}", marks)
+
+
+_FORECAST_RIGHT = 0.97
+_WIDEST = 4
+"""Images at the right end of a forecast's chart, as a multiple of those there are."""
+
+
+def forecast_chart(forecast: Mapping[str, Any]) -> Markup:
+    """Draw measured accuracies by the number of training images, on a logarithmic axis, with the law fitted to them.
+
+    Args:
+        forecast: `Forecast.to_json()`.
+    """
+    measured, curve = forecast["measured"], forecast["curve"]
+    first, last = measured[0]["num_images"], curve[-1]["num_images"]
+    axis = CurveAxis.of_shares([point[key] for point in (*measured, *curve) for key in ("low", "high")])
+
+    def across(num_images: float) -> float:
+        share = math.log(num_images / first) / math.log(last / first)
+        return _CURVES_LEFT + share * (_FORECAST_RIGHT - _CURVES_LEFT)
+
+    def down(value: float) -> float:
+        share = min(1.0, max(0.0, (value - axis.low) / (axis.high - axis.low)))
+        return round(_CURVES_BOTTOM - share * (_CURVES_BOTTOM - _CURVES_TOP), 1)
+
+    marks = []
+    for value in (axis.low, (axis.low + axis.high) / 2, axis.high):
+        marks.append(_tag("line", "grid", x1=_percent(_CURVES_LEFT), x2="100%", y1=down(value), y2=down(value)))
+        marks.append(_tag("text", "small", axis.write(value), x=0, y=down(value) + 4))
+    now = last / _WIDEST
+    marks.append(_upright("reference", across(now), _CURVES_TOP, _CURVES_BOTTOM))
+    for key, kind in (("accuracy", "val"), ("low", "averaged"), ("high", "averaged")):
+        places = [(_percent(across(point["num_images"])), down(point[key])) for point in curve]
+        marks += [
+            _tag("line", f"curve {kind}", x1=start[0], y1=start[1], x2=end[0], y2=end[1])
+            for start, end in itertools.pairwise(places)
+        ]
+    for point in measured:
+        at = across(point["num_images"])
+        marks.append(_upright("curve train", at, down(point["high"]), down(point["low"])))
+        marks.append(_tag("circle", "point val", cx=_percent(at), cy=down(point["accuracy"]), r=3))
+    marks += [
+        _text(across(num_images), 136, f"{num_images:,.0f}", "small", anchor="middle")
+        for num_images in (first, now, 2 * now, last)
+    ]
+    doubled = forecast["doubled"]
+    label = (
+        f"Accuracy by training images: {axis.write(measured[-1]['accuracy'])} with {measured[-1]['num_images']:,.0f}, "
+        f"{axis.write(doubled['accuracy'])} expected with {doubled['num_images']:,.0f}"
+    )
+    return _figure(140, label, marks)
 
 
 Trial = tuple[float, float, float]

@@ -22,6 +22,7 @@ from transferapp.evaluation.report.pages import Thumbnail, harmless, page_enviro
 from transferapp.evaluation.report.wording import (
     backbone_reason,
     by_topic,
+    forecast_sentence,
     leak_sentences,
     novelty_sentence,
     search_sentences,
@@ -107,6 +108,8 @@ def render_report(
         uniform=uniform_sentence(manifest.get("leaks")),
         unknown=novelty_sentence(manifest),
         sets=sets_sentence(manifest),
+        forecast_sentence=forecast_sentence(manifest),
+        forecast_chart=charts.forecast_chart(manifest["forecast"]) if manifest.get("forecast") else "",
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
         size=_size(manifest),
         similarity_note=_similarity_note(manifest),

@@ -215,6 +215,26 @@ def sets_sentence(manifest: Mapping[str, Any]) -> str:
     return text
 
 
+def forecast_sentence(manifest: Mapping[str, Any]) -> str:
+    """Return what more images are expected to gain, and of which class; empty for a bundle without a forecast."""
+    if "forecast" not in manifest:
+        return ""
+    forecast = manifest["forecast"]
+    if forecast is None:
+        return "There are too few images, or too few errors among them, to forecast what more images would gain."
+    doubled = forecast["doubled"]["num_images"]
+    best = forecast["classes"][0]
+    return (
+        f"With twice the images ({doubled:,.0f}) the linear classifier is expected to gain {_gain(forecast['gain'])}; "
+        f"{forecast['more']} more images of {best['name']} alone, {_gain([best['gain'], best['low'], best['high']])}."
+    )
+
+
+def _gain(values: Sequence[float]) -> str:
+    gain, low, high = (charts.points(value, signed=False) for value in values)
+    return f"{gain} points ({low} to {high})"
+
+
 def _share(count: int, total: int, interval: Sequence[float]) -> str:
     low, high = interval
     images = counted(total, "test image")

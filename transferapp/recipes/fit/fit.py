@@ -28,6 +28,7 @@ from transferapp.recipes.fit.calibration import calibrate
 from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.export import Exported, export, export_early, frozen_scorer, predict_test
 from transferapp.recipes.fit.fine_tune import fine_tune
+from transferapp.recipes.fit.forecast import forecast_accuracy
 from transferapp.recipes.fit.leaks import find_leaks
 from transferapp.recipes.fit.measure import Measurement, backbone_loader, measure
 from transferapp.recipes.fit.report import (
@@ -133,7 +134,12 @@ def fit(
             watch.lap("tune")
             candidates = (solved, *tuned)
             winner = choose(candidates, measurement.dataset.part("val").groups(), insist=insist)
-            fitted = Fitted(measurement, views, candidates, winner, measurement.backbone(winner.backbone).plan)
+            with progress.task("forecasting the accuracy with more images", 0):
+                forecast = forecast_accuracy(measurement, views, config)
+            watch.lap("forecast")
+            manifest = {"forecast": forecast.to_json() if forecast else None}
+            plan = measurement.backbone(winner.backbone).plan
+            fitted = Fitted(measurement, views, candidates, winner, plan, manifest)
             if checked is None or winner is not solved:
                 checked = check(fitted, config, loader, watch, progress)
             result = write_bundle(fitted, checked, config, watch, progress)

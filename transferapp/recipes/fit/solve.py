@@ -29,7 +29,7 @@ def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progre
     """
     chosen, dataset = measurement.chosen, measurement.dataset
     train, val = dataset.part("train"), dataset.part("val")
-    members = _members(measurement, views)
+    members = solved_members(measurement, views)
     logits = chosen.mixture.logits if measurement.plan.mixture else views.validation.logits
     temperature = fit_temperature(logits, measured_sample(train).labels)
     taps = tuple(tap for tap, _, _ in members)
@@ -73,7 +73,7 @@ def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progre
     )
 
 
-def _members(measurement: Measurement, views: ViewChoice) -> list[tuple[Tap, float, float]]:
+def solved_members(measurement: Measurement, views: ViewChoice) -> list[tuple[Tap, float, float]]:
     """Return the taps that the classifier reads, each with its L2 strength and its weight in the mixture."""
     chosen = measurement.chosen
     if not measurement.plan.mixture:
