@@ -241,8 +241,8 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     rows += [
         *labeled("overlap", leaks or list(filter(None, [uniform_sentence(manifest.get("leaks"))])), "yellow"),
         *labeled("unknown", list(filter(None, [novelty_sentence(manifest)]))),
-        *labeled("forecast", list(filter(None, [forecast_sentence(manifest)]))),
         *labeled("sets", list(filter(None, [sets_sentence(manifest)]))),
+        *labeled("forecast", list(filter(None, [forecast_sentence(manifest)]))),
         ("served", served),
         ("report", text(str(path / "report.html"))),
         ("bundle", text(f"{path}, after {duration(seconds)}")),
