@@ -167,11 +167,11 @@ def forecast(
 
 
 def _draws(groups: np.ndarray) -> np.ndarray:
-    """Return how often each image counts in each draw: float64, shape (draws, n). The first draw is the images themselves."""
+    """Return how often each image counts in each draw: float64, shape (draws, n)."""
     _, index = np.unique(groups, return_inverse=True)
     total = int(index.max()) + 1
     drawn = np.random.default_rng(0).multinomial(total, np.full(total, 1 / total), size=_DRAWS)
-    counted: np.ndarray = np.concatenate([np.ones((1, total)), drawn])[:, index].astype(np.float64)
+    counted: np.ndarray = drawn[:, index].astype(np.float64)
     return counted
 
 
@@ -192,7 +192,6 @@ def _class_shares(draws: np.ndarray, wrong: np.ndarray, labels: np.ndarray, coun
 
 
 def _limits(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the value of the images themselves, and the 95 % interval of the draws around it."""
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    value = float(values[0])
-    return value, float(min(low, value)), float(max(high, value))
+    """Return the mean of the draws, which varies less than the fit to the images themselves, and their 95 % interval."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
