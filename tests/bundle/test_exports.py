@@ -14,13 +14,15 @@ from PIL import Image
 
 from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from tests.helpers.tiny_bundle import make_tiny_bundle
-from transferapp.backbones.engine import convert, save_converted
+from transferapp.backbones.engine import OpenVINOEngine, convert, save_converted
 from transferapp.bundle.exports.formats import FORMATS, describe, find_format, preparation
 from transferapp.bundle.exports.networks import Batch, Job
-from transferapp.bundle.format import read_bundle, write_manifest, writing
+from transferapp.bundle.format import NOVELTY, read_bundle, write_manifest, writing
+from transferapp.bundle.novelty import Novelty, directions
 from transferapp.bundle.predictor import Predictor
 from transferapp.cli.export import FORMATS as OFFERED
 from transferapp.images.views import GEOMETRIES, Geometry, center_view
+from transferapp.training.tail import with_features
 
 pytestmark = pytest.mark.slow
 CLASSES = ("ant", "bee", "wasp")
@@ -40,17 +42,30 @@ def write(form: Any, path: Path, folder: Path, calibration: Sequence[np.ndarray]
     form.write(Job(bundle, folder, describe(bundle, form), calibration))
 
 
-def keras_bundle(path: Path, network: Any) -> Path:
-    """Write a bundle around a Keras network from pixels to probabilities of `CLASSES`."""
+def keras_bundle(path: Path, network: Any, *, novelty: bool = False, geometry: Geometry = "crop") -> Path:
+    """Write a bundle around a Keras network from pixels to probabilities of `CLASSES`.
+
+    Args:
+        path: Folder of the bundle.
+        network: With the head of `with_a_deep_head` for novelty.
+        novelty: Whether it knows noise of seed 1 as training images, and noise of seed 2 as held-out images.
+        geometry: Of its input.
+    """
+    converted = convert(with_features(network) if novelty else network)
     with writing(path) as staging:
         network.save(staging / "model.keras")
-        save_converted(convert(network), staging / "model.xml")
+        save_converted(converted, staging / "model.xml")
+        if novelty:
+            features = OpenVINOEngine(converted, precision="f32").outputs
+            known = directions(features(noise_pixels(40, seed=1))[1]).astype(np.float16)
+            similar = Novelty(known, np.zeros(0, np.float32)).similarity(features(noise_pixels(30, seed=2))[1])
+            (staging / NOVELTY).write_bytes(Novelty(known, np.sort(similar)).to_bytes())
         write_manifest(
             staging,
             {
                 "name": path.name,
                 "class_names": list(CLASSES),
-                "input": {"image_size": list(network.inputs[0].shape[1:3])},
+                "input": {"image_size": list(network.inputs[0].shape[1:3]), "geometry": geometry},
             },
         )
     return path
@@ -116,9 +131,25 @@ def test_an_export_computes_what_the_bundle_does(kind: str, network: Callable[[]
     assert (tmp_path / form.file).exists()
     with form.opened(tmp_path) as opened:
         for count in (11, 1, 4):  # batches of any size
-            given = opened.from_pixels(Batch(pixels[:count], []))
+            given = opened.from_pixels(Batch(pixels[:count], [])).probabilities
             assert given.dtype == np.float32
             np.testing.assert_allclose(given, expected[:count], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_an_export_scores_novelty_as_the_bundle_does(kind: str, tmp_path: Path) -> None:
+    form = installed(kind)
+    path = keras_bundle(tmp_path / "bundle", with_a_deep_head(), novelty=True)
+    predictor = Predictor.load(path, precision="f32")
+    assert predictor.novelty is not None
+    pixels = np.concatenate([noise_pixels(6, seed=3), np.zeros((2, *TINY_SIZE, 3), np.uint8)])
+    expected = predictor.novelty.score(predictor.engine.outputs(pixels)[1])
+    assert len(set(expected)) > 3, "the images are known to different degrees"
+    write(form, path, tmp_path)
+    with form.opened(tmp_path) as opened:
+        given = opened.from_pixels(Batch(pixels, [])).novelty
+    assert given is not None
+    np.testing.assert_allclose(given, expected, atol=1.01 / (len(predictor.novelty.held_out) + 1))
 
 
 def test_an_int8_export_is_close_and_smaller(tmp_path: Path) -> None:
@@ -128,7 +159,7 @@ def test_an_int8_export_is_close_and_smaller(tmp_path: Path) -> None:
     expected = Predictor.load(path, precision="f32").probabilities(pixels)
     write(form, path, tmp_path, [image[None] for image in noise_pixels(32, seed=1)])
     with form.opened(tmp_path) as opened:
-        given = opened.from_pixels(Batch(pixels, []))
+        given = opened.from_pixels(Batch(pixels, [])).probabilities
     assert 0 < np.abs(given - expected).max() < 0.1
     assert (tmp_path / "model.bin").stat().st_size < 0.5 * (path / "model.bin").stat().st_size
 

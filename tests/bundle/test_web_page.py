@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.bundle.test_exports import CLASSES, keras_bundle, with_many_channels
+from tests.bundle.test_exports import CLASSES, keras_bundle, with_a_deep_head
 from tests.helpers.fitted import workplace
 from tests.helpers.networks import noise_pixels
 from tests.helpers.tiny_bundle import make_tiny_bundle
@@ -25,6 +25,7 @@ from transferapp.bundle.exports.networks import Batch, Job
 from transferapp.bundle.format import read_bundle
 from transferapp.bundle.predictor import Predictor
 from transferapp.errors import ResourceError, TransferAppError, UsageError
+from transferapp.images.views import Geometry
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
         patch.setenv("TRANSFERAPP_CACHE", str(workplace() / "cache"))
         need_page()
         folder = tmp_path_factory.mktemp("page")
-        bundle = read_bundle(keras_bundle(folder / "bundle", with_many_channels()))
+        bundle = read_bundle(keras_bundle(folder / "bundle", with_a_deep_head(), novelty=True))
         web_page.write_page(Job(bundle, folder, describe(bundle, find_format("html"))))
         yield folder, Predictor(bundle, precision="f32")
 
@@ -168,10 +169,34 @@ def test_the_page_gives_the_probabilities_of_the_predictor(exported: tuple[Path,
     expected = predictor.probabilities(pixels)
     with web_page.opened_page(folder) as opened:
         assert opened.from_files is not None
-        np.testing.assert_allclose(opened.from_pixels(Batch(pixels, [])), expected, atol=2e-5)
-        given = opened.from_files(Batch(crops, files))
+        answers = opened.from_pixels(Batch(pixels, []))
+        np.testing.assert_allclose(answers.probabilities, expected, atol=2e-5)
+        assert answers.novelty is not None
+        assert predictor.novelty is not None
+        scores = predictor.novelty.score(predictor.engine.outputs(pixels)[1])
+        assert len(set(scores)) > 3, "the images are known to different degrees"
+        np.testing.assert_allclose(answers.novelty, scores, atol=1.01 / (len(predictor.novelty.held_out) + 1))
+        given = opened.from_files(Batch(crops, files)).probabilities
     assert np.ptp(expected[: len(files)], axis=0).max() > 0.02, "the images give different answers"
     np.testing.assert_allclose(given, expected[: len(files)], atol=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("geometry", ["resize", "pad"])
+def test_the_page_shows_whole_images_to_the_network_as_the_bundle_does(
+    geometry: Geometry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFERAPP_CACHE", str(workplace() / "cache"))
+    need_page()
+    bundle = read_bundle(keras_bundle(tmp_path / "bundle", with_a_deep_head(), geometry=geometry))
+    predictor = Predictor(bundle, precision="f32")
+    web_page.write_page(Job(bundle, tmp_path, describe(bundle, find_format("html"))))
+    files = image_files(tmp_path)
+    crops = np.stack([predictor.crops(predictor.decode(file, 1), 1)[0] for file in files])
+    with web_page.opened_page(tmp_path) as opened:
+        assert opened.from_files is not None
+        given = opened.from_files(Batch(crops, files)).probabilities
+    np.testing.assert_allclose(given, predictor.probabilities(crops), atol=0.005)
 
 
 _DROPPED = """bytes => {
@@ -205,9 +230,11 @@ def test_a_person_drops_chooses_and_films_images_offline(
     page.goto((folder / web_page.PAGE).as_uri())
     page.locator("#choose:enabled").wait_for(state="attached")
 
-    files = image_files(tmp_path)[:2]
+    files = [*image_files(tmp_path)[:2], tmp_path / "noise.png"]
+    Image.fromarray(noise_pixels(1, (40, 40), seed=1)[0]).save(files[2])
+    assert {predictor.predict(file, views=1).known for file in files} == {True, False}
     page.locator("#choose").set_input_files(files)
-    page.locator("#results > li:nth-child(2) .bar").last.wait_for()
+    page.locator("#results > li:nth-child(3) .bar").last.wait_for()
     for item, file in zip(page.locator("#results > li").all(), reversed(files), strict=True):
         shown = [
             (bar.get_attribute("data-label"), float(bar.get_attribute("data-score")))
@@ -216,9 +243,10 @@ def test_a_person_drops_chooses_and_films_images_offline(
         wanted = predictor.predict(file, views=1)
         assert [label for label, _ in shown] == [score.label for score in wanted.scores]
         np.testing.assert_allclose([score for _, score in shown], [s.score for s in wanted.scores], atol=0.005)
+        assert item.locator(".unknown").count() == (not wanted.known)
 
     page.locator("#choose").set_input_files({"name": "text.png", "mimeType": "image/png", "buffer": b"text"})
-    page.locator("#results > li").nth(2).wait_for()
+    page.locator("#results > li").nth(3).wait_for()
     page.get_by_text("text.png").wait_for()
     assert page.locator("#results > li:first-child .bar").count() == 0
 

@@ -14,7 +14,7 @@ import pytest
 from tests.recipes.test_evaluate import bundle, folder, paint
 from transferapp.bundle.exports import formats
 from transferapp.bundle.exports.formats import Format
-from transferapp.bundle.exports.networks import Job, Opened
+from transferapp.bundle.exports.networks import Answers, Job, Opened, Run
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.dataset import Record
 from transferapp.errors import DataError, ResourceError, TransferAppError, UsageError
@@ -39,8 +39,11 @@ def use_format(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[np.ndarray
         def opened(written: Path) -> Iterator[Opened]:
             assert (written / "net").is_file()
             predictor = Predictor.load(path, precision="f32")
-            scores = lambda batch: change(predictor.probabilities(batch.pixels))  # noqa: E731
-            yield Opened(scores, (lambda batch: files(predictor.probabilities(batch.pixels))) if files else None)
+
+            def changed(by: Change) -> Run:
+                return lambda batch: Answers(by(predictor.probabilities(batch.pixels)))
+
+            yield Opened(changed(change), changed(files) if files else None)
 
         monkeypatch.setattr(recipe, "find_format", lambda _: Format("fake", "net", (), write, opened, **options))
         return calibrated

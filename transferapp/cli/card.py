@@ -449,16 +449,18 @@ def show_export(figures: Mapping[str, Any]) -> None:
         f"the same label as the bundle on {figures['agreement']:.1%} of {counted(figures['num_images'], 'held-out image')}; "
         f"probabilities differ by at most {figures['max_difference']:.1g}"
     )
-    from_files = []
+    further = []
     if figures["file_agreement"] is not None:
-        from_files.append(
+        further.append(
             f"where it decodes and scales the files itself: the same label on {figures['file_agreement']:.1%}; "
             f"probabilities differ by at most {figures['file_difference']:.1g}"
         )
+    if figures["known_agreement"] is not None:
+        further.append(f"both call them known, or both unknown, on {figures['known_agreement']:.1%}")
     accuracy = f"{figures['accuracy']:.3f} on these images; the bundle's is {figures['bundle_accuracy']:.3f}"
     rows: Rows = [
         ("compared", compared),
-        *labeled("", from_files),
+        *labeled("", further),
         ("accuracy", accuracy),
         ("written", text(f"{figures['file']}, {figures['bytes'] / 1e6:.1f} MB with its metadata.json")),
     ]

@@ -85,6 +85,7 @@ class ExportParity:
         quantized: Whether the export computes with rounded weights and activations.
         file_agreement: Agreement where the export decodes and scales the files itself; None where it does not.
         file_difference: Largest absolute difference in that case.
+        known_agreement: Share of images that both call known or both unknown; None where the export has no novelty.
     """
 
     num_images: int
@@ -95,6 +96,7 @@ class ExportParity:
     quantized: bool
     file_agreement: float | None = None
     file_difference: float | None = None
+    known_agreement: float | None = None
 
     @property
     def acceptable(self) -> bool:
@@ -103,8 +105,9 @@ class ExportParity:
             return False
         if self.quantized:
             return self.bundle_accuracy - self.accuracy <= QUANTIZED_MAX_LOSS + _ROUNDING
-        agreements = [self.agreement] + ([] if self.file_agreement is None else [self.file_agreement])
-        return self.max_difference <= EXPORT_MAX_DIFFERENCE and min(agreements) >= EXPORT_MIN_AGREEMENT - _ROUNDING
+        agreements = (self.agreement, self.file_agreement, self.known_agreement)
+        agrees = all(share is None or share >= EXPORT_MIN_AGREEMENT - _ROUNDING for share in agreements)
+        return agrees and self.max_difference <= EXPORT_MAX_DIFFERENCE
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary for JSON."""
@@ -118,6 +121,7 @@ def compare_export(
     *,
     quantized: bool,
     from_files: np.ndarray | None = None,
+    known_agreement: float | None = None,
 ) -> ExportParity:
     """Compare the probabilities of an export with its bundle's.
 
@@ -127,6 +131,7 @@ def compare_export(
         labels: int, shape (n,).
         quantized: As in `ExportParity`.
         from_files: Probabilities of the export where it decodes and scales the files itself, of the same shape.
+        known_agreement: As in `ExportParity`.
     """
     given, wanted = probabilities.argmax(axis=1), reference.argmax(axis=1)
     return ExportParity(
@@ -138,4 +143,5 @@ def compare_export(
         quantized=quantized,
         file_agreement=None if from_files is None else float((from_files.argmax(axis=1) == wanted).mean()),
         file_difference=None if from_files is None else float(np.abs(from_files - reference).max()),
+        known_agreement=known_agreement,
     )

@@ -19,8 +19,9 @@ import numpy as np
 
 from transferapp.backbones.engine import BATCH_SIZE
 from transferapp.bundle.exports.formats import Format, describe, find_format, is_export, write_metadata
-from transferapp.bundle.exports.networks import Batch, Job
+from transferapp.bundle.exports.networks import Answers, Batch, Job
 from transferapp.bundle.format import Bundle, put_in_place
+from transferapp.bundle.novelty import is_known
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.options import SourceOptions
@@ -207,37 +208,68 @@ def compare(predictor: Predictor, form: Format, folder: Path, images: Dataset, p
     Raises:
         DataError: None of them can be decoded.
     """
-    reference, given, labels, from_files = [], [], [], []
+    reference: list[Answers] = []
+    given: list[Answers] = []
+    from_files: list[Answers] = []
+    labels: list[np.ndarray] = []
     with (
         progress.task(f"running {form.name} on {len(images)} held-out images", len(images)) as advance,
         form.opened(folder) as opened,
     ):
         for batch, expected in batches(predictor, images.records, BATCH_SIZE):
-            reference.append(predictor.probabilities(batch.pixels))
+            reference.append(_answers(predictor, batch.pixels))
             given.append(opened.from_pixels(batch))
             from_files += [opened.from_files(batch)] if opened.from_files else []
             labels.append(expected)
             advance(sum(map(len, labels)))
     if not labels:
         raise DataError(f"No held-out image of {images.origin} can be decoded")
+
+    def probabilities(answers: Sequence[Answers]) -> np.ndarray:
+        return np.concatenate([answer.probabilities for answer in answers])
+
     return compare_export(
-        np.concatenate(reference),
-        np.concatenate(given),
+        probabilities(reference),
+        probabilities(given),
         np.concatenate(labels),
         quantized=form.quantized,
-        from_files=np.concatenate(from_files) if from_files else None,
+        from_files=probabilities(from_files) if from_files else None,
+        known_agreement=_known_agreement(predictor, reference, given),
     )
+
+
+def _known_agreement(predictor: Predictor, reference: Sequence[Answers], given: Sequence[Answers]) -> float | None:
+    """Return the share of images that both call known or both unknown; None where the export has no novelty.
+
+    Scores that differ by one held-out image count as the same: a held-out image has its own similarity up to rounding.
+    """
+    pairs = [(a.novelty, b.novelty) for a, b in zip(reference, given, strict=True)]
+    if predictor.novelty is None or pairs[0][1] is None:
+        return None
+    step = 1.01 / (len(predictor.novelty.held_out) + 1)
+    scores = [(x, y) for a, b in pairs if a is not None and b is not None for x, y in zip(a, b, strict=True)]
+    return float(np.mean([is_known(x) == is_known(y) or abs(x - y) <= step for x, y in scores]))
+
+
+def _answers(predictor: Predictor, pixels: np.ndarray) -> Answers:
+    """Return what the bundle says of center crops."""
+    if predictor.novelty is None:
+        return Answers(predictor.probabilities(pixels))
+    probabilities, features = predictor.engine.outputs(pixels)
+    return Answers(probabilities, predictor.novelty.score(features))
 
 
 def _refused(form: Format, parity: ExportParity) -> TrainingError:
     wanted = f"the same label on {EXPORT_MIN_AGREEMENT:.1%}, probabilities within {EXPORT_MAX_DIFFERENCE:g}"
     if form.quantized:
         wanted = f"an accuracy of at least {parity.bundle_accuracy - QUANTIZED_MAX_LOSS:.3f}"
-    files = "" if parity.file_agreement is None else f" (from files, the same label on {parity.file_agreement:.1%})"
+    further = "" if parity.file_agreement is None else f" (from files, the same label on {parity.file_agreement:.1%})"
+    if parity.known_agreement is not None:
+        further += f", both known or both unknown on {parity.known_agreement:.1%}"
     return TrainingError(
         f"The {form.name} export does not do what the bundle does on {parity.num_images} held-out images, and is not kept",
         expected=wanted,
-        got=f"the same label on {parity.agreement:.1%}, probabilities within {parity.max_difference:.3g}{files}, "
+        got=f"the same label on {parity.agreement:.1%}, probabilities within {parity.max_difference:.3g}{further}, "
         f"an accuracy of {parity.accuracy:.3f} against {parity.bundle_accuracy:.3f}",
         hint="Use another format",
         code="export_differs",

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,15 +184,16 @@ def traced_by_tensorflow(model: keras.Model) -> Any:
     return tf.function(forward, autograph=False).get_concrete_function(pixels)
 
 
-def constant_function(model: keras.Model) -> Any:
+def constant_function(model: keras.Model, names: Sequence[str]) -> Any:
     """Return a network as a function of TensorFlow that holds its weights as constants, for converters.
 
     Args:
         model: Functional, of one input with fixed height and width; Keras runs on TensorFlow. It must keep nothing but
             variables on the device: the constants of an adapted `Normalization` are captured as inputs otherwise.
+        names: Names of its outputs.
 
     Returns:
-        A `tf.function` from `pixels`, uint8 of shape (n, height, width, 3), to `{"probabilities": float32 (n, classes)}`.
+        A `tf.function` from `pixels`, uint8 of shape (n, height, width, 3), to a dictionary of the outputs.
     """
     import numpy as np
     import tensorflow as tf
@@ -203,7 +205,7 @@ def constant_function(model: keras.Model) -> Any:
 
     def forward(pixels: Any) -> dict[str, Any]:
         outputs, _ = model.stateless_call(trained, other, tf.cast(pixels, tf.float32), training=False)
-        return {"probabilities": outputs}
+        return dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True))
 
     pixels = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8, name="pixels")
     return tf.function(forward, input_signature=[pixels], autograph=False)
@@ -217,7 +219,7 @@ def save_with_tensorflow(function: Any, folder: Path) -> None:
 
 
 def load_with_tensorflow(folder: Path) -> Any:
-    """Return the signature `serving_default` of a SavedModel as a function from NumPy to NumPy arrays."""
+    """Return the signature `serving_default` of a SavedModel as a function from pixels to a dictionary of NumPy arrays."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder))
@@ -226,7 +228,7 @@ def load_with_tensorflow(folder: Path) -> Any:
     def run(pixels: Any) -> Any:
         # The module is named, because it would be deleted otherwise.
         assert loaded is not None
-        return signature(pixels=tf.constant(pixels))["probabilities"].numpy()
+        return {name: output.numpy() for name, output in signature(pixels=tf.constant(pixels)).items()}
 
     return run
 

@@ -23,7 +23,8 @@ from transferapp.bundle.exports.networks import (
     write_savedmodel,
 )
 from transferapp.bundle.exports.web_page import opened_page, write_page
-from transferapp.bundle.format import Bundle
+from transferapp.bundle.format import NOVELTY, Bundle
+from transferapp.bundle.novelty import NEIGHBORS, REFUSED
 from transferapp.errors import ResourceError, UsageError
 from transferapp.images.views import PADDING, REFERENCE_CROP, SHORT_SIDE
 
@@ -102,9 +103,14 @@ def preparation(bundle: Bundle) -> dict[str, Any]:
 
 
 def describe(bundle: Bundle, form: Format) -> dict[str, Any]:
-    """Return what a program needs to know beside the network."""
+    """Return what a program needs to know beside the network.
+
+    Raises:
+        BundleError: The novelty score of the bundle was altered.
+    """
     height, width = bundle.image_size
-    return {
+    novelty = None if form.quantized else bundle.novelty()
+    document = {
         "format": EXPORT,
         "kind": form.name,
         "file": form.file,
@@ -122,6 +128,15 @@ def describe(bundle: Bundle, form: Format) -> dict[str, Any]:
         "preparation": preparation(bundle),
         "temperature": "applied",
     }
+    if novelty is not None:
+        document["novelty"] = {
+            "file": NOVELTY,
+            "output": "features",
+            "num_features": novelty.features.shape[1],
+            "neighbors": NEIGHBORS,
+            "unknown_from": 1 - REFUSED,
+        }
+    return document
 
 
 def write_metadata(metadata: Mapping[str, Any], folder: Path) -> None:

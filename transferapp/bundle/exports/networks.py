@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from transferapp.backbones.engine import OpenVINOEngine, import_nncf, read_network, save_converted
+from transferapp.backbones.engine import OpenVINOEngine, import_nncf, import_openvino, read_network, save_converted
 from transferapp.backbones.keras_internals import all_layers
-from transferapp.bundle.format import Bundle
+from transferapp.bundle.format import NOVELTY, Bundle
+from transferapp.bundle.novelty import Novelty
 from transferapp.errors import UsageError
 from transferapp.system.backend import (
     constant_function,
@@ -60,8 +61,20 @@ class Batch:
     files: Sequence[Path]
 
 
-Run = Callable[[Batch], np.ndarray]
-"""Function from images to probabilities, float32 of shape (n, num_classes)."""
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers of an export.
+
+    Attributes:
+        probabilities: float32, shape (n, num_classes).
+        novelty: Scores in [0, 1), shape (n,); None where the export has none.
+    """
+
+    probabilities: np.ndarray
+    novelty: np.ndarray | None = None
+
+
+Run = Callable[[Batch], Answers]
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class Opened:
 
 
 def _constant_function(bundle: Bundle) -> Any:
-    """Return the bundle's Keras model as a function for converters.
+    """Return the bundle's Keras model as a function for converters; with the features where it tells novelty from them.
 
     Raises:
         UsageError: Keras does not run on TensorFlow.
@@ -93,7 +106,30 @@ def _constant_function(bundle: Bundle) -> Any:
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
-    return constant_function(model)
+    if NOVELTY not in bundle.manifest["files"]:
+        return constant_function(model, ["probabilities"])
+    from transferapp.training.tail import with_features
+
+    return constant_function(with_features(model), ["probabilities", "features"])
+
+
+def _write_novelty(job: Job) -> None:
+    if NOVELTY in job.bundle.manifest["files"]:
+        write_bytes(job.folder / NOVELTY, job.bundle.read(NOVELTY))
+
+
+def _opened(folder: Path, outputs: Callable[[np.ndarray], Mapping[str, Any]]) -> Opened:
+    """Return an export that gives probabilities, and features from which its novelty is scored."""
+    file = folder / NOVELTY
+    novelty = Novelty.from_bytes(file.read_bytes()) if file.exists() else None
+
+    def run(batch: Batch) -> Answers:
+        found = outputs(batch.pixels)
+        return Answers(
+            np.asarray(found["probabilities"]), novelty.score(np.asarray(found["features"])) if novelty else None
+        )
+
+    return Opened(run)
 
 
 def write_onnx(job: Job) -> None:
@@ -102,9 +138,10 @@ def write_onnx(job: Job) -> None:
     function = _constant_function(job.bundle)
     signature = function.input_signature
     model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=_OPSET)
-    for dimension in (model.graph.input[0], model.graph.output[0]):
+    for dimension in (*model.graph.input, *model.graph.output):
         dimension.type.tensor_type.shape.dim[0].dim_param = "batch"
     write_bytes(job.folder / "model.onnx", model.SerializeToString())
+    _write_novelty(job)
 
 
 @contextlib.contextmanager
@@ -112,11 +149,13 @@ def opened_onnx(folder: Path) -> Iterator[Opened]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    yield Opened(lambda batch: np.asarray(session.run(["probabilities"], {"pixels": batch.pixels})[0]))
+    names = [output.name for output in session.get_outputs()]
+    yield _opened(folder, lambda pixels: dict(zip(names, session.run(names, {"pixels": pixels}), strict=True)))
 
 
 def write_litert(job: Job) -> None:
     write_bytes(job.folder / "model.tflite", convert_to_litert(_constant_function(job.bundle)))
+    _write_novelty(job)
 
 
 @contextlib.contextmanager
@@ -124,23 +163,26 @@ def opened_litert(folder: Path) -> Iterator[Opened]:
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(folder / "model.tflite")).get_signature_runner()
-    yield Opened(lambda batch: np.asarray(runner(pixels=batch.pixels)["probabilities"]))
+    yield _opened(folder, lambda pixels: runner(pixels=pixels))
 
 
 def write_savedmodel(job: Job) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         save_with_tensorflow(_constant_function(job.bundle), job.folder / "model")
+    _write_novelty(job)
 
 
 @contextlib.contextmanager
 def opened_savedmodel(folder: Path) -> Iterator[Opened]:
-    run = load_with_tensorflow(folder / "model")
-    yield Opened(lambda batch: np.asarray(run(batch.pixels)))
+    yield _opened(folder, load_with_tensorflow(folder / "model"))
 
 
 def write_int8(job: Job) -> None:
     nncf = import_nncf()
-    network = read_network(job.bundle.read("model.xml"), job.bundle.read("model.bin"), str(job.bundle.path))
+    whole = read_network(job.bundle.read("model.xml"), job.bundle.read("model.bin"), str(job.bundle.path))
+    # Novelty is left out: it compares features with those of training images, and rounding moves them.
+    probabilities = whole.output(0).get_node().input_value(0)
+    network = import_openvino().Model([probabilities], whole.get_parameters(), whole.get_friendly_name())
     images = list(job.calibration)
     # MIXED quantizes activations that take negative values on both sides of 0.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -153,4 +195,4 @@ def write_int8(job: Job) -> None:
 @contextlib.contextmanager
 def opened_int8(folder: Path) -> Iterator[Opened]:
     engine = OpenVINOEngine(folder / "model.xml", precision="f32")
-    yield Opened(lambda batch: engine(batch.pixels))
+    yield Opened(lambda batch: Answers(engine(batch.pixels)))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferapp.bundle.exports.networks import Batch, Job, Opened, write_onnx
+from transferapp.bundle.exports.networks import Answers, Batch, Job, Opened, write_onnx
 from transferapp.errors import ResourceError, TrainingError, UsageError
 from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, decode_image
 from transferapp.system.cache import cached_folder
@@ -70,6 +70,7 @@ def write_page(job: Job) -> None:
     with tempfile.TemporaryDirectory(prefix="transferapp-") as name:
         write_onnx(Job(job.bundle, Path(name), job.metadata))
         network = (Path(name) / "model.onnx").read_bytes()
+    novelty = job.bundle.novelty()
     parts = {
         "TITLE": html.escape(job.bundle.name.encode("utf-8", "replace").decode()),
         "VERSION": html.escape(job.bundle.version),
@@ -78,6 +79,8 @@ def write_page(job: Job) -> None:
         "MODEL": _packed(network),
         "WASM": _packed(wasm),
         "GLUE": _packed(glue),
+        "FEATURES": _packed(novelty.features.astype("<f2").tobytes()) if novelty else "",
+        "SIMILARITIES": _packed(novelty.held_out.astype("<f4").tobytes()) if novelty else "",
         "STYLE": _resource("page.css"),
         "SCRIPT": _resource("page.js"),
     }
@@ -221,19 +224,21 @@ def opened_page(folder: Path) -> Iterator[Opened]:
             page.set_default_timeout(0)
             page.goto((folder / PAGE).resolve().as_uri())
 
-            def call(name: str, inputs: Iterable[bytes]) -> np.ndarray:
+            def call(name: str, inputs: Iterable[bytes]) -> Answers:
                 try:
-                    rows = [page.evaluate(_CALL, [name, base64.b64encode(data).decode()]) for data in inputs]
+                    found = [page.evaluate(_CALL, [name, base64.b64encode(data).decode()]) for data in inputs]
                 except Error as error:
                     raise TrainingError(
                         f"The page failed in a browser ({str(error).splitlines()[0]})", code="export_differs"
                     ) from error
-                return np.array(rows, np.float32)
+                probabilities = np.array([answer["probabilities"] for answer in found], np.float32)
+                scores = [answer["novelty"] for answer in found]
+                return Answers(probabilities, None if None in scores else np.array(scores))
 
-            def from_pixels(batch: Batch) -> np.ndarray:
+            def from_pixels(batch: Batch) -> Answers:
                 return call("fromPixels", (pixels.tobytes() for pixels in batch.pixels))
 
-            def from_files(batch: Batch) -> np.ndarray:
+            def from_files(batch: Batch) -> Answers:
                 return call("fromFile", map(_shown, batch.files))
 
             yield Opened(from_pixels, from_files)

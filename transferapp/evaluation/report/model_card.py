@@ -14,7 +14,14 @@ from typing import Any
 import yaml
 
 from transferapp.evaluation.report.pages import harmless, page_environment
-from transferapp.evaluation.report.wording import counted, data_sentences, leak_sentences, uniform_sentence
+from transferapp.evaluation.report.wording import (
+    counted,
+    data_sentences,
+    leak_sentences,
+    novelty_sentence,
+    sets_sentence,
+    uniform_sentence,
+)
 from transferapp.policy.size import LARGE_PER_CLASS
 
 CLASSES_SHOWN = 20
@@ -60,6 +67,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         figures=[(split, metrics[split]) for split in ("test", "validation") if metrics.get(split)],
         selected=metrics.get("validation")
         and ("search" in manifest or any(c["chosen"] and c["epochs"] for c in candidates)),
+        calibrated=list(filter(None, [novelty_sentence(manifest), sets_sentence(manifest)])),
         limits=_limits(manifest),
     )
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=120)

@@ -26,15 +26,43 @@ async function load() {
   ort.env.wasm.numThreads = 1; // a page from a file may not share memory between threads
   ort.env.wasm.wasmBinary = (await unpacked("wasm")).buffer;
   const session = await ort.InferenceSession.create(await unpacked("model"), { executionProviders: ["wasm"] });
+  const novelty = await loadNovelty();
   let queue = Promise.resolve(); // the runtime takes one call at a time
   return pixels => {
     const answer = queue.then(async () => {
       const outputs = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, HEIGHT, WIDTH, 3]) });
-      return Array.from(outputs.probabilities.data);
+      return {
+        probabilities: Array.from(outputs.probabilities.data),
+        novelty: novelty && novelty(outputs.features.data),
+      };
     });
     queue = answer.catch(() => {});
     return answer;
   };
+}
+
+// The score of transferapp/bundle/novelty.py as a function of an image's features; null where the bundle has none.
+async function loadNovelty() {
+  if (!metadata.novelty) return null;
+  const { neighbors, num_features: count } = metadata.novelty;
+  const rows = Float32Array.from(new Uint16Array((await unpacked("features")).buffer), half);
+  const heldOut = new Float32Array((await unpacked("similarities")).buffer);
+  return features => {
+    const length = Math.hypot(...features), cosines = new Float32Array(rows.length / count);
+    for (let row = 0; row < cosines.length; row++) {
+      let sum = 0;
+      for (let k = 0, p = row * count; k < count; k++, p++) sum += rows[p] * features[k];
+      cosines[row] = sum / length;
+    }
+    const nearest = cosines.sort().subarray(-neighbors);
+    const similarity = nearest.reduce((a, b) => a + b, 0) / nearest.length;
+    return heldOut.filter(each => each >= similarity).length / (heldOut.length + 1);
+  };
+}
+
+function half(bits) {
+  const exponent = (bits >> 10) & 31, fraction = (bits & 1023) / 1024;
+  return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
 }
 
 // The box that the network sees, in pixels of the image; in the geometry "pad" it reaches out of the image.
@@ -123,7 +151,7 @@ function prepared(source, width, height) {
 
 const loading = load();
 
-// Probabilities of the classes, in the order of their names, for the bytes of an image file.
+// Probabilities of the classes, in the order of their names, and novelty, for the bytes of an image file.
 async function classify(blob) {
   const bitmap = await createImageBitmap(blob);
   try {
@@ -133,9 +161,13 @@ async function classify(blob) {
   }
 }
 
-function show(list, probabilities) {
+function show(place, { probabilities, novelty }) {
   const order = probabilities.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
-  list.replaceChildren(...order.slice(0, SHOWN).map(index => {
+  const list = document.createElement("ol"), unknown = document.createElement("p");
+  unknown.className = "unknown";
+  unknown.textContent = "Looks like none of these classes.";
+  place.replaceChildren(...(novelty !== null && novelty >= metadata.novelty.unknown_from ? [unknown] : []), list);
+  list.append(...order.slice(0, SHOWN).map(index => {
     const row = document.createElement("li"), name = document.createElement("span");
     const score = document.createElement("span"), bar = document.createElement("i");
     row.className = "bar";
@@ -150,20 +182,20 @@ function show(list, probabilities) {
 
 async function add(files) {
   for (const file of files) {
-    const item = document.createElement("li"), image = new Image(), list = document.createElement("ol");
+    const item = document.createElement("li"), image = new Image(), answer = document.createElement("div");
     const caption = document.createElement("p");
     caption.className = "file";
     caption.textContent = file.name || "Pasted image";
     image.src = URL.createObjectURL(file);
     image.alt = "";
     image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
-    item.append(caption, image, list);
+    item.append(caption, image, answer);
     element("results").prepend(item);
     try {
-      show(list, await classify(file));
+      show(answer, await classify(file));
     } catch {
       image.remove();
-      list.textContent = "This browser cannot read the file as an image.";
+      answer.textContent = "This browser cannot read the file as an image.";
     }
   }
 }
@@ -191,8 +223,8 @@ async function camera() {
   button.textContent = "Stop the camera";
   const run = await loading;
   while (stream) {
-    const probabilities = await run(prepared(video, video.videoWidth, video.videoHeight));
-    if (stream) show(element("seen"), probabilities);
+    const answer = await run(prepared(video, video.videoWidth, video.videoHeight));
+    if (stream) show(element("seen"), answer);
     await new Promise(resolve => setTimeout(resolve, 100)); // time for the page to react
   }
 }
