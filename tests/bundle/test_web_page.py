@@ -230,8 +230,9 @@ def test_a_person_drops_chooses_and_films_images_offline(
     page.goto((folder / web_page.PAGE).as_uri())
     page.locator("#choose:enabled").wait_for(state="attached")
 
-    files = [*image_files(tmp_path)[:2], tmp_path / "noise.png"]
-    Image.fromarray(noise_pixels(1, (40, 40), seed=1)[0]).save(files[2])
+    files = [*image_files(tmp_path)[:2], tmp_path / "unlike.png"]
+    stripes = np.tile(255 * (np.arange(40) // 2 % 2)[None, :, None], (40, 1, 3)).astype(np.uint8)
+    Image.fromarray(stripes).save(files[2])
     assert {predictor.predict(file, views=1).known for file in files} == {True, False}
     page.locator("#choose").set_input_files(files)
     page.locator("#results > li:nth-child(3) .bar").last.wait_for()
@@ -271,7 +272,7 @@ def test_a_network_too_large_for_a_page_is_refused(
 ) -> None:
     folder, predictor = exported
     size = (folder / web_page.PAGE).stat().st_size
-    monkeypatch.setattr(web_page, "MAX_PAGE_BYTES", size - 1)
+    monkeypatch.setattr(web_page, "MAX_PAGE_BYTES", size // 2)
     with pytest.raises(UsageError) as caught:
         web_page.write_page(Job(predictor.bundle, tmp_path, describe(predictor.bundle, find_format("html"))))
     assert caught.value.code == "page_too_large"
