@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from transferapp.data.audit import audit
+from transferapp.data.audit import audit, summarize
 from transferapp.data.dataset import Dataset, connected_groups
 from transferapp.data.folder import read_folder
 from transferapp.data.near_duplicates import (
@@ -245,3 +245,53 @@ def test_duplicates_within_a_class_do_not_make_a_set_uniform() -> None:
     features = np.repeat(rng.normal(size=(50, 64)).astype(np.float32), 4, axis=0)
     assert not too_uniform(features, np.repeat(np.arange(50) % 5, 4))
     assert not too_uniform(features[:4], np.zeros(4, int))
+
+
+def digit(number: int, seed: int) -> Image.Image:
+    """A seven-segment digit on white, shifted and bent a little, as handwriting is."""
+    rng = np.random.default_rng([number, seed])
+    ends = {"a": (4, 4, 16, 4), "b": (16, 4, 16, 14), "c": (16, 14, 16, 24), "d": (4, 24, 16, 24)}
+    ends |= {"e": (4, 14, 4, 24), "f": (4, 4, 4, 14), "g": (4, 14, 16, 14)}
+    segments = ("abcdef", "bc", "abged", "abgcd", "fgbc")[number]
+    image = Image.new("L", (28, 28), 255)
+    draw = ImageDraw.Draw(image)
+    shift = rng.integers(0, 4, 2)
+    for segment in segments:
+        left, top, right, bottom = (
+            int(p) for p in np.array(ends[segment]) + np.tile(shift, 2) + rng.integers(-1, 2, 4)
+        )
+        draw.line((left, top, right, bottom), fill=0, width=3)
+    return image.convert("RGB")
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        for seed in range(40):
+            digit(number, seed).save(tmp_path / str(number) / f"{seed}.png")
+    return tmp_path
+
+
+def test_where_different_images_look_alike_only_those_saved_again_are_copies(digits: Path) -> None:
+    saved(digit(2, 0).resize((56, 56)), 95).save(digits / "2" / "again.png")
+    ImageOps.mirror(digit(3, 0)).save(digits / "3" / "mirrored.png")
+    dataset = clustered(digits)
+    assert dataset.alike
+    found = clusters(dataset)
+    assert len(found) < 20, "each class would be a chain or two otherwise"
+    assert max(map(len, found)) <= 4
+    assert any({"2/0.png", "2/again.png"} <= names for names in found)
+    assert any({"3/0.png", "3/mirrored.png"} <= names for names in found)
+    assert summarize(dataset).alike
+
+
+def test_photographs_and_frames_of_one_object_are_not_alike(folder: Path) -> None:
+    for seed in range(6, 26):
+        photo(seed).save(folder / "dogs" / f"{seed}.png")
+    for name, make in COPIES.items():  # fifteen of one image, but not most of the class
+        make(photo(9)).save(folder / "dogs" / f"copy {name}.png")
+    dataset = clustered(folder)
+    assert not dataset.alike
+    assert not summarize(dataset).alike
+    assert max(map(len, clusters(dataset))) >= 12

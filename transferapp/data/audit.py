@@ -316,6 +316,7 @@ class Findings:
         similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
         num_similar: Number of such pairs.
         uniform: Whether the images are too uniform to be compared by features.
+        alike: Whether different images look too much alike to find crops and rotations by signature.
     """
 
     num_images: int
@@ -338,6 +339,7 @@ class Findings:
     similar: tuple[SimilarPair, ...] | None = None
     num_similar: int = 0
     uniform: bool = False
+    alike: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON values."""
@@ -380,6 +382,7 @@ def summarize(dataset: Dataset) -> Findings:
         annotations=_annotations(dataset.class_names),
         nested=_nested(dataset),
         sample_depth=_depth_reason(dataset),
+        alike=dataset.alike,
     )
 
 

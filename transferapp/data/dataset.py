@@ -88,14 +88,14 @@ class Ignored:
     reason: str
 
 
-def connected_groups(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def connected_groups(count: int, pairs: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
     """Return which of `count` items belong together, directly or through others: int64, shape (count,).
 
     Items of one group have the same number: the position of the first of them.
 
     Args:
         count: Number of items.
-        pairs: Positions of two items that belong together.
+        pairs: Positions of two items that belong together: int, shape (num_pairs, 2).
     """
     left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(count, count))
@@ -132,6 +132,7 @@ class Dataset:
         given_splits: Splits of the data themselves, such as `train/` and `test/` folders.
         sources: Where the images came from, if from several places.
         earlier: The fit that these images are added to, if any.
+        alike: Whether different images look so much alike that signatures do not tell crops of an image from other images.
     """
 
     origin: str
@@ -141,6 +142,7 @@ class Dataset:
     given_splits: tuple[Split, ...] = ()
     sources: tuple[Source, ...] = ()
     earlier: Earlier | None = None
+    alike: bool = False
 
     def __len__(self) -> int:
         return len(self.records)

@@ -41,6 +41,20 @@ MIN_COLOR_CORRELATION = 0.9
 """Correlation of the colors of 8 x 8 blocks. With it, hardly any two different images of five sets are taken for
 near-duplicates."""
 
+ALIKE_DISTANCE = 6
+ALIKE_CORRELATION = 0.98
+"""The same for sets whose different images look alike (digits, pages of text): images that are saved again or scaled pass."""
+
+MOST_OF_A_CLASS = 0.5
+"""Share of a class that one chain of near-duplicates may connect. Where it is more, images of that class look alike: were they
+kept together, the class would be missing from a split or from the training images of a fold."""
+
+_LONG_CHAIN = 6
+"""Images from which a chain can connect too much of a class."""
+
+MOST_ACROSS_CLASSES = 0.02
+"""Share of images with a near-duplicate in another class above which different images look alike."""
+
 MAX_GRAY_CHROMA = 6.0
 """Mean spread of the channels, in levels, up to which an image counts as gray. A gray image and one in color are compared by
 brightness alone."""
@@ -194,16 +208,27 @@ def hashes(thumbnails: np.ndarray, change: Change = UNCHANGED) -> np.ndarray:
 def with_clusters(dataset: Dataset) -> Dataset:
     """Give duplicates and near-duplicates of each other the same `cluster`, and drop the signatures.
 
+    Where different images look alike, only those count as near-duplicates that were saved again, scaled or mirrored, because
+    signatures do not tell crops of an image from other images (`Dataset.alike`).
+
     Args:
         dataset: Audited.
     """
     records = dataset.records
     first: dict[str, int] = {}
-    pairs = [(first.setdefault(record.sha256, position), position) for position, record in enumerate(records)]
+    same = [(first.setdefault(record.sha256, position), position) for position, record in enumerate(records)]
     seen = [position for position in first.values() if records[position].signature]
+    alike, near = False, np.empty((0, 2), np.int64)
     if seen:
-        thumbnails = read_signatures([records[position].signature for position in seen])
-        pairs += [(seen[left], seen[right]) for left, right in near_duplicates(thumbnails)]
+        thumbnails, labels = read_signatures([records[position].signature for position in seen]), dataset.labels[seen]
+        near = np.array(list(near_duplicates(thumbnails)), np.int64).reshape(-1, 2)
+        alike = _look_alike(near, labels)
+        if alike:
+            mirrored = tuple(change for change in CHANGES if change.reversible)
+            strict = near_duplicates(thumbnails, mirrored, ALIKE_DISTANCE, ALIKE_CORRELATION)
+            near = np.array(list(strict), np.int64).reshape(-1, 2)
+        near = np.array(seen)[near]
+    pairs = np.concatenate([np.array(same, np.int64).reshape(-1, 2), near])
     members: dict[int, list[int]] = defaultdict(list)
     for position, group in enumerate(connected_groups(len(records), pairs).tolist()):
         members[group].append(position)
@@ -211,42 +236,64 @@ def with_clusters(dataset: Dataset) -> Dataset:
     for positions in members.values():
         if len(positions) > 1:
             cluster |= dict.fromkeys(positions, min(records[position].sha256 for position in positions)[:16])
-    return dataset.with_records(
-        [
-            dataclasses.replace(record, signature=b"", cluster=cluster.get(position, ""))
-            for position, record in enumerate(records)
-        ]
-    )
+    clustered = [
+        dataclasses.replace(record, signature=b"", cluster=cluster.get(position, ""))
+        for position, record in enumerate(records)
+    ]
+    return dataclasses.replace(dataset, records=tuple(clustered), alike=alike)
 
 
-def near_duplicates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
+def _look_alike(pairs: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether pairs of near-duplicates are too many for what they are: of other classes, or most of a class.
+
+    Args:
+        pairs: int, shape (num_pairs, 2): positions of two images.
+        labels: int, shape (n,).
+    """
+    across = np.unique(pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]])
+    if len(across) >= _LONG_CHAIN and len(across) > MOST_ACROSS_CLASSES * len(labels):
+        return True
+    chains, counts = np.unique(np.stack([connected_groups(len(labels), pairs), labels]), axis=1, return_counts=True)
+    most = MOST_OF_A_CLASS * np.bincount(labels)[chains[1]]
+    return bool(np.any((counts >= _LONG_CHAIN) & (counts > most)))
+
+
+def near_duplicates(
+    thumbnails: np.ndarray,
+    changes: Sequence[Change] = CHANGES,
+    max_distance: int = MAX_HASH_DISTANCE,
+    min_correlation: float = MIN_COLOR_CORRELATION,
+) -> Iterator[tuple[int, int]]:
     """Yield pairs of near-duplicates, first below second; a pair may come more than once.
 
-    Every image is compared with every other after each of `CHANGES`, on all cores.
+    Every image is compared with every other after each change, on all cores.
 
     Args:
         thumbnails: From `read_signatures`.
+        changes: What may have been done to one of the two.
+        max_distance: Bits in which hashes may differ.
+        min_correlation: Of the colors.
     """
     plain = hashes(thumbnails)
 
     def compare(change: Change, first_is_changed: bool) -> list[tuple[int, int]]:
         changed = plain if change == UNCHANGED else hashes(thumbnails, change)
-        changes, sides = (change, UNCHANGED), (changed, plain)
+        both, sides = (change, UNCHANGED), (changed, plain)
         if not first_is_changed:
-            changes, sides = changes[::-1], sides[::-1]
+            both, sides = both[::-1], sides[::-1]
         found: list[tuple[int, int]] = []
-        for i, j in near_pairs(*sides, MAX_HASH_DISTANCE):
+        for i, j in near_pairs(*sides, max_distance):
             for start in range(0, len(i), _PAIRS_AT_ONCE):
                 left, right = i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]
                 blocks = [
                     each.to_blocks @ thumbnails[part].astype(np.float32)
-                    for each, part in zip(changes, (left, right), strict=True)
+                    for each, part in zip(both, (left, right), strict=True)
                 ]
-                same = color_correlation(*blocks) >= MIN_COLOR_CORRELATION
+                same = color_correlation(*blocks) >= min_correlation
                 found += zip(left[same].tolist(), right[same].tolist(), strict=True)
         return found
 
-    asked = [(change, first) for change in CHANGES for first in (True, False) if first or not change.reversible]
+    asked = [(change, first) for change in changes for first in (True, False) if first or not change.reversible]
     workers = cpu_cores()
     with ThreadPoolExecutor(workers) as pool:
         for found in in_order(pool, lambda each: compare(*each), asked, 2 * workers):

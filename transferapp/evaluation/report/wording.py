@@ -104,6 +104,11 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         verb = "has" if findings["conflicts"] == 1 else "have"
         groups = counted(findings["conflicts"], "group")
         sentences.append(f"{groups} of duplicates {verb} more than one label, of which only one can be right.")
+    if findings.get("alike"):
+        sentences.append(
+            "Different images look too much alike to tell crops and rotations of one from another; only those saved again, "
+            "scaled or mirrored are found as near-duplicates."
+        )
     if depth := findings.get("sample_depth"):
         sentences.append(depth["text"])
     if findings["num_similar"]:
