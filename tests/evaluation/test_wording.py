@@ -13,6 +13,7 @@ from transferapp.evaluation.report.wording import (
     forecast_sentence,
     leak_sentences,
     novelty_sentence,
+    robustness_sentence,
     sets_sentence,
     uniform_sentence,
 )
@@ -98,3 +99,11 @@ def test_a_forecast_names_the_class_to_photograph_next() -> None:
     assert "30 more images of wasp alone, 0.9 points (0.2 to 1.4)" in said
     assert "too few" in forecast_sentence({"forecast": None})
     assert forecast_sentence({}) == ""
+
+
+def test_robustness_names_the_change_that_costs_most() -> None:
+    said = robustness_sentence(make_manifest())
+    assert "14 changes of 45 test images, low resolution" in said
+    assert "falls from 80.0% to 22.2%, by 57.8 ± 7." in said
+    assert "too few test images" in robustness_sentence({"robustness": None})
+    assert robustness_sentence({}) == ""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.evaluation.metrics import Metrics, measure
+from transferapp.evaluation.robustness import CONDITIONS, robustness
 from transferapp.images.views import Geometry
 from transferapp.policy.choose import MixtureScore
 from transferapp.policy.geometry import judge_geometry
@@ -231,6 +232,12 @@ def forecast_json() -> dict[str, Any]:
     }
 
 
+def robustness_json() -> dict[str, Any]:
+    correct = np.arange(45) < 36
+    changed = [np.arange(45) < 36 - 2 * index for index in range(len(CONDITIONS))]
+    return robustness(correct, changed, np.arange(45)).to_json()
+
+
 def make_manifest(class_names: Sequence[str] = CLASSES, **changes: Any) -> dict[str, Any]:
     """A manifest without fine-tuning; `changes` replace its top-level entries."""
     manifest: dict[str, Any] = {
@@ -286,6 +293,7 @@ def make_manifest(class_names: Sequence[str] = CLASSES, **changes: Any) -> dict[
             "num_covered": 42,
             "covered_interval": [0.8214, 0.9771],
         },
+        "robustness": robustness_json(),
         "forecast": forecast_json(),
         "parity": {"f32": parity("f32", 1.2e-7), "bf16": parity("bf16", 0.0016)},
         "precision": {"served": "bf16"},

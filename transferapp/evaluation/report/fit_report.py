@@ -6,6 +6,7 @@ The template `report.html.j2` holds the text and `charts` draws the figures. Thi
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -25,6 +26,7 @@ from transferapp.evaluation.report.wording import (
     forecast_sentence,
     leak_sentences,
     novelty_sentence,
+    robustness_sentence,
     search_sentences,
     sets_sentence,
     uniform_sentence,
@@ -84,6 +86,7 @@ def render_report(
     samples: Sequence[Thumbnail],
     mistakes: Sequence[Thumbnail],
     copies: Mapping[str, str] | None = None,
+    changed: Sequence[str] = (),
 ) -> str:
     """Write the report.
 
@@ -92,6 +95,7 @@ def render_report(
         samples: Images of some of the classes.
         mistakes: All or some of the misclassified test images, most confident first.
         copies: Thumbnails by name, for the images of `names_shown`.
+        changed: Thumbnails of an image under each condition of `manifest["robustness"]`; empty where there are none.
 
     Returns:
         A self-contained HTML document that UTF-8 can encode.
@@ -108,6 +112,8 @@ def render_report(
         uniform=uniform_sentence(manifest.get("leaks")),
         unknown=novelty_sentence(manifest),
         sets=sets_sentence(manifest),
+        robustness_sentence=robustness_sentence(manifest),
+        changed=_changed(manifest.get("robustness"), changed),
         forecast_sentence=forecast_sentence(manifest),
         forecast_chart=charts.forecast_chart(manifest["forecast"]) if manifest.get("forecast") else "",
         figures=[(split, manifest["metrics"].get(split)) for split in ("test", "validation")],
@@ -296,6 +302,15 @@ def _selected_epoch(history: Sequence[Mapping[str, Any]]) -> int:
         return max(((a, -loss) for a, loss in figures if a is not None and loss is not None), default=(-1.0, 0.0))
 
     return 1 + max(range(len(history)), key=lambda index: (best_of(history[index]), -index))
+
+
+def _changed(
+    robustness: Mapping[str, Any] | None, examples: Sequence[str]
+) -> list[tuple[str, list[tuple[Mapping[str, Any], str]]]]:
+    """Return each change of the test images with its figures and its example at each strength."""
+    conditions: Sequence[Mapping[str, Any]] = robustness["conditions"] if robustness else ()
+    shown = zip(conditions, examples or [""] * len(conditions), strict=True)
+    return [(name, list(group)) for name, group in itertools.groupby(shown, key=lambda pair: str(pair[0]["name"]))]
 
 
 def _mixture(weights: Mapping[str, float]) -> list[tuple[str, float, float]]:

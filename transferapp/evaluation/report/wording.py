@@ -235,6 +235,23 @@ def forecast_sentence(manifest: Mapping[str, Any]) -> str:
     )
 
 
+def robustness_sentence(manifest: Mapping[str, Any]) -> str:
+    """Return the change of the test images that costs most accuracy; empty for a bundle in which none was measured."""
+    if "robustness" not in manifest:
+        return ""
+    robustness = manifest["robustness"]
+    if robustness is None:
+        return "There are too few test images to measure the accuracy on blurred, dark or otherwise changed ones."
+    worst = max(robustness["conditions"], key=lambda condition: condition["drop"])
+    images = counted(robustness["num_images"], "test image")
+    lost = charts.points(worst["drop"], signed=False)
+    error = charts.points(worst["standard_error"], signed=False)
+    return (
+        f"Of {len(robustness['conditions'])} changes of {images}, {worst['name']} ({worst['detail']}) costs most: accuracy "
+        f"falls from {robustness['accuracy']:.1%} to {worst['accuracy']:.1%}, by {lost} ± {error} points."
+    )
+
+
 def _gain(values: Sequence[float]) -> str:
     gain, low, high = (charts.points(value, signed=False) for value in values)
     return f"{gain} points ({low} to {high})"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from transferapp.recipes.fit.report import (
     test_metrics,
 )
 from transferapp.recipes.fit.resume import RunFolder, run_identity
+from transferapp.recipes.fit.robustness import measure_robustness
 from transferapp.recipes.fit.solve import choose_views, solve
 from transferapp.system.progress import Progress, Silent
 from transferapp.system.storage import disk_errors
@@ -137,11 +138,14 @@ def fit(
             with progress.task("forecasting the accuracy with more images", 0):
                 forecast = forecast_accuracy(measurement, views, config)
             watch.lap("forecast")
-            manifest = {"forecast": forecast.to_json() if forecast else None}
             plan = measurement.backbone(winner.backbone).plan
-            fitted = Fitted(measurement, views, candidates, winner, plan, manifest)
+            fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
                 checked = check(fitted, config, loader, watch, progress)
+            changed = measure_robustness(fitted, checked.exported, progress)
+            watch.lap("robustness")
+            figures = {"forecast": forecast, "robustness": changed}
+            fitted = replace(fitted, manifest={name: each and each.to_json() for name, each in figures.items()})
             result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from transferapp.backbones.feature_store import center_pixels
 from transferapp.backbones.registry import weights_fingerprint
 from transferapp.backbones.stages import stage_named
 from transferapp.config import FitConfig
@@ -23,6 +25,7 @@ from transferapp.errors import ImageError
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.evaluation.report.fit_report import render_report
 from transferapp.evaluation.report.pages import Thumbnail, names_shown, thumbnail, thumbnails
+from transferapp.evaluation.robustness import CONDITIONS
 from transferapp.evaluation.test_time_views import CropChoice
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode
 from transferapp.policy.plan import Plan
@@ -332,7 +335,20 @@ def report_page(manifest: Mapping[str, Any], dataset: Dataset, probabilities: np
     """
     samples, mistakes = _gallery(dataset, probabilities, whole=manifest["input"]["geometry"] != "crop")
     copies = thumbnails(dataset.records, names_shown(manifest["data"]["findings"], manifest["leaks"]))
-    return render_report(manifest, samples=samples, mistakes=mistakes, copies=copies)
+    changed = _changed(dataset, manifest)
+    return render_report(manifest, samples=samples, mistakes=mistakes, copies=copies, changed=changed)
+
+
+def _changed(dataset: Dataset, manifest: Mapping[str, Any]) -> list[str]:
+    """Return a test image under each of the conditions whose accuracy was measured, as thumbnails."""
+    if not manifest.get("robustness"):
+        return []
+    record, (height, width) = dataset.part("test").records[0], manifest["input"]["image_size"]
+    try:
+        pixels = center_pixels(record, (height, width), manifest["input"]["geometry"])
+    except ImageError:
+        return []
+    return [thumbnail(Image.fromarray(condition.apply(pixels, 0))) for condition in CONDITIONS]
 
 
 def _gallery(dataset: Dataset, probabilities: np.ndarray, *, whole: bool) -> tuple[list[Thumbnail], list[Thumbnail]]:
