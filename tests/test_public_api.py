@@ -17,6 +17,7 @@ NAMES = {
     "ensemble",
     "export",
     "audit",
+    "update",
     "Predictor",
     "FitConfig",
     "make_config",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transferapp.recipes.fit.fit import fit as fit
     from transferapp.recipes.fit.fit import plan as plan
     from transferapp.recipes.search.search import search as search
+    from transferapp.recipes.update import update as update
 
 _MODULES = {
     "fit": "transferapp.recipes.fit.fit",
@@ -35,6 +36,7 @@ _MODULES = {
     "ensemble": "transferapp.recipes.ensemble",
     "export": "transferapp.recipes.export",
     "audit": "transferapp.recipes.audit",
+    "update": "transferapp.recipes.update",
     "Predictor": "transferapp.bundle.predictor",
     "FitConfig": "transferapp.config",
     "make_config": "transferapp.config",

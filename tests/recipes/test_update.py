@@ -18,10 +18,11 @@ from tests.helpers.tiny_bundle import make_tiny_bundle
 from transferapp.bundle.format import MANIFEST, read_bundle
 from transferapp.bundle.predictor import Predictor
 from transferapp.config import make_config
-from transferapp.data.options import Source
 from transferapp.errors import BundleError, DataError
+from transferapp.recipes.export import split_by_content
 from transferapp.recipes.fit.fit import fit
 from transferapp.recipes.update import update
+from transferapp.system.progress import Silent
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +154,17 @@ def test_an_updated_bundle_can_be_updated_again(updated: Updated, tmp_path: Path
     assert (result.new_classes, result.path) == ((), bundle)
     assert len(rows_of(bundle)) == len(rows_of(updated.after)) + 1
     with pytest.raises(DataError) as caught:
-        update(bundle, Source(str(updated.old)))
+        update(bundle, str(updated.old))
     assert caught.value.code == "earlier_images_missing"
     assert len(rows_of(bundle)) == len(rows_of(updated.after)) + 1
+
+
+@pytest.mark.slow
+def test_the_images_of_all_sources_are_found_again_for_an_export(updated: Updated) -> None:
+    held_out, trained = split_by_content(read_bundle(updated.after), None, None, Silent())
+    rows = rows_of(updated.after)
+    assert {record.sha256 for record in trained.records} == {row["sha256"] for row in rows if row["split"] == "train"}
+    assert len(held_out) + len(trained) == len(rows)
 
 
 @pytest.mark.slow
@@ -173,12 +182,12 @@ def test_images_that_are_gone_leave_the_bundle_as_it_is(updated: Updated, tmp_pa
 
 def test_bundles_that_no_fit_has_made_are_refused(tmp_path: Path) -> None:
     path = make_tiny_bundle(tmp_path / "tiny")
-    with pytest.raises(BundleError):
-        update(path, Source("anything"))
+    with pytest.raises(DataError, match="does not say which images"):
+        update(path, "anything")
     manifest = json.loads((path / MANIFEST).read_text())
     for field in ("members", "search"):
         (path / MANIFEST).write_text(json.dumps({**manifest, field: [{"name": "x"}]}))
         with pytest.raises(BundleError, match="cannot be updated"):
-            update(path, Source("anything"))
+            update(path, "anything")
     done = transferapp("update", path, "--path-column", "file")
     assert done.returncode == 2

@@ -8,7 +8,7 @@ import click
 
 from transferapp.cli.options import GroupedCommand, Option, source_options
 from transferapp.cli.streams import print_json
-from transferapp.data.options import Source, SourceOptions
+from transferapp.data.options import SourceOptions
 from transferapp.errors import UsageError
 
 
@@ -34,9 +34,9 @@ def command(bundle: Path, data: str | None, as_json: bool, **options: str) -> No
     from transferapp.cli.terminal import TerminalProgress, quiet_libraries
     from transferapp.recipes.update import update
 
-    more = Source(data, SourceOptions(**options)) if data else None
     with quiet_libraries() as console:
-        outcome = update(bundle, more, TerminalProgress(console)).to_json()
+        result = update(bundle, data, source=SourceOptions(**options), progress=TerminalProgress(console))
+    outcome = result.to_json()
     if as_json:
         print_json(outcome)
     else:

@@ -25,7 +25,7 @@ from transferapp.bundle.novelty import is_known
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.options import SourceOptions
-from transferapp.data.sources import open_source
+from transferapp.data.sources import open_source, open_sources
 from transferapp.errors import DataError, ImageError, TrainingError, UsageError
 from transferapp.evaluation.parity import (
     EXPORT_MAX_DIFFERENCE,
@@ -34,6 +34,7 @@ from transferapp.evaluation.parity import (
     ExportParity,
     compare_export,
 )
+from transferapp.recipes.bundle_data import sources_of
 from transferapp.recipes.evaluate import with_labels_of
 from transferapp.system.progress import Progress, Silent
 from transferapp.system.storage import disk_errors, sha256_file
@@ -139,8 +140,10 @@ def split_by_content(
     """
     hint = "Name labeled images that it was not trained on with --data"
     if data is None:
-        data, source = _data_of_fit(bundle, hint)
-    dataset = with_labels_of(open_source(data, 1, source, progress=progress), bundle.class_names)
+        dataset = open_sources(sources_of(bundle, hint), progress=progress)
+    else:
+        dataset = open_source(data, 1, source, progress=progress)
+    dataset = with_labels_of(dataset, bundle.class_names)
     splits = bundle.splits()
 
     def known(record: Record) -> Record | None:
@@ -162,18 +165,6 @@ def split_by_content(
     if not held_out:
         raise DataError(f"The bundle was trained on every image of {dataset.origin}", hint=hint)
     return dataset.with_records(held_out), dataset.with_records(trained)
-
-
-def _data_of_fit(bundle: Bundle, hint: str) -> tuple[str, SourceOptions]:
-    """Return the data that a bundle was fitted on, and the columns that were named then."""
-    origin = bundle.manifest.get("data", {}).get("origin")
-    if not isinstance(origin, str):
-        raise DataError(f"{bundle.path} does not say which images it was made from", hint=hint)
-    if not origin.startswith("tfds:") and not os.path.lexists(origin):
-        raise DataError(f"The images that {bundle.path} was made from are no longer at {origin}", hint=hint)
-    config = bundle.manifest.get("config", {})
-    names = [field.name for field in dataclasses.fields(SourceOptions)]
-    return origin, SourceOptions(**{name: str(config.get(name, "")) for name in names})
 
 
 def batches(predictor: Predictor, records: Sequence[Record], size: int) -> Iterator[tuple[Batch, np.ndarray]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from transferapp.backbones.registry import BACKBONES
 from transferapp.bundle.format import Bundle, read_bundle
 from transferapp.config import FitConfig, make_config
 from transferapp.data.dataset import Earlier, Split
-from transferapp.data.names import printable
-from transferapp.data.options import Source
+from transferapp.data.options import Source, SourceOptions
 from transferapp.data.sources import open_sources
-from transferapp.errors import BundleError, DataError, UsageError
+from transferapp.errors import BundleError, UsageError
+from transferapp.recipes.bundle_data import sources_of
 from transferapp.recipes.fit.fit import fit
 from transferapp.system.progress import Progress, Silent
 
@@ -69,15 +68,18 @@ class UpdateResult:
         return {**values, "path": str(self.path), "changed": [dataclasses.asdict(each) for each in self.changed]}
 
 
-def update(bundle: Path, more: Source | None = None, progress: Progress | None = None) -> UpdateResult:
+def update(
+    path: Path, data: str | None = None, *, source: SourceOptions | None = None, progress: Progress | None = None
+) -> UpdateResult:
     """Add images to those that a bundle was fitted on, and replace it in one step.
 
     The result is that of a fit on all images with the settings and the backbone of the bundle, where the earlier images have
     the splits that they had. Cached features are used again, so that only the new images run through the network.
 
     Args:
-        bundle: A bundle that `fit` or `update` wrote, whose images are still there.
-        more: The images to add; None for those that were added to the bundle's own data since.
+        path: A bundle that `fit` or `update` wrote, whose images are still there.
+        data: The images to add: anything that a fit takes; None for those that were added to the bundle's own data since.
+        source: Columns and places that the user named for these.
         progress: Receives progress updates.
 
     Raises:
@@ -85,18 +87,12 @@ def update(bundle: Path, more: Source | None = None, progress: Progress | None =
         DataError: The earlier images are not there as they were, there are no new ones, or they cannot be used.
     """
     progress, started = progress or Silent(), time.perf_counter()
-    before = read_bundle(bundle)
+    before = read_bundle(path)
     config, sources = _settings(before)
     rows = _rows(before)
-    for source in sources:
-        if not source.data.startswith("tfds:") and not os.path.lexists(source.data):
-            raise DataError(
-                f"The images that {bundle} was made from are not at {printable(source.data)}",
-                expected="the same place as at that time, seen from the folder that the command runs in",
-                hint="An update needs all images: run it where the fit ran, or fit again with all of them",
-            )
-    dataset = open_sources([*sources, *([more] if more else [])], progress=progress)
-    dataset = dataclasses.replace(dataset, earlier=_earlier(bundle, rows))
+    if data is not None:
+        sources.append(Source(data, source or SourceOptions()))
+    dataset = dataclasses.replace(open_sources(sources, progress=progress), earlier=_earlier(path, rows))
     result = fit(config, progress, source=dataset)
     after = _rows(read_bundle(result.path))
     compared = _compare(rows, after)
@@ -124,10 +120,11 @@ def _settings(bundle: Bundle) -> tuple[FitConfig, list[Source]]:
                 expected="a bundle that `transferapp fit` wrote",
                 hint="Fit with all images, or run the command that made it again",
             )
+    hint = "An update needs all images: run it where the fit ran, or fit again with all of them"
+    sources = sources_of(bundle, hint)
     try:
         config = make_config(manifest["config"])
-        sources = [Source.from_json(values) for values in manifest["data"]["sources"]]
-    except (KeyError, TypeError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, UsageError) as error:
         raise BundleError(
             f"{bundle.path} does not say how it was fitted ({error})", hint="Fit again with all images"
         ) from error
