@@ -27,6 +27,7 @@ def test_answers_go_to_a_file_and_a_bad_image_to_the_exit_code(tiny: Path, inbox
     assert done.returncode == DATA
     document = json.loads(done.stdout)
     assert document["labels"] == {"blue": 4, "green": 4, "red": 4}
+    assert document["doubts"] == {}
     assert (document["num_images"], document["errors"], document["folders"]) == (13, {"unsupported_format": 1}, {})
     with (tmp_path / "answers.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -377,6 +377,10 @@ def test_the_folder_of_sorted_images_may_be_among_the_images(bundle: Path, folde
     first = predict_images(bundle, [tmp_path / "in"], settings)
     assert first.num_images == sum(first.folders.values()) == 42
     assert first.folders["unreadable"] == 2
+    assert {name: first.folders.get(name, 0) for name in ("unsure", "unknown")} == {
+        name: first.doubts.get(name, 0) for name in ("unsure", "unknown")
+    }
+    assert first.doubts["unsure"] > 0
     assert {path.name for path in into.iterdir() if path.is_dir()} == set(first.folders)
     with pytest.raises(DataError, match="has no images"):
         predict_images(bundle, [tmp_path / "in"], settings)

@@ -37,7 +37,7 @@ from transferapp.evaluation.report.wording import (
     sets_sentence,
     uniform_sentence,
 )
-from transferapp.recipes.sorting import PLACES
+from transferapp.recipes.sorting import UNKNOWN, UNSURE
 
 if TYPE_CHECKING:
     from transferapp.bundle.predictor import Prediction
@@ -48,6 +48,7 @@ _CELLS = {
     ("large", "similar"): "fine-tune the\nlast stages",
     ("large", "different"): "fine-tune the\nwhole network",
 }
+_DOUBTS = ((UNKNOWN, "they look like none of the classes"), (UNSURE, "they could be of several classes"))
 _SPLIT_NAMES = (("train", "training"), ("val", "validation"), ("test", "test"))
 _IGNORED_SHOWN = 10
 _UNLIMITED = 10_000
@@ -527,14 +528,16 @@ def show_batch(result: Mapping[str, Any], out: Path | None, sort_into: Path | No
     show(console, made)
     if len(result["labels"]) > _LABELS_SHOWN:
         console.print(f"... and {len(result['labels']) - _LABELS_SHOWN:,} more classes")
+    for doubt, meaning in _DOUBTS:
+        if count := result["doubts"].get(doubt):
+            console.print(f"{counted(count, 'image')} among them {'is' if count == 1 else 'are'} {doubt}: {meaning}")
     if errors := result["errors"]:
         kinds = ", ".join(f"{code} {count:,}" for code, count in errors.items())
         console.print(f"{counted(sum(errors.values()), 'image')} could not be read: {kinds}", style="yellow")
     console.print()
     lines = [("answers", str(out))] if out else []
     if sort_into:
-        places = ", ".join(f"{name} {count:,}" for name, count in result["folders"].items() if name in PLACES)
-        lines += [("sorted", f"{sort_into}{os.sep}" + (f" ({places})" if places else ""))]
+        lines += [("sorted", f"{sort_into}{os.sep}")]
         lines += [("undo", f"transferapp undo {shlex.quote(str(sort_into))}")]
     show(console, grid([(label, text(content)) for label, content in lines]))
 

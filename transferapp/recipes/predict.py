@@ -20,7 +20,7 @@ from transferapp.data.image_files import ImageFile, list_images
 from transferapp.data.options import SourceOptions
 from transferapp.errors import ImageError, UsageError
 from transferapp.recipes.answer_files import Answer, Journal, check_answer_file, write_answers
-from transferapp.recipes.sorting import MANIFEST, Method, Sorter, check_sort_folder
+from transferapp.recipes.sorting import MANIFEST, Method, Sorter, check_sort_folder, place_of
 from transferapp.system.cluster import parallel
 from transferapp.system.progress import Progress, Silent
 from transferapp.system.threads import cpu_cores
@@ -59,6 +59,7 @@ class BatchResult:
     Attributes:
         num_images: Images that were answered, including those that cannot be read.
         labels: Images by label.
+        doubts: Images among these that are `unknown` or `unsure`, as `place_of` tells them.
         errors: Images that cannot be read, by code.
         folders: Sorted files by folder; empty if nothing was sorted.
         num_resumed: Answers among them from a run that was killed.
@@ -67,6 +68,7 @@ class BatchResult:
 
     num_images: int
     labels: dict[str, int]
+    doubts: dict[str, int]
     errors: dict[str, int]
     folders: dict[str, int]
     num_resumed: int
@@ -136,7 +138,7 @@ def predict_images(
         if out is not None:
             with progress.task(f"writing {out.name}", 0):
                 write_answers(journal.answers(), out)
-        labels, errors = _counts(journal.answers())
+        labels, doubts, errors = _counts(journal.answers())
         num_images = labels.total() + errors.total()
         sorter = None
         if into is not None:
@@ -147,6 +149,7 @@ def predict_images(
     return BatchResult(
         num_images,
         dict(labels.most_common()),
+        dict(doubts.most_common()),
         dict(errors.most_common()),
         dict(sorter.counts.most_common()) if sorter else {},
         num_resumed,
@@ -200,10 +203,14 @@ def _fill(journal: Journal, predictor: Predictor, images: Iterator[ImageFile], v
             advance(count)
 
 
-def _counts(given: Iterable[Answer]) -> tuple[Counter[str], Counter[str]]:
-    """Return the number of images of each label, and of each error."""
-    labels: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
+def _counts(given: Iterable[Answer]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Return the number of images of each label, of those in doubt by the kind of doubt, and of each error."""
+    labels, doubts, errors = Counter[str](), Counter[str](), Counter[str]()
     for each in given:
-        (errors if each.error else labels)[each.error or each.label] += 1
-    return labels, errors
+        if each.error:
+            errors[each.error] += 1
+            continue
+        labels[each.label] += 1
+        if doubt := place_of(each):
+            doubts[doubt] += 1
+    return labels, doubts, errors
