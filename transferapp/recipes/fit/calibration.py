@@ -62,37 +62,35 @@ def calibrate(
         progress: Receives progress updates.
     """
     dataset, frozen = fitted.measurement.dataset, fitted.classifier.frozen
-    test = dataset.part("test")
-    held_out_probabilities, labels = _held_out(fitted, exported, progress)
-    sets = calibrate_sets(held_out_probabilities, labels, coverage, test_probabilities, test.labels)
-    known = dataset.part("train", "val") if frozen else dataset.part("train")
-    known = known.spread(images_kept(exported.num_features))
-    features = _outputs(fitted, exported, known, progress)[1]
-    if frozen:
-        novelty = calibrate_novelty(features, groups=known.groups())
+    known = (dataset.part("train", "val") if frozen else dataset.part("train")).spread(
+        images_kept(exported.num_features)
+    )
+    validation, test = (dataset.part(split).spread(MOST_IMAGES) for split in ("val", "test"))
+    # In one run, because a network that was trained is compiled for it.
+    together = dataset.with_records((*known.records, *validation.records, *test.records))
+    probabilities, features = _outputs(fitted, exported, together, progress)
+    ends = np.cumsum([len(known), len(validation)])
+    known_features, validation_features, test_features = np.split(features, ends)
+    if fitted.winner.name == SOLVED:
+        held_out, labels = _cross_validated(fitted)
+    elif fitted.winner.held_out is not None and len(validation):
+        held_out, labels = frozen_classifier(fitted.winner.held_out)(validation_features), validation.labels
     else:
-        validation = dataset.part("val").spread(MOST_IMAGES)
-        novelty = calibrate_novelty(features, held_out=_outputs(fitted, exported, validation, progress)[1])
-    if novelty is None:
-        return Calibrated(sets=sets)
-    test_features = _outputs(fitted, exported, test.spread(MOST_IMAGES), progress)[1]
-    return Calibrated(novelty, measure_novelty(novelty, test_features), sets)
+        held_out, labels = np.split(probabilities, ends)[1], validation.labels
+    sets = calibrate_sets(held_out, labels, coverage, test_probabilities, dataset.part("test").labels)
+    if frozen:
+        novelty = calibrate_novelty(known_features, groups=known.groups())
+    else:
+        novelty = calibrate_novelty(known_features, held_out=validation_features)
+    return Calibrated(novelty, measure_novelty(novelty, test_features) if novelty else None, sets)
 
 
-def _held_out(fitted: Fitted, exported: Exported, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities of images that the classifier was not trained on, and their labels."""
-    measurement, winner = fitted.measurement, fitted.winner
-    if winner.name == SOLVED:
-        mixed = measurement.plan.mixture
-        logits = measurement.chosen.mixture.logits if mixed else fitted.views.validation.logits
-        return softmax(logits / fitted.classifier.temperature, axis=1), measured_sample(
-            measurement.dataset.part("train")
-        ).labels
-    validation = measurement.dataset.part("val")
-    probabilities, features = _outputs(fitted, exported, validation, progress)
-    if winner.held_out is not None and len(validation):
-        probabilities = frozen_classifier(winner.held_out)(features)
-    return probabilities, validation.labels
+def _cross_validated(fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cross-validated probabilities of the solved classifier, and the labels of these images."""
+    measurement = fitted.measurement
+    logits = measurement.chosen.mixture.logits if measurement.plan.mixture else fitted.views.validation.logits
+    labels = measured_sample(measurement.dataset.part("train")).labels
+    return softmax(logits / fitted.classifier.temperature, axis=1), labels
 
 
 def _outputs(fitted: Fitted, exported: Exported, part: Dataset, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
