@@ -36,3 +36,8 @@ def test_both_backbones_are_advised_only_where_they_are_clearly_better(saved: fl
     reason = weigh_both(saved, 0.01, "efficientnet_lite2")
     assert ("transferapp ensemble" in reason.text) == advised
     assert reason.values == {"saved": saved, "standard_error": 0.01}
+
+
+@pytest.mark.parametrize("similarity", ["different", "similar"])
+def test_a_mixture_without_a_weight_is_not_read(similarity: str) -> None:
+    assert not use_mixture(similarity, MixtureScore(0.1, 2.3, 10.0, 0.9))

@@ -131,7 +131,8 @@ class MixtureScore:
         loss: Mean negative log-likelihood, in nats.
         saved: Loss of the linear classifier on the last stage less `loss`.
         standard_error: Of `saved`, paired by image.
-        weights: Weight of each tap, by name; taps of weight 0 are left out.
+        weights: Weight of each tap, by name; taps of weight 0 are left out. Empty where every classifier is worse than equal
+            probabilities.
     """
 
     accuracy: float
@@ -147,7 +148,8 @@ class MixtureScore:
         named = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= SHOWN_FROM)
         text = (
             f"The classifier reads a mixture of stages ({named}): cross-validated accuracy {self.accuracy:.3f}, loss "
-            f"{self.loss:.3f}, {self.saved:.3f} ± {self.standard_error:.3f} below that of the last stage."
+            f"{self.loss:.3f}, {abs(self.saved):.3f} ± {self.standard_error:.3f} {'below' if self.saved >= 0 else 'above'} that of "
+            "the last stage."
         )
         return Reason("cut", text, {"accuracy": self.accuracy, "loss": self.loss, "saved": self.saved, **shares})
 
@@ -159,7 +161,8 @@ def use_mixture(similarity: str, mixture: MixtureScore) -> bool:
         similarity: `similar` or `different`.
         mixture: Its figures.
     """
-    return similarity == "different" or mixture.saved > CLEARLY_LOWER * mixture.standard_error
+    clearly = mixture.saved > CLEARLY_LOWER * mixture.standard_error
+    return bool(mixture.weights) and (similarity == "different" or clearly)
 
 
 def weigh_both(saved: float, standard_error: float, chosen: str) -> Reason:

@@ -406,6 +406,8 @@ def _mixed_by_class_weights(
     )
     mixture = _mixed(members, sample, config, class_weights)
     score, plan = _mixture_score(members, mixture, sample.labels, sample.groups()), backbone.plan
+    if not score.weights:  # no classifier is better than equal probabilities
+        return backbone
     reasons = tuple(score.reason() if reason.topic == "cut" else reason for reason in plan.reasons)
     plan = replace(plan, mixture=score.weights, reasons=reasons)
     return replace(backbone, members=members, mixture=mixture, plan=plan)
