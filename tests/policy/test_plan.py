@@ -195,6 +195,12 @@ def test_the_best_stage_wins_and_among_equals_the_earliest(accuracies: tuple[flo
     assert choose_stage(stages(*accuracies)).stage == chosen
 
 
+def test_the_last_stage_is_read_where_cross_validation_tells_nothing() -> None:
+    decided = plan([1, 1, 1], 1.2, stages(0.0, 0.0, 0.0))
+    assert decided.cut == "top"
+    assert reason_about(decided, "cut").values == {"stage": "top", "accuracy": 0.0}
+
+
 @pytest.mark.parametrize(
     ("size", "similarity"), list(itertools.product(["auto", "small", "large"], ["auto", "similar", "different"]))
 )

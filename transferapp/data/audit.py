@@ -186,7 +186,7 @@ def check_usable(before: Dataset, after: Dataset, min_per_class: int = MIN_IMAGE
     small = [(name, n) for name, n in zip(after.class_names, after.counts(), strict=True) if n < min_per_class]
     if small:
         name, count = small[0]
-        others = f", and {len(small) - 1:,} other classes have too few" if len(small) > 1 else ""
+        others = f", and so have {len(small) - 1:,} of the other classes too few" if len(small) > 1 else ""
         raise DataError(
             f"Class {name!r} in {before.origin} has {count} usable image{'' if count == 1 else 's'}{others}",
             expected=f"at least {min_per_class} in every class",

@@ -146,10 +146,10 @@ class MixtureScore:
         total = sum(self.weights.values())
         shares = {name: weight / total for name, weight in self.weights.items()}
         named = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= SHOWN_FROM)
+        side = "below" if self.saved >= 0 else "above"
         text = (
             f"The classifier reads a mixture of stages ({named}): cross-validated accuracy {self.accuracy:.3f}, loss "
-            f"{self.loss:.3f}, {abs(self.saved):.3f} ± {self.standard_error:.3f} {'below' if self.saved >= 0 else 'above'} that of "
-            "the last stage."
+            f"{self.loss:.3f}, {abs(self.saved):.3f} ± {self.standard_error:.3f} {side} that of the last stage."
         )
         return Reason("cut", text, {"accuracy": self.accuracy, "loss": self.loss, "saved": self.saved, **shares})
 

@@ -181,8 +181,14 @@ class Plan:
 
 
 def choose_stage(stages: Sequence[StageScore]) -> StageScore:
-    """Return the stage with the highest accuracy; of those within `TIE` the earliest, which is the cheapest to serve."""
+    """Return the stage with the highest accuracy; of those within `TIE` the earliest, which is the cheapest to serve.
+
+    Where none classifies a single image correctly, which says nothing (each class has one training image, and none while it is
+    held out), the last stage is returned.
+    """
     best = max(score.accuracy for score in stages)
+    if best == 0:
+        return stages[-1]
     return next(score for score in stages if score.accuracy >= best - TIE)
 
 
@@ -324,6 +330,9 @@ def _cut(stages: Sequence[StageScore], size: str, similarity: str) -> tuple[Stag
     if size == "small" and similarity == "similar":
         text = f"The classifier reads the last stage, {top.stage} (cross-validated accuracy {top.accuracy:.3f})."
         return top, Reason("cut", text, {"stage": top.stage, "accuracy": top.accuracy})
+    if best.accuracy == 0:
+        text = f"The classifier reads the last stage, {top.stage}: no stage does better on images that are held out."
+        return top, Reason("cut", text, {"stage": top.stage, "accuracy": 0.0})
     if best is not top:
         text = (
             f"The classifier reads {best.stage}: cross-validated accuracy {best.accuracy:.3f}, "
