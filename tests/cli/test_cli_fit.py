@@ -22,6 +22,7 @@ FILES = {
     "history.csv",
     "model.bin",
     "model.keras",
+    "novelty.npz",
     "model.xml",
     "README.md",
     "report.html",
