@@ -157,6 +157,29 @@ def test_an_image_gets_the_answer_of_the_api_and_the_reasons_for_it(service: Ser
     api.expect(page.locator(".bar[aria-pressed=true]")).to_have_attribute("data-label", "blue")
 
 
+def test_an_unknown_image_is_said_to_be_none_of_the_classes(
+    tmp_path: Path, serve: Callable[..., Served], tab: Callable[..., Tab]
+) -> None:
+    opened = tab(serve(models=make_tiny_bundle(tmp_path / "calibrated", calibrated=True)))
+    sure, classes = opened.page.locator("#sure"), opened.page.locator("#set")
+    opened.give(paint("red"))
+    assert opened.answered()[0][0] == "red"
+    api.expect(sure).not_to_contain_text("none of the model's classes")
+    api.expect(classes).to_be_empty()
+    gray = io.BytesIO()
+    Image.new("RGB", (320, 240), (120, 125, 119)).save(gray, "PNG")
+    opened.give(gray.getvalue(), name="gray.png", kind="image/png")
+    api.expect(sure).to_contain_text("none of the model's classes. Of these, green is the nearest")
+    api.expect(classes).to_be_empty()
+    # As familiar as a held-out image, and between two classes.
+    mixed = io.BytesIO()
+    Image.new("RGB", (320, 240), (130, 120, 5)).save(mixed, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transferapp.bundle.predictor.is_known", lambda score: True)
+        opened.give(mixed.getvalue(), name="mixed.png", kind="image/png")
+        api.expect(classes).to_contain_text("It is red or green: such a set is right for 90.0")
+
+
 @pytest.mark.parametrize("geometry", ["resize", "pad"])
 def test_a_long_image_that_the_model_sees_whole_is_explained_whole(
     tmp_path: Path, serve: Callable[..., Served], tab: Callable[..., Tab], geometry: Geometry
