@@ -20,11 +20,8 @@ from transferapp.training.probe import cross_validation_folds, fit_probe
 PARTS = (0.25, 0.5, 0.71)
 """Parts of the training images that classifiers are solved on, beside all of them."""
 
-REPEATS = 2
-"""Draws of each part."""
-
 SCORED_AT_MOST = 1_000
-"""Images that the classifiers are scored on; of more, some folds are left out."""
+"""Images that the classifiers are scored on; of more, some folds are left out, and each part is drawn once instead of twice."""
 
 LEAST_OF_A_CLASS = 8
 """Fewest images of the median class: a quarter of them are two."""
@@ -104,7 +101,8 @@ def learning_curve(
             found[held_out] = probe.logits(together[held_out]).argmax(axis=1) == labels[held_out]
         return found[scored]
 
-    shares = [np.mean([right(part, repeat) for repeat in range(REPEATS)], axis=0) for part in PARTS]
+    repeats = range(1 if len(labels) > SCORED_AT_MOST else 2)
+    shares = [np.mean([right(part, repeat) for repeat in repeats], axis=0) for part in PARTS]
     all_others = len(labels) * (1 - 1 / num_folds)
     return [part * all_others for part in (*PARTS, 1.0)], np.stack([*shares, correct[scored].astype(float)]), scored
 
