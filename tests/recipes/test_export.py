@@ -28,7 +28,9 @@ Change = Callable[[np.ndarray], np.ndarray]
 def use_format(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[np.ndarray]]:
     """Put a format in the place of all, which gives the bundle's probabilities after a change."""
 
-    def put(path: Path, change: Change = np.copy, files: Change | None = None, **options: Any) -> list[np.ndarray]:
+    def put(
+        path: Path, change: Change = np.copy, files: Change | None = None, file: str = "net", **options: Any
+    ) -> list[np.ndarray]:
         calibrated: list[np.ndarray] = []
 
         def write(job: Job) -> None:
@@ -45,7 +47,7 @@ def use_format(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[np.ndarray
 
             yield Opened(changed(change), changed(files) if files else None)
 
-        monkeypatch.setattr(recipe, "find_format", lambda _: Format("fake", "net", (), write, opened, **options))
+        monkeypatch.setattr(recipe, "find_format", lambda _: Format("fake", file, (), write, opened, **options))
         return calibrated
 
     return put
@@ -161,6 +163,15 @@ def test_an_earlier_export_is_replaced_and_anything_else_left_alone(tmp_path: Pa
         with pytest.raises(UsageError):
             export(path, "fake", other, data=str(data))
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_name_of_a_file_is_refused_where_a_folder_is_written(tmp_path: Path, use_format: Any) -> None:
+    data, path = folder(tmp_path / "data", {"red": 2, "green": 2}), bundle(tmp_path / "tiny")
+    use_format(path, file="net.onnx")
+    with pytest.raises(UsageError) as caught:
+        export(path, "fake", tmp_path / "a.onnx", data=str(data))
+    assert str(tmp_path / "a" / "net.onnx") in str(caught.value)
+    assert not list(tmp_path.glob("*a*.onnx"))
 
 
 def test_damaged_images_are_left_out_and_batches_keep_images_and_labels_together(tmp_path: Path) -> None:

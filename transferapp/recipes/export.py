@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def export(
     if runtime is not None and form.name != "html":
         raise UsageError("--runtime means nothing for this format", expected="--format html", got=form.name)
     target = out or Path("exports") / f"{bundle.path.resolve().name}-{form.name}"
-    _check_target(target)
+    _check_target(target, form)
     held_out, trained = split_by_content(bundle, data, source, progress)
     if form.quantized and not len(trained):
         raise DataError(
@@ -115,7 +115,7 @@ def export(
         parity = compare(predictor, form, staging, held_out.spread(COMPARED_IMAGES), progress)
         if not parity.acceptable:
             raise _refused(form, parity)
-        write_metadata({**metadata, "compared": {"data": held_out.origin, **parity.to_json()}}, staging)
+        write_metadata({**metadata, "compared": {"data": PurePath(held_out.origin).name, **parity.to_json()}}, staging)
         put_in_place(staging, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     return ExportResult(target, target / form.file, size, parity)
@@ -267,8 +267,15 @@ def _refused(form: Format, parity: ExportParity) -> TrainingError:
     )
 
 
-def _check_target(target: Path) -> None:
-    """Raise an error for a place that an export must not replace."""
+def _check_target(target: Path, form: Format) -> None:
+    """Raise an error for the name of a file, and for a place that an export must not replace."""
+    suffix = Path(form.file).suffix
+    if suffix and target.suffix == suffix:
+        raise UsageError(
+            "--out names a folder, in which the network and its metadata.json are written",
+            got=str(target),
+            hint=f"--out {target.with_suffix('')} writes {target.with_suffix('') / form.file}",
+        )
     if not os.path.lexists(target) or is_export(target) or (target.is_dir() and not any(target.iterdir())):
         return
     raise UsageError(
