@@ -279,7 +279,13 @@ def test_what_is_told_without_keras_is_what_keras_says() -> None:
         ),
         (
             hardware_of([Device(f"gpu:{i}", "NVIDIA A100", (8, 0)) for i in range(4)], cores=16),
-            "1 of 4 GPUs (NVIDIA A100): training computes in mixed_float16, with its weights kept in float32",
+            "1 of 4 GPUs (NVIDIA A100): training computes in mixed_float16, with its weights kept in float32; "
+            "KERAS_BACKEND=jax uses all of them",
+        ),
+        (
+            hardware_of([Device(f"gpu:{i}", "NVIDIA A100", (8, 0)) for i in range(4)], cores=16, divides=True),
+            "4 GPUs (NVIDIA A100): each computes a part of every batch, and training computes in mixed_float16, with its "
+            "weights kept in float32",
         ),
         (
             hardware_of([Device("gpu:0", "GeForce GTX 1080", (6, 1))], cores=16),
@@ -302,6 +308,7 @@ def test_the_manifest_holds_everything_as_plain_json() -> None:
         "device": "gpu:0",
         "name": "NVIDIA H100",
         "num_devices": 1,
+        "divided": False,
         "cores": 16,
         "dtype_policy": "mixed_float16",
         "idle": False,

@@ -13,6 +13,7 @@ from transferapp.backbones.registry import BackboneSpec
 from transferapp.backbones.trunk import Trunk, load_trunk
 from transferapp.errors import UsageError
 from transferapp.policy.size import InputSize, choose_input_size
+from transferapp.system.backend import divides_batches
 from transferapp.system.threads import cpu_cores
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class BackboneLoader:
         self._thread = ThreadPoolExecutor(1, "backbones")
 
     def __enter__(self) -> Self:
+        divides_batches()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -105,6 +107,7 @@ class BackboneLoader:
     def _build_model(self, spec: BackboneSpec) -> keras.Model:
         from transferapp.backbones.loading import load_backbone
 
+        divides_batches()
         size = self.input_size(spec).image_size
         model = load_backbone(spec, image_size=size, weights=self._weights.get(spec.name))
         height, width = model.inputs[0].shape[1:3]

@@ -7,6 +7,7 @@ are imported here alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -114,6 +115,42 @@ def configured_backend() -> str:
         return str(settings["backend"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return "tensorflow"
+
+
+def divides_batches() -> bool:
+    """Let this thread's models divide their batches among all devices, if there are several; return whether they do.
+
+    JAX alone: each device holds all weights and computes an equal part of a batch (`keras.distribution.DataParallel`). To be
+    called before a model is built, in each thread that builds or trains one, since Keras keeps a distribution per thread.
+    """
+    if configured_backend() != "jax":
+        return False
+    import keras
+
+    if (distribution := _data_parallel()) is None:
+        return False
+    keras.distribution.set_distribution(distribution)
+    return True
+
+
+@functools.cache
+def _data_parallel() -> Any:
+    """Return the distribution over all devices; None for a single one."""
+    import keras
+
+    count = len(keras.distribution.list_devices())
+    if count < 2:
+        return None
+
+    class Even(keras.distribution.DataParallel):  # type: ignore[misc]
+        """Data parallelism in which a batch that cannot be divided evenly is computed whole by every device."""
+
+        def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
+            if data_shape[0] % count:
+                return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+            return super().get_data_layout(data_shape)
+
+    return Even()
 
 
 POINTWISE = ("convolution", "product", "bfloat16")

@@ -1,8 +1,8 @@
 """The device that training runs on, and the precision that it computes in.
 
 Detection goes by what Keras' backend can use, not by what is plugged in. On a machine that shows no accelerator, no framework
-is imported to find that out. Training uses one device: the first accelerator, or the CPU. In mixed precision it runs on a copy
-of the model (`transferapp.training.session`); what is exported stays in float32.
+is imported to find that out. Training uses all devices under JAX, and otherwise one: the first accelerator, or the CPU. In
+mixed precision it runs on a copy of the model (`transferapp.training.session`); what is exported stays in float32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transferapp.system.backend import Device, accelerator_devices, fastest_pointwise, shows_accelerator
+from transferapp.system.backend import (
+    Device,
+    accelerator_devices,
+    configured_backend,
+    fastest_pointwise,
+    shows_accelerator,
+)
 from transferapp.system.threads import cpu_cores
 
 TENSOR_CORES = (7, 0)
@@ -31,7 +37,8 @@ class Hardware:
         kind: `cpu`, `gpu` or `tpu`.
         device: Keras' name of the device, such as `gpu:0`.
         name: The maker's name of the accelerator; empty for the CPU.
-        num_devices: Devices of this kind that Keras' backend sees. Training uses the first.
+        num_devices: Devices of this kind that Keras' backend sees. Training uses the first, or all where it is `divided`.
+        divided: Whether every device computes its part of each batch (`transferapp.system.backend.divides_batches`).
         cores: CPU cores that this process may use.
         dtype_policy: Keras' name for the precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         idle: Whether the machine shows an accelerator that Keras' backend cannot use.
@@ -43,6 +50,7 @@ class Hardware:
     device: str = "cpu:0"
     name: str = ""
     num_devices: int = 1
+    divided: bool = False
     cores: int = 1
     dtype_policy: str = "float32"
     idle: bool = False
@@ -58,12 +66,17 @@ class Hardware:
             half = ", the 1 x 1 convolutions of what is fine-tuned in bfloat16" if self.pointwise == "bfloat16" else ""
             return f"{cores}, no GPU: training computes in float32{half}"
         spelled = _SPELLED.get(self.kind, self.kind)
-        count = f"1 {spelled}" if self.num_devices == 1 else f"1 of {self.num_devices} {spelled}s"
+        if self.divided:
+            count = f"{self.num_devices} {spelled}s"
+        else:
+            count = f"1 {spelled}" if self.num_devices == 1 else f"1 of {self.num_devices} {spelled}s"
         if self.dtype_policy == "float32":
             precision = "float32, for half precision would not be faster there"
         else:
             precision = f"{self.dtype_policy}, with its weights kept in float32"
-        return f"{count} ({self.name}): training computes in {precision}"
+        share = "each computes a part of every batch, and " if self.divided else ""
+        idle = "; KERAS_BACKEND=jax uses all of them" if self.num_devices > 1 and not self.divided else ""
+        return f"{count} ({self.name}): {share}training computes in {precision}{idle}"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "sentence": self.sentence}
@@ -77,11 +90,22 @@ def detect(precision: str = "auto") -> Hardware:
     """
     devices = accelerator_devices()
     pointwise = "convolution" if devices else fastest_pointwise(precision)
-    return hardware_of(devices, cores=cpu_cores(), idle=not devices and _left_idle(), pointwise=pointwise)
+    return hardware_of(
+        devices,
+        cores=cpu_cores(),
+        idle=not devices and _left_idle(),
+        pointwise=pointwise,
+        divides=configured_backend() == "jax",
+    )
 
 
 def hardware_of(
-    devices: Sequence[Device], *, cores: int, idle: bool = False, pointwise: str = "convolution"
+    devices: Sequence[Device],
+    *,
+    cores: int,
+    idle: bool = False,
+    pointwise: str = "convolution",
+    divides: bool = False,
 ) -> Hardware:
     """Return the hardware to train on, given the accelerators: a pure function.
 
@@ -92,6 +116,7 @@ def hardware_of(
         cores: CPU cores.
         idle: See `Hardware`.
         pointwise: See `Hardware`; counts where there is no accelerator.
+        divides: Whether Keras' backend divides batches among several devices.
     """
     if not devices:
         return Hardware(cores=cores, idle=idle, pointwise=pointwise)
@@ -104,6 +129,7 @@ def hardware_of(
         device=first.id,
         name=first.name,
         num_devices=len(same_kind),
+        divided=divides and len(same_kind) > 1,
         cores=cores,
         dtype_policy=_dtype_policy(kind, first),
     )
