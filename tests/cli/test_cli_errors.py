@@ -73,6 +73,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["plan", "--data", "one", "--backbone", "resnet49"], "Unknown backbone 'resnet49'"),
         (["predict"], "Missing argument 'BUNDLE'"),
         (["predict", "bundle"], "Missing argument 'PATH...'"),
+        (["predict", "bundle", "s3://a/b"], "Images at an address are read with --out only"),
         (["predict", "bundle", "a.jpg", "--ray", "local"], "--ray means nothing without --out or --sort-into"),
         (["evaluate", "bundle"], "Missing option '--data'"),
         (["serve", "bundle", "--port", "99999"], "99999 is not in the range"),

@@ -19,7 +19,7 @@ TOP_K = 5
 
 @click.command("predict")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("paths", metavar="PATH...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=click.Path(), nargs=-1, required=True)
 @click.option("--views", type=int, metavar="[1|10|50]", help="Crops to average.  [default: as in the bundle]")
 @click.option("--top-k", type=int, help=f"Number of classes to show.  [default: {TOP_K}]")
 @click.option(
@@ -42,26 +42,38 @@ TOP_K = 5
 )
 @ray_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image; with --out, one of the counts.")
-def command(bundle: Path, paths: tuple[Path, ...], path_column: str, encoding: str, **options: Any) -> int:
+def command(bundle: Path, paths: tuple[str, ...], path_column: str, encoding: str, **options: Any) -> int:
     """Classify images with a bundle.
 
-    A PATH is an image, a folder of images at any depth, a table of paths, or an archive. Unusable images are reported, and
+    A PATH is an image, a folder of images at any depth, a table of paths, or an archive; with --out also the address of an
+    image or a folder (s3://, gs://, https://). Unusable images are reported, and
     the exit code is then 3. A run with --out or --sort-into that was interrupted goes on when it is given again.
     """
     source = SourceOptions(path_column=path_column, encoding=encoding)
+    from transferapp.data.remote import is_address
+
+    given = [path if is_address(path) else Path(path) for path in paths]
     if options["out"] or options["sort_into"]:
-        return _batch(bundle, paths, source, **options)
-    return _show(bundle, paths, source, **options)
+        return _batch(bundle, given, source, **options)
+    return _show(bundle, given, source, **options)
 
 
 def _show(
-    bundle: Path, paths: Sequence[Path], source: SourceOptions, *, views: int | None, as_json: bool, **options: Any
+    bundle: Path,
+    paths: Sequence[Path | str],
+    source: SourceOptions,
+    *,
+    views: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Print the classes of each image."""
     if options["method"]:
         raise UsageError(f"--{options['method']} means nothing without --sort-into")
     if options["cluster"]:
         raise UsageError("--ray means nothing without --out or --sort-into")
+    if addresses := [path for path in paths if isinstance(path, str)]:
+        raise UsageError("Images at an address are read with --out only", got=addresses[0])
     top_k = TOP_K if options["top_k"] is None else options["top_k"]
     from transferapp.bundle.predictor import Predictor
     from transferapp.cli.card import show_prediction
@@ -102,7 +114,7 @@ def _show(
     return ImageError.exit_code if failures else 0
 
 
-def _batch(bundle: Path, paths: Sequence[Path], source: SourceOptions, *, as_json: bool, **options: Any) -> int:
+def _batch(bundle: Path, paths: Sequence[Path | str], source: SourceOptions, *, as_json: bool, **options: Any) -> int:
     """Write the answers to a file, and sort the images by them."""
     if options["top_k"] is not None:
         raise UsageError("--top-k means nothing with --out or --sort-into, which keep the most probable class")

@@ -24,7 +24,7 @@ class ImageFile(NamedTuple):
 
     Attributes:
         name: The path as the user gave it, or below a folder or an archive that the user gave, or as a table spells it.
-        location: The file; empty where there is none.
+        location: The file, or its address; empty where there is none.
         error: Code of the reason that it cannot be read, known before it is opened; otherwise empty.
         reason: That reason, to follow the name in a sentence.
         unpacked: Whether the file is in the cache, because it came in an archive or inside a table.
@@ -38,7 +38,7 @@ class ImageFile(NamedTuple):
 
 
 def list_images(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     options: SourceOptions | None = None,
     *,
     leave_out: Path | None = None,
@@ -51,7 +51,8 @@ def list_images(
     the way to the present file, and for tables by those in the folders that they name.
 
     Args:
-        paths: Files, folders, tables (.csv, .tsv, .jsonl, .parquet) and zip or tar archives.
+        paths: Files, folders, tables (.csv, .tsv, .jsonl, .parquet) and zip or tar archives; as strings, addresses of images
+            or of folders, whose names are listed at once.
         options: Column of paths, and encoding.
         leave_out: A folder that is not walked when it is met below one of the paths.
         progress: Receives progress updates.
@@ -66,7 +67,11 @@ def list_images(
     return itertools.chain.from_iterable([_images(path, options, skipped, progress) for path in paths])
 
 
-def _images(path: Path, options: SourceOptions, skipped: str | None, progress: Progress) -> Iterator[ImageFile]:
+def _images(path: Path | str, options: SourceOptions, skipped: str | None, progress: Progress) -> Iterator[ImageFile]:
+    if isinstance(path, str):
+        from transferapp.data.remote import list_addresses
+
+        return (ImageFile(address, address) for address in list_addresses(path))
     if path.is_dir():
         _require(path, _walk(os.fspath(path), skipped))
         return _walk(os.fspath(path), skipped)

@@ -18,6 +18,7 @@ from transferapp.bundle.format import only_writer
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.image_files import ImageFile, list_images
 from transferapp.data.options import SourceOptions
+from transferapp.data.remote import is_address, read_address
 from transferapp.errors import ImageError, UsageError
 from transferapp.recipes.answer_files import Answer, Journal, check_answer_file, write_answers
 from transferapp.recipes.sorting import MANIFEST, Method, Sorter, check_sort_folder, place_of
@@ -83,7 +84,7 @@ class BatchResult:
 
 
 def predict_images(
-    bundle: Path, paths: Sequence[Path], settings: BatchSettings, progress: Progress | None = None
+    bundle: Path, paths: Sequence[Path | str], settings: BatchSettings, progress: Progress | None = None
 ) -> BatchResult:
     """Classify images, write the answers to a file, and sort the files by their answers.
 
@@ -92,7 +93,7 @@ def predict_images(
 
     Args:
         bundle: The bundle.
-        paths: Files, folders, tables and archives, as for `list_images`.
+        paths: Files, folders, tables and archives, or addresses, as for `list_images`.
         settings: Where the answers go, and how they are made.
         progress: Receives progress updates.
 
@@ -110,6 +111,8 @@ def predict_images(
         check_answer_file(out)
     if into is not None:
         check_sort_folder(into)
+        if addresses := [path for path in paths if isinstance(path, str)]:
+            raise UsageError("--sort-into takes files of this machine only", got=addresses[0])
     predictor = Predictor.load(bundle, streams=cpu_cores())
     views = predictor.check_views(settings.views)
     identity = {
@@ -182,7 +185,8 @@ def answer(predictor: Predictor, views: int, image: ImageFile) -> Answer:
     if image.error:
         return blank
     try:
-        prediction = predictor.predict(Path(image.location), views=views, top_k=1)
+        source = read_address(image.location) if is_address(image.location) else Path(image.location)
+        prediction = predictor.predict(source, views=views, top_k=1)
     except ImageError as error:
         return replace(blank, error=error.code)
     return replace(
