@@ -42,7 +42,7 @@ def _rotate(image: Image.Image, degrees: float, _: np.random.Generator) -> Image
 
 def _add_noise(image: Image.Image, deviation: float, rng: np.random.Generator) -> Image.Image:
     pixels = np.asarray(image, np.float32)
-    noisy = pixels + rng.normal(0, deviation, pixels.shape)
+    noisy = pixels + np.float32(deviation) * rng.standard_normal(pixels.shape, np.float32)
     return Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8))
 
 

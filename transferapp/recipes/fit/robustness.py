@@ -16,7 +16,7 @@ from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores, in_order
 
 MEASURED_AT_MOST = 100
-"""Test images that are changed. That many take about five seconds, and show a drop of ten points."""
+"""Test images that are changed. That many take about six seconds on two cores, and show a drop of ten points."""
 
 MEASURED_AT_LEAST = 20
 
