@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from transferapp.bundle.format import only_writer
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.image_files import ImageFile, list_images
@@ -201,7 +203,8 @@ def answer(predictor: Predictor, views: int, image: ImageFile) -> Answer:
 
 def _fill(journal: Journal, predictor: Predictor, images: Iterator[ImageFile], views: int, progress: Progress) -> None:
     """Answer the images and write the answers to the journal."""
-    with progress.task("classifying images", 0) as advance:
+    # The threads share the cores already; BLAS threads that wait for each other took a quarter of the time.
+    with threadpool_limits(1, "blas"), progress.task("classifying images", 0) as advance:
         for count, each in enumerate(answers(predictor, images, views), start=1):
             journal.add(each)
             advance(count)
