@@ -58,7 +58,11 @@ class Novelty:
         found = np.empty(len(asked), np.float32)
         for start in range(0, len(asked), _ROWS):
             block = slice(start, start + _ROWS)
-            cosines = asked[block] @ self._directions.T
+            # One image is a request: BLAS would start all its threads in each worker of a service, for longer than it computes.
+            lone = len(asked) == 1
+            cosines = (
+                np.einsum("nd,d->n", self._directions, asked[0])[None] if lone else asked[block] @ self._directions.T
+            )
             if groups is not None:
                 cosines[groups[block, None] == groups] = -1.0
             nearest = np.partition(cosines, -count, axis=1)[:, -count:]
