@@ -156,13 +156,24 @@ def test_the_temperature_is_where_a_grid_finds_the_least_loss() -> None:
     labels[:140] = logits[:140].argmax(axis=1)
 
     def loss(temperature: float) -> float:
-        return -float(np.log(softmax(logits / temperature, axis=1)[np.arange(200), labels]).mean())
+        logarithms = np.log(softmax(logits / temperature, axis=1))
+        own, spread = logarithms[np.arange(200), labels].mean(), logarithms.mean()
+        return -float((201 * own + spread) / 202)
 
     grid = np.exp(np.linspace(np.log(0.2), np.log(5), 2000))
     assert fit_temperature(logits, labels) == pytest.approx(min(grid, key=loss), rel=5e-3)
 
 
-def test_the_temperature_stays_in_its_range_and_never_changes_who_wins() -> None:
-    logits = np.array([[3.0, 0.0], [0.0, 3.0]])
-    assert 0.2 <= fit_temperature(logits, np.array([0, 1])) < 0.21  # always right: as sure as is allowed
-    assert 4.9 < fit_temperature(logits, np.array([1, 0])) <= 5.0  # always wrong: as unsure as is allowed
+def test_the_temperature_stays_in_its_range() -> None:
+    logits = np.array([[0.3, 0.0], [0.0, 0.3]])
+    assert 0.2 <= fit_temperature(np.tile(logits, (5000, 1)), np.tile([0, 1], 5000)) < 0.21  # always right
+    assert 4.9 < fit_temperature(10 * logits, np.array([1, 0])) <= 5.0  # always wrong
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_images_that_are_all_right_do_not_make_the_next_one_certain(count: int) -> None:
+    """As sure as `count` right answers in a row allow, by the rule of succession, and not at the limit of the range."""
+    labels = np.arange(count) % 2
+    logits = np.where(labels[:, None] == [0, 1], 5.0, -5.0)
+    sure = softmax(logits / fit_temperature(logits, labels), axis=1).max(axis=1)
+    assert sure == pytest.approx(1 - 0.5 / (count + 2), abs=2e-4)

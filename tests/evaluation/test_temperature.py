@@ -28,8 +28,8 @@ def test_no_other_temperature_gives_the_average_a_lower_loss(scale: float) -> No
     members = np.stack([logits for logits, _ in parts])
 
     def loss(temperature: float) -> float:
-        mean = softmax(members / temperature, axis=-1).mean(axis=0)
-        return float(-np.log(mean[np.arange(400), labels]).mean())
+        logarithms = np.log(softmax(members / temperature, axis=-1).mean(axis=0))
+        return float(-(401 * logarithms[np.arange(400), labels] + logarithms.mean(axis=1)).mean() / 402)
 
     found = fit_temperature(members, labels)
     tried = np.geomspace(0.2, 5.0, 60)

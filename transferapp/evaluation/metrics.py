@@ -160,6 +160,9 @@ def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Fit the temperature that divides logits so that probabilities match frequencies (Guo et al., 2017).
 
+    The labels are smoothed by 1 / (n + 2), as in Platt scaling (1999): that n images are all classified correctly does not show
+    that the next one is.
+
     Args:
         logits: float, shape (n, num_classes), of images that the classifier was not trained on; or (members, n, num_classes)
             of several classifiers whose probabilities are averaged.
@@ -168,12 +171,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Returns:
         A number in [0.2, 5]; 1 leaves the logits unchanged.
     """
-    rows = np.arange(len(labels))
+    rows, smoothing = np.arange(len(labels)), 1 / (len(labels) + 2)
     members = logits.reshape(-1, *logits.shape[-2:])
 
     def loss(log_temperature: float) -> float:
-        own = [log_softmax(each / math.exp(log_temperature))[rows, labels] for each in members]
-        return float(-logsumexp(own, axis=0).mean()) + math.log(len(members))
+        scaled = [log_softmax(each / math.exp(log_temperature)) for each in members]
+        by_class = logsumexp(scaled, axis=0) - math.log(len(members))
+        return float(-((1 - smoothing) * by_class[rows, labels] + smoothing * by_class.mean(axis=1)).mean())
 
     found = minimize_scalar(loss, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
     return math.exp(float(found.x))
