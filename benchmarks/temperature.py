@@ -2,8 +2,8 @@
 
     python benchmarks/temperature.py DIR [DIR ...]
 
-A linear classifier on the last stage of Lite0 is trained on 4, 8, 16 and 32 images of each class, four times, and measured on all
-others (docs/decisions/0025-temperature.md).
+A linear classifier on the last stage of Lite0 is trained on 4, 8, 16 and 32 images of each class, four times, and measured on
+all others (docs/decisions/0025-temperature.md).
 """
 
 from __future__ import annotations
