@@ -39,7 +39,7 @@ from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, Weighti
 from transferapp.recipes.fit.report import candidate_reason
 from transferapp.recipes.fit.resume import RunFolder
 from transferapp.recipes.fit.solve import ViewChoice, solve
-from transferapp.recipes.fit.trainer import Trainer
+from transferapp.recipes.fit.trainer import Baseline, Trainer
 from transferapp.system.progress import Silent
 
 CLASSES = ("across", "down", "rings")
@@ -192,7 +192,9 @@ def fine_tuned(setting: Setting, target: Path) -> Outcome:
 def trainer_of(setting: Setting, target: Path) -> Trainer:
     """Return the trainer of the chosen backbone."""
     chosen = setting.measurement.chosen
-    return Trainer(chosen, setting.network, setting.measurement, 0, 0.0, setting.config, begun(target), Silent())
+    return Trainer(
+        chosen, setting.network, setting.measurement, Baseline(0, 0.0), setting.config, begun(target), Silent()
+    )
 
 
 def with_budget(setting: Setting, seconds: float) -> Setting:

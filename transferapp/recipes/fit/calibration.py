@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """What a bundle can say of an image beside its probabilities.
+    """Novelty score and prediction sets of a bundle, beside its probabilities.
 
     Attributes:
         novelty: The novelty score; None where there are too few held-out images.

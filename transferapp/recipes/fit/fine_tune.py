@@ -18,7 +18,7 @@ from transferapp.policy.cuts import Proposal
 from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone
 from transferapp.recipes.fit.resume import RunFolder
-from transferapp.recipes.fit.trainer import Trainer
+from transferapp.recipes.fit.trainer import Baseline, Trainer
 from transferapp.system.progress import Progress
 
 
@@ -57,11 +57,11 @@ def fine_tune(
     if not proposals:
         return ()
     deadline = time.monotonic() + measurement.plan.budget
-    to_beat = 0.0 if config.rule_only or config.scratch else solved.accuracy or 0.0
+    baseline = Baseline(views, 0.0 if config.rule_only or config.scratch else solved.accuracy or 0.0)
 
     def trainer(backbone: ProbedBackbone, run: RunFolder) -> Trainer:
         network = loader.model(backbone.spec)
-        return Trainer(backbone, network, measurement, views, to_beat, config, run, progress)
+        return Trainer(backbone, network, measurement, baseline, config, run, progress)
 
     candidates, deadline = _train_all(trainer(measurement.chosen, run), proposals, deadline)
     passed_over = measurement.chosen.spec

@@ -106,6 +106,19 @@ class _Job:
     idle: float = 0.0
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """The linear classifier that training is compared with.
+
+    Attributes:
+        views: Random views of each image that it was solved on; a head alone is trained on as many.
+        accuracy: On the validation images; 0 where every proposal is trained to its end.
+    """
+
+    views: int
+    accuracy: float
+
+
 class Trainer:
     """Trains the proposals for one backbone, each from the pretrained weights.
 
@@ -113,8 +126,7 @@ class Trainer:
         backbone: The probed backbone.
         network: Its Keras model with pretrained weights; training leaves it unchanged.
         measurement: The images and the class weights.
-        views: Random views of each image that the linear classifier used; a head alone is trained on as many.
-        to_beat: Accuracy of the linear classifier on the validation images; 0 where every proposal is trained to its end.
+        baseline: The linear classifier.
         config: Settings of the fit.
         run: Records decisions, activations and checkpoints.
         progress: Receives progress updates.
@@ -128,15 +140,13 @@ class Trainer:
         backbone: ProbedBackbone,
         network: keras.Model,
         measurement: Measurement,
-        views: int,
-        to_beat: float,
+        baseline: Baseline,
         config: FitConfig,
         run: RunFolder,
         progress: Progress,
     ) -> None:
         self._backbone, self._network, self._measurement = backbone, network, measurement
-        self._views, self._config, self._run, self._progress = views, config, run, progress
-        self._to_beat = to_beat
+        self._baseline, self._config, self._run, self._progress = baseline, config, run, progress
         self._train, self._val = measurement.dataset.part("train"), measurement.dataset.part("val")
         self._num_classes = len(measurement.dataset.class_names)
         self._tuning = config.tuning(len(self._train))
@@ -322,7 +332,7 @@ class Trainer:
         if config.l2 == "auto" and spec.linear:
             stage = stage_named(self._backbone.trunk.stages, proposal.cut)
             spec = replace(spec, l2=self._measurement.l2(self._measurement.validation(self._backbone, stage)))
-        features = self.data.head(proposal.cut, spec.pooling, self._views)
+        features = self.data.head(proposal.cut, spec.pooling, self._baseline.views)
         head = Head(spec, features.mean, features.std, self._num_classes)
         tail = lone_head(head, features.shape, config.seed)
         return _Job(
@@ -368,7 +378,7 @@ class Trainer:
             weight_decay=config.decay,
             # Random weights stand still for epochs before they learn, and so do epochs of few steps.
             patience=epochs if config.scratch else max(PATIENCE, epochs // 3),
-            to_beat=self._to_beat,
+            to_beat=self._baseline.accuracy,
             class_weights=() if weights is None else tuple(weights.tolist()),
             label_smoothing=config.label_smoothing,
             mixup=config.mixup,
