@@ -81,6 +81,14 @@ def test_few_images_are_in_hand_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert 0 < watch.most <= 8
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("test", "train"), ("test", "val")])
+def test_an_image_that_is_in_several_splits_was_trained_on(splits: tuple[str, str], tmp_path: Path) -> None:
+    data = folder(tmp_path / "data", {"red": 2, "green": 2})
+    copied = data / "red" / "0.png"
+    found = evaluate(bundle(tmp_path / "tiny", learned=[(copied, split) for split in splits]), str(data), views=1)
+    assert (found.metrics.num_images, found.num_seen) == (3, 1)
+
+
 def test_labels_go_by_name_whatever_the_order_of_the_bundle(tmp_path: Path) -> None:
     # The bundle's first class is what its network sees in red images: here that folder is called "zebra".
     data = tmp_path / "data"

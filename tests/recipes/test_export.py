@@ -137,6 +137,18 @@ def test_images_that_the_bundle_was_trained_on_calibrate_and_others_compare(tmp_
     assert [crop.shape for crop in calibrated] == [(1, 224, 224, 3)] * 6
 
 
+def test_it_is_compared_on_validation_images_only_where_there_are_no_others(tmp_path: Path, use_format: Any) -> None:
+    """The linear classifier that ships is solved on training and validation images together."""
+    data = folder(tmp_path / "data", {"red": 5, "green": 5})
+    images, parts = sorted(data.rglob("*.png")), ["train"] * 5 + ["val"] * 3 + ["test"] * 2
+    path = bundle(tmp_path / "tiny", learned=list(zip(images, parts, strict=True)))
+    use_format(path)
+    assert export(path, "fake", tmp_path / "out", data=str(data)).parity.num_images == 2
+    for image in images[8:]:
+        image.unlink()
+    assert export(path, "fake", tmp_path / "out", data=str(data)).parity.num_images == 3
+
+
 @pytest.mark.parametrize("learned", ["train", "test"])
 def test_without_held_out_or_training_images_it_asks_for_data(learned: str, tmp_path: Path, use_format: Any) -> None:
     data = folder(tmp_path / "data", {"red": 2, "green": 2})

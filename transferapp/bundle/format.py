@@ -118,13 +118,15 @@ class Bundle:
     def splits(self) -> dict[str, str]:
         """Return the split of every image of the fit by the SHA-256 of its bytes; empty where the bundle does not say.
 
+        An image that is in several splits, as given ones can have it, counts as one of the first of train, val and test.
+
         Raises:
             BundleError: The table was altered.
         """
         if "split.csv" not in self.manifest["files"]:
             return {}
-        rows = csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8")))
-        return {row["sha256"]: row["split"] for row in rows}
+        rows = list(csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8"))))
+        return {row["sha256"]: split for split in ("test", "val", "train") for row in rows if row["split"] == split}
 
     @property
     def set_threshold(self) -> float | None:

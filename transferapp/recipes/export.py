@@ -80,7 +80,8 @@ def export(
         path: The bundle.
         kind: Name of the format; see `transferapp.bundle.exports.formats`.
         out: Folder to write; by default `exports/NAME-FORMAT`. An earlier export there is replaced.
-        data: Images to compare on, as for `evaluate`; by default those of the fit. Training images are left out.
+        data: Images to compare on, as for `evaluate`; by default those of the fit. Training images are left out, and validation
+            images where there are others.
         source: Columns and places that the user named for `data`.
         runtime: Of `html`: the package `onnxruntime-web` as npm packs it; by default npm fetches it.
         progress: Receives progress updates.
@@ -133,7 +134,8 @@ def split_by_content(
         progress: Receives progress updates.
 
     Returns:
-        Images that the bundle was not trained on, at least one, and those that it was trained on.
+        Held-out images, at least one, and training images. Validation images are held out where there are no others: the linear
+        classifier that ships is solved on them, too.
 
     Raises:
         DataError: The data are missing, or no image is held out.
@@ -160,7 +162,8 @@ def split_by_content(
         for index, record in enumerate(in_order(pool, known, dataset.records, 64)):
             found += [record] if record else []
             advance(index + 1)
-    held_out = [record for record in found if splits.get(record.sha256) != "train"]
+    held_out = [record for record in found if splits.get(record.sha256) not in ("train", "val")]
+    held_out = held_out or [record for record in found if splits.get(record.sha256) == "val"]
     trained = [record for record in found if splits.get(record.sha256) == "train"]
     if not held_out:
         raise DataError(f"The bundle was trained on every image of {dataset.origin}", hint=hint)
