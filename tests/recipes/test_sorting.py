@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from transferapp.errors import DataError
+from transferapp.errors import DataError, UsageError
 from transferapp.recipes import sorting
 from transferapp.recipes.answer_files import Answer
-from transferapp.recipes.sorting import MANIFEST, Method, Sorter, folder_names, place_of, undo
+from transferapp.recipes.sorting import MANIFEST, Method, Sorter, check_sort_folder, folder_names, place_of, undo
 
 CLASSES = ("cat", "dog")
 
@@ -75,6 +75,14 @@ def test_every_class_has_a_folder_of_its_own_that_every_system_takes() -> None:
         assert folder not in ("", ".", "..")
         assert not set('\\/:*?"<>|\n') & set(folder)
     assert (folders["cat"], folders["é"], folders[" x. "]) == ("cat", "é", "x")
+
+
+@pytest.mark.parametrize("name", [".", "cat", "unknown"])
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    check_sort_folder(tmp_path / "out", CLASSES)
+    make(tmp_path, f"out/{name}" if name != "." else "out")
+    with pytest.raises(UsageError):
+        check_sort_folder(tmp_path / "out", CLASSES)
 
 
 @pytest.mark.parametrize("method", ["move", "copy", "link"])
@@ -226,6 +234,30 @@ def test_a_copy_that_is_the_only_one_of_its_content_is_not_deleted(tmp_path: Pat
     undone = undo(tmp_path / "out")
     assert (undone.num_restored, len(undone.left)) == (0, 1)
     assert copied.read_text() == kept
+
+
+@pytest.mark.parametrize("method", ["move", "copy"])
+def test_a_file_is_kept_where_its_former_folder_is_a_link_to_the_sorted_one(tmp_path: Path, method: Method) -> None:
+    answers = [answer(file) for file in make(tmp_path / "in", "1.jpg", "2.jpg")]
+    sort(tmp_path / "out", answers, method)
+    shutil.rmtree(tmp_path / "in")
+    (tmp_path / "in").symlink_to(tmp_path / "out/cat")
+    sort(tmp_path / "out", answers, method)
+    undo(tmp_path / "out")
+    assert tree(tmp_path / "out") == {"cat/1.jpg": "1.jpg", "cat/2.jpg": "2.jpg"}
+
+
+def test_files_in_the_place_of_folders_do_not_stop_the_others_from_being_put_back(tmp_path: Path) -> None:
+    files = make(tmp_path / "in", "a/1.jpg", "2.jpg", "3.jpg")
+    sort(tmp_path / "out", [answer(files[0]), answer(files[1], "dog"), answer(files[2])])
+    (tmp_path / "in/a").rmdir()
+    (tmp_path / "out/dog").rename(tmp_path / "dogs")
+    make(tmp_path, "in/a", "out/dog")
+    undone = undo(tmp_path / "out")
+    assert (undone.num_restored, [name for name, _ in undone.left]) == (1, ["dog/2.jpg", "cat/1.jpg"])
+    assert files[2].read_text() == "3.jpg"
+    assert (tmp_path / "out/cat/1.jpg").read_text() == "a/1.jpg"
+    assert (tmp_path / "out/dog").read_text() == "out/dog"
 
 
 def test_a_manifest_never_leads_out_of_its_folder(tmp_path: Path) -> None:

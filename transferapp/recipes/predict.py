@@ -111,11 +111,11 @@ def predict_images(
         raise UsageError("Nothing is to be done with the answers", expected="a file, or a folder to sort into")
     if out is not None:
         check_answer_file(out)
-    if into is not None:
-        check_sort_folder(into)
-        if addresses := [path for path in paths if isinstance(path, str)]:
-            raise UsageError("--sort-into takes files of this machine only", got=addresses[0])
+    if into is not None and (addresses := [path for path in paths if isinstance(path, str)]):
+        raise UsageError("--sort-into takes files of this machine only", got=addresses[0])
     predictor = Predictor.load(bundle, streams=cpu_cores())
+    if into is not None:
+        check_sort_folder(into, predictor.class_names)
     views = predictor.check_views(settings.views)
     identity = {
         "bundle": predictor.bundle.version,

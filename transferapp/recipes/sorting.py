@@ -56,14 +56,15 @@ class Undone:
     left: tuple[tuple[str, str], ...]
 
 
-def check_sort_folder(folder: Path) -> None:
-    """Refuse a place to sort into that is not a folder.
+def check_sort_folder(folder: Path, class_names: Sequence[str]) -> None:
+    """Refuse a place to sort into where a file stands in the way of a folder, before any work is done.
 
     Raises:
-        UsageError: It is a file.
+        UsageError: It is a file, or what would be the folder of a class is one.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder, so nothing can be sorted into it", hint="Name another place")
+    for place in (folder, *(folder / name for name in (*PLACES, *folder_names(class_names).values()))):
+        if os.path.lexists(place) and not place.is_dir():
+            raise UsageError(f"{place} is not a folder, so nothing can be sorted into it", hint="Name another place")
 
 
 def folder_names(class_names: Sequence[str]) -> dict[str, str]:
@@ -171,8 +172,15 @@ class Sorter:
         if entry is None or entry["method"] != "move":
             return
         source, target = Path(entry["from"]), self._into / entry["to"]
+        if _is_same_place(source, target):
+            return
         if source.is_symlink() == target.is_symlink() and _is_there(source, target, "copy"):
             source.unlink()
+
+
+def _is_same_place(source: Path, target: Path) -> bool:
+    """Return whether two paths are one entry of one folder, reached through a link to it: deleting one deletes both."""
+    return source.name == target.name and os.path.realpath(source.parent) == os.path.realpath(target.parent)
 
 
 def _is_there(source: Path, target: Path, method: str) -> bool:
@@ -257,18 +265,24 @@ def _put_back(target: Path, entry: dict[str, Any]) -> str | None:
     Returns:
         None if that was done, an empty text if there was nothing to do, otherwise why it was not done.
     """
-    target.with_name(_PART).unlink(missing_ok=True)  # of a kill during a copy
+    if target.parent.is_dir():
+        target.with_name(_PART).unlink(missing_ok=True)  # of a kill during a copy
     source, method = Path(entry["from"]), entry["method"]
     shown = printable(entry["from"])
     if not os.path.lexists(target):
         return "is no longer there" if method == "move" and not os.path.lexists(source) else ""
+    if _is_same_place(source, target):
+        return ""
     if method == "move":
         if os.path.lexists(source):
             if not _is_there(source, target, "copy"):
                 return f"{shown} exists"
             target.unlink()  # killed between the two steps of a move
             return None
-        source.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            return f"{printable(str(source.parent))} is no longer a folder"
         _move(target.absolute(), source)
     elif method == "link":
         if not target.is_symlink() or target.readlink() != source:
