@@ -116,7 +116,7 @@ def _require_one(candidates: Sequence[Candidate], config: FitConfig, *, several_
         return
     ways = []
     if all(candidate.no_time for candidate in candidates):
-        ways.append("give it more time with --budget")
+        ways.append("give it more time with --budget and --fresh")
     if config.rule_only and not config.scratch:
         ways.append("leave out --rule-only to ship the linear classifier")
     hint = ", or ".join(ways)
