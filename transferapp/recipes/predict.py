@@ -29,8 +29,10 @@ from transferapp.system.progress import Progress, Silent
 from transferapp.system.threads import cpu_cores
 
 _WINDOW = 16
-"""Images in hand for each thread, so that a slow one does not stop the others; on a cluster, images of a task. They are not
-decoded while they wait."""
+"""Images in hand for each thread, so that a slow one does not stop the others. They are not decoded while they wait."""
+
+_TASK = 64
+"""Images of one task on a cluster: with one crop half a second of work, so that giving out tasks does not limit a large one."""
 
 _DIGITS = 6
 """Decimal places of scores and novelty."""
@@ -173,7 +175,7 @@ def answers(predictor: Predictor, images: Iterable[ImageFile], views: int) -> It
         views: 1, 10 or 50 crops to average.
     """
     work = partial(answer, predictor, views)
-    return parallel(work, images, threads=cpu_cores(), ahead=_WINDOW, group=_WINDOW)
+    return parallel(work, images, threads=cpu_cores(), ahead=_WINDOW, group=_TASK)
 
 
 def answer(predictor: Predictor, views: int, image: ImageFile) -> Answer:
