@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -275,6 +276,55 @@ def test_images_that_changed_since_the_kill_are_classified_again(
     ]
 
 
+def test_a_file_that_took_the_place_of_another_since_the_kill_is_classified_again(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for number, folder in enumerate([images] * 4 + [tmp_path]):
+        Image.new("RGB", (60, 60), "red" if number < 4 else "blue").save(folder / f"{number}.png")
+        os.utime(folder / f"{number}.png", (1e9, 1e9))
+    settings = BatchSettings(out=tmp_path / "a.csv", views=1)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 3)
+        with pytest.raises(Killed):
+            predict_images(bundle, [images], settings)
+    time.sleep(0.02)  # more than a tick of the clock of files
+    (tmp_path / "4.png").replace(images / "1.png")
+    assert predict_images(bundle, [images], settings).num_resumed == 1
+    assert [row["label"] for row in read_csv(tmp_path / "a.csv")] == ["red", "blue", "red", "red"]
+
+
+def test_a_killed_run_on_an_archive_goes_on_unless_it_is_another(
+    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFERAPP_CACHE", str(tmp_path / "cache"))
+    archive, settings = tmp_path / "images.zip", BatchSettings(out=tmp_path / "a.csv", views=1)
+    for color in ("blue", "red"):
+        _copy_tree(folder, tmp_path / color)
+        Image.new("RGB", (60, 60), color).save(tmp_path / color / "text.png")
+        shutil.make_archive(str(tmp_path / color), "zip", tmp_path / color)
+        shutil.copy(tmp_path / f"{color}.zip", archive)
+        expected = predict_images(bundle, [archive], settings).labels
+    with monkeypatch.context() as patch:
+        kill_after(patch, 12)
+        with pytest.raises(Killed):
+            predict_images(bundle, [archive], settings)
+    shutil.rmtree(tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        kill_after(patch, 6)
+        with pytest.raises(Killed):
+            predict_images(bundle, [archive], settings)
+    result = predict_images(bundle, [archive], settings)
+    assert (result.num_resumed, result.labels) == (18, expected)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 12)
+        with pytest.raises(Killed):
+            predict_images(bundle, [archive], settings)
+    shutil.copy(tmp_path / "blue.zip", archive)
+    assert predict_images(bundle, [archive], settings).num_resumed == 0
+
+
 def test_an_unfinished_run_of_another_kind_is_not_mixed_in(
     bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +395,27 @@ def test_a_kill_while_sorting_keeps_all_answers(
         assert sorted_tree(images) == before
         assert not into.exists() or not sorted_tree(into)
     assert trees["whole"] == trees["killed"]
+
+
+def test_what_was_killed_and_then_undone_begins_with_the_images_as_they_are(
+    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, into, out = (tmp_path / part for part in ("in", "sorted", "a.csv"))
+    _copy_tree(folder, images)
+    settings = BatchSettings(out=out, sort_into=into, views=1)
+    with monkeypatch.context() as patch:
+        _die_while_sorting(patch, 20)
+        with pytest.raises(Killed):
+            predict_images(bundle, [images], settings)
+    undo(into)
+    first, *rest = sorted(images.rglob("*.*g"))
+    first.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    rest[0].with_name("zz new.png").write_bytes(rest[-1].read_bytes())
+    predict_images(bundle, [images], settings)
+    rows = {row["file"]: row["error"] for row in read_csv(out)}
+    assert rows[str(first)]
+    assert str(rest[0].with_name("zz new.png")) in rows
+    assert sorted_tree(images) == {}
 
 
 def _copy_tree(source: Path, target: Path) -> None:

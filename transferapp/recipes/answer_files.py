@@ -95,7 +95,7 @@ class Journal:
                 image = next(images, None)
                 if image is None:
                     break
-                if answer.file != image.name or self._modified(image):
+                if answer.file != image.name or self._modified(image, answer):
                     images = itertools.chain([image], images)
                     break
                 self._end, kept = end, kept + 1
@@ -171,12 +171,19 @@ class Journal:
                     return  # half written, or the mark of a complete journal
                 yield answer, position
 
-    def _modified(self, image: ImageFile) -> bool:
-        """Return whether a file was written after the run had begun, so that its answer may be that of its former content."""
+    def _modified(self, image: ImageFile, answer: Answer) -> bool:
+        """Return whether the answer may be that of a former content: the file was changed after the run had begun.
+
+        The time of the last change of its entry tells a file that was put in its place with an earlier date. Files in the cache
+        are written during the run, and their place there depends on the content of the archive.
+        """
+        if image.unpacked:
+            return image.location != answer.location
         try:
-            return bool(image.location) and Path(image.location).stat().st_mtime > self._started
+            status = Path(image.location).stat() if image.location else None
         except OSError:
             return False
+        return status is not None and max(status.st_mtime, status.st_ctime) > self._started
 
     def _write(self, document: Mapping[str, Any]) -> None:
         assert self._stream is not None

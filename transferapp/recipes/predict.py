@@ -131,7 +131,7 @@ def predict_images(
             stack.enter_context(only_writer(target))
         place = out.with_name(f"{out.name}.part") if out else (into or Path()) / ".answers.part"
         journal = stack.enter_context(Journal(place, identity))
-        if journal.is_complete:
+        if journal.is_complete and into is not None and (into / MANIFEST).exists():  # not where that was undone
             num_resumed = sum(1 for _ in journal.answers())
             progress.note("Going on with the sorting that was interrupted; images that are new wait for another run")
         else:
