@@ -13,10 +13,12 @@ from transferapp.errors import TrainingError
 from transferapp.training import probe as probe_module
 from transferapp.training.probe import (
     L2_PATH,
+    PRIOR_ROWS,
     LinearProbe,
     cross_validate,
     fit_probe,
     log_softmax,
+    moments,
     stratified_folds,
 )
 
@@ -59,7 +61,8 @@ def test_the_gradient_vanishes_at_the_solution(shape: tuple[int, int], l2: float
 def test_a_generic_minimizer_finds_no_better_solution() -> None:
     features, labels = blobs(40, 4)
     probe = fit_probe(features, labels, 3, 0.03)
-    x = (features.astype(float) - features.mean(axis=0)) / features.std(axis=0)
+    mean, std = moments(features)
+    x = (features.astype(float) - mean) / std
 
     def loss(flat: np.ndarray) -> float:
         kernel, bias = flat[:12].reshape(4, 3), flat[12:]
@@ -81,7 +84,8 @@ def test_whole_weights_are_copies() -> None:
     assert weighted.logits(features).argmax(axis=1).tolist() == repeated.logits(features).argmax(axis=1).tolist()
 
 
-def test_the_span_of_few_images_gives_the_solution_of_all_features() -> None:
+def test_the_span_of_few_images_gives_the_solution_of_all_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "PRIOR_ROWS", 0)  # it counts less among more rows
     features, labels = blobs(30, 60)
     padded = np.concatenate([features, np.zeros((30, 1), np.float32)], axis=1)
     narrow = fit_probe(features, labels, 3, 0.1)  # 30 images, 60 features: solved in their span
@@ -90,6 +94,23 @@ def test_the_span_of_few_images_gives_the_solution_of_all_features() -> None:
     np.testing.assert_allclose(narrow.kernel, wide.kernel, atol=2e-4)
     np.testing.assert_allclose(narrow.bias, wide.bias, atol=1e-3)
     assert (fit_probe(padded, labels, 3, 0.1).kernel[-1] == 0).all()
+
+
+def test_a_channel_that_seldom_responds_does_not_outweigh_all_others() -> None:
+    features, labels = blobs(12, 8)
+    rare = (1e-4 * labels[:, None] + np.zeros((12, 1))).astype(np.float32)
+    probe = fit_probe(np.concatenate([features, rare], axis=1), labels, 3, 0.01)
+    plain, responding = (np.concatenate([features, np.full((12, 1), value, np.float32)], axis=1) for value in (0, 1))
+    assert np.abs(probe.logits(responding) - probe.logits(plain)).max() < 1
+
+
+def test_variances_are_shrunk_less_the_more_rows_there_are() -> None:
+    rng = np.random.default_rng(0)
+    for count in (10, 100_000):
+        features = rng.normal(size=(count, 3)).astype(np.float32) * np.array([0.01, 1, 100], np.float32)
+        found, weight = np.square(moments(features)[1]), PRIOR_ROWS / (count + PRIOR_ROWS)
+        variances = features.astype(float).var(axis=0)
+        np.testing.assert_allclose(found, (1 - weight) * variances + weight * np.median(variances), rtol=1e-4)
 
 
 def test_shifting_and_scaling_features_changes_nothing() -> None:
@@ -165,7 +186,8 @@ def slow_cross_validation(
 ) -> np.ndarray:
     """Held-out logits at one strength: each fold's probe by itself, on features scaled over all images."""
     folds = stratified_folds(labels, 5, seed)
-    scaled = ((features - features.mean(axis=0)) / features.std(axis=0)).astype(np.float32)
+    mean, std = moments(features)
+    scaled = ((features - mean) / std).astype(np.float32)
     logits = np.empty((len(labels), classes))
     for fold in range(5):
         train = folds != fold

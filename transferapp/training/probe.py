@@ -32,6 +32,11 @@ _SEARCH_TOLERANCES = {"tolerance": 3e-7, "gradient_tolerance": 1e-5}
 _FINAL_TOLERANCES = {"tolerance": 1e-8, "gradient_tolerance": 1e-5}
 _HOPELESS = 1.02
 """The path stops where the loss exceeds its best by this factor: held-out loss has one minimum; weak strengths cost most."""
+PRIOR_ROWS = 10
+"""Rows of the median variance that the variance of each column is averaged with. In few images a channel that seldom responds
+hardly varies; divided by that, its response to another image would outweigh all others
+(docs/decisions/0025-temperature.md)."""
+
 _STD_FLOOR = 1e-6
 _ROWS_AT_ONCE = 2048
 _MAX_COLUMNS = 256
@@ -267,7 +272,7 @@ class _PathWalk:
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation of each column, float32, shape (num_features,), to standardize by.
 
-    A constant column has deviation 1.
+    Variances are shrunk toward the median variance by `PRIOR_ROWS`. A constant column has deviation 1.
 
     Raises:
         TrainingError: The features hold NaN or infinite numbers.
@@ -284,7 +289,11 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "The backbone's features contain NaN or infinite numbers",
             hint="Its weights are damaged: choose another backbone or weight file",
         )
-    std[std < _STD_FLOOR] = 1.0  # dividing a dead channel by its deviation would amplify noise
+    dead = std < _STD_FLOOR  # dividing a dead channel by its deviation would amplify noise
+    if not dead.all():
+        usual = float(np.median(np.square(std[~dead])))
+        std = np.sqrt((len(features) * np.square(std) + PRIOR_ROWS * usual) / (len(features) + PRIOR_ROWS))
+    std[dead] = 1.0
     return mean.astype(np.float32), std.astype(np.float32)
 
 
