@@ -125,8 +125,13 @@ class Bundle:
         """
         if "split.csv" not in self.manifest["files"]:
             return {}
-        rows = list(csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8"))))
-        return {row["sha256"]: split for split in ("test", "val", "train") for row in rows if row["split"] == split}
+        first = {"train": 0, "val": 1, "test": 2}
+        splits: dict[str, str] = {}
+        for row in csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8"))):
+            known = splits.setdefault(row["sha256"], row["split"])
+            if first.get(row["split"], 3) < first.get(known, 3):
+                splits[row["sha256"]] = row["split"]
+        return splits
 
     @property
     def set_threshold(self) -> float | None:
