@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SAID = {
-    signal.SIGINT: "Interrupted; existing files are unchanged.",
-    signal.SIGTERM: "Stopped by a signal; existing files are unchanged.",
+    signal.SIGINT: "Interrupted; complete files are unchanged.",
+    signal.SIGTERM: "Stopped by a signal; complete files are unchanged.",
 }
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 

@@ -169,9 +169,9 @@ def _judge(error: BaseException, debug: bool) -> int:
         traceback.print_exception(error)
     if isinstance(error, Stopped):
         cause = "Interrupted" if error.number == signal.SIGINT else "Stopped by a signal"
-        return _say(f"{cause}; existing files are unchanged.", SIGNAL_BASE + error.number)
+        return _say(f"{cause}; complete files are unchanged.", SIGNAL_BASE + error.number)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return _say("Interrupted; existing files are unchanged.", SIGNAL_BASE + signal.SIGINT)
+        return _say("Interrupted; complete files are unchanged.", SIGNAL_BASE + signal.SIGINT)
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "transferapp"
         return _say(f"Error: {error.format_message()} See `{command} --help`.", error.exit_code)
