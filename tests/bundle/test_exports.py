@@ -152,6 +152,18 @@ def test_an_export_scores_novelty_as_the_bundle_does(kind: str, tmp_path: Path) 
     np.testing.assert_allclose(given, expected, atol=1.01 / (len(predictor.novelty.held_out) + 1))
 
 
+def test_the_probabilities_are_the_first_output_of_an_onnx_file_with_novelty(tmp_path: Path) -> None:
+    form = installed("onnx")
+    import onnxruntime
+
+    path = keras_bundle(tmp_path / "bundle", with_a_deep_head(), novelty=True)
+    write(form, path, tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    pixels = noise_pixels(3)
+    expected = Predictor.load(path, precision="f32").probabilities(pixels)
+    np.testing.assert_allclose(session.run(None, {"pixels": pixels})[0], expected, atol=2e-5)
+
+
 def test_an_int8_export_is_close_and_smaller(tmp_path: Path) -> None:
     form = installed("openvino-int8")
     path = keras_bundle(tmp_path / "bundle", with_many_channels())

@@ -138,6 +138,7 @@ def write_onnx(job: Job) -> None:
     function = _constant_function(job.bundle)
     signature = function.input_signature
     model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=_OPSET)
+    model.graph.output.sort(key=lambda output: output.name != "probabilities")  # programs often take the first output
     for dimension in (*model.graph.input, *model.graph.output):
         dimension.type.tensor_type.shape.dim[0].dim_param = "batch"
     write_bytes(job.folder / "model.onnx", model.SerializeToString())
