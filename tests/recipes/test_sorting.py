@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -234,6 +235,34 @@ def test_a_copy_that_is_the_only_one_of_its_content_is_not_deleted(tmp_path: Pat
     undone = undo(tmp_path / "out")
     assert (undone.num_restored, len(undone.left)) == (0, 1)
     assert copied.read_text() == kept
+
+
+@pytest.mark.parametrize("method", ["move", "copy", "link"])
+def test_files_without_a_content_do_not_stop_the_others(tmp_path: Path, method: Method) -> None:
+    files = make(tmp_path / "in", "1.jpg", "2.jpg")
+    odd = [tmp_path / "in/gone.jpg", tmp_path / "in/pipe.jpg"]
+    odd[0].symlink_to("nowhere")
+    os.mkfifo(odd[1])
+    answers = [answer(files[0]), *(answer(file, error="unreadable") for file in odd), answer(files[1])]
+    sorter = sort(tmp_path / "out", answers, method)
+    assert sorter.counts == ({"cat": 2} if method == "copy" else {"cat": 2, "unreadable": 2})
+    assert all(os.path.lexists(file) == (method != "move") for file in odd)
+    assert (tmp_path / "out/cat/2.jpg").read_text() == "2.jpg"
+    undo(tmp_path / "out")
+    assert (odd[0].is_symlink(), odd[1].is_fifo(), files[1].read_text()) == (True, True, "2.jpg")
+
+
+def test_a_pipe_stays_where_it_is_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(Path, "lstat", lambda self: os.stat_result((*os.lstat(self)[:2], -1, *os.lstat(self)[3:])))
+    files = make(tmp_path / "in", "1.jpg", "2.jpg")
+    files[0].unlink()
+    os.mkfifo(files[0])
+    sorter = sort(tmp_path / "out", [answer(files[0], error="unreadable"), answer(files[1])])
+    assert (sorter.counts, files[0].is_fifo(), files[1].exists()) == ({"cat": 1}, True, False)
 
 
 @pytest.mark.parametrize("method", ["move", "copy"])

@@ -110,6 +110,8 @@ class Sorter:
     def sort(self, answers: Iterable[Answer], advance: Advance) -> None:
         """Sort the files of these answers. Files that are in their place already, and missing ones, stay as they are.
 
+        So do those without a readable content, such as links to nothing and pipes, where they would have to be copied.
+
         Raises:
             ResourceError: The disk is full, or a folder cannot be written.
         """
@@ -120,12 +122,24 @@ class Sorter:
                 self._finish_move()
                 for count, answer in enumerate(answers, start=1):
                     place = place_of(answer) or self._names[answer.label]
-                    if answer.location and not Path(answer.location).is_dir():
+                    # `is_dir` of a path raises an error in folders that may be listed but not entered.
+                    is_folder = os.path.isdir(answer.location)  # noqa: PTH112
+                    if answer.location and not is_folder and self._can_be_put(answer):
                         self.counts[place] += 1
                         self._put(answer, self._into / place, manifest)
                     advance(count)
             if not (self._into / MANIFEST).stat().st_size:
                 (self._into / MANIFEST).unlink()
+
+    def _can_be_put(self, answer: Answer) -> bool:
+        """Return whether a file need not be copied, or can be: one that is no readable image may be unreadable as a file."""
+        source = Path(answer.location)
+        if not answer.error or self._method == "link" or (os.access(source, os.R_OK) and source.is_file()):
+            return True
+        if self._method == "copy":
+            return False
+        # Links are made anew, and what is missing has been moved before.
+        return not os.path.lexists(source) or source.is_symlink() or source.lstat().st_dev == self._into.stat().st_dev
 
     def _put(self, answer: Answer, folder: Path, manifest: IO[bytes]) -> None:
         source = Path(answer.location).absolute()
