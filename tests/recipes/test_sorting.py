@@ -222,15 +222,17 @@ def test_a_place_that_was_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert files[0].read_text() == "1.jpg"
 
 
-@pytest.mark.parametrize("change", ["edited", "original deleted"])
+@pytest.mark.parametrize("change", ["edited", "original deleted", "original replaced"])
 def test_a_copy_that_is_the_only_one_of_its_content_is_not_deleted(tmp_path: Path, change: str) -> None:
     files = make(tmp_path / "in", "1.jpg")
     sort(tmp_path / "out", [answer(files[0])], "copy")
     copied = tmp_path / "out/cat/1.jpg"
     if change == "edited":
         copied.write_text("touched up")
-    else:
+    elif change == "original deleted":
         files[0].unlink()
+    else:
+        files[0].write_text("another photo of that name")
     kept = copied.read_text()
     undone = undo(tmp_path / "out")
     assert (undone.num_restored, len(undone.left)) == (0, 1)

@@ -230,8 +230,8 @@ def _copy(source: Path, target: Path) -> None:
 def undo(folder: Path, progress: Progress | None = None) -> Undone:
     """Put back what was sorted into a folder: move files to where they were, and delete copies and links.
 
-    A copy is deleted only if it is unchanged and its original is there. Nothing is overwritten; what cannot be undone stays,
-    with its line in the manifest.
+    A copy is deleted only if it and its original are unchanged; of an original in an archive, if the archive is there. Nothing
+    is overwritten; what cannot be undone stays, with its line in the manifest.
 
     Raises:
         DataError: Nothing was sorted into this folder, or another command is writing to it.
@@ -307,6 +307,8 @@ def _put_back(target: Path, entry: dict[str, Any]) -> str | None:
             return f"its original, {shown}, is no longer there"
         if not target.is_file() or sha256_file(target) != entry["sha256"]:
             return "has changed since it was copied"
+        if source.is_file() and sha256_file(source) != entry["sha256"]:
+            return f"its original, {shown}, has changed since"
         target.unlink()
     return None
 
