@@ -122,13 +122,15 @@ def fit(
             watch.lap("solve")
             _begin(run, config, measurement, progress)
             checked: Checked | None = None
+            tested: Tested | None = None
             if early:
                 # A usable bundle is there before the long part begins, and stays if that is interrupted.
                 first = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
-                if _write_early(first, config, watch, progress):
+                tested = _write_early(first, config, watch, progress)
+                if tested is not None:
                     progress.note(f"{config.bundle_path} can be used already; it is replaced when the fit is complete")
                 if measurement.plan.proposals:
-                    checked = check(first, config, loader, watch, progress)
+                    checked = check(first, config, loader, watch, progress, tested)
                     write_bundle(first, checked, config, watch, progress)
             _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
@@ -141,7 +143,7 @@ def fit(
             plan = measurement.backbone(winner.backbone).plan
             fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
-                checked = check(fitted, config, loader, watch, progress)
+                checked = check(fitted, config, loader, watch, progress, tested if winner is solved else None)
             changed = measure_robustness(fitted, checked.exported, progress)
             watch.lap("robustness")
             figures = {"forecast": forecast, "robustness": changed}
@@ -159,7 +161,14 @@ class Checked:
     tested: Tested
 
 
-def check(fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stopwatch, progress: Progress) -> Checked:
+def check(
+    fitted: Fitted,
+    config: FitConfig,
+    loader: BackboneLoader,
+    watch: Stopwatch,
+    progress: Progress,
+    tested: Tested | None = None,
+) -> Checked:
     """Export the winner, compare the exported network with it, measure it on the test images, and choose the crops.
 
     Args:
@@ -168,8 +177,9 @@ def check(fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stop
         loader: Builds the backbones.
         watch: Records the seconds of each step.
         progress: Receives progress updates.
+        tested: Figures of the same classifier from its first bundle, where there is one; only the crops are new.
     """
-    backbone, classifier, dataset = fitted.backbone, fitted.classifier, fitted.measurement.dataset
+    backbone, dataset = fitted.backbone, fitted.measurement.dataset
     with background() as pool:
         crops: Future[CropChoice] | None = None
         held_out = fitted.winner.held_out
@@ -178,41 +188,51 @@ def check(fitted: Fitted, config: FitConfig, loader: BackboneLoader, watch: Stop
             crops = pool.submit(try_crops, fitted, frozen_scorer(held_out, backbone))
         with progress.task("building the network", 0):
             network, name = loader.model(backbone.spec), config.bundle_path.name
-            exported = export(classifier, backbone, network, name, dataset, config.precision)
-        probabilities = predict_test(classifier, backbone, exported, dataset.part("test"), progress)
-        leaks = find_leaks(fitted.measurement, backbone, probabilities, progress)
+            exported = export(fitted.classifier, backbone, network, name, dataset, config.precision)
         watch.lap("network")
+        tested = tested or test_winner(fitted, exported, config, progress)
+        watch.lap("test")
         with progress.task("trying crops", 0):
             if crops is None:
                 scorer = frozen_scorer(held_out, backbone) if held_out is not None else served_scorer(exported)
             chosen_crops = crops.result() if crops else try_crops(fitted, scorer)
         watch.lap("crops")
-        with progress.task("calibrating novelty and prediction sets", 0):
-            calibrated = calibrate(fitted, exported, probabilities, config.coverage, progress)
-        watch.lap("calibration")
-    return Checked(
-        exported, Tested(probabilities, test_metrics(probabilities, dataset), leaks, chosen_crops, calibrated)
-    )
+    return Checked(exported, replace(tested, crops=chosen_crops))
 
 
-def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: Progress) -> bool:
+_UNTRIED = CropChoice(USUAL, (), 0, (Reason("crops", "Ten crops are averaged, because others were not tried yet."),))
+
+
+def test_winner(fitted: Fitted, exported: Exported, config: FitConfig, progress: Progress) -> Tested:
+    """Measure the winner on the test images, and calibrate novelty and prediction sets. Crops are not tried.
+
+    Args:
+        fitted: The candidates and the one that ships.
+        exported: The network of the winner. Where the backbone is frozen, its cached features stand for it.
+        config: Settings of the fit.
+        progress: Receives progress updates.
+    """
+    backbone, dataset = fitted.backbone, fitted.measurement.dataset
+    probabilities = predict_test(fitted.classifier, backbone, exported, dataset.part("test"), progress)
+    leaks = find_leaks(fitted.measurement, backbone, probabilities, progress)
+    with progress.task("calibrating novelty and prediction sets", 0):
+        calibrated = calibrate(fitted, exported, probabilities, config.coverage, progress)
+    return Tested(probabilities, test_metrics(probabilities, dataset), leaks, _UNTRIED, calibrated)
+
+
+def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: Progress) -> Tested | None:
     """Write a bundle that can be served but lacks the Keras model, whose library takes seconds to import.
 
     Returns:
-        Whether it was written.
+        The figures of its classifier; None where it could not be written.
     """
-    classifier, backbone, dataset = fitted.classifier, fitted.backbone, fitted.measurement.dataset
-    exported = export_early(classifier, backbone, dataset)
+    exported = export_early(fitted.classifier, fitted.backbone, fitted.measurement.dataset)
     if exported is None:
-        return False
-    probabilities = predict_test(classifier, backbone, exported, dataset.part("test"), progress)
-    leaks = find_leaks(fitted.measurement, backbone, probabilities, progress)
-    crops = CropChoice(USUAL, (), 0, (Reason("crops", "Ten crops are averaged, because others were not tried yet."),))
-    calibrated = calibrate(fitted, exported, probabilities, config.coverage, progress)
-    tested = Tested(probabilities, test_metrics(probabilities, dataset), leaks, crops, calibrated)
+        return None
+    tested = test_winner(fitted, exported, config, progress)
     watch.lap("first bundle")
     write_bundle(fitted, Checked(exported, tested), config, watch, progress)
-    return True
+    return tested
 
 
 def write_bundle(
