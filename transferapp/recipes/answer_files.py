@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 from transferapp.data.image_files import ImageFile
 from transferapp.errors import DataError, UsageError
+from transferapp.recipes.unfinished import require_same
 from transferapp.system.storage import disk_errors, replacing
 
 COLUMNS = ("file", "label", "score", "novelty", "known", "prediction_set", "error")
@@ -143,18 +144,13 @@ class Journal:
             before, self._started = dict(head["identity"]), float(head["started"])
         except (ValueError, KeyError, TypeError):
             return  # killed before the first line was whole
-        differences = [
-            f"{name} was {before.get(name)!r} and is {self._identity.get(name)!r}"
-            for name in sorted({*before, *self._identity})
-            if before.get(name) != self._identity.get(name)
-        ]
-        if differences:
-            raise DataError(
-                f"{self.path} holds the unfinished answers of another run: {'; '.join(differences)}",
-                expected="the same bundle, images and options, to go on with it",
-                hint="Run the command as it was, name another place, or delete the file to begin anew",
-                code="run_differs",
-            )
+        require_same(
+            f"{self.path} holds the unfinished answers of another run",
+            before,
+            self._identity,
+            expected="the same bundle, images and options, to go on with it",
+            hint="Run the command as it was, name another place, or delete the file to begin anew",
+        )
         self._end = len(line)
 
     def _lines(self) -> Iterator[tuple[Answer, int]]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from transferapp.config import FitConfig
-from transferapp.errors import DataError
 from transferapp.recipes.fit.measure import Measurement
+from transferapp.recipes.unfinished import require_same
 from transferapp.system.backend import configured_backend
 from transferapp.system.hardware import detect
 from transferapp.system.storage import disk_errors, write_bytes
@@ -75,18 +75,13 @@ class RunFolder:
             self._decisions = {}
             self._save()  # what is computed before the first decision belongs to this run too
             return False
-        differences = [
-            f"{name} was {before.get(name)!r} and is {self._identity.get(name)!r}"
-            for name in sorted({*before, *self._identity})
-            if before.get(name) != self._identity.get(name)
-        ]
-        if differences:
-            raise DataError(
-                f"An unfinished run in {self.path} is not the one asked for: {'; '.join(differences)}",
-                expected="the same data and settings, to go on with it",
-                hint="Run the command as it was, or begin anew with --fresh",
-                code="run_differs",
-            )
+        require_same(
+            f"An unfinished run in {self.path} is not the one asked for",
+            before,
+            self._identity,
+            expected="the same data and settings, to go on with it",
+            hint="Run the command as it was, or begin anew with --fresh",
+        )
         return True
 
     def decide(self, name: str, value: Any) -> Any:
