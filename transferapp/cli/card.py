@@ -33,6 +33,7 @@ from transferapp.evaluation.report.wording import (
     search_best,
     search_course,
     seen_as,
+    selected_on_validation,
     sentence,
     sets_sentence,
     uniform_sentence,
@@ -221,7 +222,7 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
     console = page_console()
     show(console, crops_table(manifest["test_views"]))
     leaks = leak_sentences(manifest.get("leaks"))
-    selected = "search" in manifest or any(c["chosen"] and c["epochs"] for c in manifest.get("candidates") or ())
+    selected = selected_on_validation(manifest)
     rows: Rows = []
     for split in ("validation", "test"):
         if figures := manifest["metrics"][split]:

@@ -146,18 +146,18 @@ def forecast(
         return None
     draws = _draws(groups)
     wrong = 1 - correct
-    laws = fit_laws(np.asarray(sizes, float), draws @ wrong.T / draws.sum(axis=1, keepdims=True))
+    errors = draws @ wrong.T / draws.sum(axis=1, keepdims=True)
+    laws = fit_laws(np.asarray(sizes, float), errors)
     now = float(sum(counts))
     fewest, most = float(sizes[0]), 4 * now
     positions = fewest * (most / fewest) ** (np.arange(_CURVE_POINTS) / (_CURVE_POINTS - 1))
-    resampled = 1 - draws @ wrong.T / draws.sum(axis=1, keepdims=True)
     gains = laws.error(now) - laws.error(2 * now)
     classes = [
         ClassGain(name, *_limits(share * (laws.error(now) - laws.error(now * (1 + MORE / max(count, 1))))))
         for name, count, share in zip(class_names, counts, _class_shares(draws, wrong[-1], labels, counts), strict=True)
     ]
     return Forecast(
-        measured=tuple(Point(float(n), *_limits(column)) for n, column in zip(sizes, resampled.T, strict=True)),
+        measured=tuple(Point(float(n), *_limits(column)) for n, column in zip(sizes, (1 - errors).T, strict=True)),
         curve=tuple(Point(float(n), *_limits(1 - laws.error(n))) for n in positions),
         doubled=Point(2 * now, *_limits(1 - laws.error(2 * now))),
         gain=_limits(gains),

@@ -43,6 +43,11 @@ class PredictionSets:
         return asdict(self)
 
 
+def conformal_rank(num_images: int, coverage: float) -> int:
+    """Return the rank, from 1, of the score that is the threshold; above `num_images` where they are too few."""
+    return math.ceil((num_images + 1) * coverage - 1e-9)
+
+
 def conformal_threshold(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> float | None:
     """Return the threshold of sets with a coverage, with the correction for a finite number of images.
 
@@ -54,7 +59,7 @@ def conformal_threshold(probabilities: np.ndarray, labels: np.ndarray, coverage:
     Returns:
         A number in [0, 1]; None where the images are too few to promise the coverage.
     """
-    rank = math.ceil((len(labels) + 1) * coverage - 1e-9)
+    rank = conformal_rank(len(labels), coverage)
     if rank > len(labels):
         return None
     scores = masses_above(probabilities)[np.arange(len(labels)), labels]
@@ -83,7 +88,7 @@ def calibrate_sets(
     threshold = conformal_threshold(probabilities, labels, coverage)
     if threshold is None:
         return None
-    rank = math.ceil((len(labels) + 1) * coverage - 1e-9)
+    rank = conformal_rank(len(labels), coverage)
     low, high = beta.interval(0.95, rank, len(labels) + 1 - rank)
     calibrated = coverage, threshold, len(labels), (float(low), float(high))
     if not len(test_labels):

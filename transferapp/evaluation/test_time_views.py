@@ -141,10 +141,11 @@ def choose_crops(
     with ThreadPoolExecutor(workers) as pool:
         by_view = np.stack(list(in_order(pool, scores, part.records, 2 * workers)))
     means = {views: averaged(by_view, views) for views in asked}
-    tried = compare(means, part.labels, part.groups(), milliseconds)
+    groups = part.groups()
+    tried = compare(means, part.labels, groups, milliseconds)
     correct = {v: mean.argmax(axis=1) == part.labels for v, mean in means.items()}
     center = "the center crop" if geometry == "crop" else "the whole image"
-    views, reason = decide(tried, correct, part.groups(), center)
+    views, reason = decide(tried, correct, groups, center)
     reasons = [reason]
     if 50 not in asked:
         text = (

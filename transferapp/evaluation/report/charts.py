@@ -242,6 +242,20 @@ class CurveAxis:
         """Format a number on this axis."""
         return f"{100 * value:.0f}%" if self.per_cent else f"{value:.3g}"
 
+    def down(self, value: float) -> float:
+        """Return the vertical place of a number, in pixels; beyond the ends of the axis, that of the end."""
+        share = min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        return round(_CURVES_BOTTOM - share * (_CURVES_BOTTOM - _CURVES_TOP), 1)
+
+    def grid(self) -> list[Markup]:
+        """Draw a line with its number at both ends and in the middle."""
+        marks = []
+        for value in (self.low, (self.low + self.high) / 2, self.high):
+            at = self.down(value)
+            marks.append(_tag("line", "grid", x1=_percent(_CURVES_LEFT), x2="100%", y1=at, y2=at))
+            marks.append(_tag("text", "small", self.write(value), x=0, y=at + 4))
+        return marks
+
 
 _CURVES_TOP, _CURVES_BOTTOM = 10, 118
 _CURVES_LEFT = 0.13
@@ -262,18 +276,11 @@ def curves_chart(title: str, curves: Sequence[Curve], axis: CurveAxis, best: int
     def across(index: int) -> float:
         return _CURVES_LEFT + (1 - 2 * _CURVES_LEFT / 3 - _CURVES_LEFT) * (index / (epochs - 1) if epochs > 1 else 0.5)
 
-    def down(value: float) -> float:
-        share = min(1.0, max(0.0, (value - axis.low) / (axis.high - axis.low)))
-        return round(_CURVES_BOTTOM - share * (_CURVES_BOTTOM - _CURVES_TOP), 1)
-
-    marks = []
-    for value in (axis.low, (axis.low + axis.high) / 2, axis.high):
-        marks.append(_tag("line", "grid", x1=_percent(_CURVES_LEFT), x2="100%", y1=down(value), y2=down(value)))
-        marks.append(_tag("text", "small", axis.write(value), x=0, y=down(value) + 4))
+    marks = axis.grid()
     if best is not None:
         marks.append(_upright("reference", across(best - 1), _CURVES_TOP, _CURVES_BOTTOM))
     for curve in curves:
-        known = [(_percent(across(i)), down(v)) if v is not None else None for i, v in enumerate(curve.values)]
+        known = [(_percent(across(i)), axis.down(v)) if v is not None else None for i, v in enumerate(curve.values)]
         marks += [
             _tag("line", f"curve {curve.kind}", x1=start[0], y1=start[1], x2=end[0], y2=end[1])
             for start, end in itertools.pairwise(known)
@@ -308,26 +315,19 @@ def forecast_chart(forecast: Mapping[str, Any]) -> Markup:
         share = math.log(num_images / first) / math.log(last / first)
         return _CURVES_LEFT + share * (_FORECAST_RIGHT - _CURVES_LEFT)
 
-    def down(value: float) -> float:
-        share = min(1.0, max(0.0, (value - axis.low) / (axis.high - axis.low)))
-        return round(_CURVES_BOTTOM - share * (_CURVES_BOTTOM - _CURVES_TOP), 1)
-
-    marks = []
-    for value in (axis.low, (axis.low + axis.high) / 2, axis.high):
-        marks.append(_tag("line", "grid", x1=_percent(_CURVES_LEFT), x2="100%", y1=down(value), y2=down(value)))
-        marks.append(_tag("text", "small", axis.write(value), x=0, y=down(value) + 4))
+    marks = axis.grid()
     now = last / _WIDEST
     marks.append(_upright("reference", across(now), _CURVES_TOP, _CURVES_BOTTOM))
     for key, kind in (("accuracy", "val"), ("low", "averaged"), ("high", "averaged")):
-        places = [(_percent(across(point["num_images"])), down(point[key])) for point in curve]
+        places = [(_percent(across(point["num_images"])), axis.down(point[key])) for point in curve]
         marks += [
             _tag("line", f"curve {kind}", x1=start[0], y1=start[1], x2=end[0], y2=end[1])
             for start, end in itertools.pairwise(places)
         ]
     for point in measured:
         at = across(point["num_images"])
-        marks.append(_upright("curve train", at, down(point["high"]), down(point["low"])))
-        marks.append(_tag("circle", "point val", cx=_percent(at), cy=down(point["accuracy"]), r=3))
+        marks.append(_upright("curve train", at, axis.down(point["high"]), axis.down(point["low"])))
+        marks.append(_tag("circle", "point val", cx=_percent(at), cy=axis.down(point["accuracy"]), r=3))
     marks += [
         _text(across(num_images), 136, f"{num_images:,.0f}", "small", anchor="middle")
         for num_images in (first, now, 2 * now, last)

@@ -19,6 +19,7 @@ from transferapp.evaluation.report.wording import (
     data_sentences,
     leak_sentences,
     novelty_sentence,
+    selected_on_validation,
     sets_sentence,
     uniform_sentence,
 )
@@ -51,7 +52,6 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     data, metrics = manifest.get("data"), manifest["metrics"]
     names = manifest["class_names"]
     counts = data["counts"] if data else {}
-    candidates = manifest.get("candidates") or ()
     body = environment.get_template("model_card.md.j2").render(
         m=manifest,
         plan=manifest.get("plan"),
@@ -65,8 +65,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         classes_shown=CLASSES_SHOWN,
         sentences=data_sentences(data["findings"]) if data and "findings" in data else [],
         figures=[(split, metrics[split]) for split in ("test", "validation") if metrics.get(split)],
-        selected=metrics.get("validation")
-        and ("search" in manifest or any(c["chosen"] and c["epochs"] for c in candidates)),
+        selected=metrics.get("validation") and selected_on_validation(manifest),
         calibrated=list(filter(None, [novelty_sentence(manifest), sets_sentence(manifest)])),
         limits=_limits(manifest),
     )

@@ -183,6 +183,11 @@ def leak_sentences(leaks: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def selected_on_validation(manifest: Mapping[str, Any]) -> bool:
+    """Return whether the validation images also selected the model, so that its figures on them are optimistic."""
+    return "search" in manifest or any(c["chosen"] and c["epochs"] for c in manifest.get("candidates") or ())
+
+
 def novelty_sentence(manifest: Mapping[str, Any]) -> str:
     """Return when an image is called unknown, and how often test images are; empty for a bundle that was never calibrated."""
     if "novelty" not in manifest:
