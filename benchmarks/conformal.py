@@ -13,7 +13,6 @@ Results go to benchmarks/results/conformal.json.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ from transferapp.config import make_config
 from transferapp.data.dataset import Dataset, Record
 from transferapp.data.sources import open_source
 from transferapp.evaluation.metrics import fit_temperature
-from transferapp.evaluation.prediction_sets import conformal_threshold
+from transferapp.evaluation.prediction_sets import conformal_rank, conformal_threshold
 from transferapp.images import DATASET_LIMITS, decode_image
 from transferapp.images.views import SHORT_SIDE, center_index, render_batch, short_side_to_decode, ten_crops
 from transferapp.recipes.fit.measure import ProbedBackbone, backbone_loader, measure
@@ -91,7 +90,7 @@ def trial(
         found[f"{name}_size"] = float(sets.sum(axis=1).mean())
     found["exact_coverage"] = exact(held_out, labels[train], center, labels[test], coverage, split.seed)
     calibration = np.sort(1 - held_out[np.arange(len(train)), labels[train]])
-    limit = calibration[math.ceil((len(train) + 1) * coverage - 1e-9) - 1]
+    limit = calibration[conformal_rank(len(train), coverage) - 1]
     found["threshold_coverage"] = float((1 - center[own] <= limit).mean())
     found["threshold_size"] = float((1 - center <= limit).sum(axis=1).mean())
     return found
@@ -104,7 +103,7 @@ def exact(
     rng = np.random.default_rng(seed)
     calibration = masses_above(held_out)[np.arange(len(labels)), labels] + 1e-9 * rng.random(len(labels))
     asked = masses_above(scores)[np.arange(len(true)), true] + 1e-9 * rng.random(len(true))
-    limit = np.sort(calibration)[math.ceil((len(labels) + 1) * coverage - 1e-9) - 1]
+    limit = np.sort(calibration)[conformal_rank(len(labels), coverage) - 1]
     return float((asked <= limit).mean())
 
 

@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.common import RESULTS, Split, image_folder, set_name, splits, spread, write_results
-from transferapp.backbones.stages import Tap
 from transferapp.config import make_config
 from transferapp.evaluation.learning_curve import forecast
 from transferapp.recipes.features import Featurized, featurize
@@ -38,7 +37,7 @@ def trial(seen: Featurized, positions: np.ndarray, split: Split) -> dict[str, An
     labels, num_classes, rows = dataset.labels, len(dataset.class_names), seen.rows[positions]
     visible = split.train[stratified_folds(labels[split.train], 2, split.seed) == 0]
     sample = dataset.with_records([dataset.records[i] for i in visible])
-    taps = [*(Tap(stage.name, deviation=True) for stage in trunk.stages), Tap(trunk.top.name)]
+    taps = trunk.mixture_taps
     validations = [
         cross_validate(trunk.features(rows[visible], [tap]), sample.labels, num_classes, groups=sample.groups())
         for tap in taps

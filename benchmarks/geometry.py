@@ -28,7 +28,6 @@ from benchmarks.common import RESULTS, Split, read_images, read_results, set_nam
 from transferapp.backbones.feature_store import CENTER, WITHOUT_COLOR, FeatureStore
 from transferapp.backbones.loader import BackboneLoader
 from transferapp.backbones.registry import backbone_spec
-from transferapp.backbones.stages import Tap
 from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Record
 from transferapp.images import DATASET_LIMITS, decode_image
@@ -103,7 +102,7 @@ class Fitted:
 def fitted(trunk: Trunk, rows: np.ndarray, labels: np.ndarray, split: Split) -> Fitted:
     """Solve a mixture of stages on the training images of a split and measure it on the others."""
     num_classes, train, test = int(labels.max()) + 1, split.train, split.held_out
-    taps = [*(Tap(stage.name, deviation=True) for stage in trunk.stages), Tap(trunk.top.name)]
+    taps = trunk.mixture_taps
     features = [trunk.features(rows, [tap]) for tap in taps]
     validations = [cross_validate(each[train], labels[train], num_classes, seed=split.seed) for each in features]
     folds = cross_validation_folds(labels[train], split.seed)

@@ -20,7 +20,6 @@ import numpy as np
 
 from benchmarks.common import RESULTS, Split, image_folder, interval, set_name, splits, spread, write_results
 from transferapp.backbones.registry import EMBEDDED
-from transferapp.backbones.stages import Tap
 from transferapp.config import make_config
 from transferapp.policy.choose import CLEARLY_LOWER, paired_gain
 from transferapp.recipes.features import Featurized, featurize
@@ -36,7 +35,7 @@ def trial(seen: Featurized, positions: np.ndarray, split: Split) -> dict[str, An
     num_classes, labels = len(dataset.class_names), dataset.labels[positions]
     rows, groups = seen.rows[positions], dataset.groups()[positions]
     train, test = split.train, split.held_out
-    taps = [*(Tap(stage.name, deviation=True) for stage in trunk.stages), Tap(trunk.top.name)]
+    taps = trunk.mixture_taps
     features = [trunk.features(rows, [tap]) for tap in taps]
     validations = [cross_validate(each[train], labels[train], num_classes, groups=groups[train]) for each in features]
     folds = cross_validation_folds(labels[train], 0, groups[train])
@@ -59,10 +58,7 @@ def trial(seen: Featurized, positions: np.ndarray, split: Split) -> dict[str, An
         "best_stage": accuracy(probes[best].logits(features[best][test])),
         "mixture": accuracy(combined.logits(together[test])),
         "mixture_cross_fitted": mixture.accuracy,
-        "weights": {
-            f"{tap.stage}{'' if tap.deviation else ' (mean)'}": round(float(weight), 3)
-            for tap, weight in zip(taps, mixture.weights, strict=True)
-        },
+        "weights": {tap.describe(): round(float(weight), 3) for tap, weight in zip(taps, mixture.weights, strict=True)},
     }
 
 
@@ -88,7 +84,7 @@ def both(data: str, options: argparse.Namespace) -> dict[str, Any]:
     features, owners = [], []
     for owner, one in enumerate(seen):
         assert one.trunk is not None
-        taps = [*(Tap(stage.name, deviation=True) for stage in one.trunk.stages), Tap(one.trunk.top.name)]
+        taps = one.trunk.mixture_taps
         features += [one.trunk.features(one.rows[positions], [tap]) for tap in taps]
         owners += [owner] * len(taps)
     trials: list[dict[str, Any]] = []

@@ -102,8 +102,7 @@ def solved(folder: Path, seed: int, tests: Sequence[tuple[Path, str]]) -> tuple[
         seen = featurize(make_config({"data": str(folder / "images"), "backbone": name, "seed": seed}), Silent())
         assert seen.trunk is not None
         seconds[name] = time.perf_counter() - started
-        members += [(name, seen, Tap(stage.name, deviation=True)) for stage in seen.trunk.stages]
-        members.append((name, seen, Tap(seen.trunk.top.name)))
+        members += [(name, seen, tap) for tap in seen.trunk.mixture_taps]
     dataset = members[0][1].dataset
     position = {
         Path(record.path).name + record.path.parent.name: i
@@ -124,7 +123,7 @@ def solved(folder: Path, seed: int, tests: Sequence[tuple[Path, str]]) -> tuple[
         logits.append(found.logits)
         probes.append(probe)
         features.append(columns[test])
-        key = f"{name} {tap.stage}{'' if tap.deviation else ' (mean)'}"
+        key = f"{name} {tap.describe()}"
         outcomes[key] = probe.logits(columns[test]).argmax(axis=1) == labels[test]
         seconds[key] = seconds[name] + time.perf_counter() - started
     for title, used in [*((f"{name} mixture", [name]) for name in EMBEDDED), ("both mixture", list(EMBEDDED))]:

@@ -60,6 +60,10 @@ class Tap:
     stage: str
     deviation: bool = False
 
+    def describe(self) -> str:
+        """Return the tap in a few words, for people."""
+        return self.stage if self.deviation else f"{self.stage} (mean)"
+
 
 @dataclass(frozen=True)
 class _Point:

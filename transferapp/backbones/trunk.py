@@ -85,6 +85,11 @@ class Trunk(_RunnableTrunk):
         return self.stages[-1]
 
     @property
+    def mixture_taps(self) -> tuple[Tap, ...]:
+        """Taps of a mixture of stages: every stage with its deviation, and the last one by its means alone."""
+        return (*(Tap(stage.name, deviation=True) for stage in self.stages), Tap(self.top.name))
+
+    @property
     def row_slices(self) -> list[slice]:
         """Columns of each stage's means, and then of the logits, in a row."""
         widths = [stage.shape[2] for stage in self.stages] + ([self.num_logits] if self.num_logits else [])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.images.views import GEOMETRIES, Geometry
-from transferapp.policy.choose import paired_gain
+from transferapp.policy.choose import CLEARLY_LOWER, paired_gain
 from transferapp.policy.reasons import Reason
 
 GEOMETRY_CHOICES = ("auto", *GEOMETRIES)
@@ -20,9 +20,6 @@ ELONGATED_FROM = 1.6
 WORTH_TRYING = 0.1
 """Share of elongated images from which whole images are tried: each of the two geometries costs another pass of the images
 through the network."""
-
-CLEARLY_LOWER = 2.0
-"""Standard errors, paired by image, by which whole images must lower the cross-validated loss to replace the center crop."""
 
 _SEEN: Mapping[Geometry, str] = {
     "crop": "the center crop",

@@ -378,9 +378,9 @@ def probe_stages(trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitCon
     with progress.task(f"{trunk.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
         for stage in trunk.stages:
             means.append(validate(Tap(stage.name)))
-            deviations.append((Tap(stage.name, deviation=True), validate(Tap(stage.name, deviation=True))))
+            deviations.append(validate(Tap(stage.name, deviation=True)))
             advance(stage.index + 1)
-    members = (*deviations, (Tap(trunk.top.name), means[-1]))
+    members = tuple(zip(trunk.mixture_taps, (*deviations, means[-1]), strict=True))
     return tuple(means), members, _mixed(members, sample, config)
 
 
@@ -437,7 +437,7 @@ def _both_together(
 def _mixture_score(members: Members, mixture: Mixture, labels: np.ndarray, groups: np.ndarray) -> MixtureScore:
     top = members[-1][1]  # the last stage by its means alone, as the rule has it
     saved, error = paired_gain(log_losses(top.logits, labels), log_losses(mixture.logits, labels), groups)
-    names = [f"{tap.stage} (mean)" if not tap.deviation else tap.stage for tap, _ in members]
+    names = [tap.describe() for tap, _ in members]
     weights = {name: float(weight) for name, weight in zip(names, mixture.weights, strict=True) if weight}
     return MixtureScore(mixture.accuracy, mixture.loss, saved, error, weights)
 

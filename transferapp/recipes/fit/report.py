@@ -283,7 +283,7 @@ def history_table(fitted: Fitted) -> str:
     backbone, measurement = fitted.backbone, fitted.measurement
     solved = [(stage.name, measurement.validation(backbone, stage)) for stage in backbone.trunk.stages]
     if fitted.plan.mixture:
-        solved = [(f"{tap.stage}{'' if tap.deviation else ' (mean)'}", found) for tap, found in backbone.members]
+        solved = [(tap.describe(), found) for tap, found in backbone.members]
     for name, validation in solved:
         for l2, loss in zip(validation.path, validation.losses, strict=False):
             writer.writerow([name, f"{l2:.6g}", f"{loss:.6f}", int(l2 == validation.l2)])
