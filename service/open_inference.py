@@ -19,7 +19,7 @@ from service.problems import RequestError, documented
 from service.queue import while_connected
 from service.routes import DEFAULT_TOP_K, IMAGE_CODES, admit, charge, json_response
 from service.schemas import Answer, BodyParameters, Name, Problem, Score
-from service.uploads import from_base64, read_json
+from service.uploads import check_count, from_base64, read_json
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -137,12 +137,7 @@ async def infer(request: Request, name: ModelName) -> Response:
     slot, predictor = admit(request, name)
     document = await read_json(request, InferRequest)
     data, shape = document.inputs[0].data, document.inputs[0].shape
-    limit = request.app.state.settings.max_files
-    if len(data) > limit:
-        what, count = "The tensor has too many images", f"{len(data)}"
-        raise RequestError(
-            what, code="too_many_files", expected=f"at most {limit}", got=count, limit={"max_files": limit}
-        )
+    check_count("The tensor has too many images", len(data), request.app.state.settings.max_files)
     if shape != [len(data)]:
         what, expected = "shape: it does not fit the data", f"[{len(data)}]"
         raise RequestError(what, code="invalid_request", expected=expected, got=str(shape)[:60])

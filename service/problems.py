@@ -133,12 +133,13 @@ def problem_document(error: TransferAppError, scope: Scope) -> dict[str, Any]:
         **({"limit": dict(limit)} if limit else {}),
         "hint": (error.hint or kind.hint).rstrip(".") + ".",
         **(refused.members if refused else {}),
-        **(
-            {"error": detail}
-            if scope.get("path", "").removeprefix(scope.get("root_path", "")).startswith("/v2/")
-            else {}
-        ),
+        **({"error": detail} if path_below_root(scope).startswith("/v2/") else {}),
     }
+
+
+def path_below_root(scope: Scope) -> str:
+    """Return the path of a request without the prefix that a proxy keeps; `/` where nothing is left."""
+    return str(scope.get("path", "").removeprefix(scope.get("root_path", ""))) or "/"
 
 
 def internal_error() -> RequestError:

@@ -178,6 +178,13 @@ class _FormParser(MultiPartParser):
         self.complete = True
 
 
+def check_count(subject: str, count: int, max_files: int) -> None:
+    """Raise the error for more images than a request may have."""
+    if count > max_files:
+        limit = {"max_files": max_files}
+        raise RequestError(subject, code="too_many_files", expected=f"at most {max_files}", got=f"{count}", limit=limit)
+
+
 async def _read_form(request: Request, header: str, max_files: int, parameters: Sequence[str]) -> Upload:
     # A part without a file name is text to the parser. As Latin-1 its bytes are restored exactly.
     headers = Headers({"content-type": f"{header}; charset=latin-1"})
@@ -192,14 +199,7 @@ async def _read_form(request: Request, header: str, max_files: int, parameters: 
         raise _malformed(f"it has more than {OTHER_PARTS} parts besides images")
     form = FormData([(name, value) for name, value in form.multi_items() if _is_filled_in(value)])
     values = [value for name, value in form.multi_items() if name in (FIELD, LIST_FIELD)]
-    if len(values) > max_files:
-        raise RequestError(
-            "The form has too many images",
-            code="too_many_files",
-            expected=f"at most {max_files}",
-            got=f"{len(values)}",
-            limit={"max_files": max_files},
-        )
+    check_count("The form has too many images", len(values), max_files)
     if not values:
         names = ", ".join(map(_shown, form)) or "no fields"
         raise RequestError(f"The form has no field `{FIELD}`", code="missing_file", expected=f"`{FIELD}`", got=names)

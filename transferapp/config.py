@@ -20,7 +20,7 @@ from typing import Any
 from transferapp.backbones.engine import ENGINES, PRECISIONS
 from transferapp.data.names import is_generic
 from transferapp.data.options import SourceOptions
-from transferapp.errors import UsageError
+from transferapp.errors import UsageError, first_line
 from transferapp.images.augment import Augmentation, ColorJitter
 from transferapp.images.views import TINY_SHORT_SIDES, TRAINING_SHORT_SIDES
 from transferapp.policy.budget import usual_batch_size, usual_epochs
@@ -450,4 +450,4 @@ def _complaint(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'not understood'}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

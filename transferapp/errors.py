@@ -110,3 +110,8 @@ class TrainingError(TransferAppError):
 
     exit_code = 6
     default_code = "training"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, or the name of its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.problems import RequestError, problem_response
+from service.problems import RequestError, path_below_root, problem_response
 
 PAGE_FILES = "/page/"
 OPEN_PATHS = frozenset({"/", "/docs", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/openapi.json"})
@@ -82,7 +82,7 @@ class Access:
         self._buckets = TokenBuckets(rate, burst) if rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(scope.get("root_path", "")) or "/"
+        path = path_below_root(scope)
         if scope["type"] == "http" and not path.startswith(PAGE_FILES):
             try:
                 self._admit(scope, path)

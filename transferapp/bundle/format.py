@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import functools
 import hashlib
 import io
 import json
@@ -125,13 +126,20 @@ class Bundle:
         """
         if "split.csv" not in self.manifest["files"]:
             return {}
-        first = {"train": 0, "val": 1, "test": 2}
         splits: dict[str, str] = {}
-        for row in csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8"))):
+        for row in self.split_rows():
             known = splits.setdefault(row["sha256"], row["split"])
-            if first.get(row["split"], 3) < first.get(known, 3):
+            if split_rank(row["split"]) < split_rank(known):
                 splits[row["sha256"]] = row["split"]
         return splits
+
+    def split_rows(self) -> Iterator[dict[str, str]]:
+        """Read `split.csv`, and return its rows one by one.
+
+        Raises:
+            BundleError: The table is missing or was altered.
+        """
+        return csv.DictReader(io.StringIO(self.read("split.csv").decode("utf-8")))
 
     @property
     def set_threshold(self) -> float | None:
@@ -161,7 +169,7 @@ class Bundle:
                 hint="Copy the bundle again or fit again",
             ) from error
 
-    @property
+    @functools.cached_property
     def version(self) -> str:
         """Twelve hex digits that identify all that an answer depends on: weights, classes, preprocessing and calibration."""
         files = self.manifest["files"]
@@ -202,6 +210,11 @@ class Bundle:
         if entry is None or not path.is_file():
             raise BundleError(f"{self.path} has no {name}", hint="The folder is incomplete: copy it again or fit again")
         return path, entry["sha256"]
+
+
+def split_rank(split: str) -> int:
+    """Return the rank of a split: an image that is in several counts as one of the split of the lowest rank."""
+    return {"train": 0, "val": 1, "test": 2}.get(split, 3)
 
 
 def _altered(path: Path) -> BundleError:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from transferapp.bundle.predictor import Predictor
 from transferapp.errors import UsageError
-from transferapp.images.views import View, center_view
+from transferapp.images.views import View, center_index
 
 GRID = 7
 """Cells on each side of the map: 32 pixels each of a 224-pixel crop, the stride of the networks' last stage."""
@@ -109,7 +109,7 @@ def explain(predictor: Predictor, source: Path | bytes, *, label: str | None = N
     scores = predictor.probabilities(crops)
     mean = scores.mean(axis=0)
     index = int(np.argmax(mean)) if label is None else predictor.class_names.index(label)
-    center = views.index(center_view(decoded.image.size, predictor.image_size, predictor.geometry))
+    center = center_index(10)
     occluded = _occluded_scores(predictor, crops[center])
     finished = time.perf_counter()
     across, down = (o / d for o, d in zip(decoded.original_size, decoded.image.size, strict=True))

@@ -282,4 +282,4 @@ class Predictor:
         if threshold is None:
             return None
         held = in_set(scores[None], threshold)[0]
-        return tuple(self.class_names[i] for i in order if held[i])
+        return tuple(self.class_names[i] for i in order[held[order]])

@@ -17,6 +17,7 @@ from transferapp.data.names import (
     UNREAD_SUFFIXES,
     class_name,
     holds_images_only,
+    is_folder,
     is_image,
     is_litter,
     natural_order,
@@ -156,7 +157,7 @@ def _has_splits(folder: str) -> bool:
 
 def _has_images(folder: str) -> bool:
     try:
-        return any(not _is_folder(entry) and is_image(entry.path) for entry in _scan(folder))
+        return any(not is_folder(entry) and is_image(entry.path) for entry in _scan(folder))
     except DataError:
         return False
 
@@ -230,7 +231,7 @@ def _children(folder: str, ignored: list[Ignored], root: str) -> list[str]:
     """Return the class folders in a folder; loose images beside them are listed."""
     folders, loose = [], []
     for entry in _scan(folder):
-        if _is_folder(entry):
+        if is_folder(entry):
             folders.append(entry.path)
         elif is_image(entry.path):
             loose.append(entry.path)
@@ -247,7 +248,7 @@ def _hidden_folders(folder: str) -> list[str]:
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") and is_litter(entry.name) and _is_folder(entry):
+            if entry.name.startswith(".") and is_litter(entry.name) and is_folder(entry):
                 with contextlib.suppress(OSError), os.scandir(entry.path) as inner:
                     if any(suffix_of(each.name) in IMAGE_SUFFIXES for each in inner):
                         found.append(entry.path)
@@ -257,7 +258,7 @@ def _hidden_folders(folder: str) -> list[str]:
 def _subfolders(folder: str, *, strict: bool = True) -> Iterator[str]:
     """Yield sub-folders in the order of names. An unreadable folder is an error, or has none if not `strict`."""
     try:
-        yield from sorted(entry.path for entry in _scan(folder) if _is_folder(entry))
+        yield from sorted(entry.path for entry in _scan(folder) if is_folder(entry))
     except DataError:
         if strict:
             raise
@@ -288,7 +289,7 @@ def _images(folder: str, root: str, claims: _Claims, ignored: list[Ignored]) -> 
         subfolders = []
         try:
             for entry in _scan(directory, errors=OSError):
-                if _is_folder(entry):
+                if is_folder(entry):
                     link = entry.is_symlink()
                     target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
                     subfolders.append((entry.path, target, link))
@@ -346,13 +347,6 @@ def _scan(folder: str, errors: type[Exception] = DataError) -> Iterator[os.DirEn
         if errors is OSError:
             raise
         raise DataError(f"{printable(folder)} cannot be read ({error.strerror or error})") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # in a folder that can be listed but not entered, or a link to itself
-        return False
 
 
 def _name(path: str, root: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transferapp.data.names import TABLE_SUFFIXES, UNREAD_SUFFIXES, is_image, is_litter, printable, suffix_of
+from transferapp.data.names import TABLE_SUFFIXES, UNREAD_SUFFIXES, is_folder, is_image, is_litter, printable, suffix_of
 from transferapp.data.options import SourceOptions
 from transferapp.errors import DataError
 from transferapp.system.progress import Progress, Silent
@@ -118,7 +118,7 @@ def _entries(folder: str, real: str) -> Iterator[ImageFile | tuple[str, str]]:
                 if is_litter(entry.name):
                     continue
                 names.append(entry.name)
-                if _is_folder(entry):
+                if is_folder(entry):
                     folders.add(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
@@ -133,13 +133,6 @@ def _entries(folder: str, real: str) -> Iterator[ImageFile | tuple[str, str]]:
             yield path, os.path.realpath(path) if name in links else os.path.join(real, name)
         elif is_image(path) or suffix_of(name) in UNREAD_SUFFIXES:
             yield ImageFile(path, path)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _archive(path: Path, options: SourceOptions, progress: Progress) -> Iterator[ImageFile]:

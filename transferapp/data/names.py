@@ -90,6 +90,14 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a folder, or a link to one; False where that cannot be told."""
+    try:
+        return entry.is_dir()
+    except OSError:  # in a folder that can be listed but not entered, or a link to itself
+        return False
+
+
 def is_image(path: str) -> bool:
     """Return whether a file is read as an image: by its suffix, or by its first bytes if the suffix is unknown."""
     suffix = suffix_of(path)

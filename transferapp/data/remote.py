@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import fsspec
-
 from transferapp.data.names import IMAGE_SUFFIXES, suffix_of
-from transferapp.errors import DataError, ImageError, UsageError
+from transferapp.errors import DataError, ImageError, UsageError, first_line
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -33,7 +31,7 @@ def list_addresses(address: str) -> list[str]:
     except UsageError:
         raise
     except Exception as error:  # each kind of store has exceptions of its own
-        raise DataError(f"{address} cannot be listed ({_first_line(error)})") from error
+        raise DataError(f"{address} cannot be listed ({first_line(error)})") from error
     if not names:
         raise DataError(f"There are no images at {address}", expected="an image, or a folder with images below it")
     return [system.unstrip_protocol(name) for name in names]
@@ -51,20 +49,18 @@ def read_address(address: str) -> bytes:
     except UsageError:
         raise
     except Exception as error:  # as above
-        raise ImageError(f"{address} cannot be read ({_first_line(error)})", code="unreadable") from error
+        raise ImageError(f"{address} cannot be read ({first_line(error)})", code="unreadable") from error
     return content
 
 
 def _open(address: str) -> tuple[Any, str]:
     """Return the store of an address, and the path in it."""
+    import fsspec  # takes longer to import than the rest of a prediction of local files
+
     try:
         system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:  # its text names the package: "Install s3fs to access S3"
-        raise UsageError(f"{address} cannot be read", hint=_first_line(error)) from error
+        raise UsageError(f"{address} cannot be read", hint=first_line(error)) from error
     except ValueError as error:
-        raise UsageError(f"{address} cannot be read ({_first_line(error)})") from error
+        raise UsageError(f"{address} cannot be read ({first_line(error)})") from error
     return system, path
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

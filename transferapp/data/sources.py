@@ -242,9 +242,11 @@ def _refuse_inner_archives(folder: Path, origin: str) -> None:
 
 def _parquet_folder(folder: Path) -> Path | None:
     """Return the only sub-folder with Parquet files, as Hugging Face's `data/`; None where images are beside it."""
+    if class_folders(str(folder), 1):  # stops at the first image, where the search for tables would list them all
+        return None
     with contextlib.suppress(OSError):
         found = {file.parent for file in folder.glob("*/*.parquet") if not is_litter(file.parent.name)}
-        if len(found) == 1 and not class_folders(str(folder), 1):
+        if len(found) == 1:
             return found.pop()
     return None
 

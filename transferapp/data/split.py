@@ -62,9 +62,7 @@ def assign_splits(
     splits: list[Split | None] = [record.split for record in dataset.records]
     groups, held = _settle(dataset, groups, splits)
     for split, wanted in (("test", num_test), ("val", num_val)):
-        missing = Counter(wanted)
-        missing.subtract(held[split])
-        taken, groups = _take(groups, +missing, held["train"])
+        taken, groups = _take(groups, Counter(wanted) - held[split], held["train"])
         for group in taken:
             for member in group.members:
                 splits[member] = "test" if split == "test" else "val"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transferapp.backbones.engine import convert, save_converted
-from transferapp.bundle.format import Bundle, check_target, read_bundle, write_manifest, writing
+from transferapp.bundle.format import Bundle, check_target, read_bundle, split_rank, write_manifest, writing
 from transferapp.errors import BundleError, UsageError
 from transferapp.evaluation.parity import Parity
 from transferapp.evaluation.report.model_card import model_card
@@ -158,16 +158,14 @@ def _parity(
 
 def _merged_split(bundles: Sequence[Bundle]) -> str:
     """Return the split of every image as CSV; a training image of any member counts as one of the ensemble."""
-    order = {"train": 0, "val": 1, "test": 2}
     merged: dict[str, dict[str, str]] = {}
     for bundle in bundles:
         if "split.csv" not in bundle.manifest["files"]:
             continue
-        with bundle.file("split.csv").open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                known = merged.setdefault(row["sha256"], row)
-                if order.get(row["split"], 3) < order.get(known["split"], 3):
-                    merged[row["sha256"]] = row
+        for row in bundle.split_rows():
+            known = merged.setdefault(row["sha256"], row)
+            if split_rank(row["split"]) < split_rank(known["split"]):
+                merged[row["sha256"]] = row
     table = io.StringIO()
     writer = csv.DictWriter(
         table, ["sha256", "split", "class_name", "name"], extrasaction="ignore", lineterminator="\n"

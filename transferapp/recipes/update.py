@@ -5,9 +5,7 @@ bundle -> its sources and splits -> with the new images -> fit -> held-out answe
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -89,12 +87,12 @@ def update(
     progress, started = progress or Silent(), time.perf_counter()
     before = read_bundle(path)
     config, sources = _settings(before)
-    rows = _rows(before)
+    rows = list(before.split_rows())
     if data is not None:
         sources.append(Source(data, source or SourceOptions()))
     dataset = dataclasses.replace(open_sources(sources, progress=progress), earlier=_earlier(path, rows))
     result = fit(config, progress, source=dataset)
-    after = _rows(read_bundle(result.path))
+    after = list(read_bundle(result.path).split_rows())
     compared = _compare(rows, after)
     known = {row["sha256"] for row in rows}
     return UpdateResult(
@@ -132,11 +130,6 @@ def _settings(bundle: Bundle) -> tuple[FitConfig, list[Source]]:
     if config.backbone == "auto" and used in BACKBONES:
         config = dataclasses.replace(config, backbone=used)
     return dataclasses.replace(config, out=str(bundle.path)), sources
-
-
-def _rows(bundle: Bundle) -> list[Row]:
-    """Return the rows of `split.csv`."""
-    return list(csv.DictReader(io.StringIO(bundle.read("split.csv").decode("utf-8"))))
 
 
 def _earlier(bundle: Path, rows: list[Row]) -> Earlier:

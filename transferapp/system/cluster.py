@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from transferapp.errors import ResourceError, UsageError
+from transferapp.errors import ResourceError, UsageError, first_line
 from transferapp.system.threads import cpu_cores, in_order
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ResourceError(
-            f"There is no Ray cluster at {address} ({str(error).splitlines()[0]})",
+            f"There is no Ray cluster at {address} ({first_line(error)})",
             expected="local, auto, or the address of a cluster that this machine is a node of",
             hint="Start one with `ray start --head`",
         ) from error
@@ -143,7 +143,7 @@ class _Result(Generic[R]):
             raise error.cause from None  # the error itself, without the worker's traceback
         except ray.exceptions.RayError as error:
             raise ResourceError(
-                f"The cluster has lost a task again and again ({str(error).splitlines()[0]})",
+                f"The cluster has lost a task again and again ({first_line(error)})",
                 hint="Give each CPU of a node more memory, then run the same command again: what is done is kept",
             ) from error
         return found

@@ -132,16 +132,22 @@ def _opened(folder: Path, outputs: Callable[[np.ndarray], Mapping[str, Any]]) ->
     return Opened(run)
 
 
-def write_onnx(job: Job) -> None:
+def onnx_network(bundle: Bundle) -> bytes:
+    """Return the network of a bundle as an ONNX file."""
     import tf2onnx
 
-    function = _constant_function(job.bundle)
+    function = _constant_function(bundle)
     signature = function.input_signature
     model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=_OPSET)
     model.graph.output.sort(key=lambda output: output.name != "probabilities")  # programs often take the first output
     for dimension in (*model.graph.input, *model.graph.output):
         dimension.type.tensor_type.shape.dim[0].dim_param = "batch"
-    write_bytes(job.folder / "model.onnx", model.SerializeToString())
+    network: bytes = model.SerializeToString()
+    return network
+
+
+def write_onnx(job: Job) -> None:
+    write_bytes(job.folder / "model.onnx", onnx_network(job.bundle))
     _write_novelty(job)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferapp.bundle.exports.networks import Answers, Batch, Job, Opened, write_onnx
+from transferapp.bundle.exports.networks import Answers, Batch, Job, Opened, onnx_network
 from transferapp.errors import ResourceError, TrainingError, UsageError
 from transferapp.images import DATASET_LIMITS, SAMPLE_BITS, decode_image
 from transferapp.system.cache import cached_folder
@@ -67,9 +67,7 @@ def write_page(job: Job) -> None:
         )
     find_browser()
     glue, wasm = runtime(job.runtime)
-    with tempfile.TemporaryDirectory(prefix="transferapp-") as name:
-        write_onnx(Job(job.bundle, Path(name), job.metadata))
-        network = (Path(name) / "model.onnx").read_bytes()
+    network = onnx_network(job.bundle)
     novelty = job.bundle.novelty()
     parts = {
         "TITLE": html.escape(job.bundle.name.encode("utf-8", "replace").decode()),
@@ -115,10 +113,8 @@ def runtime(place: Path | None) -> tuple[bytes, bytes]:
         ResourceError: npm is missing or cannot fetch it.
         UsageError: The package at `place` is another version, or something else.
     """
-    if place is not None:
-        return _checked(place, _reader(place))
-    folder = cached_folder(f"{PACKAGE}-{VERSION}", _fetch).folder
-    return _checked(folder, lambda name: (folder / name).read_bytes())
+    place = place or cached_folder(f"{PACKAGE}-{VERSION}", _fetch).folder
+    return _checked(place, _reader(place))
 
 
 def _fetch(folder: Path) -> None:
