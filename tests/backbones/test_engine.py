@@ -398,3 +398,9 @@ def test_the_package_that_reports_use_over_the_network_is_never_imported(tmp_pat
     plain = code.replace("from transferapp.backbones.engine import import_openvino\nopenvino = import_openvino()\n", "")
     subprocess.run([sys.executable, "-c", plain], check=False, timeout=60, capture_output=True)
     assert (tmp_path / "imported").exists(), "left to itself, OpenVINO does import it"
+
+
+def test_threads_are_not_bound_to_cores(tiny: Any) -> None:
+    # Otherwise two processes on one machine bind their threads to the same first cores.
+    engine = OpenVINOEngine(tiny[1], precision="f32")
+    assert engine._compiled.get_property("ENABLE_CPU_PINNING") is False

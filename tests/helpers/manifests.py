@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from transferapp.evaluation.metrics import Metrics, measure
-from transferapp.evaluation.robustness import CONDITIONS, robustness
+from transferapp.evaluation.robustness import robustness
+from transferapp.images.changes import CONDITIONS
 from transferapp.images.views import Geometry
 from transferapp.policy.choose import MixtureScore
 from transferapp.policy.geometry import judge_geometry

@@ -138,6 +138,7 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": self.precision,
             "NUM_STREAMS": streams,
             "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,  # each process would bind its threads to the first cores
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads

@@ -37,6 +37,7 @@ from transferapp.images.augment import (
     augmented_pixels,
     seeded_generator,
 )
+from transferapp.images.changes import CONDITIONS
 from transferapp.images.views import SHORT_SIDE, Geometry, center_view, render, short_side_to_decode
 from transferapp.system.cache import cache_directory
 from transferapp.system.cluster import parallel
@@ -44,6 +45,9 @@ from transferapp.system.storage import disk_errors
 
 CENTER = "center"
 """Name of the center view: short side 256, the middle 224 × 224 (scaled to the network's input size), or the whole image."""
+
+CHANGED_VIEWS = {f"changed-{condition.key}": condition for condition in CONDITIONS}
+"""Names of the views that are the center view, changed."""
 
 _PIXELS_REVISION = 4
 """Increase this when decoding or cropping changes the pixels of a view."""
@@ -114,8 +118,8 @@ def view_pixels(
 
     Args:
         image: The decoded image, a Pillow image in RGB.
-        view_name: `CENTER` or from `random_view_name`.
-        sha256: Hash of the image's file, which seeds its random views.
+        view_name: `CENTER`, one of `CHANGED_VIEWS`, or from `random_view_name`.
+        sha256: Hash of the image's file, which seeds its random views and changes.
         image_size: (height, width) of the view.
         random_views: Distribution of random views, and the geometry of all.
 
@@ -123,17 +127,36 @@ def view_pixels(
         uint8, shape (height, width, 3).
     """
     geometry = random_views.geometry
-    if view_name == CENTER:
-        return render(image, center_view(image.size, image_size, geometry), image_size)
+    if _of_center(view_name):
+        center = render(image, center_view(image.size, image_size, geometry), image_size)
+        return changed_pixels(center, view_name, sha256)
     rng = seeded_generator(view_name, sha256)
     return augmented_pixels(image, rng, image_size, random_views.augmentation, random_views.pca, geometry)
 
 
-def center_pixels(record: Record, image_size: tuple[int, int], geometry: Geometry) -> np.ndarray:
-    """Return the center view of an audited image: uint8, shape (height, width, 3)."""
+def center_pixels(
+    record: Record, image_size: tuple[int, int], geometry: Geometry, data: bytes | None = None
+) -> np.ndarray:
+    """Return the center view of an audited image: uint8, shape (height, width, 3). `data` are its bytes, if they are read."""
     needed = short_side_to_decode(SHORT_SIDE, image_size)
-    image = record.decode(needed).image
+    image = record.decode(needed, data).image
     return render(image, center_view(image.size, image_size, geometry), image_size)
+
+
+def _of_center(view_name: str) -> bool:
+    return view_name == CENTER or view_name in CHANGED_VIEWS
+
+
+def changed_pixels(center: np.ndarray, view_name: str, sha256: str) -> np.ndarray:
+    """Return the center view itself for `CENTER`, or as one of `CHANGED_VIEWS`: uint8, of the same shape.
+
+    Args:
+        center: From `center_pixels`.
+        view_name: The view.
+        sha256: Hash of the image's file, which seeds the change.
+    """
+    condition = CHANGED_VIEWS.get(view_name)
+    return center if condition is None else condition.apply(center, seeded_generator(view_name, sha256))
 
 
 class FeatureStore:
@@ -178,7 +201,7 @@ class FeatureStore:
 
         Args:
             records: Audited images.
-            view_names: `CENTER` or from `random_view_name`.
+            view_names: `CENTER`, those of `CHANGED_VIEWS`, or from `random_view_name`.
             progress: Receives the number of views done so far.
 
         Returns:
@@ -251,7 +274,7 @@ class FeatureStore:
             lock.release()
 
     def _key(self, record: Record, view_name: str) -> bytes:
-        drawn_from = self.random_views.geometry if view_name == CENTER else self.random_views.digest
+        drawn_from = self.random_views.geometry if _of_center(view_name) else self.random_views.digest
         text = f"{record.sha256}:{view_name}:{drawn_from}:{record.sample_bits}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
@@ -292,22 +315,21 @@ class FeatureStore:
 
     def _run(self, batch: list[tuple[Record, list[str]]]) -> tuple[list[bytes], np.ndarray]:
         keys, pixels = [], []
-        size = self.trunk.image_size
-        largest = self.random_views.augmentation.short_sides[1]
+        size, views = self.trunk.image_size, self.random_views
+        needed = short_side_to_decode(views.augmentation.short_sides[1], size)
         for record, view_names in batch:
             data = _read_unchanged(record)
-            for needed, group in (
-                (short_side_to_decode(SHORT_SIDE, size), [view for view in view_names if view == CENTER]),
-                (short_side_to_decode(largest, size), [view for view in view_names if view != CENTER]),
-            ):
-                if not group:
-                    continue
-                # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not
-                # depend on the other views.
-                decoded = record.decode(needed, data)
-                for view_name in group:
-                    keys.append(self._key(record, view_name))
-                    pixels.append(view_pixels(decoded.image, view_name, record.sha256, size, self.random_views))
+            # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not depend
+            # on the other views.
+            of_center = [view for view in view_names if _of_center(view)]
+            if of_center:
+                center = center_pixels(record, size, views.geometry, data)
+                pixels += [changed_pixels(center, view, record.sha256) for view in of_center]
+            random = [view for view in view_names if not _of_center(view)]
+            if random:
+                image = record.decode(needed, data).image
+                pixels += [view_pixels(image, view, record.sha256, size, views) for view in random]
+            keys += [self._key(record, view) for view in (*of_center, *random)]
         return keys, self.trunk.rows(np.stack(pixels))
 
 

@@ -25,8 +25,8 @@ from transferapp.errors import ImageError
 from transferapp.evaluation.metrics import Metrics, measure
 from transferapp.evaluation.report.fit_report import render_report
 from transferapp.evaluation.report.pages import Thumbnail, names_shown, thumbnail, thumbnails
-from transferapp.evaluation.robustness import CONDITIONS
 from transferapp.evaluation.test_time_views import CropChoice
+from transferapp.images.changes import CONDITIONS
 from transferapp.images.views import SHORT_SIDE, short_side_to_decode
 from transferapp.policy.plan import Plan
 from transferapp.recipes.fit.calibration import Calibrated
@@ -348,7 +348,7 @@ def _changed(dataset: Dataset, manifest: Mapping[str, Any]) -> list[str]:
         pixels = center_pixels(record, (height, width), manifest["input"]["geometry"])
     except ImageError:
         return []
-    return [thumbnail(Image.fromarray(condition.apply(pixels, 0))) for condition in CONDITIONS]
+    return [thumbnail(Image.fromarray(condition.apply(pixels, np.random.default_rng(0)))) for condition in CONDITIONS]
 
 
 def _gallery(dataset: Dataset, probabilities: np.ndarray, *, whole: bool) -> tuple[list[Thumbnail], list[Thumbnail]]:
