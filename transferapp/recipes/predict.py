@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from transferapp.bundle.format import only_writer
 from transferapp.bundle.predictor import Predictor
 from transferapp.data.image_files import ImageFile, list_images
@@ -26,7 +24,7 @@ from transferapp.recipes.answer_files import Answer, Journal, check_answer_file,
 from transferapp.recipes.sorting import MANIFEST, Method, Sorter, check_sort_folder, place_of
 from transferapp.system.cluster import parallel
 from transferapp.system.progress import Progress, Silent
-from transferapp.system.threads import cpu_cores
+from transferapp.system.threads import cpu_cores, one_blas_thread
 
 _WINDOW = 16
 """Images in hand for each thread, so that a slow one does not stop the others. They are not decoded while they wait."""
@@ -206,7 +204,7 @@ def answer(predictor: Predictor, views: int, image: ImageFile) -> Answer:
 def _fill(journal: Journal, predictor: Predictor, images: Iterator[ImageFile], views: int, progress: Progress) -> None:
     """Answer the images and write the answers to the journal."""
     # The threads share the cores already; BLAS threads that wait for each other took a quarter of the time.
-    with threadpool_limits(1, "blas"), progress.task("classifying images", 0) as advance:
+    with one_blas_thread(), progress.task("classifying images", 0) as advance:
         for count, each in enumerate(answers(predictor, images, views), start=1):
             journal.add(each)
             advance(count)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,6 +63,30 @@ def _quota_of(group: Path) -> Iterator[float]:
             period = (group / "cpu.cfs_period_us").read_text(encoding="ascii")
         if quota != "max" and int(quota) > 0:  # version 1 writes -1 for no limit
             yield int(quota) / int(period)
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Return the loaded libraries that have threads of their own. Finding them takes seven milliseconds, so it is done once."""
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Limit matrix products to the calling thread within the block, for work that shares the cores among threads already."""
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
+def on_all_cores(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield the results of numerical work in order, one item a core; matrix products have one thread each.
+
+    Args:
+        work: Called with each item; spends its time in NumPy, which releases Python's lock.
+        items: The longest first, so that no core has one to itself at the end.
+    """
+    with one_blas_thread(), ThreadPoolExecutor(cpu_cores()) as pool:
+        yield from pool.map(work, items)
 
 
 class Pending(Protocol[Result]):

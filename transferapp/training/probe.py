@@ -12,24 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
-from threadpoolctl import threadpool_limits
 
 from transferapp.errors import TrainingError
-from transferapp.system.threads import cpu_cores
+from transferapp.system.threads import cpu_cores, one_blas_thread
 
 L2_PATH = tuple(float(x) for x in 10.0 ** np.arange(1.0, -4.5, -0.5))
 """Strengths to try, strongest first: penalty L2/2 · ||kernel||² added to the mean loss in nats."""
 
 NUM_FOLDS = 5
-_SEARCH_TOLERANCES = {"tolerance": 3e-7, "gradient_tolerance": 1e-5}
+_SEARCH_TOLERANCES = {"tolerance": 1e-6, "gradient_tolerance": 1e-5}
 """Tolerances of cross-validation: losses within 0.001 of those solved to the end (five sets, six stages, best strength)."""
 _FINAL_TOLERANCES = {"tolerance": 1e-8, "gradient_tolerance": 1e-5}
+_PART_TOLERANCES = {"tolerance": 1e-5, "gradient_tolerance": 1e-5}
+"""Tolerances of probes on parts of the images: a third of a percent of the predictions differ from those solved to the end."""
+_ROUGH_TOLERANCES = (1e-3, 1e-5)
 _HOPELESS = 1.02
 """The path stops where the loss exceeds its best by this factor: held-out loss has one minimum; weak strengths cost most."""
 PRIOR_ROWS = 10
@@ -160,17 +162,14 @@ def fit_probe(
     with working() as workers:
         rows, axes = principal_axes(_standardized(features, mean, std), workers)
         problem = LogisticProblems(rows, labels, (weights / weights.sum())[:, None], num_classes, workers)
-        # A rough solution first: it gives the curvature by which the search for the exact one is scaled.
-        rough = problem.solve(l2, problem.origin(), **_SEARCH_TOLERANCES)
-        problem.score(rough, np.zeros(len(labels), dtype=np.int64))
-        solution = problem.solve(l2, rough, **_FINAL_TOLERANCES)
+        solution = problem.solve_anew(l2, **_FINAL_TOLERANCES)
     return LinearProbe(
         mean,
         std,
         kernel=(axes.T @ solution.kernel[:, 0]).astype(np.float32),
         bias=solution.bias[0].astype(np.float32),
         l2=l2,
-        iterations=rough.iterations + solution.iterations,
+        iterations=solution.iterations,
     )
 
 
@@ -230,6 +229,57 @@ def cross_validate(
     )
 
 
+def score_parts(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    parts: Sequence[tuple[np.ndarray, float]],
+    asked: np.ndarray,
+) -> list[np.ndarray]:
+    """Solve probes on parts of the images, and score images that they have not seen.
+
+    As in cross-validation, mean, deviation and axes are computed once over all images.
+
+    Args:
+        features: float32, shape (n, num_features).
+        labels: int, shape (n,).
+        num_classes: Size of the output.
+        parts: For each size of the parts, the weights of the images in each probe, float, shape (n, num_probes), 0 for an image
+            that it does not see; and the L2 strength. Each probe starts where the one of the size before ended.
+        asked: int, shape (k, n): the k probes that score each image; -1 for none.
+
+    Returns:
+        For each size, the logits: float32, shape (k, n, num_classes); 0 where no probe was asked.
+    """
+    mean, std = moments(features)
+    scores = [np.zeros((*asked.shape, num_classes), np.float32) for _ in parts]
+    with working() as workers:
+        rows, _ = principal_axes(_standardized(features, mean, std), workers)
+        for group in _together(parts[0][0].shape[1], num_classes):
+            solution = None
+            for (weights, l2), logits in zip(parts, scores, strict=True):
+                own = weights[:, group.start : group.stop]
+                seen = own.any(axis=1)
+                problem = LogisticProblems(
+                    rows[seen], labels[seen], (own / own.sum(axis=0))[seen], num_classes, workers
+                )
+                if solution is None:
+                    solution = problem.solve_anew(l2, **_PART_TOLERANCES)
+                else:
+                    problem.rescale(solution)
+                    solution = problem.solve(l2, solution, **_PART_TOLERANCES)
+                for index, number in enumerate(group):
+                    turns, images = np.nonzero(asked == number)
+                    logits[turns, images] = rows[images] @ solution.kernel[:, index] + solution.bias[index]
+    return scores
+
+
+def _together(num_problems: int, num_classes: int) -> list[range]:
+    """Group problems into those that are solved together."""
+    size = max(1, _MAX_COLUMNS // num_classes)
+    return [range(first, min(first + size, num_problems)) for first in range(0, num_problems, size)]
+
+
 class _PathWalk:
     """The probes of all folds, solved from one strength to the next."""
 
@@ -244,9 +294,7 @@ class _PathWalk:
     ) -> None:
         self._folds = folds
         self._num_classes = num_classes
-        num_folds = int(folds.max()) + 1
-        together = max(1, _MAX_COLUMNS // num_classes)
-        self._groups = [range(first, min(first + together, num_folds)) for first in range(0, num_folds, together)]
+        self._groups = _together(int(folds.max()) + 1, num_classes)
         self._problems = []
         for group in self._groups:
             trained_on = (folds[:, None] != np.array(group)) * row_weights[:, None]
@@ -348,7 +396,7 @@ class Workers:
 @contextmanager
 def working() -> Iterator[Workers]:
     """Start threads for the solver, and limit BLAS to one: its threads would compete with these for the cores."""
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_cores()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(cpu_cores()) as pool:
         yield Workers(pool)
 
 
@@ -449,6 +497,23 @@ class LogisticProblems:
             },
         )
         return Solution(*unpack(found.x), int(found.nit))
+
+    def solve_anew(self, l2: float, *, tolerance: float, gradient_tolerance: float) -> Solution:
+        """Solve all problems from zero weights. Arguments as of `solve`.
+
+        Rough solutions come first: each gives the curvature by which the search for the next is scaled, which halves the steps.
+        """
+        solution, iterations = self.origin(), 0
+        for rough in (each for each in _ROUGH_TOLERANCES if each > tolerance):
+            solution = self.solve(l2, solution, tolerance=rough, gradient_tolerance=gradient_tolerance)
+            iterations += solution.iterations
+            self.rescale(solution)
+        solution = self.solve(l2, solution, tolerance=tolerance, gradient_tolerance=gradient_tolerance)
+        return replace(solution, iterations=iterations + solution.iterations)
+
+    def rescale(self, solution: Solution) -> None:
+        """Let the next call of `solve` scale its variables by the curvature at a solution."""
+        self.score(solution, np.zeros(len(self._labels), dtype=np.int64))
 
     def score(self, solution: Solution, asked: np.ndarray) -> np.ndarray:
         """Return the logits of the rows by the problems' solutions.

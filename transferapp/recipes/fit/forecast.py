@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +16,8 @@ from transferapp.data.dataset import Dataset
 from transferapp.evaluation.learning_curve import Forecast, forecast
 from transferapp.recipes.fit.measure import Measurement, measured_sample
 from transferapp.recipes.fit.solve import ViewChoice, solved_members
-from transferapp.training.mixture import combine
-from transferapp.training.probe import cross_validation_folds, fit_probe
+from transferapp.system.threads import on_all_cores
+from transferapp.training.probe import cross_validation_folds, score_parts
 
 PARTS = (0.25, 0.5, 0.71)
 """Parts of the training images that classifiers are solved on, beside all of them."""
@@ -82,29 +84,30 @@ def learning_curve(
     labels, num_classes = sample.labels, len(sample.class_names)
     folds = cross_validation_folds(labels, seed, sample.groups())
     num_folds = int(folds.max()) + 1
-    asked = range(max(1, min(num_folds, SCORED_AT_MOST * num_folds // len(labels))))
-    scored = np.isin(folds, asked)
-    features = [trunk.features(rows, [tap]) for tap, _, _ in members]
-    together = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
-
-    def right(part: float, repeat: int) -> np.ndarray:
-        found = np.zeros(len(labels))
-        for fold in asked:
-            rest, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            drawn = _stratified(rest, labels, part, np.random.default_rng([seed, repeat, fold]))
-            weights = None if sample_weight is None else sample_weight[drawn]
-            probes = [
-                fit_probe(each[drawn], labels[drawn], num_classes, l2 / part, sample_weight=weights)
-                for each, (_, l2, _) in zip(features, members, strict=True)
-            ]
-            probe = combine(probes, [weight for _, _, weight in members])
-            found[held_out] = probe.logits(together[held_out]).argmax(axis=1) == labels[held_out]
-        return found[scored]
-
+    held_out = range(max(1, min(num_folds, SCORED_AT_MOST * num_folds // len(labels))))
+    scored = np.isin(folds, held_out)
     repeats = range(1 if len(labels) > SCORED_AT_MOST else 2)
-    shares = [np.mean([right(part, repeat) for repeat in repeats], axis=0) for part in PARTS]
+    weight = np.ones(len(labels)) if sample_weight is None else sample_weight
+    drawn = [np.zeros((len(labels), len(repeats) * len(held_out))) for _ in PARTS]
+    for part, weights in zip(PARTS, drawn, strict=True):
+        for repeat in repeats:
+            for fold in held_out:
+                chosen = _stratified(
+                    np.flatnonzero(folds != fold), labels, part, np.random.default_rng([seed, repeat, fold])
+                )
+                weights[chosen, repeat * len(held_out) + fold] = weight[chosen]
+    asked = np.where(scored, folds + len(held_out) * np.array(repeats)[:, None], -1)
+
+    def score(member: tuple[Tap, float, float]) -> np.ndarray:
+        tap, l2, share = member
+        parts = [(weights, l2 / part) for part, weights in zip(PARTS, drawn, strict=True)]
+        scores = score_parts(trunk.features(rows, [tap]), labels, num_classes, parts, asked)
+        return np.float32(share) * np.stack(scores)
+
+    logits = functools.reduce(operator.iadd, on_all_cores(score, list(reversed(members))))
+    right = (logits.argmax(axis=3) == labels).mean(axis=1)[:, scored]
     all_others = len(labels) * (1 - 1 / num_folds)
-    return [part * all_others for part in (*PARTS, 1.0)], np.stack([*shares, correct[scored].astype(float)]), scored
+    return [part * all_others for part in (*PARTS, 1.0)], np.concatenate([right, correct[None, scored]]), scored
 
 
 def _stratified(positions: np.ndarray, labels: np.ndarray, part: float, rng: np.random.Generator) -> np.ndarray:

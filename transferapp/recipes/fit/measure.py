@@ -44,7 +44,7 @@ from transferapp.policy.reasons import Reason
 from transferapp.policy.similarity import StageScore, judge_similarity, label_divergence
 from transferapp.policy.size import InputSize, measure_size
 from transferapp.system.progress import Progress
-from transferapp.system.threads import cpu_cores
+from transferapp.system.threads import cpu_cores, on_all_cores
 from transferapp.training.mixture import Mixture, mix
 from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate, cross_validation_folds, log_losses
 
@@ -374,14 +374,14 @@ def probe_stages(trunk: Trunk, rows: np.ndarray, sample: Dataset, config: FitCon
         features = trunk.features(rows, [tap])
         return cross_validate(features, labels, num_classes, seed=config.seed, path=l2_path(config), groups=groups)
 
-    means, deviations = [], []
-    with progress.task(f"{trunk.name}: probing {len(trunk.stages)} stages", len(trunk.stages)) as advance:
-        for stage in trunk.stages:
-            means.append(validate(Tap(stage.name)))
-            deviations.append(validate(Tap(stage.name, deviation=True)))
-            advance(stage.index + 1)
-    members = tuple(zip(trunk.mixture_taps, (*deviations, means[-1]), strict=True))
-    return tuple(means), members, _mixed(members, sample, config)
+    tried = [Tap(stage.name, deviation) for stage in reversed(trunk.stages) for deviation in (True, False)]
+    found: dict[Tap, CrossValidation] = {}
+    with progress.task(f"{trunk.name}: probing {len(trunk.stages)} stages", len(tried)) as advance:
+        for tap, validation in zip(tried, on_all_cores(validate, tried), strict=True):
+            found[tap] = validation
+            advance(len(found))
+    members = tuple((tap, found[tap]) for tap in trunk.mixture_taps)
+    return tuple(found[Tap(stage.name)] for stage in trunk.stages), members, _mixed(members, sample, config)
 
 
 def _mixed_by_class_weights(
@@ -389,21 +389,20 @@ def _mixed_by_class_weights(
 ) -> ProbedBackbone:
     """Return the backbone with a mixture of stages that was cross-validated with class weights."""
     trunk, rows = backbone.trunk, backbone.store.collect(sample.records, [CENTER])[:, 0]
-    members = tuple(
-        (
-            tap,
-            cross_validate(
-                trunk.features(rows, [tap]),
-                sample.labels,
-                len(sample.class_names),
-                seed=config.seed,
-                path=l2_path(config),
-                groups=sample.groups(),
-                class_weights=class_weights,
-            ),
+
+    def validate(tap: Tap) -> CrossValidation:
+        return cross_validate(
+            trunk.features(rows, [tap]),
+            sample.labels,
+            len(sample.class_names),
+            seed=config.seed,
+            path=l2_path(config),
+            groups=sample.groups(),
+            class_weights=class_weights,
         )
-        for tap, _ in backbone.members
-    )
+
+    taps = [tap for tap, _ in backbone.members]
+    members = tuple(zip(taps, list(on_all_cores(validate, taps[::-1]))[::-1], strict=True))
     mixture = _mixed(members, sample, config, class_weights)
     score, plan = _mixture_score(members, mixture, sample.labels, sample.groups()), backbone.plan
     if not score.weights:  # no classifier is better than equal probabilities

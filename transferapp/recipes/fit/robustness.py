@@ -38,7 +38,9 @@ def measure_robustness(fitted: Fitted, exported: Exported, progress: Progress) -
     Returns:
         None with fewer than `MEASURED_AT_LEAST` test images.
     """
-    test = fitted.measurement.dataset.part("test").spread(MEASURED_AT_MOST)
+    test = fitted.measurement.dataset.part("test")
+    # By content, so that those of before are among those of a larger set.
+    test = test.with_records(sorted(test.records, key=lambda record: record.sha256)[:MEASURED_AT_MOST])
     if len(test) < MEASURED_AT_LEAST:
         return None
     classifier, backbone = fitted.classifier, fitted.backbone

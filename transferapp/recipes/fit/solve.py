@@ -16,6 +16,7 @@ from transferapp.policy.choose import paired_gain
 from transferapp.recipes.fit.candidate import SOLVED, Candidate, Classifier
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, measured_sample
 from transferapp.system.progress import Progress
+from transferapp.system.threads import on_all_cores
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.mixture import combine
 from transferapp.training.probe import CrossValidation, LinearProbe, cross_validate, fit_probe, log_losses
@@ -45,10 +46,13 @@ def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progre
         labels = np.repeat(part.labels, rows.shape[1])
         rows = rows.reshape(len(labels), -1)
         weights = measurement.weighting.of(labels)
-        probes = [
-            fit_probe(chosen.trunk.features(rows, [tap]), labels, len(dataset.class_names), l2, sample_weight=weights)
-            for tap, l2, _ in members
-        ]
+
+        def solved(member: tuple[Tap, float, float]) -> LinearProbe:
+            tap, l2, _ = member
+            features = chosen.trunk.features(rows, [tap])
+            return fit_probe(features, labels, len(dataset.class_names), l2, sample_weight=weights)
+
+        probes = list(on_all_cores(solved, members[::-1]))[::-1]
         probe = combine(probes, [weight for _, _, weight in members])
         return probe, Classifier(taps, Head.of(probe, HeadSpec(l2=probe.l2)), temperature, measurement.plan.cut)
 
