@@ -15,6 +15,8 @@ import pytest
 
 from tests.helpers.fitted import BACKBONE, draw_folders, drawing, transferapp, workplace
 from tests.helpers.tiny_bundle import make_tiny_bundle
+from transferapp.backbones.engine import OpenVINOEngine
+from transferapp.backbones.loader import BackboneLoader
 from transferapp.bundle.format import MANIFEST, read_bundle
 from transferapp.bundle.predictor import Predictor
 from transferapp.config import make_config
@@ -157,6 +159,28 @@ def test_an_updated_bundle_can_be_updated_again(updated: Updated, tmp_path: Path
         update(bundle, str(updated.old))
     assert caught.value.code == "earlier_images_missing"
     assert len(rows_of(bundle)) == len(rows_of(updated.after)) + 1
+
+
+@pytest.mark.slow
+def test_keras_is_not_needed_once_the_backbone_was_compared_with_it(
+    updated: Updated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, more = tmp_path / "drawings", tmp_path / "more"
+    shutil.copytree(updated.after, bundle)
+    (more / "dots").mkdir(parents=True)
+    for number in range(4):
+        drawing("dots", 77_777 + number).save(more / "dots" / f"new-{number}.png")
+    with monkeypatch.context() as patch:
+        patch.delattr(BackboneLoader, "model")
+        manifest = update(bundle, str(more)).manifest
+    assert manifest["parity_before"]
+    assert manifest["parity"][manifest["precision"]["served"]]["num_images"] > 0
+    import keras
+
+    model = keras.saving.load_model(bundle / "model.keras", compile=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *read_bundle(bundle).image_size, 3), np.uint8)
+    served = OpenVINOEngine(bundle / "model.xml", precision="f32")(pixels)
+    np.testing.assert_allclose(model.predict(pixels.astype(np.float32), verbose=0), served, atol=1e-4)
 
 
 @pytest.mark.slow

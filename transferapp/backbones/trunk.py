@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import keras
 
 _NETWORK = "taps.xml"
+_SAVED = "taps.keras"
 _FACTS = "stages.json"
 _REVISION = 2
 """Increase this when the graph of a backbone or its taps changes: earlier converted networks and features are then invalid."""
@@ -74,11 +75,13 @@ class Trunk(_RunnableTrunk):
         stages: Its stages, earliest first.
         num_logits: Size of its ImageNet classifier's output, 0 where it has none.
         network: The `.xml` of its converted network in the cache, with the `.bin` beside it; None where it runs on Keras.
+        saved: The same network as Keras saved it, of an embedded backbone; otherwise None.
     """
 
     stages: tuple[Stage, ...]
     num_logits: int
     network: Path | None = None
+    saved: Path | None = None
 
     @property
     def top(self) -> Stage:
@@ -168,17 +171,21 @@ def load_trunk(
     identity = [spec.name, fingerprint, image_size, _REVISION, version("openvino"), version("keras")]
     stem = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     key, folder = f"{stem}-{precision}", cache_directory() / "networks" / f"{spec.name}-{stem}"
+    keep = spec.source == "embedded"  # of networks that are known, parts can be put together without Keras
+    files = (folder / _NETWORK, folder / _SAVED if keep else None)
     try:
         facts = _cached_facts(folder)
+        if keep and _SAVED not in facts["sha256"]:
+            raise ValueError(f"{_SAVED} is missing")
         compiled = OpenVINOEngine(folder / _NETWORK, precision=precision, streams=streams)
-        return _assemble(spec.name, key, image_size, facts, compiled, folder / _NETWORK)
+        return _assemble(spec.name, key, image_size, facts, compiled, *files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
         pass  # missing, or damaged in whatever way
     taps, facts = _tap(model or build())
     converted = convert(taps)
-    _cache(folder, converted, facts)
+    _cache(folder, converted, facts, taps if keep else None)
     compiled = OpenVINOEngine(converted, precision=precision, streams=streams)
-    return _assemble(spec.name, key, image_size, facts, compiled, folder / _NETWORK)
+    return _assemble(spec.name, key, image_size, facts, compiled, *files)
 
 
 def _cached_facts(folder: Path) -> dict[str, Any]:
@@ -190,14 +197,23 @@ def _cached_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _cache(folder: Path, converted: Any, facts: dict[str, Any]) -> None:
-    """Store a network, in place of a damaged one or of one that another process has stored meanwhile."""
+def _cache(folder: Path, converted: Any, facts: dict[str, Any], taps: Any | None) -> None:
+    """Store a network, in place of a damaged one or of one that another process has stored meanwhile.
+
+    Args:
+        folder: Where to.
+        converted: For OpenVINO.
+        facts: Its stages.
+        taps: The same for Keras, if that is to be kept.
+    """
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as name:
             made, former = Path(name) / "made", Path(name) / "former"
             made.mkdir()
             save_converted(converted, made / _NETWORK)
+            if taps is not None:
+                taps.save(made / _SAVED)
             digests = {file.name: sha256_file(file) for file in made.iterdir()}
             write_bytes(made / _FACTS, json.dumps({**facts, "sha256": digests}).encode())
             with contextlib.suppress(FileNotFoundError):
@@ -229,9 +245,10 @@ def _assemble(
     facts: dict[str, Any],
     engine: Engine,
     network: Path | None = None,
+    saved: Path | None = None,
 ) -> Trunk:
     stages = tuple(Stage(**{**entry, "shape": tuple(entry["shape"])}) for entry in facts["stages"])
-    return Trunk(name, key, image_size, engine, stages, int(facts["num_logits"]), network)
+    return Trunk(name, key, image_size, engine, stages, int(facts["num_logits"]), network, saved)
 
 
 def cut_trunk(

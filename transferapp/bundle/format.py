@@ -47,6 +47,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 NETWORK_FILES = ("model.xml", "model.bin")
 """Files that a server needs besides the manifest."""
+KERAS_FILE = "model.keras"
+"""File of the Keras model, which serving does not need; absent from the first bundle of a fit."""
 NOVELTY = "novelty.npz"
 """File of the novelty score; absent where there were too few held-out images, and from ensembles."""
 

@@ -237,9 +237,12 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
             )
             rows += [(split, accuracy), ("", macro_words(figures))]
     parity = manifest["parity"][manifest["precision"]["served"]]
+    compared = counted(parity["num_images"], "image") + " compared"
+    if manifest.get("parity_before"):
+        compared += " in an earlier fit with this backbone"
     served = (
         f"in {parity['precision']}; probabilities differ from the Keras model's by at most {parity['max_difference']:.1g} "
-        f"({counted(parity['num_images'], 'image')} compared)"
+        f"({compared})"
     )
     rows += [
         *labeled("overlap", leaks or list(filter(None, [uniform_sentence(manifest.get("leaks"))])), "yellow"),

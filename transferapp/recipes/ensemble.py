@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transferapp.backbones.engine import convert, save_converted
-from transferapp.bundle.format import Bundle, check_target, read_bundle, split_rank, write_manifest, writing
+from transferapp.bundle.format import KERAS_FILE, Bundle, check_target, read_bundle, split_rank, write_manifest, writing
 from transferapp.errors import BundleError, UsageError
 from transferapp.evaluation.parity import Parity
 from transferapp.evaluation.report.model_card import model_card
@@ -101,7 +101,7 @@ def ensemble(paths: Sequence[Path], out: Path, *, precision: str = "auto") -> En
         "versions": library_versions(),
     }
     with writing(out) as staging, disk_errors(out):
-        network.save(staging / "model.keras")
+        network.save(staging / KERAS_FILE)
         save_converted(converted, staging / "model.xml")
         (staging / "split.csv").write_text(_merged_split(bundles), encoding="utf-8")
         (staging / "README.md").write_text(model_card(manifest), encoding="utf-8", newline="\n")
@@ -124,7 +124,7 @@ def average_network(bundles: Sequence[Bundle], image_size: tuple[int, int]) -> k
     pixels = keras.Input((*image_size, 3), name="pixels")
     scores = []
     for index, bundle in enumerate(bundles):
-        model = keras.saving.load_model(bundle.file("model.keras"), compile=False, safe_mode=True)
+        model = keras.saving.load_model(bundle.file(KERAS_FILE), compile=False, safe_mode=True)
         member = keras.Model(model.inputs[0], model.outputs[0], name=f"member_{index}")
         x = pixels
         if bundle.image_size != image_size:

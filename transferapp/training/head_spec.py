@@ -19,6 +19,10 @@ POOLINGS = ("average", "max", "fractional_max")
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "maxout")
 INITIALIZERS = ("he", "glorot")
 
+STANDARDIZE, LOGITS, TEMPERATURE = "head_standardize", "head_logits", "head_temperature"
+"""Names of a head's layers in a network: the first, whose inputs are the features, the last, and the one that divides its
+logits."""
+
 MAX_HIDDEN = 20
 MAX_UNITS = 65_536
 

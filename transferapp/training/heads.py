@@ -12,7 +12,7 @@ from keras import ops
 
 from transferapp.backbones.stages import Stage, Tap, spatial_deviation, stage_named, stage_tensor
 from transferapp.training.curves import Finding
-from transferapp.training.head_spec import Head, HeadSpec
+from transferapp.training.head_spec import LOGITS, STANDARDIZE, TEMPERATURE, Head, HeadSpec
 from transferapp.training.layers import (
     PIECES,
     DropConnect,
@@ -52,10 +52,6 @@ class Regularization(keras.layers.Layer):  # type: ignore[misc]  # Keras has no 
 
     def penalty(self, kernel: Any) -> Any:
         return self.l1 * ops.sum(ops.abs(kernel)) + self.l2 / 2 * ops.sum(ops.square(kernel))
-
-
-STANDARDIZE = "head_standardize"
-"""Name of a head's first layer, whose inputs are the pooled features."""
 
 
 def build_head(
@@ -102,7 +98,7 @@ def build_head(
             x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"head_norm_{index}")(x)
         x = _activated(spec.activation, x, f"head_activation_{index}", for_prediction)
     x = _dropped(spec, x, len(spec.hidden) + 1, seed, for_prediction, regularization)
-    return _dense(spec, num_classes, "head_logits", seed, for_prediction, regularization)(x)
+    return _dense(spec, num_classes, LOGITS, seed, for_prediction, regularization)(x)
 
 
 def pooled(pooling: str, maps: Any, *, seed: int = 0, for_prediction: bool = False) -> Any:
@@ -207,7 +203,7 @@ def attach_head(
     x = build_head(
         head.spec, _tapped(backbone, tuple(stages), taps), head.num_classes, head.mean, head.std, for_prediction=True
     )
-    x = keras.layers.Rescaling(1 / temperature, name="head_temperature")(x)
+    x = keras.layers.Rescaling(1 / temperature, name=TEMPERATURE)(x)
     outputs = keras.layers.Softmax(name="probabilities")(x)
     model = keras.Model(backbone.inputs[0], outputs, name=name)
     set_head(model, head, backbone.layers)

@@ -29,8 +29,8 @@ from transferapp.backbones.keras_internals import (
 )
 from transferapp.backbones.stages import Stage, stage_tensor
 from transferapp.backbones.stages import cut as split_at
-from transferapp.training.head_spec import Head
-from transferapp.training.heads import STANDARDIZE, build_head, head_layers, set_head
+from transferapp.training.head_spec import STANDARDIZE, Head
+from transferapp.training.heads import build_head, head_layers, set_head
 from transferapp.training.layers import StochasticDepth
 
 _MOMENTUM = 0.9

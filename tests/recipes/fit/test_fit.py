@@ -6,6 +6,8 @@ import contextlib
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from transferapp.bundle.predictor import Predictor
 from transferapp.config import FitConfig, make_config
 from transferapp.errors import BundleError, DataError, ResourceError, UsageError
 from transferapp.recipes.evaluate import evaluate
+from transferapp.recipes.fit import export as export_module
 from transferapp.recipes.fit import fit as recipes
 from transferapp.recipes.fit import resume
 from transferapp.recipes.fit.resume import RunFolder, run_identity
@@ -268,7 +271,7 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     assert evaluation.metrics.accuracy == manifest["metrics"]["test"]["accuracy"]
 
 
-def interrupt(*_arguments: Any) -> Any:
+def interrupt(*_arguments: Any, **_options: Any) -> Any:
     raise KeyboardInterrupt
 
 
@@ -294,6 +297,7 @@ def test_a_bundle_is_there_before_keras_is_needed_and_predicts_what_the_complete
 ) -> None:
     target, progress = tmp_path / "bundle", Recorder()
     with monkeypatch.context() as patch:
+        patch.setattr(export_module, "_remembered", lambda *_: {})  # as in the first fit with this backbone
         patch.setattr(recipes, "check", interrupt)
         with pytest.raises(KeyboardInterrupt):
             recipes.fit(config(target, budget="0"), progress)
@@ -310,6 +314,29 @@ def test_a_bundle_is_there_before_keras_is_needed_and_predicts_what_the_complete
     again = evaluate(target, str(images()), views=1)
     assert again.metrics.accuracy == answers.metrics.accuracy
     assert again.metrics.loss == pytest.approx(answers.metrics.loss, abs=1e-3)
+
+
+_FIRST_BUNDLE = """
+import sys
+from transferapp.config import make_config
+from transferapp.recipes.fit import fit
+
+def complete(*arguments, **options):
+    print(*(name for name in ("keras", "tensorflow") if name in sys.modules))
+    sys.exit(0)
+
+fit.check = complete
+fit.fit(make_config({"data": sys.argv[1], "out": sys.argv[2], "backbone": sys.argv[3], "budget": "0"}))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_bundle_imports_no_keras(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FIRST_BUNDLE, str(images()), str(tmp_path / "bundle"), BACKBONE]
+    recipes.plan(config(tmp_path / "bundle"))  # converts the network, which needs Keras, once
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert (tmp_path / "bundle" / "bundle.json").is_file()
 
 
 @pytest.mark.slow

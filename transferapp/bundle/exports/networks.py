@@ -13,7 +13,7 @@ import numpy as np
 
 from transferapp.backbones.engine import OpenVINOEngine, import_nncf, import_openvino, read_network, save_converted
 from transferapp.backbones.keras_internals import all_layers
-from transferapp.bundle.format import NOVELTY, Bundle
+from transferapp.bundle.format import KERAS_FILE, NOVELTY, Bundle
 from transferapp.bundle.novelty import Novelty
 from transferapp.errors import UsageError
 from transferapp.system.backend import (
@@ -102,7 +102,7 @@ def _constant_function(bundle: Bundle) -> Any:
         )
     import keras
 
-    model = keras.saving.load_model(bundle.file("model.keras"), compile=False, safe_mode=True)
+    model = keras.saving.load_model(bundle.file(KERAS_FILE), compile=False, safe_mode=True)
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,9 @@ from transferapp.backbones.composition import compose_classifier
 from transferapp.backbones.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, convert, resolve_precision
 from transferapp.backbones.feature_store import CENTER, center_pixels
 from transferapp.backbones.stages import Stage, stage_named
+from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Dataset, Record
-from transferapp.errors import TrainingError
+from transferapp.errors import ResourceError, TrainingError
 from transferapp.evaluation.parity import Parity, compare
 from transferapp.evaluation.test_time_views import Scorer
 from transferapp.images.views import Geometry
@@ -23,7 +26,9 @@ from transferapp.policy.cuts import INPUT
 from transferapp.recipes.fit.candidate import Classifier, head_function
 from transferapp.recipes.fit.measure import ProbedBackbone
 from transferapp.system.progress import Progress
+from transferapp.system.storage import write_bytes
 from transferapp.system.threads import cpu_cores, in_order
+from transferapp.training.saved_classifier import compose_saved
 
 if TYPE_CHECKING:
     import keras
@@ -36,16 +41,18 @@ class Exported:
     """A network in both forms that a bundle holds.
 
     Attributes:
-        network: The Keras model; None in a bundle that is written before it exists.
+        network: The Keras model; None where it was not built.
         converted: The same for OpenVINO, with the features that the head reads as its second output.
         parity: Agreement of the two on real images, by precision; empty without a Keras model.
         precision: The precision to serve in.
+        archive: The Keras model as a file, where it was composed without Keras.
     """
 
     network: keras.Model | None
     converted: Any
     parity: dict[str, Parity]
     precision: str
+    archive: bytes | None = None
 
     @property
     def num_features(self) -> int:
@@ -72,7 +79,8 @@ def export(
     from transferapp.training.tail import with_features
 
     classifying = build_network(classifier, network, backbone.trunk.stages, name)
-    converted = composed(classifier, backbone) or convert(with_features(classifying))
+    of_trunk = composed(classifier, backbone)
+    converted = of_trunk or convert(with_features(classifying))
     parity, served = served_precision(
         classifying,
         converted,
@@ -81,34 +89,76 @@ def export(
         differs="The exported network differs from the trained one",
         report="the name of the backbone; --backbone efficientnet_lite0 is known to export well",
     )
+    if of_trunk is not None:
+        _remember(backbone.trunk, classifier, parity)
     return Exported(classifying, converted, parity, served)
 
 
-def export_early(classifier: Classifier, backbone: ProbedBackbone, dataset: Dataset) -> Exported | None:
+def export_early(
+    classifier: Classifier, backbone: ProbedBackbone, name: str, dataset: Dataset, precision: str
+) -> Exported | None:
     """Compose the network of a linear classifier without Keras, and compare it with the classifier on the trunk's features.
 
+    Of a backbone that was compared with Keras before, the Keras model is composed too, and that comparison holds.
+
     Args:
-        classifier: The weights.
-        backbone: The backbone that it was trained on.
-        dataset: Has the images to compare on.
+        classifier, backbone, name, dataset, precision: As of `export`.
 
     Returns:
         None where the network cannot be composed, or differs in the precision of the trunk.
     """
-    network, precision = composed(classifier, backbone), backbone.trunk.engine.precision
+    network, trunk = composed(classifier, backbone), backbone.trunk
     if network is None:
         return None
+    served = trunk.engine.precision
     pixels = _parity_pixels(backbone, dataset)
-    expected = frozen_scorer(classifier, backbone)(pixels)
-    found = OpenVINOEngine(network, precision=precision)(pixels)
-    return Exported(None, network, {}, precision) if compare(expected, found, precision).acceptable else None
+    expected, found = frozen_scorer(classifier, backbone)(pixels), OpenVINOEngine(network, precision=served)(pixels)
+    if not compare(expected, found, served).acceptable:
+        return None
+    parity = _remembered(trunk, classifier)
+    if served != resolve_precision(precision) or served not in parity:
+        return Exported(None, network, {}, served)
+    archive = compose_saved(trunk, classifier.taps, classifier.head, classifier.temperature, _identifier(name))
+    return Exported(None, network, parity if archive else {}, served, archive)
+
+
+_COMPARED = "compared.json"
+"""File beside a cached network: how a classifier on it agreed with Keras, and the last stage that this one read."""
+
+
+def _remember(trunk: Trunk, classifier: Classifier, parity: Mapping[str, Parity]) -> None:
+    """Record that a composed network agreed with its Keras model."""
+    if trunk.network is None or trunk.saved is None:
+        return
+    document = {
+        "stage": _last_stage(trunk, classifier),
+        "parity": {name: figures.to_json() for name, figures in parity.items() if figures.acceptable},
+    }
+    with contextlib.suppress(ResourceError):  # the next fit compares again
+        write_bytes(trunk.network.with_name(_COMPARED), json.dumps(document).encode())
+
+
+def _remembered(trunk: Trunk, classifier: Classifier) -> dict[str, Parity]:
+    """Return the agreement by precision, if the network was compared up to the last stage that a classifier reads."""
+    if trunk.network is None or trunk.saved is None:
+        return {}
+    try:
+        document = json.loads(trunk.network.with_name(_COMPARED).read_bytes())
+        found = {name: Parity(**figures) for name, figures in document["parity"].items()}
+        return found if document["stage"] >= _last_stage(trunk, classifier) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _last_stage(trunk: Trunk, classifier: Classifier) -> int:
+    return max(stage_named(trunk.stages, tap.stage).index for tap in classifier.taps)
 
 
 def composed(classifier: Classifier, backbone: ProbedBackbone) -> Any | None:
     """Return a linear classifier on a frozen backbone as a network for OpenVINO; None where it cannot be composed."""
-    head = classifier.head
-    if not (classifier.frozen and classifier.pooled and head.spec.linear):
+    if not _linear(classifier):
         return None
+    head = classifier.head
     kernel, bias = head.weights
     return compose_classifier(
         backbone.trunk,
@@ -119,6 +169,11 @@ def composed(classifier: Classifier, backbone: ProbedBackbone) -> Any | None:
         bias=bias,
         temperature=classifier.temperature,
     )
+
+
+def _linear(classifier: Classifier) -> bool:
+    """Return whether this is a linear classifier on the cached features of a frozen backbone."""
+    return classifier.frozen and classifier.pooled and classifier.head.spec.linear
 
 
 def _parity_pixels(backbone: ProbedBackbone, dataset: Dataset) -> np.ndarray:
@@ -140,11 +195,16 @@ def build_network(classifier: Classifier, network: keras.Model, stages: Sequence
     from transferapp.training.heads import attach_head
     from transferapp.training.tail import attach_tails
 
-    identifier = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
+    identifier = _identifier(name)
     if classifier.frozen:
         return attach_head(network, stages, classifier.taps, classifier.head, classifier.temperature, identifier)
     cut = None if classifier.cut == INPUT else stage_named(tuple(stages), classifier.cut)
     return attach_tails(network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier)
+
+
+def _identifier(name: str) -> str:
+    """Return a name as Keras takes it for a model."""
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name) or "classifier"
 
 
 def served_precision(

@@ -16,7 +16,14 @@ from typing import Any
 
 from transferapp.backbones.engine import OpenVINOEngine, save_converted
 from transferapp.backbones.loader import BackboneLoader
-from transferapp.bundle.format import NOVELTY, check_target, only_writer, write_manifest, writing
+from transferapp.bundle.format import (
+    KERAS_FILE,
+    NOVELTY,
+    check_target,
+    only_writer,
+    write_manifest,
+    writing,
+)
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
@@ -113,7 +120,7 @@ def fit(
         with backbone_loader(config, source) as loader:
             measurement = measure(config, source, loader, progress)
             early = not insist and not config.bundle_path.exists()
-            if not early:  # Keras is needed only at the end, and importing TensorFlow takes a while.
+            if measurement.plan.proposals and not early:  # importing TensorFlow takes a while
                 loader.submit(loader.model, measurement.chosen.spec)
             watch.lap("measure")
             views = choose_views(measurement, config, progress)
@@ -122,16 +129,16 @@ def fit(
             watch.lap("solve")
             _begin(run, config, measurement, progress)
             checked: Checked | None = None
-            tested: Tested | None = None
+            first: Checked | None = None
             if early:
                 # A usable bundle is there before the long part begins, and stays if that is interrupted.
-                first = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
-                tested = _write_early(first, config, watch, progress)
-                if tested is not None:
+                linear = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
+                first = _write_early(linear, config, watch, progress)
+                if first is not None:
                     progress.note(f"{config.bundle_path} can be used already; it is replaced when the fit is complete")
                 if measurement.plan.proposals:
-                    checked = check(first, config, loader, watch, progress, tested)
-                    write_bundle(first, checked, config, watch, progress)
+                    checked = check(linear, config, loader, watch, progress, first)
+                    write_bundle(linear, checked, config, watch, progress)
             _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
             watch.lap("tune")
@@ -143,7 +150,7 @@ def fit(
             plan = measurement.backbone(winner.backbone).plan
             fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
-                checked = check(fitted, config, loader, watch, progress, tested if winner is solved else None)
+                checked = check(fitted, config, loader, watch, progress, first if winner is solved else None)
             changed = measure_robustness(fitted, checked.exported, progress)
             watch.lap("robustness")
             figures = {"forecast": forecast, "robustness": changed}
@@ -167,7 +174,7 @@ def check(
     loader: BackboneLoader,
     watch: Stopwatch,
     progress: Progress,
-    tested: Tested | None = None,
+    first: Checked | None = None,
 ) -> Checked:
     """Export the winner, compare the exported network with it, measure it on the test images, and choose the crops.
 
@@ -177,7 +184,8 @@ def check(
         loader: Builds the backbones.
         watch: Records the seconds of each step.
         progress: Receives progress updates.
-        tested: Figures of the same classifier from its first bundle, where there is one; only the crops are new.
+        first: The same classifier as it was in the first bundle, where there is one. What it lacks is new: the crops, and the
+            Keras model where it could not be composed.
     """
     backbone, dataset = fitted.backbone, fitted.measurement.dataset
     with background() as pool:
@@ -187,10 +195,13 @@ def check(
             # Keras builds the network on one core, so OpenVINO can score crops on the others meanwhile.
             crops = pool.submit(try_crops, fitted, frozen_scorer(held_out, backbone))
         with progress.task("building the network", 0):
-            network, name = loader.model(backbone.spec), config.bundle_path.name
-            exported = export(fitted.classifier, backbone, network, name, dataset, config.precision)
+            name = config.bundle_path.name
+            arguments = (name, dataset, config.precision)
+            exported = first.exported if first else export_early(fitted.classifier, backbone, *arguments)
+            if exported is None or exported.archive is None:
+                exported = export(fitted.classifier, backbone, loader.model(backbone.spec), *arguments)
         watch.lap("network")
-        tested = tested or test_winner(fitted, exported, config, progress)
+        tested = first.tested if first else test_winner(fitted, exported, config, progress)
         watch.lap("test")
         with progress.task("trying crops", 0):
             if crops is None:
@@ -220,19 +231,20 @@ def test_winner(fitted: Fitted, exported: Exported, config: FitConfig, progress:
     return Tested(probabilities, test_metrics(probabilities, dataset), leaks, _UNTRIED, calibrated)
 
 
-def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: Progress) -> Tested | None:
-    """Write a bundle that can be served but lacks the Keras model, whose library takes seconds to import.
+def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: Progress) -> Checked | None:
+    """Write a bundle that can be served, before Keras is imported, which takes seconds.
 
     Returns:
-        The figures of its classifier; None where it could not be written.
+        Its network and figures; None where it could not be written.
     """
-    exported = export_early(fitted.classifier, fitted.backbone, fitted.measurement.dataset)
+    dataset, name = fitted.measurement.dataset, config.bundle_path.name
+    exported = export_early(fitted.classifier, fitted.backbone, name, dataset, config.precision)
     if exported is None:
         return None
-    tested = test_winner(fitted, exported, config, progress)
+    first = Checked(exported, test_winner(fitted, exported, config, progress))
     watch.lap("first bundle")
-    write_bundle(fitted, Checked(exported, tested), config, watch, progress)
-    return tested
+    write_bundle(fitted, first, config, watch, progress)
+    return first
 
 
 def write_bundle(
@@ -244,7 +256,9 @@ def write_bundle(
     manifest = describe(fitted, exported, tested, config)
     with progress.task("writing the bundle", 0), writing(target) as staging, disk_errors(target):
         if exported.network is not None:
-            exported.network.save(staging / "model.keras")
+            exported.network.save(staging / KERAS_FILE)
+        elif exported.archive is not None:
+            (staging / KERAS_FILE).write_bytes(exported.archive)
         save_converted(exported.converted, staging / "model.xml")
         files = {
             "history.csv": history_table(fitted),

@@ -35,7 +35,7 @@ from transferapp.recipes.fit.export import Exported
 from transferapp.recipes.fit.leaks import Leaks
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone
 from transferapp.recipes.fit.solve import ViewChoice
-from transferapp.system.backend import keras_backend
+from transferapp.system.backend import configured_backend
 from transferapp.system.hardware import detect
 from transferapp.training.settings import Epoch
 
@@ -168,9 +168,10 @@ def describe(fitted: Fitted, exported: Exported, tested: Tested, config: FitConf
         "novelty": tested.calibrated.figures.to_json() if tested.calibrated.figures else None,
         "prediction_sets": tested.calibrated.sets.to_json() if tested.calibrated.sets else None,
         "parity": {precision: figures.to_json() for precision, figures in exported.parity.items()},
+        "parity_before": exported.archive is not None,
         "precision": {"served": exported.precision},
         "config": config.to_json(),
-        "hardware": {**detect(config.training_precision).to_json(), "backend": keras_backend()},
+        "hardware": {**detect(config.training_precision).to_json(), "backend": configured_backend()},
         "versions": library_versions(),
         **fitted.manifest,
     }
