@@ -1,8 +1,10 @@
 """Forecast of the accuracy with more images, from a power law fitted to a learning curve.
 
-Cross-validated errors of classifiers solved on parts of the training images follow ``floor + scale * n ** -exponent`` (Hestness
-et al., "Deep learning scaling is predictable, empirically", 2017; Viering and Loog, "The shape of learning curves", 2023). The
-interval comes from drawing the images again, each with its outcome at every size, and fitting the law to each draw.
+Cross-validated errors of classifiers solved on parts of the training images follow ``floor + scale * n ** -exponent``
+(Hestness et al., "Deep learning scaling is predictable, empirically", 2017; Viering and Loog, "The shape of learning curves",
+2023). A few points cannot tell a law with a floor, under which the gain ends soon, from one without, under which it never does:
+both are fitted, and the forecast is made of both alike. The interval comes from drawing the images again, each with its outcome
+at every size, and fitting the laws to each draw.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-EXPONENTS = np.linspace(0.1, 1.0, 10)
+EXPONENTS = np.linspace(0.05, 1.0, 20)
 """Exponents that are tried. Measured ones lie between .2 and .6; above 1 an error would vanish as soon as images are added."""
 
 LEAST_ERRORS = 10
@@ -76,12 +78,12 @@ class Forecast:
 
 @dataclass(frozen=True, eq=False)
 class Laws:
-    """Power laws of the error, one for each draw.
+    """Power laws of the error, two for each draw.
 
     Attributes:
-        floor: float64, shape (draws,), at least 0: the error that no number of images removes.
-        scale: float64, shape (draws,), at least 0.
-        exponent: float64, shape (draws,).
+        floor: float64, shape (2 * draws,), at least 0: the error that no number of images removes.
+        scale: float64, shape (2 * draws,), at least 0.
+        exponent: float64, shape (2 * draws,).
     """
 
     floor: np.ndarray
@@ -89,35 +91,45 @@ class Laws:
     exponent: np.ndarray
 
     def error(self, num_images: float) -> np.ndarray:
-        """Return the error at a number of training images: float64, shape (draws,)."""
+        """Return the error at a number of training images: float64, shape (2 * draws,)."""
         found: np.ndarray = self.floor + self.scale * num_images**-self.exponent
         return found
 
 
 def fit_laws(sizes: np.ndarray, errors: np.ndarray) -> Laws:
-    """Fit a law to each row of errors by least squares, with no negative part.
+    """Fit laws with and without a floor to each row of errors by least squares, with no negative part.
 
     Args:
         sizes: Training images, shape (num_sizes,).
         errors: float, shape (draws, num_sizes), in [0, 1].
+
+    Returns:
+        The laws with a floor, and then those without: shape (2 * draws,).
     """
+    fitted = [_fit_laws(sizes, errors, with_floor=with_floor) for with_floor in (True, False)]
+    floor, scale, exponent = (np.concatenate(values) for values in zip(*fitted, strict=True))
+    return Laws(floor, scale, exponent)
+
+
+def _fit_laws(sizes: np.ndarray, errors: np.ndarray, *, with_floor: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     best = np.full(len(errors), np.inf)
     floor, scale, exponent = np.zeros(len(errors)), np.zeros(len(errors)), np.zeros(len(errors))
     for tried in EXPONENTS:
         powers = sizes**-tried
-        centered = powers - powers.mean()
-        slope = (errors @ centered) / (centered @ centered)
-        level = errors.mean(axis=1) - slope * powers.mean()
-        # Where the unconstrained optimum has a negative part, the constrained one lies on that side of the quadrant.
-        alone = (errors @ powers) / (powers @ powers)
-        slope, level = np.where(level < 0, alone, slope), np.maximum(level, 0)
-        level, slope = np.where(slope < 0, errors.mean(axis=1), level), np.maximum(slope, 0)
+        # Without a floor, or where the optimum has a negative one, the law is a multiple of the powers.
+        slope, level = (errors @ powers) / (powers @ powers), np.zeros(len(errors))
+        if with_floor:
+            centered = powers - powers.mean()
+            free = (errors @ centered) / (centered @ centered)
+            rest = errors.mean(axis=1) - free * powers.mean()
+            slope, level = np.where(rest < 0, slope, free), np.maximum(rest, 0)
+            level, slope = np.where(slope < 0, errors.mean(axis=1), level), np.maximum(slope, 0)
         residual = np.square(level[:, None] + slope[:, None] * powers - errors).sum(axis=1)
         better = residual < best
         best = np.where(better, residual, best)
         floor, scale = np.where(better, level, floor), np.where(better, slope, scale)
         exponent = np.where(better, tried, exponent)
-    return Laws(floor, scale, exponent)
+    return floor, scale, exponent
 
 
 def forecast(
@@ -153,7 +165,7 @@ def forecast(
     positions = fewest * (most / fewest) ** (np.arange(_CURVE_POINTS) / (_CURVE_POINTS - 1))
     gains = laws.error(now) - laws.error(2 * now)
     classes = [
-        ClassGain(name, *_limits(share * (laws.error(now) - laws.error(now * (1 + MORE / max(count, 1))))))
+        ClassGain(name, *_limits(np.tile(share, 2) * (laws.error(now) - laws.error(now * (1 + MORE / max(count, 1))))))
         for name, count, share in zip(class_names, counts, _class_shares(draws, wrong[-1], labels, counts), strict=True)
     ]
     return Forecast(
