@@ -189,6 +189,19 @@ def test_the_outcome_counts_images_and_quotes_the_path(in_pipe: Show) -> None:
     assert lines[-2:] == ["  transferapp predict 'models/my dogs' IMAGE...", "  transferapp serve 'models/my dogs'"]
 
 
+@pytest.mark.parametrize(
+    ("served", "before", "expected"),
+    [
+        ("bf16", False, "in bf16; probabilities differ from the Keras model's by at most 0.002 (32 images compared)"),
+        ("bf16", True, "in bf16; probabilities differ from those in f32 by at most 0.002 (32 images compared)"),
+        ("f32", True, "the Keras model's by at most 1e-07 (32 images compared in an earlier fit with this backbone)"),
+    ],
+)
+def test_what_probabilities_were_compared_with(in_pipe: Show, served: str, before: bool, expected: str) -> None:
+    manifest = make_manifest(precision={"served": served}, parity_before=before)
+    assert expected in " ".join(" ".join(in_pipe(card.show_outcome, manifest, Path("m"), 1.0)).split())
+
+
 def test_validation_images_that_selected_the_model_are_not_called_held_out(in_pipe: Show) -> None:
     def outcome(manifest: dict[str, Any]) -> str:
         return " ".join(" ".join(in_pipe(card.show_outcome, manifest, Path("m"), 1.0)).split())

@@ -390,6 +390,15 @@ def test_counts_add_up() -> None:
     assert document.row("ant", "36") == ["ant", "36", "9", "15", "60", ""]
 
 
+def test_what_bf16_was_compared_with_is_said() -> None:
+    assert "same images. A precision" in page(make_manifest()).words()
+    before = page(make_manifest(parity_before=True)).words()
+    assert (
+        "in f32 with those of Keras, in an earlier fit with this backbone; in other precisions with those in f32."
+        in before
+    )
+
+
 def test_nothing_reads_nan() -> None:
     manifest = make_manifest()
     manifest["metrics"]["test"].update(loss=math.nan, calibration_error=math.inf, macro_f1=math.nan)

@@ -237,11 +237,14 @@ def show_outcome(manifest: Mapping[str, Any], path: Path, seconds: float) -> Non
             )
             rows += [(split, accuracy), ("", macro_words(figures))]
     parity = manifest["parity"][manifest["precision"]["served"]]
-    compared = counted(parity["num_images"], "image") + " compared"
+    compared, reference = counted(parity["num_images"], "image") + " compared", "the Keras model's"
     if manifest.get("parity_before"):
-        compared += " in an earlier fit with this backbone"
+        if parity["precision"] == "f32":
+            compared += " in an earlier fit with this backbone"
+        else:
+            reference = "those in f32"
     served = (
-        f"in {parity['precision']}; probabilities differ from the Keras model's by at most {parity['max_difference']:.1g} "
+        f"in {parity['precision']}; probabilities differ from {reference} by at most {parity['max_difference']:.1g} "
         f"({compared})"
     )
     rows += [

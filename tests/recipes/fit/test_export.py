@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ from scipy.special import softmax
 
 from tests.helpers.networks import TINY_SIZE, noise_pixels, tiny_network, write_images
 from tests.helpers.pool_watch import PoolWatch
-from transferapp.backbones.engine import KerasEngine, OpenVINOEngine, convert, has_bfloat16
+from transferapp.backbones.engine import KerasEngine, OpenVINOEngine, convert, has_bfloat16, save_converted
 from transferapp.backbones.stages import Stage, Tap, cut, find_stages, pooled_taps
 from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import TrainingError
+from transferapp.evaluation.parity import compare
 from transferapp.images.views import center_view, render
 from transferapp.recipes.fit.candidate import Classifier
 from transferapp.recipes.fit.export import (
@@ -26,6 +28,7 @@ from transferapp.recipes.fit.export import (
     Exported,
     build_network,
     export,
+    export_early,
     predict_test,
     run_exported,
     served_precision,
@@ -318,6 +321,83 @@ def test_bf16_is_served_where_it_agrees_and_not_where_it_does_not(backbone: Any,
     assert parity["f32"].acceptable
     assert not parity["bf16"].acceptable
     assert served == "f32"
+
+
+def cached(backbone: Any, folder: Path, precision: str) -> Any:
+    """Return a probed backbone whose taps are saved in both forms, as those of an embedded backbone are."""
+    stages = find_stages(backbone)
+    taps = pooled_taps(backbone, stages)
+    network, saved = folder / "taps.xml", folder / "taps.keras"
+    save_converted(convert(taps), network)
+    taps.save(saved)
+    trunk = Trunk("tiny", "key", TINY_SIZE, OpenVINOEngine(network, precision=precision), stages, 5, network, saved)
+    return SimpleNamespace(spec=SimpleNamespace(name="tiny"), trunk=trunk, geometry="crop")
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="the CPU has no bf16")
+def test_without_keras_bf16_is_compared_anew_for_each_classifier(
+    backbone: Any, records: list[Record], tmp_path: Path
+) -> None:
+    data, on_tiny = dataset_of(("val", records)), cached(backbone, tmp_path, "bf16")
+    first = classifier_at(backbone, 2, temperature=5.0)
+    early = export_early(first, on_tiny, "first", data, "bf16")
+    assert early is not None
+    assert (early.parity, early.archive) == ({}, None), "Keras was not compared with yet"
+    whole = export(first, on_tiny, backbone, "first", data, "bf16")
+
+    second = classifier_at(backbone, 2)
+    early = export_early(second, on_tiny, "second", data, "bf16")
+    assert early is not None
+    assert early.archive is not None
+    assert list(early.parity) == ["f32", "bf16"]
+    assert early.parity["f32"] == whole.parity["f32"]
+    pixels = np.stack([center_pixels(Image.open(r.path)) for r in data.spread(PARITY_IMAGES).records])
+    exact, rounded = (OpenVINOEngine(early.converted, precision=p)(pixels) for p in ("f32", "bf16"))
+    assert early.parity["bf16"] == compare(exact, rounded, "bf16")
+    assert early.parity["bf16"].max_difference > 2 * whole.parity["bf16"].max_difference
+
+    # Near twins, as above. The features are in f32, so that the composed network agrees with them.
+    on_tiny.trunk = cached(backbone, tmp_path, "f32").trunk
+    folder = tmp_path / "twins"
+    folder.mkdir()
+    pixels, twins = near_twins(PARITY_IMAGES), []
+    for index, each in enumerate(pixels):
+        path = folder / f"{index}.png"
+        Image.fromarray(each).resize((256, 256), Image.Resampling.NEAREST).save(path)
+        twins.append(Record(str(path), path.name, index % 2, "train", f"{index}"))
+    seen = np.stack([center_pixels(Image.open(record.path)) for record in twins])
+    stage = find_stages(backbone)[2]
+    third = classifier_of(solved_probe(backbone, stage, pixels=seen), stage.name)
+    early = export_early(third, on_tiny, "third", dataset_of(("val", twins)), "bf16")
+    assert early is not None
+    assert not early.parity["bf16"].acceptable
+    assert early.precision == "f32"
+    assert early.archive is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"stage": 2}', '{"stage": 2, "parity": []}', '{"stage": "2", "parity": FIGURES}', "FIGURES"],
+)
+@pytest.mark.parametrize("value", ["0.0", "null", "0.5", '"0"'])
+def test_a_damaged_record_of_the_comparison_with_keras_counts_as_none(
+    backbone: Any, records: list[Record], tmp_path: Path, text: str, value: str
+) -> None:
+    on_tiny = cached(backbone, tmp_path, "f32")
+    figures = (
+        f'{{"precision": "f32", "num_images": 9, "max_difference": {value}, "mean_difference": 0, "agreement": 1}}'
+    )
+    record = tmp_path / "compared.json"
+
+    def archive() -> bytes | None:
+        early = export_early(classifier_at(backbone, 1), on_tiny, "tiny", dataset_of(("val", records)), "f32")
+        assert early is not None
+        return early.archive
+
+    record.write_text(text.replace("FIGURES", figures))
+    assert archive() is None
+    record.write_text(json.dumps({"stage": 2, "parity": json.loads(figures)}))
+    assert (archive() is None) == (value != "0.0")
 
 
 def seen_by_export(backbone: Any, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:

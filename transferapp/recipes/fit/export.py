@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def export(
         report="the name of the backbone; --backbone efficientnet_lite0 is known to export well",
     )
     if of_trunk is not None:
-        _remember(backbone.trunk, classifier, parity)
+        _remember(backbone.trunk, classifier, parity["f32"])
     return Exported(classifying, converted, parity, served)
 
 
@@ -99,7 +99,8 @@ def export_early(
 ) -> Exported | None:
     """Compose the network of a linear classifier without Keras, and compare it with the classifier on the trunk's features.
 
-    Of a backbone that was compared with Keras before, the Keras model is composed too, and that comparison holds.
+    Of a backbone that was compared with Keras before, the Keras model is composed too. That comparison holds in f32, where only
+    rounding differs; how far bf16 is from it depends on the classifier, and is measured anew.
 
     Args:
         classifier, backbone, name, dataset, precision: As of `export`.
@@ -110,44 +111,45 @@ def export_early(
     network, trunk = composed(classifier, backbone), backbone.trunk
     if network is None:
         return None
-    served = trunk.engine.precision
+    wanted, own = resolve_precision(precision), trunk.engine.precision
     pixels = _parity_pixels(backbone, dataset)
-    expected, found = frozen_scorer(classifier, backbone)(pixels), OpenVINOEngine(network, precision=served)(pixels)
-    if not compare(expected, found, served).acceptable:
+    expected = frozen_scorer(classifier, backbone)(pixels)
+    scores = {p: OpenVINOEngine(network, precision=p)(pixels) for p in dict.fromkeys(["f32", wanted, own])}
+    if not compare(expected, scores[own], own).acceptable:
         return None
-    parity = _remembered(trunk, classifier)
-    if served != resolve_precision(precision) or served not in parity:
+    rounded, before = compare(scores["f32"], scores[wanted], wanted), _remembered(trunk, classifier)
+    served = wanted if rounded.acceptable else "f32"
+    if before is None:
         return Exported(None, network, {}, served)
+    parity = {"f32": before, wanted: before if wanted == "f32" else rounded}
     archive = compose_saved(trunk, classifier.taps, classifier.head, classifier.temperature, _identifier(name))
     return Exported(None, network, parity if archive else {}, served, archive)
 
 
 _COMPARED = "compared.json"
-"""File beside a cached network: how a classifier on it agreed with Keras, and the last stage that this one read."""
+"""File beside a cached network: how a classifier on it agreed with Keras in f32, and the last stage that this one read."""
 
 
-def _remember(trunk: Trunk, classifier: Classifier, parity: Mapping[str, Parity]) -> None:
-    """Record that a composed network agreed with its Keras model."""
+def _remember(trunk: Trunk, classifier: Classifier, parity: Parity) -> None:
+    """Record how a composed network agreed with its Keras model in f32."""
     if trunk.network is None or trunk.saved is None:
         return
-    document = {
-        "stage": _last_stage(trunk, classifier),
-        "parity": {name: figures.to_json() for name, figures in parity.items() if figures.acceptable},
-    }
+    document = {"stage": _last_stage(trunk, classifier), "parity": parity.to_json()}
     with contextlib.suppress(ResourceError):  # the next fit compares again
         write_bytes(trunk.network.with_name(_COMPARED), json.dumps(document).encode())
 
 
-def _remembered(trunk: Trunk, classifier: Classifier) -> dict[str, Parity]:
-    """Return the agreement by precision, if the network was compared up to the last stage that a classifier reads."""
+def _remembered(trunk: Trunk, classifier: Classifier) -> Parity | None:
+    """Return the agreement in f32, if the network was compared up to the last stage that a classifier reads."""
     if trunk.network is None or trunk.saved is None:
-        return {}
+        return None
     try:
         document = json.loads(trunk.network.with_name(_COMPARED).read_bytes())
-        found = {name: Parity(**figures) for name, figures in document["parity"].items()}
-        return found if document["stage"] >= _last_stage(trunk, classifier) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        found = Parity(**document["parity"])
+        reached = document["stage"] >= _last_stage(trunk, classifier)
+        return found if reached and found.precision == "f32" and found.acceptable else None
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged in whatever way
+        return None
 
 
 def _last_stage(trunk: Trunk, classifier: Classifier) -> int:
