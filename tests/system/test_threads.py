@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np  # noqa: F401  # loads BLAS
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from transferapp.system.threads import cpu_cores, in_order
+from transferapp.system import threads
+from transferapp.system.threads import cpu_cores, in_order, on_all_cores, one_blas_thread
 
 
 def test_cores_are_those_that_this_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +98,49 @@ def test_a_failure_ends_the_work_and_what_is_queued_is_not_begun() -> None:
             list(in_order(pool, work, range(100), window=50))
         ended.set()
     assert begun in ([0], [0, 1])
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_the_limit_on_blas_ends_although_two_threads_asked_for_it() -> None:
+    begun, release, before = threading.Event(), threading.Event(), blas_threads()
+
+    def first() -> None:
+        with one_blas_thread():
+            begun.set()
+            release.wait(10)
+
+    other = threading.Thread(target=first)
+    other.start()
+    begun.wait(10)
+    with one_blas_thread():
+        assert blas_threads() == {1}
+        release.set()
+        other.join()
+    assert blas_threads() == before
+
+
+def test_work_on_all_cores_comes_in_order_with_one_blas_thread_each() -> None:
+    with threadpool_limits(2, "blas"):
+        assert list(on_all_cores(lambda item: (item, blas_threads()), range(5))) == [(item, {1}) for item in range(5)]
+        assert blas_threads() == {2}
+
+
+def test_an_error_does_not_wait_for_the_other_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work(fails: bool) -> None:
+        if fails:
+            begun.wait(5)
+            raise ValueError("no")
+        begun.set()
+        release.wait(5)
+        ended.set()
+
+    monkeypatch.setattr(threads, "cpu_cores", lambda: 2)
+    with pytest.raises(ValueError, match="no"):
+        list(on_all_cores(work, [True, False]))
+    assert not ended.is_set()
+    release.set()

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,22 +72,41 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+_limiting = threading.Lock()
+
+
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit matrix products to the calling thread within the block, for work that shares the cores among threads already."""
-    with _libraries().limit(limits=1, user_api="blas"):
+    """Limit matrix products to the calling thread within the block, for work that shares the cores among threads already.
+
+    The limit is of the whole process. Within the block of another thread this one changes nothing: if it ended later, and
+    restored what it had found, the limit would stay.
+    """
+    if not _limiting.acquire(blocking=False):
         yield
+        return
+    try:
+        with _libraries().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _limiting.release()
 
 
 def on_all_cores(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yield the results of numerical work in order, one item a core; matrix products have one thread each.
 
+    An error or an interrupt abandons the rest, which may take minutes.
+
     Args:
         work: Called with each item; spends its time in NumPy, which releases Python's lock.
         items: The longest first, so that no core has one to itself at the end.
     """
-    with one_blas_thread(), ThreadPoolExecutor(cpu_cores()) as pool:
-        yield from pool.map(work, items)
+    pool = ThreadPoolExecutor(cpu_cores())
+    try:
+        with one_blas_thread():
+            yield from pool.map(work, items)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Pending(Protocol[Result]):
