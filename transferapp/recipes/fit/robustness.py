@@ -39,13 +39,13 @@ def measure_robustness(fitted: Fitted, exported: Exported, progress: Progress) -
         None with fewer than `MEASURED_AT_LEAST` test images.
     """
     test = fitted.measurement.dataset.part("test")
-    # By content, so that those of before are among those of a larger set.
+    # By content, so that most of those of before are taken from a set that has grown a little.
     test = test.with_records(sorted(test.records, key=lambda record: record.sha256)[:MEASURED_AT_MOST])
     if len(test) < MEASURED_AT_LEAST:
         return None
     classifier, backbone = fitted.classifier, fitted.backbone
     count = len(test) * len(_VIEWS)
-    with progress.task(f"{backbone.spec.name}: {count} changed test images", count) as advance:
+    with progress.task(f"{backbone.spec.name}: {len(test)} test images and their changes", count) as advance:
         if classifier.frozen and classifier.pooled:
             rows = backbone.store.collect(test.records, _VIEWS, advance)
             predict = frozen_classifier(classifier)
