@@ -255,7 +255,7 @@ def test_where_a_cheaper_backbone_was_tuned_it_is_what_ships(tmp_path: Path, mon
     names: list[list[str]] = []
     train_all = tuning._train_all
     monkeypatch.setattr(tuning, "_train_all", without_time_at_first)
-    monkeypatch.setattr("transferapp.recipes.fit.measure.choose_backbone", lambda backbones: backbones[-1])
+    monkeypatch.setattr("transferapp.recipes.fit.measure.choose_backbone", lambda backbones, *_: backbones[-1])
     settings = {**TUNED, "backbone": "auto", "epochs": 1}
     result = recipes.fit(config(tmp_path / "cheap", rule_only=True, **settings))
     assert names == [["last stage"], ["last stage"]]
@@ -297,7 +297,7 @@ def test_a_bundle_is_there_before_keras_is_needed_and_predicts_what_the_complete
 ) -> None:
     target, progress = tmp_path / "bundle", Recorder()
     with monkeypatch.context() as patch:
-        patch.setattr(export_module, "_remembered", lambda *_: {})  # as in the first fit with this backbone
+        patch.setattr(export_module, "_remembered", lambda *_: None)  # as in the first fit with this backbone
         patch.setattr(recipes, "check", interrupt)
         with pytest.raises(KeyboardInterrupt):
             recipes.fit(config(target, budget="0"), progress)

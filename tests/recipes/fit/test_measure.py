@@ -25,7 +25,6 @@ from transferapp.policy.similarity import label_divergence
 from transferapp.policy.size import InputSize, choose_input_size
 from transferapp.recipes.fit import measure as measurement_module
 from transferapp.recipes.fit.measure import (
-    CHEAPER_WITHIN,
     MEASURED_AT_MOST,
     Measurement,
     backbone_loader,
@@ -198,26 +197,45 @@ def test_data_that_cannot_be_used_are_refused_before_a_backbone_is_built(tmp_pat
 # The choice of the backbone
 
 
-def backbone(name: str, accuracy: float, loss: float) -> Any:
-    return SimpleNamespace(name=name, accuracy=accuracy, loss=loss)
+def backbone(name: str, num_right: int, loss: float) -> Any:
+    """A backbone that is right on the first so many images of 1,000 of class 0."""
+    logits = np.zeros((1000, 2))
+    logits[np.arange(1000) >= num_right, 1] = 1.0
+    return SimpleNamespace(name=name, logits=logits, loss=loss)
 
 
 @pytest.mark.parametrize(
     ("backbones", "chosen"),
     [
-        ([("cheap", 0.90, 0.3), ("dear", 0.91, 0.3)], "dear"),  # a whole point better
-        ([("cheap", 0.906, 0.3), ("dear", 0.91, 0.3)], "cheap"),  # within half a point
-        ([("cheap", 0.91 - CHEAPER_WITHIN, 0.3), ("dear", 0.91, 0.3)], "cheap"),
-        ([("cheap", 0.95, 0.3), ("dear", 0.91, 0.1)], "cheap"),  # the better one is the cheaper one
-        ([("cheap", 0.91, 0.32), ("dear", 0.91, 0.3)], "cheap"),  # a tie in accuracy, and nearly one in loss
-        ([("cheap", 0.91, 0.34), ("dear", 0.91, 0.3)], "dear"),  # a tie in accuracy that the loss decides
-        ([("cheap", 0.91, 0.0), ("dear", 0.91, 0.0)], "cheap"),
-        ([("cheap", 0.8, 0.3), ("middle", 0.908, 0.3), ("dear", 0.91, 0.3)], "middle"),
-        ([("only", 0.5, 1.0)], "only"),
+        ([("cheap", 850, 0.3), ("dear", 870, 0.3)], "dear"),  # two points better
+        ([("cheap", 908, 0.3), ("dear", 910, 0.3)], "cheap"),  # within half a point, and that is certain
+        ([("cheap", 950, 0.3), ("dear", 910, 0.1)], "dear"),  # its loss is a third
+        ([("cheap", 950, 0.3), ("dear", 910, 0.3)], "cheap"),  # the better one is the cheaper one
+        ([("cheap", 910, 0.32), ("dear", 910, 0.3)], "cheap"),  # a tie in accuracy, and nearly one in loss
+        ([("cheap", 910, 0.34), ("dear", 910, 0.3)], "dear"),  # a tie in accuracy that the loss decides
+        ([("cheap", 910, 0.0), ("dear", 910, 0.0)], "cheap"),
+        ([("cheap", 800, 0.3), ("middle", 908, 0.3), ("dear", 910, 0.3)], "middle"),
+        ([("only", 500, 1.0)], "only"),
     ],
 )
-def test_the_cheapest_that_is_as_good_as_the_best(backbones: list[Any], chosen: str) -> None:
-    assert choose_backbone([backbone(*facts) for facts in backbones]).name == chosen  # type: ignore[attr-defined]
+def test_the_cheapest_that_is_as_good_as_the_dearest(backbones: list[Any], chosen: str) -> None:
+    found: Any = choose_backbone([backbone(*facts) for facts in backbones], np.zeros(1000, int), np.arange(1000))
+    assert found.name == chosen
+
+
+def test_few_images_leave_the_choice_to_what_is_usual() -> None:
+    images = np.arange(100)
+    cheap, dear = backbone("cheap", 0, 0.3), backbone("dear", 0, 0.3)
+    for each, wrong in ((cheap, images % 4 == 0), (dear, images * 7 % 100 < 27)):  # right on 75 and on 73 images
+        each.logits = np.stack([np.zeros(100), np.where(wrong, 1.0, -1.0)], axis=1)
+    few: Any = choose_backbone([cheap, dear], np.zeros(100, int), images)
+    repeated: list[Any] = [_repeated(each, 500) for each in (cheap, dear)]
+    many: Any = choose_backbone(repeated, np.zeros(50_000, int), np.arange(50_000))
+    assert (few.name, many.name) == ("dear", "cheap")
+
+
+def _repeated(each: Any, times: int) -> Any:
+    return SimpleNamespace(name=each.name, loss=each.loss, logits=np.tile(each.logits, (times, 1)))
 
 
 # Paired differences

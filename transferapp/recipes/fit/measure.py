@@ -30,7 +30,7 @@ from transferapp.data.split import assign_splits, check_earlier
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
 from transferapp.images.views import GEOMETRIES, Geometry
-from transferapp.policy.choose import MixtureScore, paired_gain, weigh_both
+from transferapp.policy.choose import MixtureScore, expected_gain, paired_gain, weigh_both
 from transferapp.policy.class_weights import (
     WORTH_TRYING,
     WeightsFinding,
@@ -49,11 +49,10 @@ from transferapp.training.mixture import Mixture, mix
 from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate, cross_validation_folds, log_losses
 
 CHEAPER_WITHIN = 0.005
-"""A cheaper backbone is preferred while its cross-validated accuracy is within half a point of the best, ..."""
+"""A cheaper backbone is preferred where the dearest is expected to gain no more than half a point of accuracy, ..."""
 
 LOSS_WITHIN = 0.1
-"""... and its cross-validated loss no more than a tenth above. With a hundred images half a point is less than one of them,
-so that accuracies tie by chance; the loss then still tells the better backbone."""
+"""... and its own cross-validated loss is no more than a tenth above: where accuracies tie, the loss still tells the better."""
 
 _CROPS = 10
 _TIMED_ROUNDS = 3
@@ -244,7 +243,7 @@ def measure(
     backbones = [probe(spec, geometries[0]) for spec in tried]
     milliseconds = _request_milliseconds([backbone.trunk for backbone in backbones])
     backbones = [replace(each, milliseconds=time) for each, time in zip(backbones, milliseconds, strict=True)]
-    chosen = choose_backbone(backbones)
+    chosen = choose_backbone(backbones, sample.labels, sample.groups())
     seen = {name: probe(chosen.spec, name, chosen.milliseconds) for name in geometries[1:]} | {geometries[0]: chosen}
     geometry = _judge_geometry(config.geometry, elongated, seen, sample)
     if geometry.geometry != chosen.geometry:
@@ -253,7 +252,7 @@ def measure(
             again if each is chosen else probe(each.spec, geometry.geometry, each.milliseconds) for each in backbones
         ]
     backbones = [replace(each, plan=each.plan.seen_in(geometry.reason)) for each in backbones]
-    chosen = choose_backbone(backbones)
+    chosen = choose_backbone(backbones, sample.labels, sample.groups())
     if len(backbones) > 1 and chosen.plan.mixture:
         at = backbones.index(chosen)
         reasons = (*chosen.plan.reasons, _both_together(backbones, chosen, sample, config))
@@ -347,19 +346,21 @@ def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> 
     return dataset, findings
 
 
-def choose_backbone(backbones: Sequence[ProbedBackbone]) -> ProbedBackbone:
-    """Return the most accurate backbone, or the cheapest that is as good (see `CHEAPER_WITHIN`).
+def choose_backbone(backbones: Sequence[ProbedBackbone], labels: np.ndarray, groups: np.ndarray) -> ProbedBackbone:
+    """Return the cheapest backbone that is as good as the dearest (see `CHEAPER_WITHIN`), or else the dearest.
 
     Args:
         backbones: Cheapest first. Measured times play no part: they would choose one today and another tomorrow.
+        labels: int, shape (n,): of the images that they were cross-validated on.
+        groups: int, shape (n,): images of one number are near-duplicates or of one group.
     """
-    best = max(backbones, key=lambda backbone: (backbone.accuracy, -backbone.loss))
-    return next(
-        backbone
-        for backbone in backbones
-        if backbone is best
-        or (backbone.accuracy >= best.accuracy - CHEAPER_WITHIN and backbone.loss <= best.loss * (1 + LOSS_WITHIN))
-    )
+    dearest = backbones[-1]
+    right = [backbone.logits.argmax(axis=1) == labels for backbone in backbones]
+    for backbone, correct in zip(backbones[:-1], right[:-1], strict=True):
+        gain = expected_gain(*paired_gain(right[-1], correct, groups))
+        if gain <= CHEAPER_WITHIN and backbone.loss <= dearest.loss * (1 + LOSS_WITHIN):
+            return backbone
+    return dearest
 
 
 Probed = tuple[tuple[CrossValidation, ...], Members, Mixture]
