@@ -89,9 +89,7 @@ def calibrate_sets(
     if threshold is None:
         return None
     rank = conformal_rank(len(labels), coverage)
-    low, high = betaincinv(
-        rank, len(labels) + 1 - rank, (0.025, 0.975)
-    )  # of scipy.stats.beta, whose import takes a while
+    low, high = betaincinv(rank, len(labels) + 1 - rank, (0.025, 0.975))  # quantiles of the beta distribution
     calibrated = coverage, threshold, len(labels), (float(low), float(high))
     if not len(test_labels):
         return PredictionSets(*calibrated, float(in_set(probabilities, threshold).sum(axis=1).mean()))
