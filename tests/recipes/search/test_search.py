@@ -57,6 +57,7 @@ def test_a_search_writes_a_bundle_with_its_trials(tmp_path: Path) -> None:
     assert float(best["val_accuracy"]) == pytest.approx(manifest["search"]["best"]["accuracy"], abs=1e-6)
     assert manifest["metrics"]["validation"]["accuracy"] == manifest["search"]["best"]["accuracy"]
     assert "that took no part in the search" in manifest["search"]["final_figure"]
+    assert {"forecast", "robustness"} <= set(manifest)
     assert '<section id="search">' in (out / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"found", ".found.lock"}, "the run folder is gone"
     served = evaluate(out, str(images()), views=1)

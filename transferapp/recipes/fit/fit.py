@@ -144,17 +144,11 @@ def fit(
             watch.lap("tune")
             candidates = (solved, *tuned)
             winner = choose(candidates, measurement.dataset.part("val").groups(), insist=insist)
-            with progress.task("forecasting the accuracy with more images", 0):
-                forecast = forecast_accuracy(measurement, views, config)
-            watch.lap("forecast")
             plan = measurement.backbone(winner.backbone).plan
             fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
                 checked = check(fitted, config, loader, watch, progress, first if winner is solved else None)
-            changed = measure_robustness(fitted, checked.exported, progress)
-            watch.lap("robustness")
-            figures = {"forecast": forecast, "robustness": changed}
-            fitted = replace(fitted, manifest={name: each and each.to_json() for name, each in figures.items()})
+            fitted = with_outlook(fitted, checked, config, watch, progress)
             result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result
@@ -245,6 +239,19 @@ def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: 
     watch.lap("first bundle")
     write_bundle(fitted, first, config, watch, progress)
     return first
+
+
+def with_outlook(fitted: Fitted, checked: Checked, config: FitConfig, watch: Stopwatch, progress: Progress) -> Fitted:
+    """Add what no choice depends on: the forecast with more images, and the accuracy on changed ones."""
+    with progress.task("forecasting the accuracy with more images", 0):
+        forecast = forecast_accuracy(fitted.measurement, fitted.views, config)
+    watch.lap("forecast")
+    changed = measure_robustness(fitted, checked.exported, progress)
+    watch.lap("robustness")
+    figures = {"forecast": forecast, "robustness": changed}
+    return replace(
+        fitted, manifest={**fitted.manifest, **{key: each and each.to_json() for key, each in figures.items()}}
+    )
 
 
 def write_bundle(

@@ -30,7 +30,7 @@ from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.policy.plan import Plan
 from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.candidate import Candidate, Classifier
-from transferapp.recipes.fit.fit import FitResult, Stopwatch, check, write_bundle
+from transferapp.recipes.fit.fit import FitResult, Stopwatch, check, with_outlook, write_bundle
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, backbone_loader, measure, measured_sample
 from transferapp.recipes.fit.report import Fitted
 from transferapp.recipes.fit.resume import RunFolder, run_identity
@@ -117,6 +117,7 @@ def search(
             manifest = {"search": search_json(searched, settings, optimum, measurement.dataset)}
             fitted = Fitted(measurement, views, (candidate,), candidate, plan, manifest, files)
             checked = check(fitted, config, loader, watch, progress)
+            fitted = with_outlook(fitted, checked, config, watch, progress)
             result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result
