@@ -15,6 +15,7 @@ from tests.helpers.networks import pretrained
 from transferapp.backbones.registry import EMBEDDED, backbone_spec
 from transferapp.backbones.stages import Tap
 from transferapp.backbones.trunk import Trunk, load_trunk
+from transferapp.training import saved_classifier
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.heads import attach_head
 from transferapp.training.saved_classifier import compose_saved
@@ -81,6 +82,9 @@ def test_nothing_is_composed_without_the_saved_taps(embedded: tuple[Any, Trunk],
     assert compose_saved(dataclasses.replace(trunk, saved=tmp_path / "gone.keras"), taps, head, 1.0, "pets") is None
     (tmp_path / "damaged.keras").write_bytes(b"no zip")
     assert compose_saved(dataclasses.replace(trunk, saved=tmp_path / "damaged.keras"), taps, head, 1.0, "pets") is None
+    with pytest.MonkeyPatch.context() as patch:  # as with a layer of a kind that is new
+        patch.delitem(saved_classifier._KINDS, "DepthwiseConv2D")
+        assert compose_saved(trunk, taps, head, 1.0, "pets") is None
     assert trunk.saved is not None
     with zipfile.ZipFile(trunk.saved) as archive:
         assert json.loads(archive.read("config.json"))["config"]["name"].endswith("_taps")

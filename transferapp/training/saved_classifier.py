@@ -47,7 +47,8 @@ def compose_saved(trunk: Trunk, taps: Sequence[Tap], head: Head, temperature: fl
         name: Name of the model, as Keras takes it.
 
     Returns:
-        A `.keras` file of the network that `heads.attach_head` builds; None where the trunk has no saved taps.
+        A `.keras` file of the network that `heads.attach_head` builds; None where the trunk has no saved taps, or their
+        file has variables that are not understood.
     """
     if trunk.saved is None:
         return None
@@ -59,6 +60,9 @@ def compose_saved(trunk: Trunk, taps: Sequence[Tap], head: Head, temperature: fl
         return None
     tapped: list[Layer] = config["config"]["layers"]
     layers = [*_needed(tapped, _tensors(tapped, trunk, taps)), *_classifier(tapped, trunk, taps, head, temperature)]
+    variables = _weights(weights, tapped, layers, {LOGITS: head.weights})
+    if variables is None:
+        return None
     for layer in layers:
         if "trainable" in layer["config"]:
             layer["config"]["trainable"] = False
@@ -68,7 +72,7 @@ def compose_saved(trunk: Trunk, taps: Sequence[Tap], head: Head, temperature: fl
     with zipfile.ZipFile(stream, "w") as target:
         target.writestr(_METADATA, metadata)
         target.writestr(_CONFIG, json.dumps(config))
-        target.writestr(_WEIGHTS, _weights(weights, tapped, layers, {LOGITS: head.weights}))
+        target.writestr(_WEIGHTS, variables)
     return stream.getvalue()
 
 
@@ -150,7 +154,7 @@ def _tensor(name: str, width: int) -> dict[str, Any]:
 
 def _weights(
     source: io.BytesIO, tapped: Sequence[Layer], layers: Sequence[Layer], new: Mapping[str, Sequence[np.ndarray]]
-) -> bytes:
+) -> bytes | None:
     """Copy the variables of the layers that are kept, and write those of the new ones.
 
     Args:
@@ -158,10 +162,15 @@ def _weights(
         tapped: Layers of the tapped backbone.
         layers: Those of the composed network.
         new: Variables of its new layers, by name.
+
+    Returns:
+        None where the variables of `source` are not those of the layers that `_KINDS` names.
     """
     former = _groups(tapped)
     stream = io.BytesIO()
     with h5py.File(source, "r") as read, h5py.File(stream, "w") as written:
+        if {f"layers/{name}" for name, layer in read["layers"].items() if len(layer["vars"])} != set(former.values()):
+            return None
         for name, group in _groups(layers).items():
             if name in new:
                 variables = written.create_group(f"{group}/vars")
