@@ -209,6 +209,10 @@ class Bundle:
     def _entry(self, name: str) -> tuple[Path, str]:
         entry = self.manifest["files"].get(name)
         path = self.path / name
+        if entry is None and name == KERAS_FILE:  # the first bundle of a fit, which another one should have replaced
+            raise BundleError(
+                f"{self.path} has no {name} yet", hint="Run its fit to the end: give the same command again"
+            )
         if entry is None or not path.is_file():
             raise BundleError(f"{self.path} has no {name}", hint="The folder is incomplete: copy it again or fit again")
         return path, entry["sha256"]
