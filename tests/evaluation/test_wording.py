@@ -49,6 +49,13 @@ def test_the_backbone_is_compared_with_the_best_other(
     assert all(text in found for text in expected), found
 
 
+def test_a_dearer_backbone_that_was_measured_to_be_worse_is_what_usually_gains() -> None:
+    dear = {**candidate("a", 0.90, 60.0, chosen=True), "loss": 0.3}
+    found = backbone_reason([{**candidate("b", 0.92, 30.0), "loss": 0.31}, dear])
+    assert "2.0 points less accurate than b" in found
+    assert "1.9 points more accurate, at 2.0 times its cost" in found
+
+
 def test_a_backbone_without_time_for_fine_tuning_is_the_reason() -> None:
     there = {**candidate("b", 0.95, 60.0), "passed_over": True}
     assert "--budget" in backbone_reason([candidate("a", 0.9, 30.0, chosen=True), there])

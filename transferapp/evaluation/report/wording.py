@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transferapp.evaluation.report import charts
+from transferapp.policy.choose import DEARER_GAINS
 
 CLOSE = 0.005
 """Accuracies that differ by less count as close; the loss then decides between backbones."""
@@ -64,6 +65,12 @@ def backbone_reason(backbones: Sequence[Mapping[str, Any]]) -> str:
     price = "the same cost" if f"{cost:.1f}" == "1.0" else price
     points = charts.points(abs(lead), signed=False)
     loss, other_loss = float(chosen.get("loss", 0.0)), float(best.get("loss", 0.0))
+    if cost > 1 and lead < 0 and points != "0.0":
+        usual = charts.points(DEARER_GAINS, signed=False)
+        return (
+            f"{name} was measured {points} points less accurate than {other}, but the images are too few to be sure of that; "
+            f"usually it is {usual} points more accurate, at {price}."
+        )
     if lead < CLOSE and cost > 1 and loss < other_loss:
         return (
             f"{name} is as accurate as {other} and has a lower loss ({loss:.3f} against {other_loss:.3f}), at {price}."
