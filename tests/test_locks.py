@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -36,6 +38,28 @@ def test_a_plain_installation_has_no_package_of_an_extra(extra: str) -> None:
     added = {package(requirement) for requirement in PROJECT["optional-dependencies"][extra]} - PLAIN
     for lock in ("fit.txt", "serve.txt"):
         assert not added & locked(lock), f"{lock} has packages of the extra {extra}"
+
+
+_SERVED = """
+import importlib.metadata
+import sys
+
+import service.app
+import service.server
+import transferapp.cli.serve
+
+owners = importlib.metadata.packages_distributions()
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(*sorted(",".join(owners[name]) for name in loaded & set(owners) - {"transferapp", "service"}))
+"""
+
+
+def test_the_served_process_imports_locked_packages_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", _SERVED], cwd=ROOT, capture_output=True, text=True, check=True)
+    owners = [{package(name) for name in names.split(",")} for names in done.stdout.split()]
+    assert {"starlette"} in owners
+    there = locked("serve.txt") | {"setuptools", "watchfiles"}  # uvicorn imports the last one where it is installed
+    assert [names for names in owners if not names & there] == []
 
 
 def test_the_packages_of_exports_are_locked_for_tests() -> None:

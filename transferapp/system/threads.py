@@ -11,9 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-from threadpoolctl import ThreadpoolController
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,9 +65,11 @@ def _quota_of(group: Path) -> Iterator[float]:
 
 
 @functools.cache
-def _libraries() -> ThreadpoolController:
+def _libraries() -> Any:
     """Return the loaded libraries that have threads of their own. Finding them takes seven milliseconds, so it is done once."""
-    return ThreadpoolController()
+    import threadpoolctl  # the served process imports this module, but not that one
+
+    return threadpoolctl.ThreadpoolController()
 
 
 _limiting = threading.Lock()
