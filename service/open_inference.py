@@ -8,7 +8,6 @@ every problem document. https://github.com/kserve/open-inference-protocol
 from __future__ import annotations
 
 import logging
-import math
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
@@ -111,12 +110,12 @@ async def model_ready(request: Request, name: ModelName) -> dict[str, Any]:
 async def describe_model(request: Request, name: ModelName) -> ModelDescription:
     """Describe the input and the outputs of a model."""
     version = request.app.state.models.slot(name).get().bundle.version
-    inputs = [Tensor(name="image", datatype="BYTES", shape=[-1])]
+    image = Tensor(name="image", datatype="BYTES", shape=[-1])
     outputs = [
         Tensor(name="label", datatype="BYTES", shape=[-1, -1]),
         Tensor(name="score", datatype="FP32", shape=[-1, -1]),
     ]
-    return ModelDescription(name=name, versions=[version], platform="openvino", inputs=inputs, outputs=outputs)
+    return ModelDescription(name=name, versions=[version], platform="openvino", inputs=[image], outputs=outputs)
 
 
 _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}}}
@@ -144,7 +143,7 @@ async def infer(request: Request, name: ModelName) -> Response:
     parameters = document.parameters or BodyParameters(views=None, top_k=None)
     views = predictor.check_views(parameters.views)
     images = [from_base64(text) for text in data]
-    charge(request, len(images) * math.ceil(views / 10))
+    charge(request, len(images), views)
     run = RequestPredictor(request, slot.name, predictor)
     work = run.predict_all(images, views, parameters.top_k or DEFAULT_TOP_K)
     rows = []

@@ -131,7 +131,7 @@ async def _predict(request: Request, model: str | None, views: int | None, top_k
         slot, predictor = admit(request, upload.model)
     views = predictor.check_views(views if upload.views is None else upload.views)
     top_k = upload.top_k or top_k
-    charge(request, len(upload.images) * math.ceil(views / 10))
+    charge(request, len(upload.images), views)
     run = RequestPredictor(request, slot.name, predictor)
     if upload.many:
         return json_response(await while_connected(request.receive, run.predict_all(upload.images, views, top_k)))
@@ -160,7 +160,7 @@ async def explain(
         slot, predictor = admit(request, upload.model)
     label = label if upload.label is None else upload.label
     check_label(predictor, label)
-    charge(request, math.ceil(FORWARD_PASSES / 10))
+    charge(request, 1, FORWARD_PASSES)
     run = RequestPredictor(request, slot.name, predictor)
     return json_response(await while_connected(request.receive, run.explain(upload.images[0], label)))
 
@@ -249,8 +249,8 @@ def json_response(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-def charge(request: Request, images: int) -> None:
-    """Charge the rate limit for the request, beyond the one image that it was admitted for."""
-    charge = getattr(request.state, "charge", None)
-    if charge is not None and images > 1:
-        charge(images - 1)
+def charge(request: Request, images: int, views: int) -> None:
+    """Charge the rate limit for the work of a request, in ten views, beyond the ten that it was admitted for."""
+    charge, tens = getattr(request.state, "charge", None), images * math.ceil(views / 10)
+    if charge is not None and tens > 1:
+        charge(tens - 1)
