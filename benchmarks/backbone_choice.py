@@ -28,8 +28,8 @@ from transferapp.config import make_config
 from transferapp.data.audit import audit
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
-from transferapp.policy.choose import expected_gain, paired_gain
-from transferapp.recipes.fit.measure import CHEAPER_WITHIN, LOSS_WITHIN, backbone_loader
+from transferapp.policy.choose import cheaper_suffices, paired_gain
+from transferapp.recipes.fit.measure import backbone_loader
 from transferapp.system.threads import cpu_cores
 from transferapp.training.mixture import Mixture, combine, mix
 from transferapp.training.probe import cross_validate, cross_validation_folds, fit_probe
@@ -87,15 +87,18 @@ def trial(dataset: Dataset, backbones: Sequence[tuple[Trunk, np.ndarray]], count
 
 def default(one: Trial) -> int:
     """Choose as `choose_backbone` does."""
-    cheap, dear = one["loss"]
-    within = expected_gain(one["gain"], one["error"]) <= CHEAPER_WITHIN and cheap <= dear * (1 + LOSS_WITHIN)
-    return 0 if within else 1
+    return 0 if cheaper_suffices(one["gain"], one["error"], *one["loss"]) else 1
+
+
+def measured(one: Trial) -> int:
+    """Choose as it does where the measured gain is certain."""
+    return 0 if cheaper_suffices(one["gain"], 0.0, *one["loss"]) else 1
 
 
 RULES: dict[str, Callable[[Trial], int]] = {
     "cheaper": lambda _: 0,
     "dearer": lambda _: 1,
-    "measured": lambda one: 0 if one["gain"] <= CHEAPER_WITHIN and one["loss"][0] <= one["loss"][1] * 1.1 else 1,
+    "measured": measured,
     "default": default,
     "oracle": lambda one: int(one["accuracy"][1] > one["accuracy"][0]),
 }

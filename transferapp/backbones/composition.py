@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from transferapp.backbones.engine import import_openvino
-from transferapp.backbones.stages import Tap, stage_named
+from transferapp.backbones.stages import Tap
 from transferapp.backbones.trunk import Trunk
 
 
@@ -75,10 +75,4 @@ def _tapped(network: Any, trunk: Trunk, taps: Sequence[Tap]) -> list[Any] | None
     found = [part.get_partial_shape()[1] for part in parts if part.get_partial_shape().rank.get_length() == 2]
     if row.get_type_name() != "Concat" or [str(width) for width in found] != [str(width) for width in widths]:
         return None
-    columns = []
-    for tap in taps:
-        index = stage_named(trunk.stages, tap.stage).index
-        columns.append(parts[index])
-        if tap.deviation:
-            columns.append(parts[len(trunk.row_slices) + index])
-    return columns
+    return [parts[part] for part in trunk.parts(taps)]

@@ -106,14 +106,23 @@ class Trunk(_RunnableTrunk):
         ends = start + np.cumsum([stage.shape[2] for stage in self.stages])
         return [slice(int(end) - stage.shape[2], int(end)) for end, stage in zip(ends, self.stages, strict=True)]
 
-    def features(self, rows: np.ndarray, taps: Sequence[Tap]) -> np.ndarray:
-        """Return the columns of some taps, in their order, from rows of shape (..., row_size)."""
-        columns = []
+    def parts(self, taps: Sequence[Tap]) -> list[int]:
+        """Return the positions of some taps' statistics, in their order, among the parts that a row is joined of.
+
+        These are the means of each stage, the logits where there are any, and the deviations of each stage.
+        """
+        found = []
         for tap in taps:
             index = stage_named(self.stages, tap.stage).index
-            columns.append(rows[..., self.row_slices[index]])
+            found.append(index)
             if tap.deviation:
-                columns.append(rows[..., self.deviation_slices[index]])
+                found.append(len(self.row_slices) + index)
+        return found
+
+    def features(self, rows: np.ndarray, taps: Sequence[Tap]) -> np.ndarray:
+        """Return the columns of some taps, in their order, from rows of shape (..., row_size)."""
+        slices = (*self.row_slices, *self.deviation_slices)
+        columns = [rows[..., slices[part]] for part in self.parts(taps)]
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
 
     @property

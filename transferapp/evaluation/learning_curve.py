@@ -1,4 +1,4 @@
-"""Forecast of the accuracy with more images, from a power law fitted to a learning curve.
+"""Forecast of the accuracy with more images, from power laws fitted to a learning curve.
 
 Cross-validated errors of classifiers solved on parts of the training images follow ``floor + scale * n ** -exponent``
 (Hestness et al., "Deep learning scaling is predictable, empirically", 2017; Viering and Loog, "The shape of learning curves",

@@ -134,6 +134,23 @@ def expected_gain(gain: float, error: float) -> float:
     return (usual * DEARER_GAINS + measured * gain) / (usual + measured)
 
 
+CHEAPER_WITHIN = 0.005
+"""A cheaper backbone is preferred where the dearest is expected to gain no more than half a point of accuracy, ..."""
+
+LOSS_WITHIN = 0.1
+"""... and its own cross-validated loss is no more than a tenth above: where accuracies tie, the loss still tells the better."""
+
+
+def cheaper_suffices(gain: float, error: float, loss: float, dearer_loss: float) -> bool:
+    """Return whether a backbone is as good as a dearer one.
+
+    Args:
+        gain, error: Measured gain of the dearer one in accuracy, and its standard error, as of `expected_gain`.
+        loss, dearer_loss: Cross-validated losses of both, in nats.
+    """
+    return expected_gain(gain, error) <= CHEAPER_WITHIN and loss <= dearer_loss * (1 + LOSS_WITHIN)
+
+
 CLEARLY_LOWER = 2.0
 """Standard errors by which a mixture must lower the held-out loss of the last stage on images similar to ImageNet, for which
 the rule keeps the last stage. On different images the rule itself asks for earlier stages, and the mixture is used as it is:

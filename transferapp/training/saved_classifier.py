@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from transferapp.backbones.stages import Tap, stage_named
+from transferapp.backbones.stages import Tap
 from transferapp.backbones.trunk import Trunk
 from transferapp.training.head_spec import LOGITS, STANDARDIZE, TEMPERATURE, Head
 
@@ -80,13 +80,7 @@ def _tensors(tapped: Sequence[Layer], trunk: Trunk, taps: Sequence[Tap]) -> list
     """Return the tensors of some taps' statistics, as the configuration writes them: inputs of the layer that joins all."""
     joined = next(layer for layer in tapped if layer["name"] == _TAPS)
     columns = joined["inbound_nodes"][0]["args"][0]
-    tensors = []
-    for tap in taps:
-        index = stage_named(trunk.stages, tap.stage).index
-        tensors.append(columns[index])
-        if tap.deviation:
-            tensors.append(columns[len(trunk.row_slices) + index])
-    return tensors
+    return [columns[part] for part in trunk.parts(taps)]
 
 
 def _needed(tapped: Sequence[Layer], outputs: Sequence[Any]) -> list[Layer]:

@@ -132,19 +132,19 @@ _COMPARED = "compared.json"
 
 def _remember(trunk: Trunk, classifier: Classifier, parity: Parity) -> None:
     """Record how a composed network agreed with its Keras model in f32."""
-    if trunk.network is None or trunk.saved is None:
+    if trunk.saved is None:
         return
     document = {"stage": _last_stage(trunk, classifier), "parity": parity.to_json()}
     with contextlib.suppress(ResourceError):  # the next fit compares again
-        write_bytes(trunk.network.with_name(_COMPARED), json.dumps(document).encode())
+        write_bytes(trunk.saved.with_name(_COMPARED), json.dumps(document).encode())
 
 
 def _remembered(trunk: Trunk, classifier: Classifier) -> Parity | None:
     """Return the agreement in f32, if the network was compared up to the last stage that a classifier reads."""
-    if trunk.network is None or trunk.saved is None:
+    if trunk.saved is None:
         return None
     try:
-        document = json.loads(trunk.network.with_name(_COMPARED).read_bytes())
+        document = json.loads(trunk.saved.with_name(_COMPARED).read_bytes())
         found = Parity(**document["parity"])
         reached = document["stage"] >= _last_stage(trunk, classifier)
         return found if reached and found.precision == "f32" and found.acceptable else None

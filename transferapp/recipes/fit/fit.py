@@ -16,14 +16,7 @@ from typing import Any
 
 from transferapp.backbones.engine import OpenVINOEngine, save_converted
 from transferapp.backbones.loader import BackboneLoader
-from transferapp.bundle.format import (
-    KERAS_FILE,
-    NOVELTY,
-    check_target,
-    only_writer,
-    write_manifest,
-    writing,
-)
+from transferapp.bundle.format import KERAS_FILE, NOVELTY, check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source

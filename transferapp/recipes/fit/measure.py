@@ -30,7 +30,7 @@ from transferapp.data.split import assign_splits, check_earlier
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
 from transferapp.images.views import GEOMETRIES, Geometry
-from transferapp.policy.choose import MixtureScore, expected_gain, paired_gain, weigh_both
+from transferapp.policy.choose import MixtureScore, cheaper_suffices, paired_gain, weigh_both
 from transferapp.policy.class_weights import (
     WORTH_TRYING,
     WeightsFinding,
@@ -47,12 +47,6 @@ from transferapp.system.progress import Progress
 from transferapp.system.threads import cpu_cores, on_all_cores
 from transferapp.training.mixture import Mixture, mix
 from transferapp.training.probe import L2_PATH, CrossValidation, cross_validate, cross_validation_folds, log_losses
-
-CHEAPER_WITHIN = 0.005
-"""A cheaper backbone is preferred where the dearest is expected to gain no more than half a point of accuracy, ..."""
-
-LOSS_WITHIN = 0.1
-"""... and its own cross-validated loss is no more than a tenth above: where accuracies tie, the loss still tells the better."""
 
 _CROPS = 10
 _TIMED_ROUNDS = 3
@@ -347,7 +341,7 @@ def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> 
 
 
 def choose_backbone(backbones: Sequence[ProbedBackbone], labels: np.ndarray, groups: np.ndarray) -> ProbedBackbone:
-    """Return the cheapest backbone that is as good as the dearest (see `CHEAPER_WITHIN`), or else the dearest.
+    """Return the cheapest backbone that is as good as the dearest (see `cheaper_suffices`), or else the dearest.
 
     Args:
         backbones: Cheapest first. Measured times play no part: they would choose one today and another tomorrow.
@@ -357,8 +351,7 @@ def choose_backbone(backbones: Sequence[ProbedBackbone], labels: np.ndarray, gro
     dearest = backbones[-1]
     right = [backbone.logits.argmax(axis=1) == labels for backbone in backbones]
     for backbone, correct in zip(backbones[:-1], right[:-1], strict=True):
-        gain = expected_gain(*paired_gain(right[-1], correct, groups))
-        if gain <= CHEAPER_WITHIN and backbone.loss <= dearest.loss * (1 + LOSS_WITHIN):
+        if cheaper_suffices(*paired_gain(right[-1], correct, groups), backbone.loss, dearest.loss):
             return backbone
     return dearest
 
