@@ -1,7 +1,8 @@
 """Uvicorn's connection and server, extended by its private methods: deadlines for headers, and an orderly shutdown.
 
 Uvicorn waits without limit for a connection's first request. When told to stop, it closes every connection without a request
-in progress, although one may be on its way: its bytes are in the kernel, and the client gets a reset.
+in progress, although one may be on its way, and the listening socket with the connections that the kernel has made and asyncio
+has not accepted yet: the clients of both get a reset.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from service.problems import MEDIA_TYPE, RequestError, problem_document
 
 logger = logging.getLogger(__name__)
 
-CLOSING_SECONDS = 0.25
+CLOSING_SECONDS = 1.0
 """Time for which an idle connection stays open after the order to stop, for a request that may be on its way."""
 
 _CLOSE = (b"connection", b"close")
@@ -146,6 +147,35 @@ class Server(uvicorn.Server):
         else:
             super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept the connections that the kernel has made already, close the listeners, and finish the requests in progress."""
+        waiting = [connection for listener in sockets or [] for connection in _accept_waiting(listener)]
+        for server in self.servers:  # at once: what arrives from now on is refused
+            server.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._connection, connection)
+        for _ in range(
+            2
+        ):  # asyncio makes a connection in two turns of its loop; some have been accepted in the last one
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        kind: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     def stop(self) -> None:
         """Stop accepting connections, finish the requests in progress, and return from `run`."""
         self.should_exit = True
+
+
+def _accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Return the connections in a listening socket's queue."""
+    connections = []
+    with contextlib.suppress(OSError):  # the queue is empty, or the client has gone
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            connections.append(connection)
+    return connections

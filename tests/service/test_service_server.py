@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,8 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from service.server import listen
+from service.uvicorn_internals import CLOSING_SECONDS, HttpConnection, Server
 from tests.helpers.tiny_bundle import make_tiny_bundle
 from tests.service.conftest import PATIENCE, paint, wait_for
 from transferapp.cli.serve import command
@@ -108,6 +112,39 @@ def test_sigterm_under_load_finishes_what_was_accepted_and_no_tensorflow(start: 
     assert len(answers) > 4
     assert set(answers) == {200}
     assert output.strip() == "[]"
+
+
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("wait", [0, CLOSING_SECONDS / 2])
+def test_connections_that_nobody_has_accepted_at_the_order_to_stop_are_answered(wait: float) -> None:
+    async def stop() -> tuple[list[bytes], int]:
+        config = uvicorn.Config(_answer, http=HttpConnection, lifespan="off", log_config=None)
+        config.load()
+        server = Server(config, lambda: None, notice=0)
+        server.lifespan = config.lifespan_class(config)
+        with listen("127.0.0.1", 0) as listener:
+            await server.startup([listener])
+            # The loop does not turn here: the kernel alone makes these connections.
+            clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+            stopping = asyncio.create_task(server.shutdown([listener]))
+            await asyncio.sleep(wait)
+            answers = []
+            for client in clients:
+                client.setblocking(False)
+                await asyncio.get_running_loop().sock_sendall(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                answers.append(await asyncio.get_running_loop().sock_recv(client, 1000))
+                client.close()
+            await stopping
+            return answers, len(server.server_state.connections)
+
+    answers, left = asyncio.run(stop())
+    assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 204 No Content"] * 3
+    assert not wait or all(b"connection: close" in answer for answer in answers)
+    assert left == 0
 
 
 def test_a_port_set_by_kubernetes_stops_neither_the_service_nor_its_health_check(start: Start) -> None:
