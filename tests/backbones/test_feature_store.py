@@ -26,6 +26,7 @@ from transferapp.backbones import feature_store as features
 from transferapp.backbones.engine import BATCH_SIZE
 from transferapp.backbones.feature_store import (
     CENTER,
+    TEN_CROPS,
     WITHOUT_COLOR,
     FeatureStore,
     RandomViews,
@@ -41,12 +42,15 @@ from transferapp.errors import DataError, UsageError
 from transferapp.images import decode_image
 from transferapp.images.augment import Augmentation, PCAColor
 from transferapp.images.views import (
+    GEOMETRIES,
     SHORT_SIDE,
     TRAINING_SHORT_SIDES,
     Geometry,
     center_view,
     render,
+    render_batch,
     short_side_to_decode,
+    ten_crops,
 )
 from transferapp.system.storage import sha256_file
 
@@ -235,6 +239,18 @@ def test_the_center_view_is_the_ten_crops_center(records: list[Record]) -> None:
     image = Image.open(records[0].path).convert("RGB")
     expected = render(image, center_view(image.size, SIZE), SIZE)
     np.testing.assert_array_equal(view_pixels(image, CENTER, "any", SIZE), expected)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_ten_crops_are_those_that_are_served(records: list[Record], geometry: Geometry) -> None:
+    image = Image.open(records[0].path).convert("RGB")
+    expected = render_batch(image, ten_crops(image.size, SIZE, geometry=geometry), SIZE)
+    random_views = RandomViews(geometry=geometry)
+    found = [view_pixels(image, name, "any", SIZE, random_views) for name in TEN_CROPS]
+    np.testing.assert_array_equal(found, expected)
+    assert TEN_CROPS.count(CENTER) == 1
+    rows = FeatureStore(make_trunk(Means()), random_views=random_views).collect(records[:1], TEN_CROPS)
+    np.testing.assert_array_equal(rows[0], Means()(expected))
 
 
 def test_random_views_depend_on_content_number_and_seed_alone(records: list[Record]) -> None:

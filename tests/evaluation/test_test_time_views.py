@@ -11,7 +11,14 @@ from PIL import Image
 from tests.helpers.pool_watch import PoolWatch
 from transferapp.data.audit import audit
 from transferapp.data.sources import open_source
-from transferapp.evaluation.test_time_views import averaged, choose_crops, compare, decide, measured_images
+from transferapp.evaluation.test_time_views import (
+    averaged,
+    choose_crops,
+    compare,
+    decide,
+    measured_images,
+    on_pixels,
+)
 from transferapp.images.views import Geometry
 from transferapp.policy.reasons import Reason
 
@@ -89,7 +96,7 @@ def test_crops_are_scored_as_they_are_served(tmp_path: Path) -> None:
         light = np.clip((corner - 90) / 165, -1, 1) / 2 + 0.5
         return np.stack([1 - light, light], axis=1).astype(np.float32)
 
-    choice = choose_crops(dataset, score, (32, 32), work=12, milliseconds=50.0, geometry="crop")
+    choice = choose_crops(dataset, on_pixels(score, (32, 32), "crop"), work=12, milliseconds=50.0, geometry="crop")
     assert choice.views == 10
     assert [tried.views for tried in choice.tried] == [1, 10]
     assert choice.tried[1].accuracy == 1.0
@@ -115,7 +122,7 @@ def test_crops_are_scored_in_the_geometry_of_the_bundle(tmp_path: Path, geometry
         light = crops[:, 16, 0, 0] > 110  # the middle of the left edge
         return np.stack([~light, light], axis=1).astype(np.float32)
 
-    choice = choose_crops(dataset, score, (32, 32), work=12, milliseconds=50.0, geometry=geometry)
+    choice = choose_crops(dataset, on_pixels(score, (32, 32), geometry), work=12, milliseconds=50.0, geometry=geometry)
     assert choice.tried[0].accuracy == accuracy
 
 
@@ -127,9 +134,8 @@ def test_few_images_are_in_hand_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     dataset = audit(open_source(str(tmp_path)), workers=1)
     monkeypatch.setattr("transferapp.evaluation.test_time_views.cpu_cores", lambda: 1)
     watch = PoolWatch(monkeypatch)
-    choose_crops(
-        dataset, lambda crops: np.full((len(crops), 2), 0.5), (32, 32), work=10_000, milliseconds=1.0, geometry="crop"
-    )
+    scorer = on_pixels(lambda crops: np.full((len(crops), 2), 0.5), (32, 32), "crop")
+    choose_crops(dataset, scorer, work=10_000, milliseconds=1.0, geometry="crop")
     assert 0 < watch.most <= 4
 
 
@@ -138,6 +144,6 @@ def test_without_validation_images_ten_crops_are_served(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / name / "1.png")
     nobody = open_source(str(tmp_path)).with_records([])
-    choice = choose_crops(nobody, lambda _crops: np.empty(0), (32, 32), work=0, milliseconds=1.0, geometry="crop")
+    choice = choose_crops(nobody, lambda _records, _views: np.empty(0), work=0, milliseconds=1.0, geometry="crop")
     assert (choice.views, choice.tried) == (10, ())
     assert [reason.topic for reason in choice.reasons] == ["crops"]

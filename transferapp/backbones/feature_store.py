@@ -38,7 +38,16 @@ from transferapp.images.augment import (
     seeded_generator,
 )
 from transferapp.images.changes import CONDITIONS
-from transferapp.images.views import SHORT_SIDE, Geometry, center_view, render, short_side_to_decode
+from transferapp.images.views import (
+    SHORT_SIDE,
+    Geometry,
+    center_index,
+    center_view,
+    render,
+    render_batch,
+    short_side_to_decode,
+    ten_crops,
+)
 from transferapp.system.cache import cache_directory
 from transferapp.system.cluster import parallel
 from transferapp.system.storage import disk_errors
@@ -48,6 +57,9 @@ CENTER = "center"
 
 CHANGED_VIEWS = {f"changed-{condition.key}": condition for condition in CONDITIONS}
 """Names of the views that are the center view, changed."""
+
+TEN_CROPS = tuple(CENTER if index == center_index(10) else f"crop-{index}" for index in range(10))
+"""Names of the views that are `ten_crops`, in their order; one of them is the center view."""
 
 _PIXELS_REVISION = 4
 """Increase this when decoding or cropping changes the pixels of a view."""
@@ -118,7 +130,7 @@ def view_pixels(
 
     Args:
         image: The decoded image, a Pillow image in RGB.
-        view_name: `CENTER`, one of `CHANGED_VIEWS`, or from `random_view_name`.
+        view_name: `CENTER`, one of `CHANGED_VIEWS` or `TEN_CROPS`, or from `random_view_name`.
         sha256: Hash of the image's file, which seeds its random views and changes.
         image_size: (height, width) of the view.
         random_views: Distribution of random views, and the geometry of all.
@@ -127,31 +139,38 @@ def view_pixels(
         uint8, shape (height, width, 3).
     """
     geometry = random_views.geometry
-    if _of_center(view_name):
-        center = render(image, center_view(image.size, image_size, geometry), image_size)
-        return changed_pixels(center, view_name, sha256)
+    if _fixed(view_name):
+        return _fixed_pixels(image, [view_name], sha256, image_size, geometry)[0]
     rng = seeded_generator(view_name, sha256)
     return augmented_pixels(image, rng, image_size, random_views.augmentation, random_views.pca, geometry)
 
 
-def center_pixels(
-    record: Record, image_size: tuple[int, int], geometry: Geometry, data: bytes | None = None
-) -> np.ndarray:
-    """Return the center view of an audited image: uint8, shape (height, width, 3). `data` are its bytes, if they are read."""
-    needed = short_side_to_decode(SHORT_SIDE, image_size)
-    image = record.decode(needed, data).image
+def center_pixels(record: Record, image_size: tuple[int, int], geometry: Geometry) -> np.ndarray:
+    """Return the center view of an audited image: uint8, shape (height, width, 3)."""
+    image = record.decode(short_side_to_decode(SHORT_SIDE, image_size)).image
     return render(image, center_view(image.size, image_size, geometry), image_size)
 
 
-def _of_center(view_name: str) -> bool:
-    return view_name == CENTER or view_name in CHANGED_VIEWS
+def _fixed(view_name: str) -> bool:
+    """Return whether the box of a view does not depend on the distribution of random views."""
+    return view_name in TEN_CROPS or view_name in CHANGED_VIEWS
+
+
+def _fixed_pixels(
+    image: Image.Image, view_names: Sequence[str], sha256: str, image_size: tuple[int, int], geometry: Geometry
+) -> list[np.ndarray]:
+    """Return views for which `_fixed` holds, as of `view_pixels`; mirror images share one resize."""
+    boxes = ten_crops(image.size, image_size, geometry=geometry)
+    places = [TEN_CROPS.index(CENTER if name in CHANGED_VIEWS else name) for name in view_names]
+    crops = render_batch(image, [boxes[place] for place in places], image_size)
+    return [changed_pixels(crop, name, sha256) for crop, name in zip(crops, view_names, strict=True)]
 
 
 def changed_pixels(center: np.ndarray, view_name: str, sha256: str) -> np.ndarray:
-    """Return the center view itself for `CENTER`, or as one of `CHANGED_VIEWS`: uint8, of the same shape.
+    """Return the center view as one of `CHANGED_VIEWS`, or pixels as they are: uint8, of the same shape.
 
     Args:
-        center: From `center_pixels`.
+        center: From `center_pixels`, or another view's pixels.
         view_name: The view.
         sha256: Hash of the image's file, which seeds the change.
     """
@@ -191,6 +210,10 @@ class FeatureStore:
         self._keys_file = self._folder / "keys.bin"
         self._row_bytes = self._dtype.itemsize * trunk.row_size
 
+    def of(self, trunk: RowSource) -> FeatureStore:
+        """Return the store of the same views for another trunk."""
+        return FeatureStore(trunk, workers=self._workers, random_views=self.random_views, note=self._note)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_note": None}  # only this process talks to the user
 
@@ -201,7 +224,7 @@ class FeatureStore:
 
         Args:
             records: Audited images.
-            view_names: `CENTER`, those of `CHANGED_VIEWS`, or from `random_view_name`.
+            view_names: `CENTER`, those of `CHANGED_VIEWS` and `TEN_CROPS`, or from `random_view_name`.
             progress: Receives the number of views done so far.
 
         Returns:
@@ -274,7 +297,7 @@ class FeatureStore:
             lock.release()
 
     def _key(self, record: Record, view_name: str) -> bytes:
-        drawn_from = self.random_views.geometry if _of_center(view_name) else self.random_views.digest
+        drawn_from = self.random_views.geometry if _fixed(view_name) else self.random_views.digest
         text = f"{record.sha256}:{view_name}:{drawn_from}:{record.sample_bits}:{_PIXELS_REVISION}"
         return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
@@ -316,20 +339,20 @@ class FeatureStore:
     def _run(self, batch: list[tuple[Record, list[str]]]) -> tuple[list[bytes], np.ndarray]:
         keys, pixels = [], []
         size, views = self.trunk.image_size, self.random_views
-        needed = short_side_to_decode(views.augmentation.short_sides[1], size)
+        largest = views.augmentation.short_sides[1]
         for record, view_names in batch:
             data = _read_unchanged(record)
             # Each kind of view is cut from an image decoded to the size that it needs, so that a view's pixels do not depend
             # on the other views.
-            of_center = [view for view in view_names if _of_center(view)]
-            if of_center:
-                center = center_pixels(record, size, views.geometry, data)
-                pixels += [changed_pixels(center, view, record.sha256) for view in of_center]
-            random = [view for view in view_names if not _of_center(view)]
+            fixed = [view for view in view_names if _fixed(view)]
+            if fixed:
+                image = record.decode(short_side_to_decode(SHORT_SIDE, size), data).image
+                pixels += _fixed_pixels(image, fixed, record.sha256, size, views.geometry)
+            random = [view for view in view_names if not _fixed(view)]
             if random:
-                image = record.decode(needed, data).image
+                image = record.decode(short_side_to_decode(largest, size), data).image
                 pixels += [view_pixels(image, view, record.sha256, size, views) for view in random]
-            keys += [self._key(record, view) for view in (*of_center, *random)]
+            keys += [self._key(record, view) for view in (*fixed, *random)]
         return keys, self.trunk.rows(np.stack(pixels))
 
 

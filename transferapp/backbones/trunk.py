@@ -13,8 +13,9 @@ import hashlib
 import json
 import math
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,33 @@ _SAVED = "taps.keras"
 _FACTS = "stages.json"
 _REVISION = 2
 """Increase this when the graph of a backbone or its taps changes: earlier converted networks and features are then invalid."""
+
+
+class _LateEngine:
+    """A converted network in f32, which is compiled at the first use."""
+
+    name = "openvino"
+    precision = "f32"
+
+    def __init__(self, network: Path) -> None:
+        self._network = network
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self._compiled()(batch)
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self._compiled().outputs(batch)
+
+    def _compiled(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = OpenVINOEngine(self._network, precision=self.precision)
+            return self._engine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._compiled().__reduce__()  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -129,6 +157,13 @@ class Trunk(_RunnableTrunk):
     def row_size(self) -> int:
         """Numbers per view."""
         return int(self.deviation_slices[-1].stop)
+
+    def in_f32(self) -> Trunk:
+        """Return the same trunk in f32; where this one is not, its network is compiled once rows are asked for."""
+        if self.engine.precision != "bf16" or self.network is None:
+            return self
+        stem = self.key.removesuffix(self.engine.precision)
+        return replace(self, key=f"{stem}f32", engine=_LateEngine(self.network))
 
 
 @dataclass(frozen=True)

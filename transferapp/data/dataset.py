@@ -185,6 +185,13 @@ class Dataset:
         positions = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
         return self.with_records([self.records[i] for i in positions])
 
+    def drawn(self, count: int) -> Dataset:
+        """Return at most `count` images, drawn by their content: a set that has grown a little gives most of them again.
+
+        They must have been audited.
+        """
+        return self.with_records(sorted(self.records, key=lambda record: record.sha256)[:count])
+
     def with_records(self, records: Sequence[Record]) -> Dataset:
         return dataclasses.replace(self, records=tuple(records))
 

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from transferapp.data.dataset import Dataset, connected_groups
-from transferapp.system.threads import cpu_cores, in_order
+from transferapp.system.threads import cpu_cores, in_order, one_blas_thread
 
 THUMBNAIL_SIDE = 16
 SIGNATURE_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
@@ -276,27 +276,25 @@ def near_duplicates(
     """
     plain = hashes(thumbnails)
 
-    def compare(change: Change, first_is_changed: bool) -> list[tuple[int, int]]:
+    def compare(change: Change) -> list[tuple[int, int]]:
         changed = plain if change == UNCHANGED else hashes(thumbnails, change)
-        both, sides = (change, UNCHANGED), (changed, plain)
-        if not first_is_changed:
-            both, sides = both[::-1], sides[::-1]
+        sides = ((change, changed), (UNCHANGED, plain))
         found: list[tuple[int, int]] = []
-        for i, j in near_pairs(*sides, max_distance):
-            for start in range(0, len(i), _PAIRS_AT_ONCE):
-                left, right = i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]
-                blocks = [
-                    each.to_blocks @ thumbnails[part].astype(np.float32)
-                    for each, part in zip(both, (left, right), strict=True)
-                ]
-                same = color_correlation(*blocks) >= min_correlation
-                found += zip(left[same].tolist(), right[same].tolist(), strict=True)
+        for first, second in (sides,) if change.reversible else (sides, sides[::-1]):
+            for i, j in near_pairs(first[1], second[1], max_distance):
+                for start in range(0, len(i), _PAIRS_AT_ONCE):
+                    left, right = i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]
+                    blocks = [
+                        each.to_blocks @ thumbnails[part].astype(np.float32)
+                        for each, part in ((first[0], left), (second[0], right))
+                    ]
+                    same = color_correlation(*blocks) >= min_correlation
+                    found += zip(left[same].tolist(), right[same].tolist(), strict=True)
         return found
 
-    asked = [(change, first) for change in changes for first in (True, False) if first or not change.reversible]
     workers = cpu_cores()
-    with ThreadPoolExecutor(workers) as pool:
-        for found in in_order(pool, lambda each: compare(*each), asked, 2 * workers):
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+        for found in in_order(pool, compare, changes, 2 * workers):
             yield from found
 
 

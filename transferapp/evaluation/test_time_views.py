@@ -6,7 +6,7 @@ from set to set, so a fit measures it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,6 +41,9 @@ _CHUNK = 10
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 """Function from crops, uint8 (n, height, width, 3), to probabilities, float32 (n, num_classes). Must be thread-safe."""
+
+CropScorer = Callable[[Sequence[Record], int], np.ndarray]
+"""Function from audited images and a number of crops, 10 or 50, to probabilities: float32, shape (n, crops, num_classes)."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,13 @@ def measured_images(work: int, available: int) -> tuple[int, tuple[int, ...]]:
 
 
 def choose_crops(
-    validation: Dataset,
-    scorer: Scorer,
-    image_size: tuple[int, int],
-    *,
-    work: int,
-    milliseconds: float,
-    geometry: Geometry,
+    validation: Dataset, scorer: CropScorer, *, work: int, milliseconds: float, geometry: Geometry
 ) -> CropChoice:
     """Try numbers of crops on validation images and choose the default of the bundle.
 
     Args:
         validation: Images that the scorer was not trained on; may be empty.
         scorer: Classifier.
-        image_size: (height, width) of its input.
         work: Images that the fit itself puts through the network.
         milliseconds: Time of ten crops in the network.
         geometry: Of the crops.
@@ -130,16 +126,8 @@ def choose_crops(
         reason = Reason("crops", "There are no validation images to measure crops on, so ten are averaged.")
         return CropChoice(USUAL, (), 0, (reason,))
     count, asked = measured_images(work, len(validation))
-    part = validation.spread(count)
-    most = max(asked)
-
-    def scores(record: Record) -> np.ndarray:
-        crops = _crops(record, most, image_size, geometry)
-        return np.concatenate([scorer(crops[i : i + _CHUNK]) for i in range(0, most, _CHUNK)])
-
-    workers = cpu_cores()
-    with ThreadPoolExecutor(workers) as pool:
-        by_view = np.stack(list(in_order(pool, scores, part.records, 2 * workers)))
+    part = validation.drawn(count)
+    by_view = scorer(part.records, max(asked))
     means = {views: averaged(by_view, views) for views in asked}
     groups = part.groups()
     tried = compare(means, part.labels, groups, milliseconds)
@@ -154,6 +142,27 @@ def choose_crops(
         )
         reasons.append(Reason("crops", text, {"least_images": MEASURED_AT_LEAST, "share": SHARE}))
     return CropChoice(views, tried, len(part), tuple(reasons))
+
+
+def on_pixels(scorer: Scorer, image_size: tuple[int, int], geometry: Geometry) -> CropScorer:
+    """Return a function of pixels as a function of images, which are decoded and cropped on all cores.
+
+    Args:
+        scorer: Classifier of crops.
+        image_size: (height, width) of its input.
+        geometry: Of the crops.
+    """
+
+    def scores(records: Sequence[Record], views: int) -> np.ndarray:
+        def of_image(record: Record) -> np.ndarray:
+            crops = _crops(record, views, image_size, geometry)
+            return np.concatenate([scorer(crops[i : i + _CHUNK]) for i in range(0, views, _CHUNK)])
+
+        workers = cpu_cores()
+        with ThreadPoolExecutor(workers) as pool:
+            return np.stack(list(in_order(pool, of_image, records, 2 * workers)))
+
+    return scores
 
 
 def _crops(record: Record, views: int, image_size: tuple[int, int], geometry: Geometry) -> np.ndarray:

@@ -14,13 +14,13 @@ from scipy.special import softmax
 
 from transferapp.backbones.composition import compose_classifier
 from transferapp.backbones.engine import BATCH_SIZE, KerasEngine, OpenVINOEngine, convert, resolve_precision
-from transferapp.backbones.feature_store import CENTER, center_pixels
+from transferapp.backbones.feature_store import CENTER, TEN_CROPS, center_pixels
 from transferapp.backbones.stages import Stage, stage_named
 from transferapp.backbones.trunk import Trunk
 from transferapp.data.dataset import Dataset, Record
 from transferapp.errors import ResourceError, TrainingError
 from transferapp.evaluation.parity import Parity, compare
-from transferapp.evaluation.test_time_views import Scorer
+from transferapp.evaluation.test_time_views import CropScorer, on_pixels
 from transferapp.images.views import Geometry
 from transferapp.policy.cuts import INPUT
 from transferapp.recipes.fit.candidate import Classifier, head_function
@@ -84,7 +84,7 @@ def export(
     parity, served = served_precision(
         classifying,
         converted,
-        _parity_pixels(backbone, dataset),
+        _center_batch(_parity_records(dataset), backbone),
         precision,
         differs="The exported network differs from the trained one",
         report="the name of the backbone; --backbone efficientnet_lite0 is known to export well",
@@ -112,12 +112,17 @@ def export_early(
     if network is None:
         return None
     wanted, own = resolve_precision(precision), trunk.engine.precision
-    pixels = _parity_pixels(backbone, dataset)
-    expected = frozen_scorer(classifier, backbone)(pixels)
-    scores = {p: OpenVINOEngine(network, precision=p)(pixels) for p in dict.fromkeys(["f32", wanted, own])}
+    records, predict = _parity_records(dataset), frozen_classifier(classifier)
+    pixels = _center_batch(records, backbone)
+    scores = {p: OpenVINOEngine(network, precision=p)(pixels) for p in dict.fromkeys([wanted, own])}
+    # Features are cached in the trunk's own precision, and those of these images in f32 too.
+    expected, exact = (
+        predict(trunk.features(store.collect(records, [CENTER])[:, 0], classifier.taps))
+        for store in (backbone.store, backbone.store.of(trunk.in_f32()))
+    )
     if not compare(expected, scores[own], own).acceptable:
         return None
-    rounded, before = compare(scores["f32"], scores[wanted], wanted), _remembered(trunk, classifier)
+    rounded, before = compare(exact, scores[wanted], wanted), _remembered(trunk, classifier)
     served = wanted if rounded.acceptable else "f32"
     if before is None:
         return Exported(None, network, {}, served)
@@ -178,11 +183,18 @@ def _linear(classifier: Classifier) -> bool:
     return classifier.frozen and classifier.pooled and classifier.head.spec.linear
 
 
-def _parity_pixels(backbone: ProbedBackbone, dataset: Dataset) -> np.ndarray:
-    """Return the center views of a few images: validation images where there are any."""
+def _parity_records(dataset: Dataset) -> tuple[Record, ...]:
+    """Return a few images to compare networks on: validation images where there are any."""
     part = next(p for p in (dataset.part("val"), dataset.part("test"), dataset.part("train")) if len(p))
-    records = part.spread(PARITY_IMAGES).records
-    return np.stack([center_pixels(record, backbone.trunk.image_size, backbone.geometry) for record in records])
+    return part.drawn(PARITY_IMAGES).records
+
+
+def _center_batch(records: Sequence[Record], backbone: ProbedBackbone) -> np.ndarray:
+    """Return the center views of images as one batch."""
+    with ThreadPoolExecutor(cpu_cores()) as pool:
+        return np.stack(
+            list(pool.map(lambda each: center_pixels(each, backbone.trunk.image_size, backbone.geometry), records))
+        )
 
 
 def build_network(classifier: Classifier, network: keras.Model, stages: Sequence[Stage], name: str) -> keras.Model:
@@ -305,7 +317,26 @@ def frozen_classifier(classifier: Classifier) -> Callable[[np.ndarray], np.ndarr
     return lambda features: np.asarray(softmax(logits(features) / classifier.temperature, axis=1))
 
 
-def frozen_scorer(classifier: Classifier, backbone: ProbedBackbone) -> Scorer:
-    """Return a classifier on a frozen backbone as a function of crops; safe to call from several threads."""
-    probabilities, trunk = frozen_classifier(classifier), backbone.trunk
-    return lambda crops: probabilities(trunk.features(trunk.rows(crops), classifier.taps))
+def score_crops(classifier: Classifier, backbone: ProbedBackbone) -> CropScorer:
+    """Return a classifier on a frozen backbone as a function of images and crops.
+
+    The features of ten crops are cached. Those of fifty, which only large sets ask for, would fill the disk.
+    """
+    predict, trunk = frozen_classifier(classifier), backbone.trunk
+    on_crops = on_pixels(
+        lambda crops: predict(trunk.features(trunk.rows(crops), classifier.taps)), trunk.image_size, backbone.geometry
+    )
+
+    def scores(records: Sequence[Record], views: int) -> np.ndarray:
+        if views != len(TEN_CROPS):
+            return on_crops(records, views)
+        features = trunk.features(backbone.store.collect(records, TEN_CROPS), classifier.taps)
+        return predict(features.reshape(len(records) * views, -1)).reshape(len(records), views, -1)
+
+    return scores
+
+
+def score_served(exported: Exported, backbone: ProbedBackbone) -> CropScorer:
+    """Return the exported network as a function of images and crops."""
+    engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=cpu_cores())
+    return on_pixels(engine, backbone.trunk.image_size, backbone.geometry)

@@ -14,19 +14,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transferapp.backbones.engine import OpenVINOEngine, save_converted
+from transferapp.backbones.engine import save_converted
 from transferapp.backbones.loader import BackboneLoader
 from transferapp.bundle.format import KERAS_FILE, NOVELTY, check_target, only_writer, write_manifest, writing
 from transferapp.config import FitConfig
 from transferapp.data.dataset import Dataset
 from transferapp.data.sources import open_source
+from transferapp.evaluation.learning_curve import Forecast
 from transferapp.evaluation.report.model_card import model_card
-from transferapp.evaluation.test_time_views import USUAL, CropChoice, Scorer, choose_crops
+from transferapp.evaluation.test_time_views import USUAL, CropChoice, CropScorer, choose_crops
 from transferapp.policy.choose import choose
 from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.calibration import calibrate
 from transferapp.recipes.fit.candidate import Candidate
-from transferapp.recipes.fit.export import Exported, export, export_early, frozen_scorer, predict_test
+from transferapp.recipes.fit.export import (
+    Exported,
+    export,
+    export_early,
+    predict_test,
+    score_crops,
+    score_served,
+)
 from transferapp.recipes.fit.fine_tune import fine_tune
 from transferapp.recipes.fit.forecast import forecast_accuracy
 from transferapp.recipes.fit.leaks import find_leaks
@@ -45,7 +53,6 @@ from transferapp.recipes.fit.robustness import measure_robustness
 from transferapp.recipes.fit.solve import choose_views, solve
 from transferapp.system.progress import Progress, Silent
 from transferapp.system.storage import disk_errors
-from transferapp.system.threads import cpu_cores
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def fit(
         if fresh:
             run.discard()
         source = source or open_source(config.data, options=config.source, progress=progress)
-        with backbone_loader(config, source) as loader:
+        with backbone_loader(config, source) as loader, background() as pool:
             measurement = measure(config, source, loader, progress)
             early = not insist and not config.bundle_path.exists()
             if measurement.plan.proposals and not early:  # importing TensorFlow takes a while
@@ -123,15 +130,16 @@ def fit(
             _begin(run, config, measurement, progress)
             checked: Checked | None = None
             first: Checked | None = None
+            linear = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
             if early:
                 # A usable bundle is there before the long part begins, and stays if that is interrupted.
-                linear = Fitted(measurement, views, (solved,), solved, measurement.plan.before_training())
                 first = _write_early(linear, config, watch, progress)
                 if first is not None:
                     progress.note(f"{config.bundle_path} can be used already; it is replaced when the fit is complete")
-                if measurement.plan.proposals:
-                    checked = check(linear, config, loader, watch, progress, first)
-                    write_bundle(linear, checked, config, watch, progress)
+            forecast = pool.submit(forecast_accuracy, measurement, views, config)
+            if early and measurement.plan.proposals:
+                checked = check(linear, config, loader, watch, progress, first)
+                write_bundle(linear, checked, config, watch, progress)
             _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
             watch.lap("tune")
@@ -141,7 +149,7 @@ def fit(
             fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
                 checked = check(fitted, config, loader, watch, progress, first if winner is solved else None)
-            fitted = with_outlook(fitted, checked, config, watch, progress)
+            fitted = with_outlook(fitted, checked, forecast, watch, progress)
             result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result
@@ -175,26 +183,24 @@ def check(
             Keras model where it could not be composed.
     """
     backbone, dataset = fitted.backbone, fitted.measurement.dataset
+    held_out, name = fitted.winner.held_out, config.bundle_path.name
+    arguments = (name, dataset, config.precision)
+    scorer = score_crops(held_out, backbone) if held_out else None
     with background() as pool:
         crops: Future[CropChoice] | None = None
-        held_out = fitted.winner.held_out
-        if held_out is not None and held_out.head.spec.linear and backbone.trunk.engine.name == "openvino":
-            # Keras builds the network on one core, so OpenVINO can score crops on the others meanwhile.
-            crops = pool.submit(try_crops, fitted, frozen_scorer(held_out, backbone))
         with progress.task("building the network", 0):
-            name = config.bundle_path.name
-            arguments = (name, dataset, config.precision)
             exported = first.exported if first else export_early(fitted.classifier, backbone, *arguments)
+            if scorer and held_out and held_out.head.spec.linear and backbone.trunk.engine.name == "openvino":
+                # Keras builds the network on one core, so OpenVINO can score crops on the others meanwhile.
+                crops = pool.submit(try_crops, fitted, scorer)
             if exported is None or exported.archive is None:
                 exported = export(fitted.classifier, backbone, loader.model(backbone.spec), *arguments)
         watch.lap("network")
-        tested = first.tested if first else test_winner(fitted, exported, config, progress)
-        watch.lap("test")
         with progress.task("trying crops", 0):
-            if crops is None:
-                scorer = frozen_scorer(held_out, backbone) if held_out is not None else served_scorer(exported)
-            chosen_crops = crops.result() if crops else try_crops(fitted, scorer)
+            chosen_crops = crops.result() if crops else try_crops(fitted, scorer or score_served(exported, backbone))
         watch.lap("crops")
+    tested = first.tested if first else test_winner(fitted, exported, config, progress)
+    watch.lap("test")
     return Checked(exported, replace(tested, crops=chosen_crops))
 
 
@@ -234,14 +240,22 @@ def _write_early(fitted: Fitted, config: FitConfig, watch: Stopwatch, progress: 
     return first
 
 
-def with_outlook(fitted: Fitted, checked: Checked, config: FitConfig, watch: Stopwatch, progress: Progress) -> Fitted:
-    """Add what no choice depends on: the forecast with more images, and the accuracy on changed ones."""
-    with progress.task("forecasting the accuracy with more images", 0):
-        forecast = forecast_accuracy(fitted.measurement, fitted.views, config)
-    watch.lap("forecast")
+def with_outlook(
+    fitted: Fitted, checked: Checked, forecast: Future[Forecast | None], watch: Stopwatch, progress: Progress
+) -> Fitted:
+    """Add what no choice depends on: the forecast with more images, and the accuracy on changed ones.
+
+    Args:
+        fitted, checked: The winner, its network and its figures.
+        forecast: From `forecast_accuracy`, which needs no network and so may have begun long before.
+        watch: Records the seconds of each step.
+        progress: Receives progress updates.
+    """
     changed = measure_robustness(fitted, checked.exported, progress)
     watch.lap("robustness")
-    figures = {"forecast": forecast, "robustness": changed}
+    with progress.task("forecasting the accuracy with more images", 0):
+        figures = {"forecast": forecast.result(), "robustness": changed}
+    watch.lap("forecast")
     return replace(
         fitted, manifest={**fitted.manifest, **{key: each and each.to_json() for key, each in figures.items()}}
     )
@@ -313,7 +327,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def try_crops(fitted: Fitted, scorer: Scorer) -> CropChoice:
+def try_crops(fitted: Fitted, scorer: CropScorer) -> CropChoice:
     """Choose the number of crops that the bundle averages, on the validation images.
 
     Args:
@@ -325,15 +339,5 @@ def try_crops(fitted: Fitted, scorer: Scorer) -> CropChoice:
     if not fitted.classifier.frozen:
         work += sum(candidate.epochs for candidate in fitted.candidates) * len(dataset.part("train"))
     return choose_crops(
-        dataset.part("val"),
-        scorer,
-        backbone.trunk.image_size,
-        work=work,
-        milliseconds=backbone.milliseconds,
-        geometry=backbone.geometry,
+        dataset.part("val"), scorer, work=work, milliseconds=backbone.milliseconds, geometry=backbone.geometry
     )
-
-
-def served_scorer(exported: Exported) -> Scorer:
-    """Return the exported network as a function of crops; safe to call from several threads."""
-    return OpenVINOEngine(exported.converted, precision=exported.precision, streams=cpu_cores())

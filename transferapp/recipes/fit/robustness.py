@@ -38,9 +38,7 @@ def measure_robustness(fitted: Fitted, exported: Exported, progress: Progress) -
     Returns:
         None with fewer than `MEASURED_AT_LEAST` test images.
     """
-    test = fitted.measurement.dataset.part("test")
-    # By content, so that most of those of before are taken from a set that has grown a little.
-    test = test.with_records(sorted(test.records, key=lambda record: record.sha256)[:MEASURED_AT_MOST])
+    test = fitted.measurement.dataset.part("test").drawn(MEASURED_AT_MOST)
     if len(test) < MEASURED_AT_LEAST:
         return None
     classifier, backbone = fitted.classifier, fitted.backbone

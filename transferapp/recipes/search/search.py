@@ -30,7 +30,8 @@ from transferapp.evaluation.metrics import measure as measure_scores
 from transferapp.policy.plan import Plan
 from transferapp.policy.reasons import Reason
 from transferapp.recipes.fit.candidate import Candidate, Classifier
-from transferapp.recipes.fit.fit import FitResult, Stopwatch, check, with_outlook, write_bundle
+from transferapp.recipes.fit.fit import FitResult, Stopwatch, background, check, with_outlook, write_bundle
+from transferapp.recipes.fit.forecast import forecast_accuracy
 from transferapp.recipes.fit.measure import Measurement, ProbedBackbone, backbone_loader, measure, measured_sample
 from transferapp.recipes.fit.report import Fitted
 from transferapp.recipes.fit.resume import RunFolder, run_identity
@@ -116,8 +117,10 @@ def search(
             plan, files = carried_out(measurement.plan, searched), {"history.csv": trials_table(searched)}
             manifest = {"search": search_json(searched, settings, optimum, measurement.dataset)}
             fitted = Fitted(measurement, views, (candidate,), candidate, plan, manifest, files)
-            checked = check(fitted, config, loader, watch, progress)
-            fitted = with_outlook(fitted, checked, config, watch, progress)
+            with background() as pool:
+                forecast = pool.submit(forecast_accuracy, measurement, views, config)
+                checked = check(fitted, config, loader, watch, progress)
+                fitted = with_outlook(fitted, checked, forecast, watch, progress)
             result = write_bundle(fitted, checked, config, watch, progress)
         run.discard()
     return result
