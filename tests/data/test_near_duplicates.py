@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from transferapp.data.audit import audit, summarize
-from transferapp.data.dataset import Dataset, connected_groups
+from transferapp.data.dataset import Dataset, Record, connected_groups
 from transferapp.data.folder import read_folder
 from transferapp.data.near_duplicates import (
     CHANGES,
@@ -27,6 +29,7 @@ from transferapp.data.near_duplicates import (
     similar_rows,
     too_uniform,
     with_clusters,
+    with_similar,
 )
 
 
@@ -245,6 +248,38 @@ def test_duplicates_within_a_class_do_not_make_a_set_uniform() -> None:
     features = np.repeat(rng.normal(size=(50, 64)).astype(np.float32), 4, axis=0)
     assert not too_uniform(features, np.repeat(np.arange(50) % 5, 4))
     assert not too_uniform(features[:4], np.zeros(4, int))
+
+
+def featured(clusters: dict[int, str] | None = None, **settings: Any) -> tuple[Dataset, np.ndarray]:
+    """Sixty images of two classes, and features of which 0 and 10, 5 and 6, and 6 and 7 are nearly the same."""
+    features = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    for copy, original in ((10, 0), (6, 5), (7, 6)):
+        features[copy] = features[original] + 0.1 * features[copy]
+    records = [
+        Record(f"{i}.png", f"{i}.png", i // 30, None, f"{i:02}" * 32, cluster=(clusters or {}).get(i, ""))
+        for i in range(60)
+    ]
+    return Dataset("here", ("a", "b"), tuple(records), **settings), features
+
+
+def test_images_with_similar_features_stay_together() -> None:
+    dataset, features = featured({7: "old", 8: "old", 0: "same", 10: "same"})
+    found = with_similar(dataset, features)
+    assert [i for i, record in enumerate(found.records) if record.similar] == [5, 6, 7]
+    assert len({found.records[i].similar for i in (5, 6, 7)}) == 1
+    assert dataset.with_records([replace(record, similar="") for record in found.records]) == dataset
+    groups = found.groups()
+    assert len({groups[i] for i in (5, 6, 7, 8)}) == 1
+    assert groups[0] == groups[10] != groups[5]
+
+
+def test_features_that_do_not_tell_duplicates_join_nothing() -> None:
+    dataset, features = featured(alike=True)
+    assert with_similar(dataset, features) == dataset
+    dataset, features = featured()
+    assert with_similar(dataset, features + 10) == dataset, "too uniform"
+    features[:20] = features[0] + 0.1 * features[:20]
+    assert with_similar(dataset, features) == dataset, "most of a class"
 
 
 def digit(number: int, seed: int) -> Image.Image:

@@ -316,6 +316,7 @@ class Findings:
         similar: The first pairs outside of clusters whose features are similar; None if features were not compared.
         num_similar: Number of such pairs.
         uniform: Whether the images are too uniform to be compared by features.
+        kept_together: Images that a split keeps with others because a network sees them as similar.
         alike: Whether different images look too much alike to find crops and rotations by signature.
     """
 
@@ -339,6 +340,7 @@ class Findings:
     similar: tuple[SimilarPair, ...] | None = None
     num_similar: int = 0
     uniform: bool = False
+    kept_together: int = 0
     alike: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -382,6 +384,7 @@ def summarize(dataset: Dataset) -> Findings:
         annotations=_annotations(dataset.class_names),
         nested=_nested(dataset),
         sample_depth=_depth_reason(dataset),
+        kept_together=sum(bool(record.similar) for record in dataset.records),
         alike=dataset.alike,
     )
 

@@ -38,6 +38,7 @@ class Record:
         sample_bits: Depth of its 16-bit samples, the same for all such images of a set; 0 for an image without them.
         signature: From `transferapp.data.near_duplicates`; empty where it has none, and once duplicates are found.
         cluster: Identifies its duplicates and near-duplicates; empty if there are none.
+        similar: Identifies images that a network sees as similar, which stay in one split; empty if there are none.
         group: The user's name for images that stay in one split, such as a patient; empty if there is none.
     """
 
@@ -53,6 +54,7 @@ class Record:
     sample_bits: int = 0
     signature: bytes = b""
     cluster: str = ""
+    similar: str = ""
     group: str = ""
 
     @property
@@ -167,15 +169,15 @@ class Dataset:
         return [counted[label] for label in range(len(self.class_names))]
 
     def groups(self) -> np.ndarray:
-        """Return which images must stay together: int64, shape (n,), one number for one content, cluster or group.
+        """Return which images must stay together: int64, shape (n,).
 
-        The number is the position of the first of them.
+        Images joined by content, cluster, similarity or group have the same number, the position of the first of them.
         """
         first: dict[tuple[str, str], int] = {}
         pairs = [
             (first.setdefault((kind, value), position), position)
             for position, record in enumerate(self.records)
-            for kind in ("sha256", "cluster", "group")
+            for kind in ("sha256", "cluster", "similar", "group")
             if (value := getattr(record, kind))
         ]
         return connected_groups(len(self), pairs)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from transferapp.data.dataset import Dataset, connected_groups
+from transferapp.data.dataset import Dataset, Record, connected_groups
 from transferapp.system.threads import cpu_cores, in_order, one_blas_thread
 
 THUMBNAIL_SIDE = 16
@@ -228,19 +228,54 @@ def with_clusters(dataset: Dataset) -> Dataset:
             strict = near_duplicates(thumbnails, mirrored, ALIKE_DISTANCE, ALIKE_CORRELATION)
             near = np.array(list(strict), np.int64).reshape(-1, 2)
         near = np.array(seen)[near]
-    pairs = np.concatenate([np.array(same, np.int64).reshape(-1, 2), near])
-    members: dict[int, list[int]] = defaultdict(list)
-    for position, group in enumerate(connected_groups(len(records), pairs).tolist()):
-        members[group].append(position)
-    cluster: dict[int, str] = {}
-    for positions in members.values():
-        if len(positions) > 1:
-            cluster |= dict.fromkeys(positions, min(records[position].sha256 for position in positions)[:16])
+    cluster = _named(records, np.concatenate([np.array(same, np.int64).reshape(-1, 2), near]))
     clustered = [
         dataclasses.replace(record, signature=b"", cluster=cluster.get(position, ""))
         for position, record in enumerate(records)
     ]
     return dataclasses.replace(dataset, records=tuple(clustered), alike=alike)
+
+
+def with_similar(dataset: Dataset, features: np.ndarray) -> Dataset:
+    """Give images whose features are similar, and which have no `cluster` in common, the same `similar`.
+
+    Unless features do not tell near-duplicates: where images look alike (`Dataset.alike`), where the set is too uniform
+    (`too_uniform`), and where the similar images are too many for what they are.
+
+    Args:
+        dataset: With clusters.
+        features: float32, shape (n, num_features): of its images, from the last stage of a network.
+    """
+    records, labels = dataset.records, dataset.labels
+    names: dict[int, str] = {}
+    if not (dataset.alike or too_uniform(features, labels)):
+        pairs = [
+            (i, j)
+            for i, j, _ in similar_rows(features)
+            if not records[i].cluster or records[i].cluster != records[j].cluster
+        ]
+        similar = np.array(pairs, np.int64).reshape(-1, 2)
+        names = {} if _look_alike(similar, labels) else _named(records, similar)
+    return dataset.with_records(
+        [dataclasses.replace(record, similar=names.get(position, "")) for position, record in enumerate(records)]
+    )
+
+
+def _named(records: Sequence[Record], pairs: np.ndarray) -> dict[int, str]:
+    """Return a name for each image that pairs connect with another, the same for all that are connected.
+
+    Args:
+        records: The images, audited.
+        pairs: int, shape (num_pairs, 2): positions of two images.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for position, group in enumerate(connected_groups(len(records), pairs).tolist()):
+        members[group].append(position)
+    names: dict[int, str] = {}
+    for positions in members.values():
+        if len(positions) > 1:
+            names |= dict.fromkeys(positions, min(records[position].sha256 for position in positions)[:16])
+    return names
 
 
 def _look_alike(pairs: np.ndarray, labels: np.ndarray) -> bool:

@@ -27,6 +27,7 @@ from transferapp.recipes.fit import measure as measurement_module
 from transferapp.recipes.fit.measure import (
     MEASURED_AT_MOST,
     Measurement,
+    audit_and_split,
     backbone_loader,
     choose_backbone,
     measure,
@@ -94,6 +95,65 @@ def test_what_is_measured_is_the_training_images_and_nothing_else(hues: Path) ->
         np.testing.assert_array_equal(validation.logits, again.logits)
     np.testing.assert_array_equal(chosen.features(rows), rows[:, chosen.trunk.row_slices[chosen.cut.index]])
     assert chosen.accuracy == chosen.scores[chosen.cut.index].accuracy
+
+
+def twins_of(dataset: Dataset) -> np.ndarray:
+    """Features by which each image is alone, but the first of each class has a twin in that class."""
+    features = np.random.default_rng(0).normal(size=(len(dataset), 64)).astype(np.float32)
+    for label in range(len(dataset.class_names)):
+        first, twin = np.flatnonzero(dataset.labels == label)[[0, -1]]
+        features[twin] = features[first]
+    return features
+
+
+def test_a_split_keeps_images_with_similar_features_together(hues: Path) -> None:
+    source = open_source(str(hues))
+    for seed in range(5):
+        config = make_config({"data": str(hues), "seed": seed})
+        dataset, findings = audit_and_split(source, config, Silent(), twins_of)
+        assert (findings.kept_together, findings.near_duplicates) == (6, 0)
+        twins = [np.flatnonzero(dataset.labels == label)[[0, -1]] for label in range(3)]
+        assert all(dataset.records[first].split == dataset.records[twin].split for first, twin in twins)
+        together = [dataset.records[i] for pair in twins for i in pair]
+        assert all(bool(record.similar) == (record.split == "train") for record in together)
+
+
+def test_features_are_asked_for_of_images_that_may_be_moved_or_folded(
+    hues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def alone(dataset: Dataset) -> np.ndarray:
+        asked.append(len(dataset))
+        return np.eye(len(dataset), dtype=np.float32)
+
+    def split(data: Path) -> Dataset:
+        config = make_config({"data": str(data)})
+        return audit_and_split(open_source(config.data), config, Silent(), alone)[0]
+
+    for number, name in enumerate(("train", "val", "test")):
+        paint_hues(tmp_path / "given" / name, {"red": 4 + number, "blue": 4}, seed=number)
+    given = split(tmp_path / "given")
+    assert [len(given.part(name)) for name in ("train", "val", "test")] == [8, 9, 10]
+    split(hues)
+    assert asked == [8, 60]
+    monkeypatch.setattr(measurement_module, "SPLIT_BY_FEATURES_AT_MOST", 59)
+    split(hues)
+    assert asked == [8, 60]
+
+
+def test_the_split_sees_the_last_stage_of_the_dearest_backbone(hues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def join(dataset: Dataset, features: np.ndarray) -> Dataset:
+        seen.append(features)
+        return dataset
+
+    monkeypatch.setattr(measurement_module, "with_similar", join)
+    found = measured(hues, loader_of())
+    dearest = found.backbone("efficientnet_lite2")
+    rows = dearest.store.collect(found.dataset.records, [CENTER])[:, 0]
+    np.testing.assert_array_equal(seen[0], rows[:, dearest.trunk.row_slices[dearest.trunk.top.index]])
 
 
 def test_d_is_that_of_the_reference_whatever_backbone_is_tried(hues: Path) -> None:

@@ -120,6 +120,10 @@ def data_sentences(findings: Mapping[str, Any]) -> list[str]:
         sentences.append(depth["text"])
     if findings["num_similar"]:
         sentences.append(f"The network finds {counted(findings['num_similar'], 'more pair')} of similar images.")
+    if together := findings.get("kept_together"):
+        sentences.append(
+            f"The network sees {together:,} images as so similar to others that they stay in one split with them."
+        )
     if findings.get("uniform"):
         sentences.append(f"{_UNIFORM} Only near-duplicates with the same signature are found.")
     for names in findings.get("spellings", ()):

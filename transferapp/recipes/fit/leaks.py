@@ -1,7 +1,7 @@
 """Overlap between the test images and those trained on, and the test figures without it.
 
-Splits made by a fit have no overlap as far as signatures can tell; splits that data come with often have. The network's own
-features are compared too, because they find crops and turns that signatures miss.
+Splits made by a fit have no overlap as far as signatures and features can tell; splits that data come with often have. The
+features of the network that ships are compared here, because they find crops and turns that signatures miss.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from transferapp.config import FitConfig
 from transferapp.data.audit import Findings, audit, peek_sizes, summarize
 from transferapp.data.dataset import Dataset
 from transferapp.data.label_fixes import apply_label_fixes
-from transferapp.data.near_duplicates import with_clusters
+from transferapp.data.near_duplicates import with_clusters, with_similar
 from transferapp.data.split import assign_splits, check_earlier
 from transferapp.errors import DataError
 from transferapp.images.augment import PCAColor, fit_pca_color
@@ -197,9 +197,23 @@ def measure(
     """
     reference = backbone_spec(DEFAULT_BACKBONE)
     tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
-    for spec in dict.fromkeys([reference, *tried]):
+    for spec in dict.fromkeys([*reversed(tried), reference]):  # as they are needed
         loader.start(spec)
-    dataset, findings = audit_and_split(source, config, progress)
+
+    def trunk_of(spec: BackboneSpec) -> Trunk:
+        with progress.task(f"waiting for {spec.name}", 0):
+            return loader.trunk(spec)
+
+    def top_features(images: Dataset) -> np.ndarray:
+        # Of the dearest backbone: it mostly is the one that ships, which needs the features of all images anyway.
+        trunk = trunk_of(tried[-1])
+        views = RandomViews(geometry=geometries_to_try(config.geometry, elongated=0.0)[0])
+        store = FeatureStore(trunk, workers=cpu_cores(), random_views=views, note=progress.note)
+        with progress.task(f"{trunk.name}: {len(images)} images", len(images)) as advance:
+            rows, positions = store.locate(images.records, [CENTER], advance)
+        return rows[positions[:, 0], trunk.row_slices[trunk.top.index]]
+
+    dataset, findings = audit_and_split(source, config, progress, top_features)
     trim_cache()
     train = dataset.part("train")
     sample = measured_sample(train)
@@ -207,10 +221,6 @@ def measure(
     random_views = RandomViews(augmentation, _color_components(train) if augmentation.color.pca_std else None)
     elongated = elongated_share([record.size for record in sample.records if record.size])
     geometries = geometries_to_try(config.geometry, elongated)
-
-    def trunk_of(spec: BackboneSpec) -> Trunk:
-        with progress.task(f"waiting for {spec.name}", 0):
-            return loader.trunk(spec)
 
     @cache
     def center_rows(spec: BackboneSpec, geometry: Geometry) -> tuple[FeatureStore, np.ndarray]:
@@ -321,8 +331,25 @@ def _color_components(train: Dataset) -> PCAColor:
     return fit_pca_color(np.frombuffer(colors, np.uint8).reshape(-1, 3))
 
 
-def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> tuple[Dataset, Findings]:
+SPLIT_BY_FEATURES_AT_MOST = 6_000
+"""Images up to which a split looks at features. A larger set would be pushed through the dearest backbone as a whole, before it
+is known whether that is used."""
+
+
+def audit_and_split(
+    dataset: Dataset,
+    config: FitConfig,
+    progress: Progress,
+    top_features: Callable[[Dataset], np.ndarray] | None = None,
+) -> tuple[Dataset, Findings]:
     """Correct the labels, audit every image, and split them so that no duplicate is on both sides.
+
+    Args:
+        dataset: The images as their source delivers them.
+        config: Settings of the fit.
+        progress: Receives progress updates.
+        top_features: Returns features of a network's last stage: float32, shape (n, num_features). Images with similar ones
+            are kept together like near-duplicates. None to look at signatures alone.
 
     Raises:
         DataError: The images cannot be used, or some of an earlier fit are missing.
@@ -333,10 +360,26 @@ def audit_and_split(dataset: Dataset, config: FitConfig, progress: Progress) -> 
         dataset = audit(dataset, workers=cpu_cores(), progress=advance)
     check_earlier(dataset)
     dataset = with_clusters(dataset.in_order_of_content())
+    features: dict[str, np.ndarray] = {}
+    if top_features is not None and len(dataset) <= SPLIT_BY_FEATURES_AT_MOST:
+        free, given = (
+            [record for record in dataset.records if (record.split in (None, "train")) == undecided]
+            for undecided in (True, False)
+        )
+        part = dataset.with_records(free)
+        rows = top_features(part)
+        features = {record.sha256: row for record, row in zip(free, rows, strict=True)}
+        dataset = dataset.with_records([*with_similar(part, rows).records, *given]).in_order_of_content()
     findings = summarize(dataset)
     dataset = assign_splits(
         dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
     )
+    if features:
+        # Once more among the training images alone, so that folds depend on nothing else: not on how the split came about.
+        train, held_out = dataset.part("train"), dataset.part("val", "test")
+        train = with_similar(train, np.stack([features[record.sha256] for record in train.records]))
+        others = [replace(record, similar="") for record in held_out.records]
+        dataset = dataset.with_records([*train.records, *others]).in_order_of_content()
     return dataset, findings
 
 
