@@ -385,12 +385,13 @@ def check_target(target: Path, replaced_by: str = "") -> None:
         BundleError: The target is a link to itself, or neither a bundle, possibly with a damaged manifest, nor an empty folder.
         DataError: The target is a bundle of other data.
     """
-    length = len(os.fsencode(target.name))
+    longest = max((target.name, *target.parent.parts), key=lambda name: len(os.fsencode(name)))
+    length = len(os.fsencode(longest))
     if length > MAX_NAME_BYTES:
         raise UsageError(
-            "The name of the bundle is too long",
+            "The name of the bundle is too long" if longest == target.name else "The path of the bundle is too long",
             expected=f"at most {MAX_NAME_BYTES} bytes",
-            got=f"{length:,}, in {shortened(printable(target.name))}",
+            got=f"{length:,}, in {shortened(printable(longest))}",
             hint="Name another folder with --out",
         )
     if os.path.islink(os.path.realpath(target)):  # noqa: PTH114 - `resolve` raises an error for such a link
