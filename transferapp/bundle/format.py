@@ -55,8 +55,9 @@ NOVELTY = "novelty.npz"
 MAX_MANIFEST_BYTES = 32 << 20
 """Size limit; the manifest of ten thousand classes has 3 MB."""
 
+_DISK_NAME_BYTES = 255
 MAX_NAME_BYTES = 240
-"""Longest name of a bundle: disks allow 255 bytes, of which the hidden folders beside it need some."""
+"""Longest name of a bundle: of what disks allow, the hidden folders beside it need some."""
 
 _STAGING = ".part-"
 _RETIRED = ".old-"
@@ -385,15 +386,14 @@ def check_target(target: Path, replaced_by: str = "") -> None:
         BundleError: The target is a link to itself, or neither a bundle, possibly with a damaged manifest, nor an empty folder.
         DataError: The target is a bundle of other data.
     """
-    longest = max((target.name, *target.parent.parts), key=lambda name: len(os.fsencode(name)))
-    length = len(os.fsencode(longest))
-    if length > MAX_NAME_BYTES:
-        raise UsageError(
-            "The name of the bundle is too long" if longest == target.name else "The path of the bundle is too long",
-            expected=f"at most {MAX_NAME_BYTES} bytes",
-            got=f"{length:,}, in {shortened(printable(longest))}",
-            hint="Name another folder with --out",
-        )
+    for name, limit in ((target.name, MAX_NAME_BYTES), *((part, _DISK_NAME_BYTES) for part in target.parent.parts)):
+        if (length := len(os.fsencode(name))) > limit:
+            raise UsageError(
+                f"The {'name' if name == target.name else 'path'} of the bundle is too long",
+                expected=f"at most {limit} bytes",
+                got=f"{length:,}, in {shortened(printable(name))}",
+                hint="Name another folder with --out",
+            )
     if os.path.islink(os.path.realpath(target)):  # noqa: PTH114 - `resolve` raises an error for such a link
         raise BundleError(f"{target} is a link that leads to itself", hint="Name another folder with --out")
     _recover(target)
