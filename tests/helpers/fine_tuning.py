@@ -149,6 +149,7 @@ def _timeless(candidate: Candidate) -> dict[str, Any]:
         "history": [replace(epoch, seconds=0.0) for epoch in candidate.history],
         "error": str(error),
         "held_out": candidate.held_out is not None,
+        "probabilities": None if candidate.probabilities is None else candidate.probabilities.tolist(),
         "correct": None if candidate.correct is None else candidate.correct.tolist(),
         "classifier": None
         if classifier is None

@@ -86,3 +86,43 @@ def test_a_run_far_behind_is_given_up_from_half_its_epochs(best: float, share: f
 def test_a_single_image_is_never_far_behind() -> None:
     assert not cannot_win(0.98, 1.0, 50, 0.9)
     assert cannot_win(0.94, 1.0, 50, 0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A candidate that is right on some of 100 validation images."""
+
+    name: str
+    correct: np.ndarray
+    loss: float | None = 0.5
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+def answers(name: str, right: int, start: int = 0) -> Answers:
+    """Right on `right` of 100 images, from `start` on."""
+    return Answers(name, np.isin(np.arange(100), (np.arange(right) + start) % 100))
+
+
+@pytest.mark.parametrize(
+    ("tuned", "blend", "chosen"),
+    [
+        ((80, 10), (82, 5), "blend"),  # neither is clearly better, and the average usually is
+        ((80, 10), (80, 5), "blend"),
+        ((80, 10), (74, 5), "solved"),
+        ((80, 0), (80, 0), "solved"),  # they err on the same images: there is nothing to gain
+        ((86, 0), (85, 0), "blend"),  # the tuned one is clearly better, and the average no worse than usual
+        ((95, 0), (92, 0), "tuned"),  # it leads by far
+        ((60, 10), (82, 5), "solved"),  # far behind
+    ],
+)
+def test_the_average_ships_where_the_two_are_about_as_good(
+    tuned: tuple[int, int], blend: tuple[int, int], chosen: str
+) -> None:
+    candidates = [answers("solved", 80), answers("tuned", *tuned)]
+    images = np.arange(100)
+    assert choose(candidates, images, blend=answers("blend", *blend)).name == chosen
+    insisted = choose(candidates, images, insist=True, blend=answers("blend", *blend))
+    assert insisted.name == "tuned"

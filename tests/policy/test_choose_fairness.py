@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from transferapp.policy.choose import choose, paired_gain, standard_error
 
@@ -61,6 +61,42 @@ def test_no_better_candidates_win_in_at_most_a_fifth_of_the_cases(num_images: in
 def test_a_gain_of_five_points_at_100_images_is_mostly_taken(between_epochs: float) -> None:
     assert share_of_wins(0.05, 100, between_epochs=between_epochs) >= 0.6
     assert share_of_wins(0.10, 100, between_epochs=between_epochs) >= 0.95
+
+
+def true_gain_of_choices(gain: float, num_images: int, *, trials: int = 400) -> float:
+    """Return how much more accurate what ships is than the linear classifier, where the average of both is a candidate.
+
+    As above, with the margins of the two averaged: their own parts partly cancel, so the average of equal ones is better.
+    """
+    rng = np.random.default_rng(0)
+    own_variance = 0.6**2 + 0.15**2
+    total, of_average = np.sqrt(1 + own_variance), np.sqrt(1 + own_variance / 2)
+    levels = [ndtri(SOLVED_ACCURACY) * total, ndtri(SOLVED_ACCURACY + gain) * total]
+    average = float(ndtr(np.mean(levels) / of_average))
+    gained = 0.0
+    for _ in range(trials):
+        image, *own = rng.normal(size=(3, num_images)) * np.array([[1], [0.6], [0.6]])
+
+        def margins(index: int, image: np.ndarray = image, own: list[np.ndarray] = own) -> np.ndarray:
+            return np.asarray(image + own[index] + 0.15 * rng.normal(size=num_images) + levels[index])
+
+        linear = margins(0)
+        epochs = [margins(1) for _ in range(2 * EPOCHS)]
+        tuned = max(epochs, key=lambda each: (each > 0).mean())
+        solved, trained, blend = (Simulated(each > 0) for each in (linear, tuned, (linear + tuned) / 2))
+        chosen = choose([solved, trained], np.arange(num_images), blend=blend)
+        gained += {id(solved): 0.0, id(trained): gain, id(blend): average - SOLVED_ACCURACY}[id(chosen)]
+    return gained / trials
+
+
+def test_the_average_of_classifiers_that_are_as_good_is_taken_and_gains() -> None:
+    assert true_gain_of_choices(0.0, 100) > 0.008
+    assert true_gain_of_choices(0.0, 400) > 0.01
+
+
+def test_the_average_with_a_worse_network_loses_little() -> None:
+    assert true_gain_of_choices(-0.03, 100) > -0.002
+    assert true_gain_of_choices(-0.08, 100) > -0.008
 
 
 def test_gain_and_standard_error_are_paired_by_image() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,9 +11,10 @@ import pytest
 
 from tests.helpers.networks import TINY_SIZE, enliven, noise_pixels, tiny_network
 from transferapp.backbones.keras_internals import give_weights
-from transferapp.backbones.stages import Stage, cut, find_stages
+from transferapp.backbones.stages import Stage, Tap, cut, find_stages
 from transferapp.training.batches import CachedBatches, CachedCenters
 from transferapp.training.head_spec import Head
+from transferapp.training.heads import attach_head
 from transferapp.training.probe import LinearProbe
 from transferapp.training.tail import (
     InferenceMode,
@@ -286,6 +288,29 @@ def test_an_ensemble_is_the_average_of_its_members(
     give_weights(first, members[0])
     expected = keras.Model(first.inputs[0], first.get_layer("head_standardize").input)(below(backbone, stage, pixels))
     np.testing.assert_allclose(np.asarray(pooled), np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [None, 0])
+def test_a_linear_classifier_beside_a_tail_counts_as_much_as_the_tail(
+    backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray, tmp_path: Path, index: int | None
+) -> None:
+    cut = None if index is None else stages[index]
+    head = Head.of(probe)
+    tail = build_tail(backbone, stages, cut, head)
+    members = [[w + 0.05 * (w.ndim == 4) for w in tail.model.get_weights()]]
+    alone = attach_tails(backbone, stages, cut, head, members, 1.7, "alone")
+    linear = attach_head(backbone, stages, [Tap(stages[-1].name)], head, 1.3, "linear")
+    expected = (np.asarray(alone(pixels)) + np.asarray(linear(pixels))) / 2
+    assert np.abs(np.asarray(alone(pixels)) - np.asarray(linear(pixels))).max() > 1e-3
+    blend = attach_tails(backbone, stages, cut, head, members, 1.7, "blend", linear)
+    np.testing.assert_allclose(np.asarray(blend(pixels)), expected, atol=1e-6)
+    assert not blend.trainable_variables
+    blend.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    np.testing.assert_allclose(np.asarray(again(pixels)), expected, atol=1e-6)
+    probabilities, pooled = with_features(blend)(pixels)
+    np.testing.assert_allclose(np.asarray(probabilities), expected, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(pooled), np.asarray(with_features(alone)(pixels)[1]), atol=1e-6)
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])

@@ -213,7 +213,10 @@ def build_network(classifier: Classifier, network: keras.Model, stages: Sequence
     if classifier.frozen:
         return attach_head(network, stages, classifier.taps, classifier.head, classifier.temperature, identifier)
     cut = None if classifier.cut == INPUT else stage_named(tuple(stages), classifier.cut)
-    return attach_tails(network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier)
+    beside = build_network(classifier.beside, network, stages, name) if classifier.beside else None
+    return attach_tails(
+        network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier, beside
+    )
 
 
 def _identifier(name: str) -> str:
@@ -336,7 +339,21 @@ def score_crops(classifier: Classifier, backbone: ProbedBackbone) -> CropScorer:
     return scores
 
 
-def score_served(exported: Exported, backbone: ProbedBackbone) -> CropScorer:
-    """Return the exported network as a function of images and crops."""
+def score_served(
+    exported: Exported, backbone: ProbedBackbone, classifier: Classifier, held_out: Classifier | None
+) -> CropScorer:
+    """Return an exported network as a function of images and crops, as if it had not been trained on the validation images.
+
+    Args:
+        exported: The network.
+        backbone: It was trained on.
+        classifier: Its weights.
+        held_out: The same, trained without the validation images; None where `classifier` was. The two differ in the linear
+            classifier beside the tails.
+    """
     engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=cpu_cores())
-    return on_pixels(engine, backbone.trunk.image_size, backbone.geometry)
+    served = on_pixels(engine, backbone.trunk.image_size, backbone.geometry)
+    if classifier.beside is None or held_out is None or held_out.beside is None:
+        return served
+    seen, unseen = score_crops(classifier.beside, backbone), score_crops(held_out.beside, backbone)
+    return lambda records, views: served(records, views) + (unseen(records, views) - seen(records, views)) / 2

@@ -25,6 +25,7 @@ from transferapp.evaluation.report.model_card import model_card
 from transferapp.evaluation.test_time_views import USUAL, CropChoice, CropScorer, choose_crops
 from transferapp.policy.choose import choose
 from transferapp.policy.reasons import Reason
+from transferapp.recipes.fit.blend import blended
 from transferapp.recipes.fit.calibration import calibrate
 from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.export import (
@@ -143,8 +144,10 @@ def fit(
             _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
             watch.lap("tune")
-            candidates = (solved, *tuned)
-            winner = choose(candidates, measurement.dataset.part("val").groups(), insist=insist)
+            validation = measurement.dataset.part("val")
+            blend = None if insist else blended(solved, tuned, validation)
+            winner = choose((solved, *tuned), validation.groups(), insist=insist, blend=blend)
+            candidates = (solved, *tuned, *((blend,) if blend else ()))
             plan = measurement.backbone(winner.backbone).plan
             fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
@@ -185,7 +188,7 @@ def check(
     backbone, dataset = fitted.backbone, fitted.measurement.dataset
     held_out, name = fitted.winner.held_out, config.bundle_path.name
     arguments = (name, dataset, config.precision)
-    scorer = score_crops(held_out, backbone) if held_out else None
+    scorer = score_crops(held_out, backbone) if held_out and held_out.frozen else None
     with background() as pool:
         crops: Future[CropChoice] | None = None
         with progress.task("building the network", 0):
@@ -197,7 +200,8 @@ def check(
                 exported = export(fitted.classifier, backbone, loader.model(backbone.spec), *arguments)
         watch.lap("network")
         with progress.task("trying crops", 0):
-            chosen_crops = crops.result() if crops else try_crops(fitted, scorer or score_served(exported, backbone))
+            scorer = scorer or score_served(exported, backbone, fitted.classifier, held_out)
+            chosen_crops = crops.result() if crops else try_crops(fitted, scorer)
         watch.lap("crops")
     tested = first.tested if first else test_winner(fitted, exported, config, progress)
     watch.lap("test")
@@ -334,10 +338,14 @@ def try_crops(fitted: Fitted, scorer: CropScorer) -> CropChoice:
         fitted: Has the images, and the work that the fit did.
         scorer: A classifier that was not trained on the validation images.
     """
-    dataset, backbone = fitted.measurement.dataset, fitted.backbone
+    dataset, backbone, networks = fitted.measurement.dataset, fitted.backbone, 2 if fitted.classifier.beside else 1
     work = len(dataset) * (1 + fitted.views.views)
     if not fitted.classifier.frozen:
-        work += sum(candidate.epochs for candidate in fitted.candidates) * len(dataset.part("train"))
+        work += sum(len(candidate.history) for candidate in fitted.candidates) * len(dataset.part("train"))
     return choose_crops(
-        dataset.part("val"), scorer, work=work, milliseconds=backbone.milliseconds, geometry=backbone.geometry
+        dataset.part("val"),
+        scorer,
+        work=work,
+        milliseconds=networks * backbone.milliseconds,
+        geometry=backbone.geometry,
     )

@@ -181,8 +181,9 @@ def _head(fitted: Fitted) -> dict[str, Any]:
     winner, classifier = fitted.winner, fitted.classifier
     spec = classifier.head.spec
     solved = winner.name == SOLVED
+    kind = "averaged" if classifier.beside else "trained" if winner.head_only else "fine-tuned"
     return {
-        "kind": "linear" if solved else "trained" if winner.head_only else "fine-tuned",
+        "kind": "linear" if solved else kind,
         "description": spec.describe(),
         "form": spec.to_json(),
         "l2": spec.l2,

@@ -56,7 +56,7 @@ def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progre
         probe = combine(probes, [weight for _, _, weight in members])
         return probe, Classifier(taps, Head.of(probe, HeadSpec(l2=probe.l2)), temperature, measurement.plan.cut)
 
-    held_out = metrics = correct = None
+    held_out = metrics = probabilities = correct = None
     if len(val):
         held_out_probe, held_out = solve_on(train)
         features = chosen.trunk.features(rows_of(val, "validation")[:, 0], taps)
@@ -72,6 +72,7 @@ def solve(measurement: Measurement, views: ViewChoice, config: FitConfig, progre
         classifier=classifier,
         held_out=held_out,
         metrics=metrics,
+        probabilities=probabilities,
         correct=correct,
         steps=probe.iterations,
     )

@@ -225,6 +225,7 @@ class Trainer:
             metrics=measure(
                 probabilities, self._val.labels, self._measurement.dataset.class_names, groups=self._val.groups()
             ),
+            probabilities=probabilities,
             correct=probabilities.argmax(axis=1) == self._val.labels,
             seconds=spent + trained.seconds,
             epochs=len(trained.history),
