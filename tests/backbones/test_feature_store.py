@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +466,25 @@ def test_waiting_for_another_process_gives_a_note(
     with other:
         np.testing.assert_allclose(store.collect(records, [CENTER]), directly(records, [CENTER]), rtol=1e-6)
     assert told == ["Another process is using the features of means; waiting until it is done"]
+
+
+def test_threads_of_one_process_wait_for_each_other_without_a_note(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_PATIENCE", 0.0)
+    told: list[str] = []
+
+    class Slow(Means):
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            time.sleep(0.05)
+            return super().__call__(batch)
+
+    stores = [FeatureStore(make_trunk(Slow()), note=told.append) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda store: np.array(store.collect(records, [CENTER])), stores))
+    for rows in found:
+        np.testing.assert_allclose(rows, directly(records, [CENTER]), rtol=1e-6)
+    assert told == []
 
 
 def store_files(cache: Path) -> tuple[Path, Path]:

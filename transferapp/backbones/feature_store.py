@@ -17,6 +17,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,6 +72,9 @@ DEFAULT_CACHE_LIMIT = 4_000_000_000
 
 _PATIENCE = 2.0
 """Seconds of waiting for another process after which a note explains it."""
+
+_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""Locks by folder for the threads of this process, which wait for each other without a note."""
 
 Progress = Callable[[int], None]
 
@@ -283,18 +288,19 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the store's lock, with a note where that takes a while."""
+        """Hold the store's lock, with a note where another process keeps it for a while."""
         lock = _lock(self._folder)
-        try:
-            lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            if self._note is not None:
-                self._note(f"Another process is using the features of {self.trunk.name}; waiting until it is done")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        with _turns[str(self._folder)]:
+            try:
+                lock.acquire(timeout=_PATIENCE)
+            except Timeout:
+                if self._note is not None:
+                    self._note(f"Another process is using the features of {self.trunk.name}; waiting until it is done")
+                lock.acquire()
+            try:
+                yield
+            finally:
+                lock.release()
 
     def _key(self, record: Record, view_name: str) -> bytes:
         drawn_from = self.random_views.geometry if _fixed(view_name) else self.random_views.digest
