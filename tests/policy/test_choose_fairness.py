@@ -90,13 +90,13 @@ def true_gain_of_choices(gain: float, num_images: int, *, trials: int = 400) -> 
 
 
 def test_the_average_of_classifiers_that_are_as_good_is_taken_and_gains() -> None:
-    assert true_gain_of_choices(0.0, 100) > 0.008
-    assert true_gain_of_choices(0.0, 400) > 0.01
+    assert true_gain_of_choices(0.0, 100) > 0.004
+    assert true_gain_of_choices(0.0, 400) > 0.008
 
 
 def test_the_average_with_a_worse_network_loses_little() -> None:
-    assert true_gain_of_choices(-0.03, 100) > -0.002
-    assert true_gain_of_choices(-0.08, 100) > -0.008
+    assert true_gain_of_choices(-0.03, 100) > -0.001
+    assert true_gain_of_choices(-0.08, 100) > -0.003
 
 
 def test_gain_and_standard_error_are_paired_by_image() -> None:

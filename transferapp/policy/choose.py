@@ -41,12 +41,10 @@ It was selected there as the best of epochs, raw or averaged weights, and candid
 (`tests/policy/test_choose_fairness.py` simulates them), and a true gain of five points at 100 images is still mostly taken."""
 
 
-BLEND_GAINS, BLEND_SPREAD = 0.02, 0.02
-"""Accuracy that the average of the linear classifier and a fine-tuned network gains on the linear classifier where neither is
-clearly better, and its spread among sets (docs/decisions/0029-blend.md)."""
-
-BLEND_FROM = 0.01
-"""Expected gain from which the average is worth its cost, that of both in each request."""
+BETTER = 1.0
+"""Standard errors by which the average of the linear classifier and a fine-tuned network must beat the linear classifier on
+validation images. Half of what a network alone must: averaging gains by itself, and half of it was selected nowhere
+(docs/decisions/0029-blend.md)."""
 
 BY_FAR = 4.0
 """Standard errors by which a fine-tuned network must lead to ship alone. Its selection flatters it: leads of 6 to 10 points on
@@ -73,8 +71,8 @@ def choose(candidates: Sequence[C], groups: np.ndarray, *, insist: bool = False,
     gain, error = paired_gain(best.correct, solved.correct, groups)
     clearly = best.loss is not None and math.isfinite(best.loss) and gain > CLEARLY * error
     if blend is not None and blend.correct is not None and -error <= gain <= BY_FAR * error:
-        usual = expected_gain(*paired_gain(blend.correct, solved.correct, groups), BLEND_GAINS, BLEND_SPREAD)
-        if usual >= BLEND_FROM:
+        averaged, noise = paired_gain(blend.correct, solved.correct, groups)
+        if averaged > BETTER * noise:
             return blend
     return best if clearly else solved
 
@@ -136,21 +134,20 @@ DEARER_GAINS, DEARER_SPREAD = 0.019, 0.014
 six sets with 60 to 400 images, from -0.2 to 3.2 (`benchmarks/backbone_choice.py`)."""
 
 
-def expected_gain(gain: float, error: float, usual: float = DEARER_GAINS, spread: float = DEARER_SPREAD) -> float:
-    """Return the gain in accuracy that is to be expected, from what was measured and what is usual.
+def expected_gain(gain: float, error: float) -> float:
+    """Return what a dearer backbone is expected to gain, from what cross-validation measured and what is usual.
 
-    A few hundred images measure a gain to two or three points, which is more than it usually is. Both figures are averaged,
+    A few hundred images measure the gain to two or three points, which is more than it usually is. Both figures are averaged,
     weighted by their precision (the posterior mean of a normal prior).
 
     Args:
         gain: Measured difference in accuracy.
         error: Its standard error, paired by image; 0 where it is certain.
-        usual, spread: Mean and standard deviation of the gain among sets; by default those of a dearer backbone.
     """
     if error <= 0:
         return gain
-    prior, measured = spread**-2, error**-2
-    return (prior * usual + measured * gain) / (prior + measured)
+    usual, measured = DEARER_SPREAD**-2, error**-2
+    return (usual * DEARER_GAINS + measured * gain) / (usual + measured)
 
 
 CHEAPER_WITHIN = 0.005
