@@ -89,7 +89,7 @@ def write_page(job: Job) -> None:
             "The network is too large for a page",
             expected=f"a page of at most {MAX_PAGE_BYTES / 1e6:.0f} MB",
             got=f"{len(page) / 1e6:.0f} MB",
-            hint="Fit with a smaller --backbone, or use another format",
+            hint="Fit with --backbone efficientnet_lite0 or with --budget 0, or use another format",
             code="page_too_large",
         )
     write_bytes(job.folder / PAGE, page.encode())
