@@ -22,8 +22,8 @@ from benchmarks.common import RESULTS, image_folder, read_results, set_name, wri
 from transferapp.backbones.feature_store import center_pixels
 from transferapp.config import make_config
 from transferapp.data.sources import open_source
-from transferapp.policy.choose import choose, merit
-from transferapp.recipes.fit.blend import blended
+from transferapp.policy.choose import choose
+from transferapp.recipes.fit.blend import blend
 from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.export import build_network
 from transferapp.recipes.fit.fine_tune import fine_tune
@@ -44,14 +44,12 @@ def trial(data: str, seed: int, budget: str, folder: Path) -> dict[str, Any] | N
         run.begin({})
         tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
         val = measurement.dataset.part("val")
-        blend = blended(solved, tuned, val)
-        if blend is None:
+        found = blend(solved, tuned, val)
+        if found is None:
             return None
-        networks = [each for each in tuned if each.backbone == solved.backbone and each.classifier]
-        best = max(networks, key=lambda each: merit(each.accuracy, each.loss))
-        winner = choose((solved, *tuned), val.groups(), blend=blend)
+        winner = choose((solved, *tuned), val.groups(), blend=found)
         network = loader.model(measurement.chosen.spec)
-        named = {"linear": solved, "tuned": best, "average": blend}
+        named = {"linear": solved, "tuned": found.network, "average": found.average}
         ships = next((name for name, each in named.items() if each is winner), winner.name)
         return {
             "seed": seed,

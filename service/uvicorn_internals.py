@@ -155,9 +155,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for connection in waiting:
             await loop.connect_accepted_socket(self._connection, connection)
-        for _ in range(
-            2
-        ):  # asyncio makes a connection in two turns of its loop; some have been accepted in the last one
+        # asyncio makes a connection in two turns of its loop, and has accepted some in the last one.
+        for _ in range(2):
             await asyncio.sleep(0)
         await super().shutdown(sockets)
 

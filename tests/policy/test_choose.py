@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from transferapp.policy.choose import cannot_win, choose, merit
+from transferapp.policy.choose import Blend, cannot_win, choose, merit
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,31 @@ def answers(name: str, right: int, start: int = 0) -> Answers:
 def test_the_average_ships_where_the_two_are_about_as_good(
     tuned: tuple[int, int], blend: tuple[int, int], chosen: str
 ) -> None:
-    candidates = [answers("solved", 80), answers("tuned", *tuned)]
+    solved, network, average = answers("solved", 80), answers("tuned", *tuned), answers("blend", *blend)
     images = np.arange(100)
-    assert choose(candidates, images, blend=answers("blend", *blend)).name == chosen
-    insisted = choose(candidates, images, insist=True, blend=answers("blend", *blend))
-    assert insisted.name == "tuned"
+    assert choose([solved, network], images, blend=Blend(average, network)).name == chosen
+    assert choose([solved, network], images, insist=True, blend=Blend(average, network)).name == "tuned"
+
+
+def test_a_trained_head_is_not_passed_over_for_the_average_of_another_network() -> None:
+    solved, network, average = answers("solved", 80), answers("tuned", 80, 10), answers("blend", 86, 3)
+    images = np.arange(100)
+    assert choose([solved, answers("head", 82), network], images, blend=Blend(average, network)).name == "blend"
+    assert choose([solved, answers("head", 90), network], images, blend=Blend(average, network)).name == "head"
+    far_behind = answers("tuned", 60, 10)
+    assert choose([solved, answers("head", 82), far_behind], images, blend=Blend(average, far_behind)).name == "solved"
+
+
+def test_a_network_that_clearly_leads_its_average_ships_alone() -> None:
+    images = np.arange(1000)
+    solved, network, average = (Answers(name, images < right) for name, right in (("s", 800), ("t", 812), ("b", 807)))
+    assert choose([solved, network], images, blend=Blend(average, network)).name == "t"
+    average = Answers("b", images < 810)
+    assert choose([solved, network], images, blend=Blend(average, network)).name == "b"
+
+
+def test_few_images_do_not_let_a_worse_average_ship() -> None:
+    images = np.arange(10)
+    solved, network, average = (Answers(name, images < right) for name, right in (("s", 8), ("t", 7), ("b", 6)))
+    assert choose([solved, network], images, blend=Blend(average, network)).name == "s"
+    assert choose([solved, network], np.zeros(10, int), blend=Blend(Answers("b", images < 9), network)).name == "s"

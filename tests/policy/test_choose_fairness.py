@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from transferapp.policy.choose import choose, paired_gain, standard_error
+from transferapp.policy.choose import Blend, choose, paired_gain, standard_error
 
 EPOCHS, CANDIDATES, SOLVED_ACCURACY = 8, 2, 0.85
 
@@ -83,9 +83,9 @@ def true_gain_of_choices(gain: float, num_images: int, *, trials: int = 400) -> 
         linear = margins(0)
         epochs = [margins(1) for _ in range(2 * EPOCHS)]
         tuned = max(epochs, key=lambda each: (each > 0).mean())
-        solved, trained, blend = (Simulated(each > 0) for each in (linear, tuned, (linear + tuned) / 2))
-        chosen = choose([solved, trained], np.arange(num_images), blend=blend)
-        gained += {id(solved): 0.0, id(trained): gain, id(blend): average - SOLVED_ACCURACY}[id(chosen)]
+        solved, trained, blended = (Simulated(each > 0) for each in (linear, tuned, (linear + tuned) / 2))
+        chosen = choose([solved, trained], np.arange(num_images), blend=Blend(blended, trained))
+        gained += {id(solved): 0.0, id(trained): gain, id(blended): average - SOLVED_ACCURACY}[id(chosen)]
     return gained / trials
 
 

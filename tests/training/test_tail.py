@@ -291,13 +291,13 @@ def test_an_ensemble_is_the_average_of_its_members(
 
 
 @pytest.mark.parametrize("index", [None, 0])
-def test_a_linear_classifier_beside_a_tail_counts_as_much_as_the_tail(
+def test_a_linear_classifier_counts_as_much_as_the_tails_that_it_is_averaged_with(
     backbone: Any, stages: tuple[Stage, ...], probe: LinearProbe, pixels: np.ndarray, tmp_path: Path, index: int | None
 ) -> None:
     cut = None if index is None else stages[index]
     head = Head.of(probe)
     tail = build_tail(backbone, stages, cut, head)
-    members = [[w + 0.05 * (w.ndim == 4) for w in tail.model.get_weights()]]
+    members = [[w + change * (w.ndim == 4) for w in tail.model.get_weights()] for change in (0.05, 0.02)]
     alone = attach_tails(backbone, stages, cut, head, members, 1.7, "alone")
     linear = attach_head(backbone, stages, [Tap(stages[-1].name)], head, 1.3, "linear")
     expected = (np.asarray(alone(pixels)) + np.asarray(linear(pixels))) / 2

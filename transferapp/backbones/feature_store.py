@@ -215,7 +215,7 @@ class FeatureStore:
         self._keys_file = self._folder / "keys.bin"
         self._row_bytes = self._dtype.itemsize * trunk.row_size
 
-    def of(self, trunk: RowSource) -> FeatureStore:
+    def for_trunk(self, trunk: RowSource) -> FeatureStore:
         """Return the store of the same views for another trunk."""
         return FeatureStore(trunk, workers=self._workers, random_views=self.random_views, note=self._note)
 

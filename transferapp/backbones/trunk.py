@@ -40,7 +40,7 @@ _REVISION = 2
 """Increase this when the graph of a backbone or its taps changes: earlier converted networks and features are then invalid."""
 
 
-class _LateEngine:
+class _LazyEngine:
     """A converted network in f32, which is compiled at the first use."""
 
     name = "openvino"
@@ -163,7 +163,7 @@ class Trunk(_RunnableTrunk):
         if self.engine.precision != "bf16" or self.network is None:
             return self
         stem = self.key.removesuffix(self.engine.precision)
-        return replace(self, key=f"{stem}f32", engine=_LateEngine(self.network))
+        return replace(self, key=f"{stem}f32", engine=_LazyEngine(self.network))
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def with_clusters(dataset: Dataset) -> Dataset:
             strict = near_duplicates(thumbnails, mirrored, ALIKE_DISTANCE, ALIKE_CORRELATION)
             near = np.array(list(strict), np.int64).reshape(-1, 2)
         near = np.array(seen)[near]
-    cluster = _named(records, np.concatenate([np.array(same, np.int64).reshape(-1, 2), near]))
+    cluster = _name_groups(records, np.concatenate([np.array(same, np.int64).reshape(-1, 2), near]))
     clustered = [
         dataclasses.replace(record, signature=b"", cluster=cluster.get(position, ""))
         for position, record in enumerate(records)
@@ -239,8 +239,8 @@ def with_clusters(dataset: Dataset) -> Dataset:
 def with_similar(dataset: Dataset, features: np.ndarray) -> Dataset:
     """Give images whose features are similar, and which have no `cluster` in common, the same `similar`.
 
-    Unless features do not tell near-duplicates: where images look alike (`Dataset.alike`), where the set is too uniform
-    (`too_uniform`), and where the similar images are too many for what they are.
+    No image gets one where features do not tell near-duplicates: where images look alike (`Dataset.alike`), where the set is
+    too uniform (`too_uniform`), or where the similar images are too many for what they are.
 
     Args:
         dataset: With clusters.
@@ -255,13 +255,13 @@ def with_similar(dataset: Dataset, features: np.ndarray) -> Dataset:
             if not records[i].cluster or records[i].cluster != records[j].cluster
         ]
         similar = np.array(pairs, np.int64).reshape(-1, 2)
-        names = {} if _look_alike(similar, labels) else _named(records, similar)
+        names = {} if _look_alike(similar, labels) else _name_groups(records, similar)
     return dataset.with_records(
         [dataclasses.replace(record, similar=names.get(position, "")) for position, record in enumerate(records)]
     )
 
 
-def _named(records: Sequence[Record], pairs: np.ndarray) -> dict[int, str]:
+def _name_groups(records: Sequence[Record], pairs: np.ndarray) -> dict[int, str]:
     """Return a name for each image that pairs connect with another, the same for all that are connected.
 
     Args:

@@ -1,7 +1,7 @@
 """Splits into training, validation and test images.
 
-Duplicates, near-duplicates and the groups that the user names stay in one split. Otherwise test images would have been trained
-on, and the test accuracy would be too high.
+Duplicates, near-duplicates, images that a network sees as similar, and the groups that the user names stay in one split.
+Otherwise test images would have been trained on, and the test accuracy would be too high.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def assign_splits(
 
     Given splits are kept. Without a validation split, `val_fraction` of the training images of each class become one; without
     any split, `test_fraction` of each class becomes the test split first. Fractions are of different contents. The assignment
-    depends on the seed and on each image's content, not on names or order: when images are added, few of the others change
+    depends on the seed and on the images' content, not on names or order: when images are added, few of the others change
     their split (two in a hundred when classes of 100 grow by a tenth, five when they double).
 
     Where the images were added to those of an earlier fit, the earlier ones keep the splits that they had there, and so do

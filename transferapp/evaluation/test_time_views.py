@@ -145,7 +145,7 @@ def choose_crops(
 
 
 def on_pixels(scorer: Scorer, image_size: tuple[int, int], geometry: Geometry) -> CropScorer:
-    """Return a function of pixels as a function of images, which are decoded and cropped on all cores.
+    """Return a `CropScorer` that decodes and crops the images, on all cores, and hands the pixels to a classifier.
 
     Args:
         scorer: Classifier of crops.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -43,23 +43,31 @@ It was selected there as the best of epochs, raw or averaged weights, and candid
 
 BETTER = 1.0
 """Standard errors by which the average of the linear classifier and a fine-tuned network must beat the linear classifier on
-validation images. Half of what a network alone must: averaging gains by itself, and half of it was selected nowhere
-(docs/decisions/0029-blend.md)."""
+validation images: half of what a network alone must, because averaging gains by itself, and because one half of the average was
+not selected there (docs/decisions/0029-blend.md)."""
 
 BY_FAR = 4.0
-"""Standard errors by which a fine-tuned network must lead to ship alone. Its selection flatters it: leads of 6 to 10 points on
-80 validation images were none on the test images, where the average led by 3. Averaged with a network that leads by far, the
-linear classifier adds hardly anything but cost."""
+"""Standard errors from which a fine-tuned network's lead is so large that averaging it with the linear classifier would add
+hardly anything but cost. A smaller lead may be due to its selection: leads of 6 to 10 points on 80 validation images were none
+on the test images, where the average led by 3."""
 
 
-def choose(candidates: Sequence[C], groups: np.ndarray, *, insist: bool = False, blend: C | None = None) -> C:
+@dataclass(frozen=True, eq=False)
+class Blend(Generic[C]):
+    """The average of the linear classifier and a fine-tuned network as a candidate, and the network."""
+
+    average: C
+    network: C
+
+
+def choose(candidates: Sequence[C], groups: np.ndarray, *, insist: bool = False, blend: Blend[C] | None = None) -> C:
     """Return the candidate that ships.
 
     Args:
         candidates: The linear classifier first, then the candidates trained beside it.
         groups: int, shape (n,): validation images of one number are near-duplicates or of one group.
         insist: Whether to pass the linear classifier over where anything else was trained (`--rule-only`, `--scratch`).
-        blend: The linear classifier averaged with the best network that was fine-tuned, where there is one.
+        blend: The linear classifier averaged with one of the others, where there is one.
     """
     solved, *others = candidates
     trained = [candidate for candidate in others if candidate.accuracy is not None]
@@ -68,13 +76,26 @@ def choose(candidates: Sequence[C], groups: np.ndarray, *, insist: bool = False,
     best = max(trained, key=lambda candidate: merit(candidate.accuracy, candidate.loss))
     if insist or solved.correct is None or best.correct is None:
         return best
-    gain, error = paired_gain(best.correct, solved.correct, groups)
-    clearly = best.loss is not None and math.isfinite(best.loss) and gain > CLEARLY * error
-    if blend is not None and blend.correct is not None and -error <= gain <= BY_FAR * error:
-        averaged, noise = paired_gain(blend.correct, solved.correct, groups)
-        if averaged > BETTER * noise:
-            return blend
-    return best if clearly else solved
+    finite = best.loss is not None and math.isfinite(best.loss)
+    winner = best if finite and leads(best.correct, solved.correct, groups, CLEARLY) else solved
+    if blend is None or blend.average.correct is None or blend.network.correct is None:
+        return winner
+    averaged = blend.average.correct
+    lead, error = paired_gain(blend.network.correct, solved.correct, groups)
+    alike = -error < lead <= BY_FAR * error
+    surpassed = winner is best and (best is not blend.network or leads(best.correct, averaged, groups, CLEARLY))
+    return blend.average if alike and not surpassed and leads(averaged, solved.correct, groups, BETTER) else winner
+
+
+def leads(correct: np.ndarray, other: np.ndarray, groups: np.ndarray, errors: float) -> bool:
+    """Return whether a classifier is better than another by more than a number of standard errors.
+
+    Args:
+        correct, other, groups: As of `paired_gain`.
+        errors: Standard errors.
+    """
+    gain, error = paired_gain(correct, other, groups)
+    return gain > errors * error
 
 
 HOPELESS_FROM = 0.5
@@ -85,7 +106,7 @@ accuracy on validation images says little about the end."""
 def cannot_win(best: float, to_beat: float, num_images: int, share: float) -> bool:
     """Return whether a candidate in training is so far behind that more epochs are a waste.
 
-    It would have to end clearly above the solved classifier, and is clearly below it, by `CLEARLY` standard errors.
+    It would have to end no worse than the solved classifier, and is clearly below it, by `CLEARLY` standard errors.
 
     Args:
         best: Its best accuracy on the validation images so far, in [0, 1].

@@ -301,7 +301,7 @@ def attach_tails(
     members: Sequence[Sequence[np.ndarray]],
     temperature: float,
     name: str,
-    beside: keras.Model | None = None,
+    linear: keras.Model | None = None,
 ) -> keras.Model:
     """Return a network with fine-tuned tails on one trunk; of several, a snapshot ensemble, probabilities are averaged.
 
@@ -315,7 +315,7 @@ def attach_tails(
         members: Weights of each, in the order of `Tail.model.weights`.
         temperature: Divisor of each member's logits.
         name: The model's name.
-        beside: From `attach_head` on the same backbone: a classifier whose probabilities count as much as those of the tails.
+        linear: From `attach_head` on the same backbone: a classifier whose probabilities count as much as those of the tails.
 
     Returns:
         As `attach_head`.
@@ -330,8 +330,8 @@ def attach_tails(
         logits = keras.layers.Rescaling(1 / temperature, name=f"temperature_{index}")(member(start)[0])
         scores.append(keras.layers.Softmax(name=f"probabilities_{index}")(logits))
     outputs = keras.layers.Average(name="tails")(scores) if len(scores) > 1 else scores[0]
-    if beside is not None:  # its layers are the backbone's own, so the part below the cut is computed once
-        outputs = keras.layers.Average(name="blend")([outputs, beside.outputs[0]])
+    if linear is not None:  # its layers are the backbone's own, so the part below the cut is computed once
+        outputs = keras.layers.Average(name="blend")([outputs, linear.outputs[0]])
     model = keras.Model(backbone.inputs[0], outputs, name=name)
     model.trainable = False
     return model

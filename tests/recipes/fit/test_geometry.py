@@ -101,9 +101,8 @@ def test_images_of_usual_shape_cost_no_further_pass(tmp_path: Path, ends: bool) 
     object.__setattr__(trunk, "engine", engine)
     found = measured(data, Loader(**{EMBEDDED[0]: trunk}), backbone=EMBEDDED[0])
     assert (found.geometry.geometry, found.geometry.tried, found.geometry.elongated) == ("crop", (), 0)
-    assert (
-        engine.seen == len(found.dataset) + 3 * 10
-    )  # the split looks at all images; and three requests that are timed
+    # The split looks at all images; and three requests are timed.
+    assert engine.seen == len(found.dataset) + 3 * 10
 
 
 def test_long_images_of_one_hue_keep_the_center_crop(tmp_path: Path) -> None:

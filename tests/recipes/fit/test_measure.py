@@ -142,7 +142,9 @@ def test_features_are_asked_for_of_images_that_may_be_moved_or_folded(
     assert asked == [8, 60]
 
 
-def test_the_split_sees_the_last_stage_of_the_dearest_backbone(hues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_split_sees_the_last_stage_of_the_reference_whatever_backbone_is_used(
+    hues: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[np.ndarray] = []
 
     def join(dataset: Dataset, features: np.ndarray) -> Dataset:
@@ -150,10 +152,15 @@ def test_the_split_sees_the_last_stage_of_the_dearest_backbone(hues: Path, monke
         return dataset
 
     monkeypatch.setattr(measurement_module, "with_similar", join)
-    found = measured(hues, loader_of())
-    dearest = found.backbone("efficientnet_lite2")
-    rows = dearest.store.collect(found.dataset.records, [CENTER])[:, 0]
-    np.testing.assert_array_equal(seen[0], rows[:, dearest.trunk.row_slices[dearest.trunk.top.index]])
+    found = measured(hues, loader_of(), backbone="efficientnet_lite2")
+    reference = numeric_trunk(DEFAULT_BACKBONE)
+    rows = found.chosen.store.for_trunk(reference).collect(found.dataset.records, [CENTER])[:, 0]
+    np.testing.assert_array_equal(seen[0], rows[:, reference.row_slices[reference.top.index]])
+    measured(hues, loader_of())
+    np.testing.assert_array_equal(seen[2], seen[0])
+    assert [len(features) for features in seen] == [60, 39, 60, 39], (
+        "and once more for the folds of the training images"
+    )
 
 
 def test_d_is_that_of_the_reference_whatever_backbone_is_tried(hues: Path) -> None:

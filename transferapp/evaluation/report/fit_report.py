@@ -267,6 +267,7 @@ def _comparison(candidates: Sequence[Mapping[str, Any]], config: Mapping[str, An
         "rule_only": bool(config.get("rule_only")),
         "head": any(c["head_only"] for c in candidates),
         "tuned": winner is not None and bool(winner["epochs"]),
+        "averaged": winner is not None and bool(winner.get("averaged")),
         "charts": drawn,
         "averages": any(epoch["averaged_val_loss"] is not None for epoch in epochs),
     }

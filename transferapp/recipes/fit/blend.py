@@ -14,19 +14,19 @@ import numpy as np
 
 from transferapp.data.dataset import Dataset
 from transferapp.evaluation.metrics import measure
-from transferapp.policy.choose import merit
+from transferapp.policy.choose import Blend, merit
 from transferapp.recipes.fit.candidate import Candidate
 
-BLEND = "both averaged"
+AVERAGE = "average with the linear classifier"
 """Name of the candidate."""
 
 
-def blended(solved: Candidate, tuned: Sequence[Candidate], validation: Dataset) -> Candidate | None:
-    """Return the average of the linear classifier and the best network that was fine-tuned on the same backbone.
+def blend(solved: Candidate, tuned: Sequence[Candidate], validation: Dataset) -> Blend[Candidate] | None:
+    """Average the linear classifier and the best network that was fine-tuned on the same backbone.
 
     Args:
         solved: The linear classifier.
-        tuned: What was trained beside it.
+        tuned: What was trained after it.
         validation: The validation images, which `probabilities` of the candidates belong to.
 
     Returns:
@@ -36,19 +36,19 @@ def blended(solved: Candidate, tuned: Sequence[Candidate], validation: Dataset) 
         each for each in tuned if each.backbone == solved.backbone and each.classifier and each.classifier.tails
     ]
     best = max(networks, key=lambda each: merit(each.accuracy, each.loss), default=None)
-    if best is None or best.classifier is None or best.probabilities is None or solved.probabilities is None:
+    if best is None or best.classifier is None or best.probabilities is None:
         return None
-    if solved.held_out is None:
+    if solved.probabilities is None or solved.held_out is None:
         return None
     probabilities = (best.probabilities + solved.probabilities) / 2
     if not np.isfinite(probabilities).all():
         return None
-    return Candidate(
-        BLEND,
+    average = Candidate(
+        AVERAGE,
         best.backbone,
         best.cut,
-        classifier=replace(best.classifier, beside=solved.classifier),
-        held_out=replace(best.classifier, beside=solved.held_out),
+        classifier=replace(best.classifier, linear=solved.classifier),
+        held_out=replace(best.classifier, linear=solved.held_out),
         metrics=measure(probabilities, validation.labels, validation.class_names, groups=validation.groups()),
         probabilities=probabilities,
         correct=probabilities.argmax(axis=1) == validation.labels,
@@ -56,5 +56,6 @@ def blended(solved: Candidate, tuned: Sequence[Candidate], validation: Dataset) 
         learning_rate=best.learning_rate,
         backbone_learning_rate=best.backbone_learning_rate,
         steps=best.steps,
-        notes=(f"the linear classifier and {best.name}, at the cost of both in a request",),
+        notes=(f"{best.name} and the linear classifier, at the cost of both in a request",),
     )
+    return Blend(average, best)

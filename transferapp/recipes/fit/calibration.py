@@ -73,7 +73,7 @@ def calibrate(
     known_features, validation_features, test_features = np.split(features, ends)
     if fitted.winner.name == SOLVED:
         held_out, labels = _cross_validated(fitted)
-    elif fitted.classifier.beside and fitted.winner.probabilities is not None:
+    elif fitted.classifier.linear and fitted.winner.probabilities is not None:
         held_out, labels = fitted.winner.probabilities, dataset.part("val").labels
     elif fitted.winner.held_out is not None and len(validation):
         held_out, labels = frozen_classifier(fitted.winner.held_out)(validation_features), validation.labels

@@ -34,7 +34,7 @@ class Classifier:
             best stage where the backbone is frozen.
         tails: Weights above the cut, head included, in the order of `Tail.model.weights`; empty where the backbone is frozen.
             Several are a snapshot ensemble, whose probabilities are averaged.
-        beside: A linear classifier on the frozen backbone, whose probabilities are averaged with those of the tails.
+        linear: A linear classifier on the frozen backbone, whose probabilities are averaged with those of the tails.
     """
 
     taps: tuple[Tap, ...]
@@ -42,7 +42,7 @@ class Classifier:
     temperature: float
     cut: str
     tails: tuple[Weights, ...] = ()
-    beside: Classifier | None = None
+    linear: Classifier | None = None
 
     @property
     def frozen(self) -> bool:
@@ -67,7 +67,7 @@ class Candidate:
         classifier: What ships if this candidate is chosen; None where it was not trained.
         held_out: The same classifier trained without the validation images; None where `classifier` has not seen them.
         metrics: Figures on the validation images; None without them, or where it was not trained.
-        probabilities: Of the validation images: float32, shape (n, num_classes); None where `metrics` is.
+        probabilities: Of the validation images: float32, shape (n, num_classes); None where they are not compared.
         correct: bool, shape (n,): whether each validation image is classified right; None where `metrics` is.
         seconds: Cost, cached activations included.
         planned_epochs, epochs: Epochs that there was time for, and epochs trained.

@@ -118,7 +118,7 @@ def export_early(
     # Features are cached in the trunk's own precision, and those of these images in f32 too.
     expected, exact = (
         predict(trunk.features(store.collect(records, [CENTER])[:, 0], classifier.taps))
-        for store in (backbone.store, backbone.store.of(trunk.in_f32()))
+        for store in (backbone.store, backbone.store.for_trunk(trunk.in_f32()))
     )
     if not compare(expected, scores[own], own).acceptable:
         return None
@@ -213,9 +213,9 @@ def build_network(classifier: Classifier, network: keras.Model, stages: Sequence
     if classifier.frozen:
         return attach_head(network, stages, classifier.taps, classifier.head, classifier.temperature, identifier)
     cut = None if classifier.cut == INPUT else stage_named(tuple(stages), classifier.cut)
-    beside = build_network(classifier.beside, network, stages, name) if classifier.beside else None
+    linear = build_network(classifier.linear, network, stages, name) if classifier.linear else None
     return attach_tails(
-        network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier, beside
+        network, stages, cut, classifier.head, classifier.tails, classifier.temperature, identifier, linear
     )
 
 
@@ -342,18 +342,18 @@ def score_crops(classifier: Classifier, backbone: ProbedBackbone) -> CropScorer:
 def score_served(
     exported: Exported, backbone: ProbedBackbone, classifier: Classifier, held_out: Classifier | None
 ) -> CropScorer:
-    """Return an exported network as a function of images and crops, as if it had not been trained on the validation images.
+    """Return a function from images and crops to the probabilities of a network without knowledge of the validation images.
 
     Args:
         exported: The network.
         backbone: It was trained on.
         classifier: Its weights.
-        held_out: The same, trained without the validation images; None where `classifier` was. The two differ in the linear
-            classifier beside the tails.
+        held_out: The same, trained without the validation images; None where `classifier` was. Where both are given they differ
+            in the linear classifier alone: its probabilities are exchanged.
     """
     engine = OpenVINOEngine(exported.converted, precision=exported.precision, streams=cpu_cores())
     served = on_pixels(engine, backbone.trunk.image_size, backbone.geometry)
-    if classifier.beside is None or held_out is None or held_out.beside is None:
+    if classifier.linear is None or held_out is None or held_out.linear is None:
         return served
-    seen, unseen = score_crops(classifier.beside, backbone), score_crops(held_out.beside, backbone)
+    seen, unseen = score_crops(classifier.linear, backbone), score_crops(held_out.linear, backbone)
     return lambda records, views: served(records, views) + (unseen(records, views) - seen(records, views)) / 2

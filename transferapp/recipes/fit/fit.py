@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transferapp.evaluation.report.model_card import model_card
 from transferapp.evaluation.test_time_views import USUAL, CropChoice, CropScorer, choose_crops
 from transferapp.policy.choose import choose
 from transferapp.policy.reasons import Reason
-from transferapp.recipes.fit.blend import blended
+from transferapp.recipes.fit.blend import blend
 from transferapp.recipes.fit.calibration import calibrate
 from transferapp.recipes.fit.candidate import Candidate
 from transferapp.recipes.fit.export import (
@@ -137,17 +138,20 @@ def fit(
                 first = _write_early(linear, config, watch, progress)
                 if first is not None:
                     progress.note(f"{config.bundle_path} can be used already; it is replaced when the fit is complete")
-            forecast = pool.submit(forecast_accuracy, measurement, views, config)
+            forecasting = partial(forecast_accuracy, measurement, views, config)
+            # Fine-tuning plans its epochs on a few timed steps, which nothing may slow down.
+            forecast = None if measurement.plan.proposals else pool.submit(forecasting)
             if early and measurement.plan.proposals:
                 checked = check(linear, config, loader, watch, progress, first)
                 write_bundle(linear, checked, config, watch, progress)
             _announce(measurement, solved, config, progress)
             tuned = fine_tune(measurement, solved, views.views, config, loader, run, progress)
             watch.lap("tune")
+            forecast = forecast or pool.submit(forecasting)
             validation = measurement.dataset.part("val")
-            blend = None if insist else blended(solved, tuned, validation)
-            winner = choose((solved, *tuned), validation.groups(), insist=insist, blend=blend)
-            candidates = (solved, *tuned, *((blend,) if blend else ()))
+            averaged = None if insist else blend(solved, tuned, validation)
+            winner = choose((solved, *tuned), validation.groups(), insist=insist, blend=averaged)
+            candidates = (solved, *tuned, *((averaged.average,) if averaged else ()))
             plan = measurement.backbone(winner.backbone).plan
             fitted = Fitted(measurement, views, candidates, winner, plan)
             if checked is None or winner is not solved:
@@ -338,7 +342,8 @@ def try_crops(fitted: Fitted, scorer: CropScorer) -> CropChoice:
         fitted: Has the images, and the work that the fit did.
         scorer: A classifier that was not trained on the validation images.
     """
-    dataset, backbone, networks = fitted.measurement.dataset, fitted.backbone, 2 if fitted.classifier.beside else 1
+    dataset, backbone = fitted.measurement.dataset, fitted.backbone
+    networks = 2 if fitted.classifier.linear else 1  # at most: below the cut they share one
     work = len(dataset) * (1 + fitted.views.views)
     if not fitted.classifier.frozen:
         work += sum(len(candidate.history) for candidate in fitted.candidates) * len(dataset.part("train"))

@@ -197,7 +197,7 @@ def measure(
     """
     reference = backbone_spec(DEFAULT_BACKBONE)
     tried = [backbone_spec(name) for name in (EMBEDDED if config.backbone == "auto" else (config.backbone,))]
-    for spec in dict.fromkeys([*reversed(tried), reference]):  # as they are needed
+    for spec in dict.fromkeys([reference, *tried]):
         loader.start(spec)
 
     def trunk_of(spec: BackboneSpec) -> Trunk:
@@ -205,10 +205,9 @@ def measure(
             return loader.trunk(spec)
 
     def top_features(images: Dataset) -> np.ndarray:
-        # Of the dearest backbone: it mostly is the one that ships, which needs the features of all images anyway.
-        trunk = trunk_of(tried[-1])
-        views = RandomViews(geometry=geometries_to_try(config.geometry, elongated=0.0)[0])
-        store = FeatureStore(trunk, workers=cpu_cores(), random_views=views, note=progress.note)
+        # Of the same network whatever backbone is used, so that fits with several can be compared on the same test images.
+        trunk = trunk_of(reference)
+        store = FeatureStore(trunk, workers=cpu_cores(), note=progress.note)
         with progress.task(f"{trunk.name}: {len(images)} images", len(images)) as advance:
             rows, positions = store.locate(images.records, [CENTER], advance)
         return rows[positions[:, 0], trunk.row_slices[trunk.top.index]]
@@ -332,8 +331,7 @@ def _color_components(train: Dataset) -> PCAColor:
 
 
 SPLIT_BY_FEATURES_AT_MOST = 6_000
-"""Images up to which a split looks at features. A larger set would be pushed through the dearest backbone as a whole, before it
-is known whether that is used."""
+"""Images up to which a split looks at features. Of a larger set, only `MEASURED_AT_MOST` go through the reference backbone."""
 
 
 def audit_and_split(
@@ -361,21 +359,23 @@ def audit_and_split(
     check_earlier(dataset)
     dataset = with_clusters(dataset.in_order_of_content())
     features: dict[str, np.ndarray] = {}
-    if top_features is not None and len(dataset) <= SPLIT_BY_FEATURES_AT_MOST:
-        free, given = (
-            [record for record in dataset.records if (record.split in (None, "train")) == undecided]
-            for undecided in (True, False)
-        )
+    free, given = (
+        [record for record in dataset.records if (record.split in (None, "train")) == undecided]
+        for undecided in (True, False)
+    )
+    if top_features is not None and len(free) <= SPLIT_BY_FEATURES_AT_MOST:
         part = dataset.with_records(free)
         rows = top_features(part)
         features = {record.sha256: row for record, row in zip(free, rows, strict=True)}
-        dataset = dataset.with_records([*with_similar(part, rows).records, *given]).in_order_of_content()
+        if not {"val", "test"} <= set(dataset.given_splits):
+            dataset = dataset.with_records([*with_similar(part, rows).records, *given]).in_order_of_content()
     findings = summarize(dataset)
     dataset = assign_splits(
         dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
     )
     if features:
         # Once more among the training images alone, so that folds depend on nothing else: not on how the split came about.
+        # Those held out are compared by signature alone, as where their split is given.
         train, held_out = dataset.part("train"), dataset.part("val", "test")
         train = with_similar(train, np.stack([features[record.sha256] for record in train.records]))
         others = [replace(record, similar="") for record in held_out.records]

@@ -181,7 +181,7 @@ def _head(fitted: Fitted) -> dict[str, Any]:
     winner, classifier = fitted.winner, fitted.classifier
     spec = classifier.head.spec
     solved = winner.name == SOLVED
-    kind = "averaged" if classifier.beside else "trained" if winner.head_only else "fine-tuned"
+    kind = "averaged" if classifier.linear else "trained" if winner.head_only else "fine-tuned"
     return {
         "kind": "linear" if solved else kind,
         "description": spec.describe(),
@@ -233,6 +233,7 @@ def candidates_json(candidates: Sequence[Candidate], winner: Candidate) -> list[
             "backbone_learning_rate": candidate.backbone_learning_rate,
             "reason": candidate_reason(candidate, candidates, winner),
             "chosen": candidate is winner,
+            "averaged": candidate.classifier is not None and candidate.classifier.linear is not None,
             "history": [{name: _finite(value) for name, value in vars(epoch).items()} for epoch in candidate.history],
             "findings": [{**vars(finding), "evidence": dict(finding.evidence)} for finding in candidate.findings],
         }
