@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -302,3 +305,15 @@ def test_two_processes_that_start_at_once_both_get_a_whole_network(
     assert [process.returncode for process in running] == [0, 0]
     assert len(set(answers[0] + answers[1])) == 1
     assert load(saved)[1].calls == 0
+
+
+def test_in_f32_it_is_the_same_trunk_compiled_at_the_first_use(cache: Path, saved: tuple[Any, BackboneSpec]) -> None:
+    trunk, _ = load(saved)
+    assert trunk.in_f32() is trunk
+    rounded: Any = SimpleNamespace(name="openvino", precision="bf16")
+    other = dataclasses.replace(trunk, key=f"{trunk.key.removesuffix('f32')}bf16", engine=rounded).in_f32()
+    assert (other.key, other.engine.precision) == (trunk.key, "f32")
+    pixels = noise_pixels(3, TINY_SIZE)
+    np.testing.assert_array_equal(other.rows(pixels), trunk.rows(pixels))
+    elsewhere = pickle.loads(pickle.dumps(other.engine))  # as a worker of a cluster receives it
+    np.testing.assert_allclose(elsewhere(pixels), trunk.rows(pixels), rtol=1e-5)
