@@ -34,7 +34,7 @@ def tuned(folder: Path, counts: dict[str, int]) -> Any:
             records.append(Record(str(path), path.name, label, split, digest))  # type: ignore[arg-type]
     return SimpleNamespace(
         measurement=SimpleNamespace(dataset=Dataset("here", ("red", "green", "blue"), tuple(records))),
-        classifier=SimpleNamespace(frozen=False, pooled=True),
+        classifier=SimpleNamespace(frozen=False, pooled=True, linear=None),
         winner=SimpleNamespace(name="last stage", held_out=None),
         backbone=SimpleNamespace(
             spec=SimpleNamespace(name="tiny"), trunk=SimpleNamespace(image_size=SIZE), geometry="crop"

@@ -383,7 +383,7 @@ def test_where_tuning_loses_the_solved_classifier_ships_as_if_nothing_had_been_t
     recipes.fit(config(tmp_path / "lost", learning_rate="10", **TUNED))
     recipes.fit(config(tmp_path / "plain", **{**TUNED, "tune": "none"}, train_views="0"))
     lost, plain = (read_bundle(tmp_path / name) for name in ("lost", "plain"))
-    assert [c["chosen"] for c in lost.manifest["candidates"]] == [True, False]
+    assert [c["chosen"] for c in lost.manifest["candidates"]] == [True, False, False]
     assert lost.manifest["candidates"][1]["history"], "the manifest lists what lost as well"
     assert plain.manifest["candidates"] == []
     assert lost.manifest["metrics"] == plain.manifest["metrics"]

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ BROKEN = (
 METRICS = measure(np.array([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.6, 0.4]]), np.array([0, 1, 1, 1]), ("a", "b"))
 """Three of four right."""
 
-CLASSIFIER: Any = object()
+CLASSIFIER: Any = SimpleNamespace(linear=None)
 """Weights that nothing here looks at."""
 
 SOLVED_ONE = Candidate(SOLVED, "small", "top", head_only=True, classifier=CLASSIFIER, metrics=METRICS)
