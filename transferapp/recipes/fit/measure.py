@@ -23,7 +23,7 @@ from transferapp.backbones.stages import Stage, Tap, stage_named
 from transferapp.backbones.trunk import Trunk
 from transferapp.config import FitConfig
 from transferapp.data.audit import Findings, audit, peek_sizes, summarize
-from transferapp.data.dataset import Dataset
+from transferapp.data.dataset import Dataset, Split
 from transferapp.data.label_fixes import apply_label_fixes
 from transferapp.data.near_duplicates import with_clusters, with_similar
 from transferapp.data.split import assign_splits, check_earlier
@@ -359,16 +359,11 @@ def audit_and_split(
     check_earlier(dataset)
     dataset = with_clusters(dataset.in_order_of_content())
     features: dict[str, np.ndarray] = {}
-    free, given = (
-        [record for record in dataset.records if (record.split in (None, "train")) == undecided]
-        for undecided in (True, False)
-    )
+    free = dataset.with_records([record for record in dataset.records if record.split in (None, "train")])
     if top_features is not None and len(free) <= SPLIT_BY_FEATURES_AT_MOST:
-        part = dataset.with_records(free)
-        rows = top_features(part)
-        features = {record.sha256: row for record, row in zip(free, rows, strict=True)}
+        features = {record.sha256: row for record, row in zip(free.records, top_features(free), strict=True)}
         if not {"val", "test"} <= set(dataset.given_splits):
-            dataset = dataset.with_records([*with_similar(part, rows).records, *given]).in_order_of_content()
+            dataset = _mark_similar(dataset, features, (None, "train"))
     findings = summarize(dataset)
     dataset = assign_splits(
         dataset, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
@@ -376,11 +371,17 @@ def audit_and_split(
     if features:
         # Once more among the training images alone, so that folds depend on nothing else: not on how the split came about.
         # Those held out are compared by signature alone, as where their split is given.
-        train, held_out = dataset.part("train"), dataset.part("val", "test")
-        train = with_similar(train, np.stack([features[record.sha256] for record in train.records]))
-        others = [replace(record, similar="") for record in held_out.records]
-        dataset = dataset.with_records([*train.records, *others]).in_order_of_content()
+        dataset = _mark_similar(dataset, features, ("train",))
     return dataset, findings
+
+
+def _mark_similar(dataset: Dataset, features: Mapping[str, np.ndarray], splits: Sequence[Split | None]) -> Dataset:
+    """Mark the similar images of some splits, and those alone; `features` are by the hash of the image's file."""
+    compared = dataset.with_records([record for record in dataset.records if record.split in splits])
+    others = [replace(record, similar="") for record in dataset.records if record.split not in splits]
+    if len(compared):
+        compared = with_similar(compared, np.stack([features[record.sha256] for record in compared.records]))
+    return dataset.with_records([*compared.records, *others]).in_order_of_content()
 
 
 def choose_backbone(backbones: Sequence[ProbedBackbone], labels: np.ndarray, groups: np.ndarray) -> ProbedBackbone:
