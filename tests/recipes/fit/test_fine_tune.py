@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,17 +41,12 @@ from transferapp.system.progress import Silent
 from transferapp.training import tail as tails
 from transferapp.training.settings import OUT_OF_MEMORY
 
+pytestmark = pytest.mark.usefixtures("module_cache")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_textures(tmp_path_factory.mktemp("textures"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRANSFERAPP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------------- what ships

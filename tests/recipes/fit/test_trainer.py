@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,14 @@ from transferapp.training import tail as tails
 from transferapp.training.head_spec import Head, HeadSpec
 from transferapp.training.probe import fit_probe
 
+pytestmark = pytest.mark.usefixtures("module_cache")
+
 WHOLE = Proposal("whole network", INPUT)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_textures(tmp_path_factory.mktemp("textures"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRANSFERAPP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 class Built(BaseException):
